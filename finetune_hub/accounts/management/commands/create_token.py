@@ -1,0 +1,25 @@
+"""Print the secret of a new API token for the first owner, who is made when missing."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from finetune_hub.accounts.actions import create_token, ensure_owner
+
+
+class Command(BaseCommand):
+    help = __doc__ or ""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--name", default="command line", help="what the token is for")
+        parser.add_argument("--days", type=int, default=90, help="how long it is valid")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        owner = ensure_owner()
+        _, secret = create_token(
+            owner.user, owner.team, name=options["name"], lifetime=timedelta(days=options["days"])
+        )
+        self.stdout.write(secret)

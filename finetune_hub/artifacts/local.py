@@ -1,0 +1,81 @@
+"""The artifact store in a local folder: hard links where it can, copies where it must, always by rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from finetune_hub.artifacts.manifest import ArtifactError
+from finetune_hub.spec.files import check_relative_path
+from finetune_hub.spec.ids import new_id
+
+
+class LocalStore:
+    """Files below one root folder; the key is the path."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, key: str, source: Path) -> None:
+        copy_file(source, self._path(key))
+
+    def get(self, key: str, target: Path) -> None:
+        try:
+            copy_file(self._path(key), target)
+        except FileNotFoundError as error:
+            raise missing(key) from error
+
+    def open(self, key: str) -> BinaryIO:
+        try:
+            return self._path(key).open("rb")
+        except FileNotFoundError as error:
+            raise missing(key) from error
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        for path in sorted(self._path(prefix).rglob("*")):
+            if path.is_file():
+                yield path.relative_to(self.root).as_posix()
+
+    def delete(self, key: str) -> None:
+        self._path(key).unlink(missing_ok=True)
+
+    def local_folder(self, prefix: str) -> Path | None:
+        return self._path(prefix)
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_relative_path(key)
+
+
+def missing(key: str) -> ArtifactError:
+    return ArtifactError(f"The artifact store has no {key}. It was deleted, or the store is not the one it was written to.")
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Make `target` hold the bytes of `source`, durable, and never seen half-written. Stored files never change, so a
+    hard link is as good as a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{new_id('part')}")
+    try:
+        try:
+            os.link(source, partial)
+        except OSError:
+            if not source.is_file():
+                raise
+            shutil.copyfile(source, partial)
+        sync(partial)
+        partial.replace(target)
+        sync(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until the file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

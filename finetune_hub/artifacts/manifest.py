@@ -1,0 +1,63 @@
+"""Manifests: the files of an artifact with their sizes and hashes, so that what is read is what was written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from finetune_hub.spec.files import FileEntry
+
+CHUNK_BYTES = 1 << 20
+
+
+class ArtifactError(Exception):
+    """An artifact could not be stored or read."""
+
+
+class CorruptArtifact(ArtifactError):
+    """A file is not what its manifest says."""
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def entry_of(path: Path, *, below: Path) -> FileEntry:
+    """The manifest entry of the file as it is now."""
+    return FileEntry(path=path.relative_to(below).as_posix(), size_bytes=path.stat().st_size, sha256=sha256_of(path))
+
+
+def manifest_of(folder: Path) -> list[FileEntry]:
+    """All files below the folder, sorted by path."""
+    return [entry_of(path, below=folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def verify_files(folder: Path, entries: Iterable[FileEntry]) -> None:
+    """Compare every file with its entry; files beside the manifest are ignored.
+
+    Raises:
+        CorruptArtifact: a file is missing, or its size or hash differs.
+    """
+    for entry in entries:
+        path = folder / entry.path
+        if not path.is_file():
+            raise CorruptArtifact(f"{entry.path} is missing from {folder}. Fetch or publish it again.")
+        size_bytes = path.stat().st_size
+        if size_bytes != entry.size_bytes:
+            raise CorruptArtifact(
+                f"{entry.path} has {size_bytes:,} bytes instead of {entry.size_bytes:,}. Fetch or publish it again."
+            )
+        if sha256_of(path) != entry.sha256:
+            raise CorruptArtifact(f"{entry.path} does not match its SHA-256. Fetch or publish it again.")
+
+
+def manifest_digest(entries: Iterable[FileEntry]) -> str:
+    """One hash for a whole folder: the SHA-256 of its sorted `sha256  path` lines, as `sha256sum` prints them."""
+    lines = sorted(f"{entry.sha256}  {entry.path}\n" for entry in entries)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,83 @@
+"""The artifact store: files under keys such as `jobs/ftjob-…/1/adapter/model.safetensors`, in a folder or in S3.
+
+Keys obey `check_relative_path`. A key is written once and whole: a reader never sees half a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import unquote, urlsplit
+
+from finetune_hub.artifacts.manifest import ArtifactError, verify_files
+from finetune_hub.spec.files import FileEntry
+
+
+class ArtifactStore(Protocol):
+    """Where artifacts lie. Errors are `ArtifactError`."""
+
+    def put(self, key: str, source: Path) -> None:
+        """Store the file's bytes under the key; they are durable when this returns."""
+
+    def get(self, key: str, target: Path) -> None:
+        """Write the bytes to a local file, whole or not at all."""
+
+    def open(self, key: str) -> BinaryIO:
+        """The bytes, for streaming to a client."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """All keys below `prefix/`, sorted."""
+
+    def delete(self, key: str) -> None:
+        """Forget the key; nothing happens when it is not there."""
+
+    def local_folder(self, prefix: str) -> Path | None:
+        """The folder itself when the store is one on this machine: large files are then read where they lie."""
+
+
+def open_store(url: str) -> ArtifactStore:
+    """The store of an `ARTIFACT_URL`: `file:///folder` or `s3://bucket/prefix?endpoint=http://…`.
+
+    Raises:
+        ArtifactError: the URL names no store.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.path.startswith("/") and not parts.netloc:
+        from finetune_hub.artifacts.local import LocalStore
+
+        return LocalStore(Path(unquote(parts.path)))
+    if parts.scheme == "s3" and parts.netloc:
+        from finetune_hub.artifacts.s3 import S3Store
+
+        return S3Store.from_url(url)
+    raise ArtifactError(
+        f"ARTIFACT_URL={url!r} names no store. Write file:///absolute/folder or s3://bucket/prefix?endpoint=https://host."
+    )
+
+
+shared_store = lru_cache(maxsize=4)(open_store)
+
+
+def put_folder(store: ArtifactStore, prefix: str, folder: Path, entries: Iterable[FileEntry]) -> None:
+    """Store the listed files of a folder under `prefix/`."""
+    for entry in entries:
+        store.put(f"{prefix}/{entry.path}", folder / entry.path)
+
+
+def get_folder(store: ArtifactStore, prefix: str, entries: Iterable[FileEntry], target: Path) -> Path:
+    """A local folder with the listed files, verified: the store's own when it is local, else a copy in `target`.
+
+    Raises:
+        CorruptArtifact: a file does not match its entry.
+    """
+    entries = list(entries)
+    folder = store.local_folder(prefix)
+    if folder is None:
+        folder = target
+        for entry in entries:
+            if not (target / entry.path).is_file():
+                store.get(f"{prefix}/{entry.path}", target / entry.path)
+    verify_files(folder, entries)
+    return folder

@@ -1,0 +1,149 @@
+"""What a training starts from: datasets with immutable versions, and base models."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from django.db import models
+from django.db.models.functions import Now
+
+from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.querysets import TeamOwnedQuerySet
+from finetune_hub.artifacts.manifest import manifest_digest
+from finetune_hub.spec.files import FileEntry
+from finetune_hub.spec.ids import new_id
+
+
+class StoredFile(models.Model):
+    """One file of an artifact in the store, as its manifest names it: never changed once written."""
+
+    path = models.CharField(max_length=500)
+    size_bytes = models.BigIntegerField()
+    sha256 = models.CharField(max_length=64)
+
+    class Meta:
+        abstract = True
+
+    def __str__(self) -> str:
+        return self.path
+
+    @property
+    def entry(self) -> FileEntry:
+        return FileEntry(path=self.path, size_bytes=self.size_bytes, sha256=self.sha256)
+
+
+class DatasetQuerySet(TeamOwnedQuerySet["Dataset"]):
+    def for_list(self) -> DatasetQuerySet:
+        """Newest first, each with its newest version's facts in the same query."""
+        newest = DatasetVersion.objects.filter(dataset=models.OuterRef("pk")).order_by("-number")
+        return self.annotate(
+            newest_number=models.Subquery(newest.values("number")[:1]),
+            newest_row_count=models.Subquery(newest.values("row_count")[:1]),
+            newest_size_bytes=models.Subquery(newest.values("size_bytes")[:1]),
+            newest_created_at=models.Subquery(newest.values("created_at")[:1]),
+        ).order_by("-newest_created_at")
+
+
+class Dataset(models.Model):
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "ds"))
+    team = models.ForeignKey(Team, models.PROTECT, related_name="datasets")
+    name = models.CharField(max_length=64)
+    created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(db_default=Now())
+
+    objects = DatasetQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["team", "name"], name="dataset_name_unique_in_team")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class DatasetVersion(models.Model):
+    """One upload, named by its content: immutable, which a trigger in the database enforces too."""
+
+    dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="versions")
+    number = models.PositiveIntegerField()
+    sha256 = models.CharField(max_length=64)
+    size_bytes = models.BigIntegerField()
+    row_count = models.PositiveIntegerField()
+    first_rows = models.JSONField(help_text="The first few rows, for the page.")
+    artifact_key = models.CharField(max_length=500)
+    created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["-number"]
+        constraints = [
+            models.UniqueConstraint(fields=["dataset", "number"], name="dataset_version_number_unique"),
+            models.UniqueConstraint(fields=["dataset", "sha256"], name="dataset_version_content_unique"),
+            models.CheckConstraint(condition=models.Q(row_count__gte=1), name="dataset_version_has_rows"),
+            models.CheckConstraint(condition=models.Q(sha256__regex=r"^[0-9a-f]{64}$"), name="dataset_version_sha256"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.dataset.name} v{self.number}"
+
+
+class BaseModelState(models.TextChoices):
+    IMPORTING = "importing"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class BaseModelQuerySet(TeamOwnedQuerySet["BaseModel"]):
+    def ready(self) -> BaseModelQuerySet:
+        return self.filter(state=BaseModelState.READY)
+
+
+class BaseModel(models.Model):
+    """A pretrained model that adapters are trained over. Its files and facts are set once, by its import."""
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "bm"))
+    team = models.ForeignKey(Team, models.PROTECT, related_name="base_models")
+    name = models.CharField(max_length=64)
+    source = models.CharField(max_length=500, help_text="Where it comes from: `pypi:…` or `folder:…`.")
+    license = models.CharField(max_length=100, blank=True)
+    state = models.CharField(max_length=10, choices=BaseModelState, default=BaseModelState.IMPORTING)
+    facts = models.JSONField(default=dict, help_text="Read from config and headers by the import.")
+    revision = models.CharField(max_length=64, blank=True, help_text="SHA-256 of its manifest.")
+    artifact_prefix = models.CharField(max_length=500, blank=True)
+    created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(db_default=Now())
+
+    objects = BaseModelQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["team", "name"], name="base_model_name_unique_in_team"),
+            models.CheckConstraint(condition=models.Q(state__in=BaseModelState.values), name="base_model_state_known"),
+            models.CheckConstraint(
+                condition=~models.Q(state=BaseModelState.READY)
+                | (models.Q(revision__regex=r"^[0-9a-f]{64}$") & ~models.Q(artifact_prefix="")),
+                name="base_model_ready_has_files",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def manifest(self) -> list[FileEntry]:
+        return [file.entry for file in self.files.all()]
+
+    def set_ready(self, *, artifact_prefix: str, files: list[FileEntry], facts: dict[str, object]) -> None:
+        """Give the model its files. Called once, inside the transaction that ends its import."""
+        BaseModelFile.objects.bulk_create(
+            BaseModelFile(base_model=self, **entry.model_dump()) for entry in files
+        )
+        self.state = BaseModelState.READY
+        self.artifact_prefix, self.facts, self.revision = artifact_prefix, facts, manifest_digest(files)
+        self.save(update_fields=["state", "artifact_prefix", "facts", "revision"])
+
+
+class BaseModelFile(StoredFile):
+    base_model = models.ForeignKey(BaseModel, models.CASCADE, related_name="files")
+
+    class Meta:
+        ordering = ["path"]
+        constraints = [models.UniqueConstraint(fields=["base_model", "path"], name="base_model_file_path_unique")]

@@ -1,0 +1,61 @@
+"""Where a base model can come from, as one string: `pypi:package==1.2` or `folder:name`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from finetune_hub.catalog.known_models import KNOWN_MODELS, PackagedModel
+from finetune_hub.spec.files import InvalidArtifactPath, check_relative_path
+from finetune_hub.spec.refusal import Refusal
+
+
+class ModelSource(BaseModel):
+    """A checked source."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["pypi", "folder"]
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.value}"
+
+    @property
+    def package(self) -> PackagedModel:
+        """The known package of a `pypi:` source."""
+        return next(model for model in KNOWN_MODELS.values() if model.requirement == self.value)
+
+    def folder(self, import_root: Path) -> Path:
+        """The folder, or GGUF file, of a `folder:` source."""
+        return import_root / self.value
+
+
+def parse_source(text: str) -> ModelSource:
+    """The source that the text names.
+
+    Raises:
+        Refusal: `unknown_source`, or `invalid_path` for a path that leaves the import folder.
+    """
+    kind, _, value = text.partition(":")
+    if kind == "pypi" and any(model.requirement == value for model in KNOWN_MODELS.values()):
+        return ModelSource(kind="pypi", value=value)
+    if kind == "folder" and value:
+        try:
+            return ModelSource(kind="folder", value=check_relative_path(value))
+        except InvalidArtifactPath as error:
+            raise Refusal(
+                "invalid_path",
+                f"The source path {value!r} leaves the import folder.",
+                "Put the model below the `models` folder of the service's data folder, and name it without '..'.",
+                field="source",
+            ) from error
+    known = ", ".join(f"pypi:{model.requirement}" for model in KNOWN_MODELS.values())
+    raise Refusal(
+        "unknown_source",
+        f"{text!r} names no source that base models can be imported from.",
+        f"Write `folder:NAME` for a folder or GGUF file below the service's `models` folder, or one of: {known}.",
+        field="source",
+    )

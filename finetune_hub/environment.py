@@ -1,0 +1,74 @@
+"""Readers for environment variables that fail loudly: a wrong value stops the start and says what would be right."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from psycopg.conninfo import conninfo_to_dict
+
+
+class InvalidEnvironment(Exception):
+    """An environment variable is missing or has a value that cannot be used."""
+
+
+def text(name: str, default: str | None = None) -> str:
+    """The variable's text.
+
+    Raises:
+        InvalidEnvironment: it is not set and has no default.
+    """
+    value = os.environ.get(name, default)
+    if not value:
+        raise InvalidEnvironment(f"{name} is not set. Start with `finetune-hub up`, which sets it, or give it a value.")
+    return value
+
+
+def flag(name: str, default: bool) -> bool:
+    """A yes or no, written 1, true, yes, 0, false or no."""
+    value = os.environ.get(name, "1" if default else "0").lower()
+    if value in {"1", "true", "yes"}:
+        return True
+    if value in {"0", "false", "no"}:
+        return False
+    raise InvalidEnvironment(f"{name}={value!r} is neither yes nor no. Write 1 or 0.")
+
+
+def seconds(name: str, default: float) -> float:
+    """A positive duration in seconds."""
+    value = os.environ.get(name, str(default))
+    try:
+        duration = float(value)
+    except ValueError:
+        duration = 0.0
+    if duration <= 0:
+        raise InvalidEnvironment(f"{name}={value!r} is not a positive number of seconds. Write for example {default}.")
+    return duration
+
+
+def folder(name: str, default: Path) -> Path:
+    """An absolute folder; it need not exist yet."""
+    return Path(os.environ.get(name) or default).expanduser().absolute()
+
+
+def database(name: str) -> dict[str, object]:
+    """Django's settings of a `postgresql://` URL; `?host=/folder` names a unix socket."""
+    parts = conninfo_to_dict(text(name))
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": parts.pop("dbname", ""),
+        "USER": parts.pop("user", ""),
+        "PASSWORD": parts.pop("password", ""),
+        "HOST": parts.pop("host", ""),
+        "PORT": str(parts.pop("port", "") or ""),
+        "OPTIONS": dict(parts),
+    }
+
+
+def celery_broker(redis_url: str) -> str:
+    """kombu's spelling of redis-py's URL: `unix:///path?db=0` is `redis+socket:///path?virtual_host=0` there."""
+    url = urlsplit(redis_url)
+    if url.scheme != "unix":
+        return redis_url
+    return urlunsplit(("redis+socket", url.netloc, url.path, url.query.replace("db=", "virtual_host="), ""))

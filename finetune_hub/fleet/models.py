@@ -1,0 +1,92 @@
+"""The machines: workers with their heartbeats and canaries, and the devices they lend."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import models
+from django.db.models.functions import Now
+
+
+class WorkerQuerySet(models.QuerySet["Worker"]):
+    def fit_for_work(self) -> WorkerQuerySet:
+        """Workers that may be given an attempt: not cordoned, alive, and consuming their queue. On the database's clock."""
+        return self.filter(
+            cordoned=False,
+            heartbeat_at__gt=Now() - settings.CANARY_MISSING_AFTER,
+            canary_at__gt=Now() - settings.CANARY_MISSING_AFTER,
+        )
+
+    def with_health(self) -> WorkerQuerySet:
+        """Adds `heartbeat_age` and `canary_age`, both on the database's clock."""
+        age = models.ExpressionWrapper
+        return self.annotate(
+            heartbeat_age=age(Now() - models.F("heartbeat_at"), output_field=models.DurationField()),
+            canary_age=age(Now() - models.F("canary_at"), output_field=models.DurationField()),
+        )
+
+
+class Worker(models.Model):
+    """One host's worker process. It is alive by its heartbeat, and healthy by the canaries that it really consumes."""
+
+    name = models.SlugField(max_length=64, unique=True)
+    hostname = models.CharField(max_length=255)
+    version = models.CharField(max_length=40)
+    cordoned = models.BooleanField(default=False, help_text="Gets no new attempts; running ones go on.")
+    registered_at = models.DateTimeField(db_default=Now())
+    heartbeat_at = models.DateTimeField(db_default=Now())
+    canary_at = models.DateTimeField(db_default=Now(), help_text="When it last consumed a canary task.")
+
+    heartbeat_age: timedelta
+    canary_age: timedelta
+
+    objects = WorkerQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def queue(self) -> str:
+        """The worker's own Celery queue."""
+        return f"worker.{self.name}"
+
+    def health(self) -> tuple[str, str]:
+        """A word and a sentence; needs `with_health()`."""
+        limit = settings.CANARY_MISSING_AFTER
+        if self.heartbeat_age > limit:
+            return "offline", f"No heartbeat for {self.heartbeat_age.total_seconds():.0f} s. Is its process running?"
+        if self.canary_age > limit:
+            return "unhealthy", (
+                f"It has consumed no canary task for {self.canary_age.total_seconds():.0f} s, so it gets no job. "
+                "Its connection to Redis is stuck: restart the worker; running trainers are found again."
+            )
+        if self.cordoned:
+            return "cordoned", "It gets no new jobs; running ones go on."
+        return "healthy", f"Heartbeat {self.heartbeat_age.total_seconds():.0f} s ago."
+
+
+class DeviceKind(models.TextChoices):
+    CPU = "cpu", "CPU"
+    CUDA = "cuda", "NVIDIA GPU"
+
+
+class Device(models.Model):
+    """What an attempt computes on: a GPU, or the machine's processors as one device."""
+
+    worker = models.ForeignKey(Worker, models.CASCADE, related_name="devices")
+    index = models.PositiveSmallIntegerField()
+    kind = models.CharField(max_length=10, choices=DeviceKind)
+    name = models.CharField(max_length=200)
+    memory_bytes = models.BigIntegerField()
+    present = models.BooleanField(default=True, help_text="False once the worker no longer reports it.")
+
+    class Meta:
+        ordering = ["worker_id", "index"]
+        constraints = [
+            models.UniqueConstraint(fields=["worker", "kind", "index"], name="device_index_unique_on_worker"),
+            models.CheckConstraint(condition=models.Q(kind__in=DeviceKind.values), name="device_kind_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.worker.name}"

@@ -1,0 +1,239 @@
+"""The verbs of jobs, for page, API, CLI and control alike: submit, import, evaluate, cancel, validate."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from finetune_hub.accounts.models import Team, User
+from finetune_hub.catalog.actions import check_name
+from finetune_hub.catalog.known_models import KNOWN_MODELS
+from finetune_hub.catalog.models import BaseModel, BaseModelState, DatasetVersion
+from finetune_hub.catalog.sources import parse_source
+from finetune_hub.jobs.lifecycle import EventDraft, add_events, end_attempt, end_job, lock_job
+from finetune_hub.jobs.live import announce, poke_control, poke_worker
+from finetune_hub.jobs.models import AttemptState, DesiredState, Job, JobDataset, JobKind, JobState
+from finetune_hub.registry.models import AdapterVersion
+from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.training import DatasetChoice, TrainingSpec
+
+
+def submit_training(team: Team, user: User, spec: TrainingSpec, *, idempotency_key: str | None = None) -> Job:
+    """Put a training job in the queue. With the same idempotency key again, the job that it made the first time.
+
+    Raises:
+        Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
+            `duplicate_dataset`, `idempotency_key_reused`.
+    """
+    base_model = find_base_model(team, spec.base_model)
+    choices = [(find_dataset_version(team, choice), choice.weight) for choice in spec.datasets]
+    if len({version.pk for version, _ in choices}) < len(choices):
+        raise Refusal(
+            "duplicate_dataset", "A dataset is named twice.", "Name it once and raise its `weight`.", field="datasets"
+        )
+    if spec.adapter_name is None:
+        name = f"{choices[0][0].dataset.name}-{base_model.name}"[:64].rstrip("-._")
+        spec = spec.model_copy(update={"adapter_name": name})
+    return _create_job(
+        team=team,
+        created_by=user,
+        kind=JobKind.TRAIN,
+        base_model=base_model,
+        spec=spec.model_dump(mode="json", exclude_none=True),
+        choices=choices,
+        idempotency_key=idempotency_key,
+    )
+
+
+def submit_evaluation(
+    team: Team,
+    user: User,
+    *,
+    adapter_version: AdapterVersion,
+    dataset: DatasetChoice,
+    max_rows: int | None = None,
+    max_new_tokens: int = 256,
+) -> Job:
+    """Queue an evaluation: answer the rows with and without the adapter and count exact matches.
+
+    Raises:
+        Refusal: `unknown_dataset`, `path_not_allowed`.
+    """
+    return _create_job(
+        team=team,
+        created_by=user,
+        kind=JobKind.EVALUATE,
+        base_model=adapter_version.adapter.base_model,
+        adapter_version=adapter_version,
+        spec={"max_rows": max_rows, "max_new_tokens": max_new_tokens},
+        choices=[(find_dataset_version(team, dataset), 1.0)],
+    )
+
+
+def import_base_model(team: Team, user: User, *, name: str, source: str | None = None, license: str = "") -> Job:  # noqa: A002
+    """Queue the import of a base model. A known name needs no source. A failed import may be tried again.
+
+    Raises:
+        Refusal: `invalid_name`, `unknown_source`, `invalid_path`, `base_model_exists`.
+    """
+    check_name(name)
+    known = KNOWN_MODELS.get(name)
+    if source is None:
+        if known is None:
+            raise Refusal(
+                "unknown_base_model",
+                f"No source is known for a base model named {name!r}.",
+                f"Give a `source`, or import one of: {', '.join(KNOWN_MODELS)}.",
+                field="name",
+            )
+        source, license = known.source, known.license
+    checked = parse_source(source)
+    if checked.kind == "pypi":
+        license = checked.package.license
+    with transaction.atomic():
+        base_model, created = BaseModel.objects.get_or_create(
+            team=team, name=name, defaults={"source": str(checked), "license": license, "created_by": user}
+        )
+        if not created:
+            again = BaseModel.objects.filter(pk=base_model.pk, state=BaseModelState.FAILED).update(
+                state=BaseModelState.IMPORTING, source=str(checked), license=license
+            )
+            if again != 1:
+                raise Refusal(
+                    "base_model_exists",
+                    f"The team already has a base model named {name!r} ({base_model.state}).",
+                    "Use it, or import under another name.",
+                    field="name",
+                    status=409,
+                )
+        return _create_job(
+            team=team, created_by=user, kind=JobKind.IMPORT, base_model=base_model, spec={"source": str(checked)}
+        )
+
+
+@transaction.atomic
+def cancel_job(job_id: str, user: User) -> Job:
+    """Wish the job's end. A waiting job ends now; a running trainer writes a checkpoint first. Twice is once."""
+    job = lock_job(job_id)
+    if job.has_ended or job.desired_state == DesiredState.CANCEL:
+        return job
+    job.desired_state = DesiredState.CANCEL
+    job.save(update_fields=["desired_state"])
+    attempt = job.attempts.active().select_for_update(no_key=True, of=("self",)).select_related("worker").first()
+    if attempt and attempt.state == AttemptState.RUNNING:
+        add_events(job, [EventDraft("Cancelling: the trainer was asked to stop.")], actor=user)
+        poke_worker(attempt.worker)
+        return job
+    if attempt:
+        end_attempt(attempt, AttemptState.CANCELLED)
+    end_job(job, JobState.CANCELLED, "Cancelled before it ran.", actor=user)
+    job.refresh_from_db()
+    return job
+
+
+def find_base_model(team: Team, name: str) -> BaseModel:
+    """The team's base model of this name, ready for use.
+
+    Raises:
+        Refusal: `unknown_base_model`, `base_model_not_ready`.
+    """
+    base_model = BaseModel.objects.of_team(team).filter(name=name).first()
+    if base_model is None:
+        names = list(BaseModel.objects.of_team(team).order_by("name").values_list("name", flat=True))
+        raise Refusal(
+            "unknown_base_model",
+            f"There is no base model named {name!r}.",
+            did_you_mean(name, names) or "Import one first: `finetune-hub base-models import smollm2-135m-instruct`.",
+            field="base_model",
+        )
+    if base_model.state != BaseModelState.READY:
+        raise Refusal(
+            "base_model_not_ready",
+            f"The base model {name!r} is not ready: {base_model.state}.",
+            "Wait for its import to end."
+            if base_model.state == BaseModelState.IMPORTING
+            else "Its import failed: see the job, then import it again.",
+            field="base_model",
+            status=409,
+        )
+    return base_model
+
+
+def find_dataset_version(team: Team, choice: DatasetChoice) -> DatasetVersion:
+    """The chosen version of the team's dataset; the newest when none is named.
+
+    Raises:
+        Refusal: `unknown_dataset`, `path_not_allowed`.
+    """
+    if choice.path is not None:
+        raise Refusal(
+            "path_not_allowed",
+            f"The service reads no files of its machine: {choice.path!r}.",
+            "Upload the file (`finetune-hub datasets push FILE`), then give its dataset's `name`.",
+            field="datasets",
+        )
+    versions = DatasetVersion.objects.filter(dataset__team=team).select_related("dataset")
+    named = versions.filter(dataset__name=choice.name)
+    found = (named.filter(number=choice.version) if choice.version else named).order_by("-number").first()
+    if found:
+        return found
+    if named:
+        raise Refusal(
+            "unknown_dataset",
+            f"The dataset {choice.name!r} has no version {choice.version}.",
+            f"Its newest is {max(version.number for version in named)}.",
+            field="datasets",
+        )
+    names = list(versions.order_by("dataset__name").values_list("dataset__name", flat=True).distinct())
+    raise Refusal(
+        "unknown_dataset",
+        f"There is no dataset named {choice.name!r}.",
+        did_you_mean(str(choice.name), names) or "Upload one first: `finetune-hub datasets push FILE`.",
+        field="datasets",
+    )
+
+
+def did_you_mean(name: str, names: list[str]) -> str:
+    """A hint at the nearest names; empty when there are none at all."""
+    nearest = difflib.get_close_matches(name, names, n=3) or names[:3]
+    return f"Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+
+
+def _create_job(
+    *,
+    team: Team,
+    created_by: User,
+    spec: dict[str, Any],
+    choices: Sequence[tuple[DatasetVersion, float]] = (),
+    idempotency_key: str | None = None,
+    **columns: Any,
+) -> Job:
+    try:
+        with transaction.atomic():
+            job = Job.objects.create(
+                team=team, created_by=created_by, spec=spec, idempotency_key=idempotency_key, **columns
+            )
+            JobDataset.objects.bulk_create(
+                JobDataset(job=job, dataset_version=version, position=position, weight=weight)
+                for position, (version, weight) in enumerate(choices)
+            )
+            add_events(job, [EventDraft("Submitted.")], actor=created_by)
+            poke_control("validate", job.pk)
+            announce(job.pk)
+            return job
+    except IntegrityError:
+        if idempotency_key is None:
+            raise
+    job = Job.objects.get(team=team, idempotency_key=idempotency_key)
+    if job.spec != spec:
+        raise Refusal(
+            "idempotency_key_reused",
+            f"The idempotency key was used before, for another spec: job {job.pk}.",
+            "Use a fresh key for a new job.",
+            field="Idempotency-Key",
+            status=409,
+        )
+    return job

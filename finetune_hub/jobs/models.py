@@ -1,0 +1,352 @@
+"""Jobs, their attempts under a lease, and all that an attempt reports. Postgres owns these truths (P2, P3)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from typing import get_args
+
+from django.db import models
+from django.db.models.functions import Now
+
+from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.querysets import TeamOwnedQuerySet
+from finetune_hub.catalog.models import BaseModel, DatasetVersion
+from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.registry.models import AdapterVersion
+from finetune_hub.spec.events import FailureClass
+from finetune_hub.spec.ids import new_id
+from finetune_hub.spec.training import TrainingSpec
+
+FAILURE_CLASSES = list(get_args(FailureClass))
+
+
+class JobKind(models.TextChoices):
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    IMPORT = "import"
+
+
+class JobState(models.TextChoices):
+    VALIDATING = "validating"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class DesiredState(models.TextChoices):
+    """A wish, which the worker reads at every heartbeat; not a state."""
+
+    RUN = "run"
+    CANCEL = "cancel"
+
+
+ENDED_JOB_STATES = [JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
+
+
+class JobQuerySet(TeamOwnedQuerySet["Job"]):
+    def ended(self) -> JobQuerySet:
+        return self.filter(state__in=ENDED_JOB_STATES)
+
+    def for_list(self) -> JobQuerySet:
+        """Newest first, with what a line of the list shows, in one query."""
+        return self.select_related("base_model", "created_by").order_by("-created_at", "-id")
+
+    def in_queue_order(self) -> JobQuerySet:
+        """Queued jobs whose back-off is over, first come first."""
+        return self.filter(state=JobState.QUEUED, not_before__lte=Now()).order_by("created_at", "id")
+
+
+class Job(models.Model):
+    """Work that somebody asked for. Each execution of it is an `Attempt`."""
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "ftjob"))
+    team = models.ForeignKey(Team, models.PROTECT, related_name="jobs")
+    created_by = models.ForeignKey(User, models.PROTECT, related_name="jobs")
+    kind = models.CharField(max_length=10, choices=JobKind)
+    state = models.CharField(max_length=10, choices=JobState, default=JobState.VALIDATING)
+    desired_state = models.CharField(max_length=10, choices=DesiredState, default=DesiredState.RUN)
+    spec = models.JSONField(help_text="A TrainingSpec for kind train; the options of the other kinds otherwise.")
+    base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="jobs")
+    dataset_versions: models.ManyToManyField[DatasetVersion, JobDataset] = models.ManyToManyField(
+        DatasetVersion, through="JobDataset", related_name="jobs"
+    )
+    adapter_version = models.ForeignKey(
+        AdapterVersion, models.PROTECT, null=True, related_name="evaluations", help_text="What an evaluation measures."
+    )
+    idempotency_key = models.CharField(max_length=255, null=True)
+
+    created_at = models.DateTimeField(db_default=Now())
+    not_before = models.DateTimeField(db_default=Now(), help_text="The end of the back-off after a failed attempt.")
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    waiting_reason = models.TextField(blank=True, help_text="Why it is not running yet, as the scheduler last saw it.")
+    fruitless_attempts = models.PositiveSmallIntegerField(
+        default=0, help_text="Attempts lost in a row without a new checkpoint; the cap on retries counts these."
+    )
+    event_count = models.PositiveIntegerField(default=0, help_text="The number of its newest event.")
+
+    step = models.PositiveIntegerField(default=0)
+    total_steps = models.PositiveIntegerField(null=True)
+    progress_unit = models.CharField(max_length=20, default="steps", help_text="What `step` counts.")
+    eta_seconds = models.FloatField(null=True)
+    failure_class = models.CharField(max_length=20, blank=True)
+    failure_message = models.TextField(blank=True)
+    failure_remedy = models.TextField(blank=True)
+    result = models.JSONField(null=True, help_text="What the last attempt reported at its end.")
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["team", "-created_at", "-id"], name="job_by_team"),
+            models.Index(
+                fields=["created_at", "id"], condition=~models.Q(state__in=ENDED_JOB_STATES), name="job_unfinished"
+            ),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["team", "idempotency_key"], name="job_idempotency_key_unique"),
+            models.CheckConstraint(condition=models.Q(kind__in=JobKind.values), name="job_kind_known"),
+            models.CheckConstraint(condition=models.Q(state__in=JobState.values), name="job_state_known"),
+            models.CheckConstraint(
+                condition=models.Q(desired_state__in=DesiredState.values), name="job_desired_state_known"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(state__in=ENDED_JOB_STATES, finished_at__isnull=False)
+                | (~models.Q(state__in=ENDED_JOB_STATES) & models.Q(finished_at=None)),
+                name="job_finished_when_ended",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(failure_class__in=["", *FAILURE_CLASSES]), name="job_failure_class_known"
+            ),
+            models.CheckConstraint(
+                condition=~models.Q(state=JobState.FAILED) | ~models.Q(failure_class=""), name="job_failed_has_class"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.id
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ENDED_JOB_STATES
+
+    @property
+    def is_stopping(self) -> bool:
+        """Somebody asked to cancel, and the trainer has not stopped yet."""
+        return not self.has_ended and self.desired_state == DesiredState.CANCEL
+
+    def training_spec(self) -> TrainingSpec:
+        """The spec of a job of kind train."""
+        return TrainingSpec.model_validate(self.spec)
+
+
+class JobDataset(models.Model):
+    """A dataset version that a job reads, and how often its rows are drawn."""
+
+    job = models.ForeignKey(Job, models.CASCADE, related_name="job_datasets")
+    dataset_version = models.ForeignKey(DatasetVersion, models.PROTECT, related_name="job_datasets")
+    position = models.PositiveSmallIntegerField()
+    weight = models.FloatField(default=1.0)
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(fields=["job", "position"], name="job_dataset_position_unique"),
+            models.UniqueConstraint(fields=["job", "dataset_version"], name="job_dataset_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.dataset_version} in {self.job_id}"
+
+
+class AttemptState(models.TextChoices):
+    ASSIGNED = "assigned"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    LOST = "lost"
+    CANCELLED = "cancelled"
+
+
+ACTIVE_ATTEMPT_STATES = [AttemptState.ASSIGNED, AttemptState.RUNNING]
+
+
+class AttemptQuerySet(models.QuerySet["Attempt"]):
+    def active(self) -> AttemptQuerySet:
+        return self.filter(state__in=ACTIVE_ATTEMPT_STATES)
+
+    def expired(self) -> AttemptQuerySet:
+        """Active attempts whose lease, or time to be claimed, has ended on the database's clock."""
+        return self.active().filter(lease_expires_at__lte=Now())
+
+
+class Attempt(models.Model):
+    """One execution of a job on one worker. Whoever holds its lease token before the lease ends may write for it."""
+
+    job = models.ForeignKey(Job, models.PROTECT, related_name="attempts")
+    number = models.PositiveSmallIntegerField()
+    worker = models.ForeignKey(Worker, models.PROTECT, related_name="attempts")
+    devices: models.ManyToManyField[Device, DeviceUse] = models.ManyToManyField(
+        Device, through="DeviceUse", related_name="attempts"
+    )
+    state = models.CharField(max_length=10, choices=AttemptState, default=AttemptState.ASSIGNED)
+    lease_token = models.UUIDField(null=True, help_text="Given when the attempt is claimed; the fence of every write.")
+    lease_expires_at = models.DateTimeField(help_text="Before the claim: the time by which it must be claimed.")
+    assigned_at = models.DateTimeField(db_default=Now())
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    progress_at = models.DateTimeField(null=True, help_text="The last event; heartbeats are not progress.")
+    events_offset = models.BigIntegerField(default=0, help_text="Bytes of the engine's event file already recorded.")
+    log_tail = models.TextField(blank=True, help_text="The last lines of the engine's output.")
+    failure_class = models.CharField(max_length=20, blank=True)
+    failure_message = models.TextField(blank=True)
+    resumed_from_step = models.PositiveIntegerField(default=0)
+
+    objects = AttemptQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-number"]
+        indexes = [
+            models.Index(
+                fields=["lease_expires_at"],
+                condition=models.Q(state__in=ACTIVE_ATTEMPT_STATES),
+                name="attempt_active_by_lease",
+            ),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["job", "number"], name="attempt_number_unique"),
+            models.UniqueConstraint(
+                fields=["job"], condition=models.Q(state__in=ACTIVE_ATTEMPT_STATES), name="job_has_one_active_attempt"
+            ),
+            models.CheckConstraint(condition=models.Q(state__in=AttemptState.values), name="attempt_state_known"),
+            models.CheckConstraint(
+                condition=~models.Q(state=AttemptState.RUNNING) | models.Q(lease_token__isnull=False),
+                name="running_attempt_has_lease",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(state__in=ACTIVE_ATTEMPT_STATES, finished_at=None)
+                | (~models.Q(state__in=ACTIVE_ATTEMPT_STATES) & models.Q(finished_at__isnull=False)),
+                name="attempt_finished_when_ended",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.job_id} attempt {self.number}"
+
+    @property
+    def artifact_prefix(self) -> str:
+        """Where this attempt's files lie in the artifact store: a path that no other attempt writes to."""
+        return f"jobs/{self.job_id}/{self.number}"
+
+    @property
+    def duration(self) -> timedelta | None:
+        return self.finished_at - self.started_at if self.started_at and self.finished_at else None
+
+
+class DeviceUse(models.Model):
+    """A device held by an attempt, until `released_at`. The database itself refuses to lend a device twice."""
+
+    attempt = models.ForeignKey(Attempt, models.CASCADE, related_name="device_uses")
+    device = models.ForeignKey(Device, models.PROTECT, related_name="uses")
+    released_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["device"], condition=models.Q(released_at=None), name="device_lent_to_one_attempt"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.device} for {self.attempt}"
+
+
+class JobEvent(models.Model):
+    """Something that happened to a job, numbered per job without gaps, in the order of commits."""
+
+    job = models.ForeignKey(Job, models.CASCADE, related_name="events")
+    number = models.PositiveIntegerField()
+    attempt = models.ForeignKey(Attempt, models.CASCADE, null=True, related_name="events")
+    actor = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
+    created_at = models.DateTimeField(db_default=Now())
+    level = models.CharField(max_length=5, default="info")
+    message = models.TextField()
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [
+            models.UniqueConstraint(fields=["job", "number"], name="job_event_number_unique"),
+            models.CheckConstraint(condition=models.Q(level__in=["info", "warn", "error"]), name="job_event_level_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.job_id} #{self.number}: {self.message}"
+
+
+class MetricPointQuerySet(models.QuerySet["MetricPoint"]):
+    def curve_of(self, job: Job) -> MetricPointQuerySet:
+        """One point a step: a resumed attempt repeats steps, and the newest attempt's point stands."""
+        return (
+            self.filter(attempt__job=job).order_by("step", "-attempt__number").distinct("step").select_related("attempt")
+        )
+
+
+class MetricPoint(models.Model):
+    """One optimizer step of one attempt."""
+
+    pk = models.CompositePrimaryKey("attempt_id", "step")
+    attempt = models.ForeignKey(Attempt, models.CASCADE, related_name="metrics")
+    step = models.PositiveIntegerField()
+    epoch = models.FloatField()
+    loss = models.FloatField(help_text="Mean over the step's supervised tokens, in nats.")
+    learning_rate = models.FloatField()
+    grad_norm = models.FloatField()
+    tokens = models.PositiveIntegerField()
+    supervised_tokens = models.PositiveIntegerField()
+    seconds = models.FloatField()
+    peak_memory_bytes = models.BigIntegerField()
+
+    objects = MetricPointQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return f"step {self.step}: loss {self.loss:.4f}"
+
+
+class Checkpoint(models.Model):
+    """A complete checkpoint in the artifact store, from which another attempt can go on."""
+
+    job = models.ForeignKey(Job, models.CASCADE, related_name="checkpoints")
+    attempt = models.ForeignKey(Attempt, models.CASCADE, related_name="checkpoints")
+    step = models.PositiveIntegerField()
+    artifact_prefix = models.CharField(max_length=500, unique=True)
+    manifest = models.JSONField()
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["-step"]
+        constraints = [models.UniqueConstraint(fields=["attempt", "step"], name="checkpoint_once")]
+
+    def __str__(self) -> str:
+        return f"{self.job_id} step {self.step}"
+
+
+class Publication(models.Model):
+    """What a job published: one adapter version per step and kind, which the database enforces."""
+
+    job = models.ForeignKey(Job, models.PROTECT, related_name="publications")
+    attempt = models.ForeignKey(Attempt, models.PROTECT, related_name="publications")
+    step = models.PositiveIntegerField()
+    kind = models.CharField(max_length=10, default="final")
+    adapter_version = models.OneToOneField(AdapterVersion, models.PROTECT, related_name="publication")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["job", "step", "kind"], name="published_once"),
+            models.UniqueConstraint(fields=["job"], condition=models.Q(kind="final"), name="one_final_adapter_per_job"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.adapter_version} by {self.job_id}"

@@ -1,0 +1,359 @@
+"""The only door through which a worker writes: register, beat, claim, renew, report, publish, end.
+
+Everything after the claim goes through `fenced`: it holds the attempt's row while its lease token is valid on the
+database's clock, or raises `LeaseLost`, upon which the worker stops the trainer (P3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
+
+from finetune_hub.catalog.models import BaseModel, BaseModelState
+from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.jobs.lifecycle import (
+    EventDraft,
+    Failed,
+    add_events,
+    end_attempt,
+    end_job,
+    settle_failure,
+    start_job,
+)
+from finetune_hub.jobs.live import announce, poke_control
+from finetune_hub.jobs.models import (
+    Attempt,
+    AttemptState,
+    Checkpoint,
+    DesiredState,
+    Job,
+    JobState,
+    MetricPoint,
+    Publication,
+)
+from finetune_hub.registry import actions as registry
+from finetune_hub.registry.models import AdapterVersion
+from finetune_hub.spec.events import Checkpoint as CheckpointEvent
+from finetune_hub.spec.events import EngineEvent, Log, Plan, Progress, Step, Stopped
+from finetune_hub.spec.events import Failure as FailureEvent
+from finetune_hub.spec.files import FileEntry
+
+LOG_TAIL_CHARACTERS = 64_000
+
+
+class LeaseLost(Exception):
+    """The attempt is no longer this worker's: its lease ended, or it was ended by somebody else."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to write for one attempt."""
+
+    attempt_id: int
+    token: UUID
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """A device as the worker found it."""
+
+    kind: str
+    index: int
+    name: str
+    memory_bytes: int
+
+
+# ---- the worker itself
+
+
+@transaction.atomic
+def register_worker(name: str, *, hostname: str, version: str, devices: Sequence[DeviceReport]) -> Worker:
+    """Join the fleet, or come back to it. Devices no longer reported stay known, but get no work."""
+    worker, _ = Worker.objects.update_or_create(
+        name=name,
+        defaults={"hostname": hostname, "version": version, "heartbeat_at": Now(), "canary_at": Now()},
+    )
+    worker.devices.update(present=False)
+    for report in devices:
+        Device.objects.update_or_create(
+            worker=worker,
+            kind=report.kind,
+            index=report.index,
+            defaults={"name": report.name, "memory_bytes": report.memory_bytes, "present": True},
+        )
+    poke_control("schedule")
+    return worker
+
+
+def beat(worker: Worker) -> None:
+    """The worker's process is alive."""
+    Worker.objects.filter(pk=worker.pk).update(heartbeat_at=Now())
+
+
+def consume_canary(name: str) -> None:
+    """The worker's queue is consumed."""
+    Worker.objects.filter(name=name).update(canary_at=Now())
+
+
+def assigned_attempts(worker: Worker) -> list[int]:
+    """Attempts that wait to be claimed by this worker."""
+    return list(
+        Attempt.objects.filter(worker=worker, state=AttemptState.ASSIGNED, lease_expires_at__gt=Now())
+        .order_by("assigned_at")
+        .values_list("pk", flat=True)
+    )
+
+
+# ---- one attempt
+
+
+@transaction.atomic
+def claim_attempt(attempt_id: int, *, worker: Worker) -> Lease | None:
+    """Move an assigned attempt to running. None: another process was first, or the time to claim it is over."""
+    job = Job.objects.select_for_update(no_key=True).get(attempts=attempt_id)
+    token = uuid4()
+    num_updated = Attempt.objects.filter(
+        pk=attempt_id, worker=worker, state=AttemptState.ASSIGNED, lease_expires_at__gt=Now()
+    ).update(
+        state=AttemptState.RUNNING, lease_token=token, lease_expires_at=Now() + settings.LEASE, started_at=Now()
+    )
+    if num_updated != 1:
+        return None
+    start_job(job, Attempt.objects.select_related("worker").get(pk=attempt_id))
+    return Lease(attempt_id, token)
+
+
+def renew_lease(lease: Lease) -> DesiredState:
+    """Extend the lease by its full length, and read what the user wishes.
+
+    Raises:
+        LeaseLost: too late.
+    """
+    num_updated = Attempt.objects.filter(
+        pk=lease.attempt_id, lease_token=lease.token, state=AttemptState.RUNNING, lease_expires_at__gt=Now()
+    ).update(lease_expires_at=Now() + settings.LEASE)
+    if num_updated != 1:
+        raise LeaseLost
+    return DesiredState(Job.objects.values_list("desired_state", flat=True).get(attempts=lease.attempt_id))
+
+
+@contextmanager
+def fenced(lease: Lease) -> Iterator[tuple[Job, Attempt]]:
+    """A transaction in which the lease is known to hold: the job's and the attempt's rows are locked.
+
+    Raises:
+        LeaseLost: the attempt ended, its lease ran out, or the token is not its own.
+    """
+    with transaction.atomic():
+        job = Job.objects.select_for_update(no_key=True).get(attempts=lease.attempt_id)
+        attempt = (
+            Attempt.objects.select_for_update(no_key=True, of=("self",))
+            .select_related("worker")
+            .filter(
+                pk=lease.attempt_id, lease_token=lease.token, state=AttemptState.RUNNING, lease_expires_at__gt=Now()
+            )
+            .first()
+        )
+        if attempt is None:
+            raise LeaseLost
+        yield job, attempt
+
+
+def events_offset(lease: Lease) -> int:
+    """How many bytes of the attempt's event file are recorded."""
+    return Attempt.objects.values_list("events_offset", flat=True).get(pk=lease.attempt_id)
+
+
+def record_events(lease: Lease, events: Sequence[EngineEvent], *, start: int, end: int) -> None:
+    """Record the events that lie between two offsets of the attempt's event file, once.
+
+    Raises:
+        LeaseLost: see `fenced`.
+    """
+    with fenced(lease) as (job, attempt):
+        if attempt.events_offset != start:  # Recorded before, by this worker's earlier life.
+            return
+        steps = [event for event in events if isinstance(event, Step)]
+        MetricPoint.objects.bulk_create(
+            MetricPoint(attempt=attempt, **step.model_dump(exclude={"type", "at"})) for step in steps
+        )
+        drafts = [draft for event in events if (draft := describe(event))]
+        if drafts:
+            add_events(job, drafts, attempt=attempt)
+        Attempt.objects.filter(pk=attempt.pk).update(events_offset=end, progress_at=Now())
+        _record_progress(job, attempt, events)
+        announce(job.pk)
+
+
+def describe(event: EngineEvent) -> EventDraft | None:
+    """The event as a line of the job's history; None for what the curve and the progress bar show."""
+    match event:
+        case Log():
+            return EventDraft(event.message, event.level)
+        case Plan():
+            again = f", from step {event.first_step}" if event.first_step else ""
+            return EventDraft(
+                f"{event.total_steps} steps over {event.rows} rows{again}: {event.trainable_parameters:,} of "
+                f"{event.total_parameters:,} parameters are trained, in {event.dtype} on {event.device}."
+            )
+        case CheckpointEvent():
+            return EventDraft(f"Checkpoint at step {event.step}.")
+        case Stopped():
+            return EventDraft(f"Stopped at step {event.step}.")
+        case FailureEvent():
+            return EventDraft(f"{event.message} {event.remedy}", "error")
+    return None
+
+
+def _record_progress(job: Job, attempt: Attempt, events: Sequence[EngineEvent]) -> None:
+    changes: dict[str, Any] = {}
+    for event in events:
+        match event:
+            case Plan():
+                changes |= {"total_steps": event.total_steps, "step": event.first_step, "progress_unit": "steps"}
+            case Step():
+                left = (changes.get("total_steps") or job.total_steps or event.step) - event.step
+                changes |= {"step": event.step, "eta_seconds": left * event.seconds}
+            case Progress():
+                changes |= {"step": event.done, "total_steps": event.total, "progress_unit": event.unit}
+    if changes:
+        Job.objects.filter(pk=job.pk).update(**changes)
+
+
+def record_log_tail(lease: Lease, text: str) -> None:
+    """Keep the last part of the engine's output where the page can show it.
+
+    Raises:
+        LeaseLost: see `fenced`.
+    """
+    with fenced(lease) as (job, attempt):
+        Attempt.objects.filter(pk=attempt.pk).update(log_tail=text[-LOG_TAIL_CHARACTERS:].replace("\0", ""))
+        announce(job.pk)
+
+
+def record_checkpoint(lease: Lease, *, step: int, artifact_prefix: str, files: Sequence[FileEntry]) -> None:
+    """A checkpoint's files are in the artifact store: from now on another attempt may resume from it.
+
+    Raises:
+        LeaseLost: see `fenced`.
+    """
+    with fenced(lease) as (job, attempt):
+        Checkpoint.objects.get_or_create(
+            attempt=attempt,
+            step=step,
+            defaults={
+                "job": job,
+                "artifact_prefix": artifact_prefix,
+                "manifest": [file.model_dump() for file in files],
+            },
+        )
+
+
+def record_resume(lease: Lease, step: int) -> None:
+    """The attempt starts from a checkpoint.
+
+    Raises:
+        LeaseLost: see `fenced`.
+    """
+    with fenced(lease) as (job, attempt):
+        Attempt.objects.filter(pk=attempt.pk).update(resumed_from_step=step)
+        add_events(job, [EventDraft(f"Resuming from the checkpoint of step {step}.")], attempt=attempt)
+
+
+# ---- the end of an attempt
+
+
+def succeed(lease: Lease, result: dict[str, Any]) -> None:
+    """End attempt and job: nothing to publish (an evaluation).
+
+    Raises:
+        LeaseLost: see `fenced`.
+    """
+    with fenced(lease) as (job, attempt):
+        _succeed(job, attempt, result, "Done.")
+
+
+def publish_adapter(
+    lease: Lease, *, artifact_prefix: str, files: list[FileEntry], result: dict[str, Any], verification: dict[str, Any]
+) -> AdapterVersion:
+    """Publish the trained adapter and end attempt and job, in one transaction.
+
+    Raises:
+        LeaseLost: see `fenced`.
+    """
+    with fenced(lease) as (job, attempt):
+        spec = job.training_spec()
+        assert spec.adapter_name is not None  # Set when the job was submitted.
+        step = int(result["steps"])
+        version = registry.add_version(
+            team=job.team,
+            name=spec.adapter_name,
+            base_model=job.base_model,
+            dataset_versions=job.dataset_versions.all(),
+            files=files,
+            method=spec.method.type,
+            step=step,
+            artifact_prefix=artifact_prefix,
+            training_spec=job.spec,
+            summary=result,
+            verification=verification,
+        )
+        Publication.objects.create(job=job, attempt=attempt, step=step, adapter_version=version)
+        _succeed(job, attempt, result, f"Published {version}, reloaded and compared with what was trained.")
+        return version
+
+
+def publish_base_model(
+    lease: Lease, *, artifact_prefix: str, files: list[FileEntry], result: dict[str, Any]
+) -> None:
+    """Make the imported base model ready and end attempt and job, in one transaction.
+
+    Raises:
+        LeaseLost: see `fenced`.
+    """
+    with fenced(lease) as (job, attempt):
+        base_model = BaseModel.objects.select_for_update().get(pk=job.base_model_id)
+        assert base_model.state == BaseModelState.IMPORTING
+        base_model.set_ready(artifact_prefix=artifact_prefix, files=files, facts=result["facts"])
+        _succeed(job, attempt, result, f"The base model {base_model.name} is ready.")
+
+
+def fail(lease: Lease, failed: Failed) -> None:
+    """End the attempt as failed; its job is tried again, or fails too.
+
+    Raises:
+        LeaseLost: see `fenced`.
+    """
+    with fenced(lease) as (job, attempt):
+        settle_failure(job, attempt, AttemptState.FAILED, failed)
+        poke_control("schedule")
+
+
+def stop(lease: Lease) -> None:
+    """The trainer stopped on request.
+
+    Raises:
+        LeaseLost: see `fenced`.
+    """
+    with fenced(lease) as (job, attempt):
+        if job.desired_state == DesiredState.CANCEL:
+            end_attempt(attempt, AttemptState.CANCELLED)
+            end_job(job, JobState.CANCELLED, "Cancelled.")
+        else:
+            failed = Failed("worker_lost", "The trainer was stopped from outside.", "Submit the job again.")
+            settle_failure(job, attempt, AttemptState.FAILED, failed)
+        poke_control("schedule")
+
+
+def _succeed(job: Job, attempt: Attempt, result: dict[str, Any], message: str) -> None:
+    end_attempt(attempt, AttemptState.SUCCEEDED)
+    Job.objects.filter(pk=job.pk).update(result=result)
+    end_job(job, JobState.SUCCEEDED, message)
+    poke_control("schedule")

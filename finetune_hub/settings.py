@@ -1,0 +1,152 @@
+"""The one settings file. What differs between machines comes from the environment; `finetune-hub up` sets all of it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from finetune_hub import environment
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+SECRET_KEY = environment.text("SECRET_KEY")
+DEBUG = environment.flag("DEBUG", default=False)
+PUBLIC_URL = environment.text("FINETUNE_HUB_URL", "http://127.0.0.1:8000")
+ALLOWED_HOSTS = environment.text("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").split(",")
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL] if PUBLIC_URL.startswith("https://") else []
+
+HOME = environment.folder("FINETUNE_HUB_HOME", Path("~/.finetune-hub"))
+ARTIFACT_URL = environment.text("ARTIFACT_URL", f"file://{HOME}/artifacts")
+REDIS_URL = environment.text("REDIS_URL")
+WORKER_NAME = environment.text("FINETUNE_HUB_WORKER_NAME", "local")
+
+# A lease ends this long after its last renewal; a worker renews it three times as often (P3).
+LEASE = timedelta(seconds=environment.seconds("FINETUNE_HUB_LEASE_SECONDS", 60))
+# An assigned attempt that nobody claims in this time goes back to the queue.
+CLAIM_WITHIN = timedelta(seconds=environment.seconds("FINETUNE_HUB_CLAIM_SECONDS", 30))
+# Control sends every worker a canary task; one not consumed for this long makes the worker unhealthy.
+CANARY_EVERY = timedelta(seconds=environment.seconds("FINETUNE_HUB_CANARY_SECONDS", 15))
+CANARY_MISSING_AFTER = timedelta(seconds=environment.seconds("FINETUNE_HUB_CANARY_MISSING_SECONDS", 60))
+# After SIGTERM a trainer has this long to write its checkpoint; then it is killed.
+STOP_GRACE = timedelta(seconds=environment.seconds("FINETUNE_HUB_STOP_GRACE_SECONDS", 60))
+RECONCILE_EVERY = timedelta(seconds=environment.seconds("FINETUNE_HUB_RECONCILE_SECONDS", 5))
+RETRY_DELAY = timedelta(seconds=environment.seconds("FINETUNE_HUB_RETRY_SECONDS", 2))
+
+DATASET_UPLOAD_MAX_BYTES = 2 * 1024**3
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "django_htmx",
+    "rest_framework",
+    "drf_spectacular",
+    "finetune_hub.accounts",
+    "finetune_hub.catalog",
+    "finetune_hub.fleet",
+    "finetune_hub.registry",
+    "finetune_hub.jobs",
+    "finetune_hub.api",
+    "finetune_hub.dashboard",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "finetune_hub.dashboard.middleware.security_headers",
+]
+
+ROOT_URLCONF = "finetune_hub.urls"
+ASGI_APPLICATION = "finetune_hub.asgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "finetune_hub.dashboard.context.site",
+            ],
+        },
+    }
+]
+
+DATABASES = {"default": environment.database("DATABASE_URL")}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_USER_MODEL = "accounts.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+PASSWORD_RESET_TIMEOUT = 24 * 3600  # A first-login link is good for a day, once.
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "login"
+
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+STATIC_URL = "/static/"
+STATIC_ROOT = HOME / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+WHITENOISE_USE_FINDERS = True
+
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["finetune_hub.api.authentication.TokenAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "finetune_hub.api.errors.render_error",
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "finetune_hub",
+    "DESCRIPTION": "Datasets, base models, training jobs, adapters and workers of a fine-tuning service.",
+    "VERSION": "0.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+}
+
+CELERY_BROKER_URL = environment.celery_broker(REDIS_URL)
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+# A publisher never hangs on a lost Redis: the poke is dropped and the reconciler sends another (P2).
+CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 2, "socket_timeout": 30, "health_check_interval": 10}
+CELERY_TASK_PUBLISH_RETRY = False
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_DEFAULT_QUEUE = "control"
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BEAT_SCHEDULE = {
+    "reconcile": {"task": "workers.control.reconcile", "schedule": RECONCILE_EVERY, "options": {"expires": 30}},
+    "send-canaries": {"task": "workers.control.send_canaries", "schedule": CANARY_EVERY, "options": {"expires": 30}},
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+    "loggers": {"httpx": {"level": "WARNING"}},
+}

@@ -1,0 +1,102 @@
+"""What the engine tells the world while it runs: one JSON line each in `events.jsonl`, told apart by `type`.
+
+The worker tails the file by offset, so a line must be complete once its newline is written.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from finetune_hub.spec.files import FileEntry
+from finetune_hub.spec.training import Part
+
+FailureClass = Literal[
+    "bad_config", "bad_data", "out_of_memory", "diverged", "worker_lost", "infrastructure", "internal"
+]
+
+
+class Event(Part):
+    at: float = Field(description="Unix time in seconds.")
+
+
+class Log(Event):
+    type: Literal["log"] = "log"
+    level: Literal["info", "warn", "error"] = "info"
+    message: str
+
+
+class Plan(Event):
+    """Sent once, before the first step: what is going to happen."""
+
+    type: Literal["plan"] = "plan"
+    total_steps: int
+    first_step: int = Field(description="0 for a fresh run; the checkpoint's step for a resumed one.")
+    rows: int
+    supervised_tokens: int = Field(description="In one epoch, after truncation.")
+    truncated_rows: int
+    trainable_parameters: int
+    total_parameters: int
+    dtype: str
+    device: str
+
+
+class Step(Event):
+    """One optimizer step."""
+
+    type: Literal["step"] = "step"
+    step: int = Field(ge=1)
+    epoch: float
+    loss: float = Field(description="Mean over the step's supervised tokens, in nats.")
+    learning_rate: float
+    grad_norm: float
+    tokens: int = Field(description="Real tokens of this step; padding is not counted.")
+    supervised_tokens: int
+    seconds: float = Field(description="Wall time of this step.")
+    peak_memory_bytes: int = Field(description="Peak resident memory on CPU, peak allocated memory on CUDA.")
+
+
+class Checkpoint(Event):
+    """A checkpoint is complete on disk: `path` is relative to the run's `output_dir`."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    step: int
+    path: str
+    files: list[FileEntry]
+
+
+class Progress(Event):
+    """How far a command without optimizer steps has come (import, evaluate)."""
+
+    type: Literal["progress"] = "progress"
+    done: int
+    total: int
+    unit: str
+
+
+class Failure(Event):
+    """The run ends here: what went wrong, and what the user can do."""
+
+    type: Literal["failure"] = "failure"
+    failure_class: FailureClass
+    message: str
+    remedy: str
+
+
+class Stopped(Event):
+    """The run was asked to stop (SIGTERM) and wrote a checkpoint first, when it had taken a step."""
+
+    type: Literal["stopped"] = "stopped"
+    step: int
+
+
+EngineEvent = Annotated[
+    Log | Plan | Step | Checkpoint | Progress | Failure | Stopped, Field(discriminator="type")
+]
+engine_event: TypeAdapter[EngineEvent] = TypeAdapter(EngineEvent)
+
+# Exit statuses of `python -m finetune_hub.engine`.
+EXIT_SUCCEEDED = 0
+EXIT_FAILED = 10  # A `failure` line says why.
+EXIT_STOPPED = 20  # A `stopped` line says where.
