@@ -1,0 +1,78 @@
+"""The environment that the hub's parts run in: assembled here, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from finetune_hub.embedded.errors import NotRunning
+from finetune_hub.embedded.folders import default_home, keep_secret, write_private
+from finetune_hub.embedded.state import read_state
+
+# With these a process reaches a hub, whoever started it.
+NEEDED = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY")
+EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 (the admin asks for it with --host)
+
+
+def build_environment(
+    home: Path, *, database_url: str, redis_url: str, host: str, port: int, worker_name: str
+) -> dict[str, str]:
+    """The hub's own variables. What the admin has set wins, except for the home and the servers' addresses."""
+    given = os.environ.get
+    url = given("FINETUNE_HUB_URL") or local_url(host, port)
+    return {
+        "DJANGO_SETTINGS_MODULE": given("DJANGO_SETTINGS_MODULE") or "finetune_hub.settings",
+        "FINETUNE_HUB_HOME": str(home),
+        "FINETUNE_HUB_URL": url,
+        "FINETUNE_HUB_WORKER_NAME": worker_name,
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "ARTIFACT_URL": given("ARTIFACT_URL") or (home / "artifacts").as_uri(),
+        "SECRET_KEY": given("SECRET_KEY") or keep_secret(home / "secret_key"),
+        "ALLOWED_HOSTS": given("ALLOWED_HOSTS") or ",".join(own_names(host, url)),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def save_environment(home: Path, environment: dict[str, str]) -> None:
+    """Leave the variables, secrets among them, for other terminals of the same user."""
+    write_private(home / "run" / "environment.json", json.dumps(environment, indent=2))
+
+
+def load_environment(home: Path | None = None) -> dict[str, str]:
+    """A whole environment with which another process reaches the hub that runs in `home`.
+
+    Where no `up` runs there, this process' own environment is it if it names the servers, as in a container.
+
+    Raises:
+        NotRunning: neither.
+    """
+    home = home or default_home()
+    if read_state(home) is not None:
+        saved: dict[str, str] = json.loads((home / "run" / "environment.json").read_text())
+        return {**os.environ, **saved}
+    if all(os.environ.get(name) for name in NEEDED):
+        return {"DJANGO_SETTINGS_MODULE": "finetune_hub.settings", **os.environ}
+    raise NotRunning(home=home)
+
+
+def local_url(host: str, port: int) -> str:
+    """The address at which this machine reaches itself."""
+    name = "127.0.0.1" if host in EVERY_ADDRESS else host
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def own_names(host: str, url: str) -> list[str]:
+    """The names by which browsers may call this hub (Django's ALLOWED_HOSTS)."""
+    public_name = urlsplit(url).hostname or ""
+    names = ["localhost", "127.0.0.1", "[::1]", f"[{public_name}]" if ":" in public_name else public_name]
+    if host in EVERY_ADDRESS:
+        names.append(socket.gethostname())
+        try:
+            names += [str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)]
+        except OSError:
+            pass  # The machine does not know its own name: the admin sets ALLOWED_HOSTS.
+    return list(dict.fromkeys(name for name in names if name))

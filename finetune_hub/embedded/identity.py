@@ -1,0 +1,79 @@
+"""Who a process is: its pid and when it started. A pid alone may belong to somebody else by now."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ProcessIdentity:
+    """A process that we started.
+
+    `start_time` is only ever compared: clock ticks since boot on Linux, `ps`'s date elsewhere.
+    """
+
+    pid: int
+    start_time: str
+
+    def is_alive(self) -> bool:
+        """Whether this very process runs; a zombie does not."""
+        return _start_time(self.pid, zombie_counts=False) == self.start_time
+
+    def send(self, number: int) -> bool:
+        """Send a signal to this very process. False: it has ended, and nobody was signalled."""
+        try:
+            if sys.platform == "linux":
+                # The descriptor keeps the pid from being reused between the look and the signal.
+                descriptor = os.pidfd_open(self.pid)
+                try:
+                    if self.is_alive():
+                        signal.pidfd_send_signal(descriptor, number)
+                        return True
+                finally:
+                    os.close(descriptor)
+            elif self.is_alive():
+                os.kill(self.pid, number)
+                return True
+        except ProcessLookupError:
+            pass
+        return False
+
+
+def identify(pid: int) -> ProcessIdentity | None:
+    """The identity of the process with this pid now, a zombie too. None: there is none."""
+    start_time = _start_time(pid, zombie_counts=True)
+    return ProcessIdentity(pid, start_time) if start_time is not None else None
+
+
+def command_line(pid: int) -> str:
+    """The words with which a process was started; empty when it has ended."""
+    if sys.platform == "linux":
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            return ""
+    return _ask_ps(pid, "command=")
+
+
+def _start_time(pid: int, *, zombie_counts: bool) -> str | None:
+    if sys.platform == "linux":
+        try:
+            # The name in parentheses may hold spaces and parentheses itself: count from the last one.
+            fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            return None
+        state, start_ticks = fields[0], fields[19]
+        return start_ticks.decode() if zombie_counts or state not in {b"Z", b"X"} else None
+    if not zombie_counts and _ask_ps(pid, "state=").startswith("Z"):
+        return None
+    return _ask_ps(pid, "lstart=") or None
+
+
+def _ask_ps(pid: int, column: str) -> str:
+    answer = subprocess.run(["ps", "-o", column, "-p", str(pid)], capture_output=True, text=True, check=False)
+    return answer.stdout.strip()
