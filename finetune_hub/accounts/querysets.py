@@ -9,7 +9,6 @@ from django.db import models
 
 from finetune_hub.accounts.models import Team, User
 
-
 Row = TypeVar("Row", bound=models.Model)
 
 

@@ -50,7 +50,9 @@ class LocalStore:
 
 
 def missing(key: str) -> ArtifactError:
-    return ArtifactError(f"The artifact store has no {key}. It was deleted, or the store is not the one it was written to.")
+    return ArtifactError(
+        f"The artifact store has no {key}. It was deleted, or the store is not the one it was written to."
+    )
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -31,7 +31,7 @@ def check_name(name: str, *, field: str = "name") -> str:
         raise Refusal(
             "invalid_name",
             f"{name!r} cannot be used as a name.",
-            "Use 1 to 64 lower-case letters and digits, with single '-', '.' or '_' between them, such as 'support-tickets'.",
+            "Use lower-case letters and digits with single '-', '.' or '_' between them, such as 'support-tickets'.",
             field=field,
         ) from error
 
@@ -45,9 +45,9 @@ def add_dataset_version(team: Team, user: User, *, name: str, file: Path, filena
         Refusal: `invalid_name`, or `invalid_dataset` with an entry in `details` for each defect.
     """
     check_name(name)
-    report = check_chat_file(file)
-    if report.errors:
-        raise refused(report, filename)
+    report = check_chat_file(file, file_name=filename)
+    if not report.is_sound:
+        raise refused(report)
     with transaction.atomic():
         dataset, _ = Dataset.objects.get_or_create(team=team, name=name, defaults={"created_by": user})
         Dataset.objects.select_for_update().get(pk=dataset.pk)
@@ -69,14 +69,14 @@ def add_dataset_version(team: Team, user: User, *, name: str, file: Path, filena
         )
 
 
-def refused(report: DatasetReport, filename: str) -> Refusal:
+def refused(report: DatasetReport) -> Refusal:
     """The refusal that names the file, its first defect, and how many there are."""
-    first, more = report.errors[0], len(report.errors) - 1
-    place = f"{filename}, line {first.line}" if first.line else filename
-    rest = f" ({more} more {'error' if more == 1 else 'errors'} below.)" if more else ""
+    first, more = report.errors[0], report.error_count - 1
+    place = f"{report.file_name}, line {first.line}" if first.line else report.file_name
+    rest = f" ({more} more {'error' if more == 1 else 'errors'}.)" if more else ""
     return Refusal(
         "invalid_dataset",
-        f"{place}: {first.message}{rest}",
+        f"{place}: {first.message}.{rest}",
         first.remedy,
         field="file",
         details=[error.model_dump() for error in report.errors],

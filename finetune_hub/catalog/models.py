@@ -133,9 +133,7 @@ class BaseModel(models.Model):
 
     def set_ready(self, *, artifact_prefix: str, files: list[FileEntry], facts: dict[str, object]) -> None:
         """Give the model its files. Called once, inside the transaction that ends its import."""
-        BaseModelFile.objects.bulk_create(
-            BaseModelFile(base_model=self, **entry.model_dump()) for entry in files
-        )
+        BaseModelFile.objects.bulk_create(BaseModelFile(base_model=self, **entry.model_dump()) for entry in files)
         self.state = BaseModelState.READY
         self.artifact_prefix, self.facts, self.revision = artifact_prefix, facts, manifest_digest(files)
         self.save(update_fields=["state", "artifact_prefix", "facts", "revision"])

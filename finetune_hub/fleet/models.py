@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 
 class WorkerQuerySet(models.QuerySet["Worker"]):
     def fit_for_work(self) -> WorkerQuerySet:
-        """Workers that may be given an attempt: not cordoned, alive, and consuming their queue. On the database's clock."""
+        """Workers that may be given an attempt: not cordoned, alive, and consuming their queue."""
         return self.filter(
             cordoned=False,
             heartbeat_at__gt=Now() - settings.CANARY_MISSING_AFTER,

@@ -73,7 +73,7 @@ def submit_evaluation(
     )
 
 
-def import_base_model(team: Team, user: User, *, name: str, source: str | None = None, license: str = "") -> Job:  # noqa: A002
+def import_base_model(team: Team, user: User, *, name: str, source: str | None = None, license_name: str = "") -> Job:
     """Queue the import of a base model. A known name needs no source. A failed import may be tried again.
 
     Raises:
@@ -89,17 +89,17 @@ def import_base_model(team: Team, user: User, *, name: str, source: str | None =
                 f"Give a `source`, or import one of: {', '.join(KNOWN_MODELS)}.",
                 field="name",
             )
-        source, license = known.source, known.license
+        source, license_name = known.source, known.license
     checked = parse_source(source)
     if checked.kind == "pypi":
-        license = checked.package.license
+        license_name = checked.package.license
     with transaction.atomic():
         base_model, created = BaseModel.objects.get_or_create(
-            team=team, name=name, defaults={"source": str(checked), "license": license, "created_by": user}
+            team=team, name=name, defaults={"source": str(checked), "license": license_name, "created_by": user}
         )
         if not created:
             again = BaseModel.objects.filter(pk=base_model.pk, state=BaseModelState.FAILED).update(
-                state=BaseModelState.IMPORTING, source=str(checked), license=license
+                state=BaseModelState.IMPORTING, source=str(checked), license=license_name
             )
             if again != 1:
                 raise Refusal(

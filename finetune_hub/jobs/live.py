@@ -1,4 +1,4 @@
-"""Pokes and live fan-out over Redis. Both may be lost at any moment: a page polls, and the reconciler pokes again (P2)."""
+"""Pokes and live fan-out over Redis. Both may be lost: a page polls, and the reconciler pokes again (P2)."""
 
 from __future__ import annotations
 

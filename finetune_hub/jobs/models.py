@@ -76,7 +76,7 @@ class Job(models.Model):
     adapter_version = models.ForeignKey(
         AdapterVersion, models.PROTECT, null=True, related_name="evaluations", help_text="What an evaluation measures."
     )
-    idempotency_key = models.CharField(max_length=255, null=True)
+    idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001
 
     created_at = models.DateTimeField(db_default=Now())
     not_before = models.DateTimeField(db_default=Now(), help_text="The end of the back-off after a failed attempt.")
@@ -279,7 +279,9 @@ class JobEvent(models.Model):
         ordering = ["number"]
         constraints = [
             models.UniqueConstraint(fields=["job", "number"], name="job_event_number_unique"),
-            models.CheckConstraint(condition=models.Q(level__in=["info", "warn", "error"]), name="job_event_level_known"),
+            models.CheckConstraint(
+                condition=models.Q(level__in=["info", "warn", "error"]), name="job_event_level_known"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -290,7 +292,10 @@ class MetricPointQuerySet(models.QuerySet["MetricPoint"]):
     def curve_of(self, job: Job) -> MetricPointQuerySet:
         """One point a step: a resumed attempt repeats steps, and the newest attempt's point stands."""
         return (
-            self.filter(attempt__job=job).order_by("step", "-attempt__number").distinct("step").select_related("attempt")
+            self.filter(attempt__job=job)
+            .order_by("step", "-attempt__number")
+            .distinct("step")
+            .select_related("attempt")
         )
 
 

@@ -1,4 +1,4 @@
-"""Mend what was lost: leases that ended, pokes that never came. Safe to run at any time, any number of times at once."""
+"""Mend what was lost: leases that ended, pokes that never came. Safe at any time, any number of times at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 from django.db import transaction
 from django.db.models.functions import Now
 
-from finetune_hub.jobs.lifecycle import Failed, enqueue, end_attempt, lock_job, settle_failure
+from finetune_hub.jobs.lifecycle import Failed, end_attempt, enqueue, lock_job, settle_failure
 from finetune_hub.jobs.live import poke_control, poke_worker
 from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobState
 from finetune_hub.jobs.scheduler import schedule_pass

@@ -21,7 +21,7 @@ LOOKED_AT_JOBS = 1000
 def schedule_pass() -> int:
     """Assign waiting jobs to free devices; the number of attempts made.
 
-    It waits for a pass that is under way instead of giving up: that one may have read the queue before our job was in it.
+    It waits for a pass that is under way instead of giving up: that one may have read the queue before our job came.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SCHEDULER_LOCK])

@@ -1,4 +1,4 @@
-"""The last look before the queue: the first rows through the base model's real chat template and tokenizer, without torch."""
+"""The last look before the queue: the first rows through the base model's own template and tokenizer, without torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import get_folder, shared_store
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.data.chat_rows import InvalidDataset, read_chat_rows
-from finetune_hub.data.chat_template import ChatTemplate, ChatTemplateError
+from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
 from finetune_hub.jobs.lifecycle import Failed, end_job, enqueue, lock_job
 from finetune_hub.jobs.models import Job, JobKind, JobState
 
 LOOKED_AT_ROWS = 200
-TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json", "generation_config.json"}
+TOKENIZER_FILES = {
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+}
 
 
 def validate_job(job_id: str) -> None:
@@ -29,8 +35,10 @@ def validate_job(job_id: str) -> None:
     if job.kind == JobKind.TRAIN:
         try:
             message = look_at_rows(job)
-        except (InvalidDataset, ChatTemplateError) as error:
+        except InvalidDataset as error:
             failed = Failed("bad_data", str(error), "Mend the rows, upload them as a new version and submit again.")
+        except InvalidChatTemplate as error:
+            failed = Failed("bad_data", error.message, error.remedy)
         except ArtifactError as error:
             failed = Failed("infrastructure", str(error), "Ask whoever runs the artifact store.")
     with transaction.atomic():
@@ -47,7 +55,7 @@ def look_at_rows(job: Job) -> str:
     """Encode the first rows of every dataset and say what was seen.
 
     Raises:
-        InvalidDataset, ChatTemplateError: the rows cannot be trained on with this base model.
+        InvalidDataset, InvalidChatTemplate: the rows cannot be trained on with this base model.
         ArtifactError: a file is gone.
     """
     template = ChatTemplate.from_folder(tokenizer_folder(job.base_model))
@@ -60,8 +68,9 @@ def look_at_rows(job: Job) -> str:
             truncated += encoded.truncated_tokens > 0
             supervised += sum(encoded.supervised)
     if supervised == 0:
-        raise ChatTemplateError(
-            f"No token of the first {rows} rows is supervised: the assistant's turns lie beyond max_seq_len={max_seq_len}."
+        raise InvalidChatTemplate(
+            f"No token of the first {rows} rows is supervised: all answers lie beyond max_seq_len={max_seq_len}.",
+            "Raise `max_seq_len`, or shorten the prompts.",
         )
     cut = f"; {truncated} of them are cut at {max_seq_len} tokens" if truncated else ""
     return f"Queued. The first {rows} rows have {supervised / rows:.0f} supervised tokens each{cut}."

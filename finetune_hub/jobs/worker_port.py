@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -46,6 +47,8 @@ from finetune_hub.spec.events import Failure as FailureEvent
 from finetune_hub.spec.files import FileEntry
 
 LOG_TAIL_CHARACTERS = 64_000
+KEPT_CHECKPOINTS = 2
+ETA_STEPS = 20  # The time left is judged by the mean of so many newest steps.
 
 
 class LeaseLost(Exception):
@@ -121,9 +124,7 @@ def claim_attempt(attempt_id: int, *, worker: Worker) -> Lease | None:
     token = uuid4()
     num_updated = Attempt.objects.filter(
         pk=attempt_id, worker=worker, state=AttemptState.ASSIGNED, lease_expires_at__gt=Now()
-    ).update(
-        state=AttemptState.RUNNING, lease_token=token, lease_expires_at=Now() + settings.LEASE, started_at=Now()
-    )
+    ).update(state=AttemptState.RUNNING, lease_token=token, lease_expires_at=Now() + settings.LEASE, started_at=Now())
     if num_updated != 1:
         return None
     start_job(job, Attempt.objects.select_related("worker").get(pk=attempt_id))
@@ -219,10 +220,13 @@ def _record_progress(job: Job, attempt: Attempt, events: Sequence[EngineEvent]) 
             case Plan():
                 changes |= {"total_steps": event.total_steps, "step": event.first_step, "progress_unit": "steps"}
             case Step():
-                left = (changes.get("total_steps") or job.total_steps or event.step) - event.step
-                changes |= {"step": event.step, "eta_seconds": left * event.seconds}
+                changes["step"] = event.step
             case Progress():
                 changes |= {"step": event.done, "total_steps": event.total, "progress_unit": event.unit}
+    if any(isinstance(event, Step) for event in events):
+        newest = attempt.metrics.order_by("-step").values_list("seconds", flat=True)[:ETA_STEPS]
+        left = (changes.get("total_steps") or job.total_steps or changes["step"]) - changes["step"]
+        changes["eta_seconds"] = left * fmean(newest)
     if changes:
         Job.objects.filter(pk=job.pk).update(**changes)
 
@@ -238,8 +242,10 @@ def record_log_tail(lease: Lease, text: str) -> None:
         announce(job.pk)
 
 
-def record_checkpoint(lease: Lease, *, step: int, artifact_prefix: str, files: Sequence[FileEntry]) -> None:
+def record_checkpoint(lease: Lease, *, step: int, artifact_prefix: str, files: Sequence[FileEntry]) -> list[str]:
     """A checkpoint's files are in the artifact store: from now on another attempt may resume from it.
+
+    Returns the keys of the job's older checkpoints that are not needed any more, for the caller to delete.
 
     Raises:
         LeaseLost: see `fenced`.
@@ -254,6 +260,9 @@ def record_checkpoint(lease: Lease, *, step: int, artifact_prefix: str, files: S
                 "manifest": [file.model_dump() for file in files],
             },
         )
+        superseded = list(job.checkpoints.order_by("-step", "-pk")[KEPT_CHECKPOINTS:])
+        Checkpoint.objects.filter(pk__in=[checkpoint.pk for checkpoint in superseded]).delete()
+        return [f"{old.artifact_prefix}/{entry['path']}" for old in superseded for entry in old.manifest]
 
 
 def record_resume(lease: Lease, step: int) -> None:
@@ -310,9 +319,7 @@ def publish_adapter(
         return version
 
 
-def publish_base_model(
-    lease: Lease, *, artifact_prefix: str, files: list[FileEntry], result: dict[str, Any]
-) -> None:
+def publish_base_model(lease: Lease, *, artifact_prefix: str, files: list[FileEntry], result: dict[str, Any]) -> None:
     """Make the imported base model ready and end attempt and job, in one transaction.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a training leaves behind: adapters, their immutable versions with every file's hash, and where they came from."""
+"""What a training leaves behind: adapters, their immutable versions with every file's hash, and their lineage."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ The worker tails the file by offset, so a line must be complete once its newline
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
@@ -18,7 +19,7 @@ FailureClass = Literal[
 
 
 class Event(Part):
-    at: float = Field(description="Unix time in seconds.")
+    at: float = Field(default_factory=time.time, description="Unix time in seconds.")
 
 
 class Log(Event):
@@ -58,7 +59,7 @@ class Step(Event):
 
 
 class Checkpoint(Event):
-    """A checkpoint is complete on disk: `path` is relative to the run's `output_dir`."""
+    """A checkpoint is complete on disk: `path` is relative to the run's `output_dir`, `files` to it."""
 
     type: Literal["checkpoint"] = "checkpoint"
     step: int
@@ -91,9 +92,7 @@ class Stopped(Event):
     step: int
 
 
-EngineEvent = Annotated[
-    Log | Plan | Step | Checkpoint | Progress | Failure | Stopped, Field(discriminator="type")
-]
+EngineEvent = Annotated[Log | Plan | Step | Checkpoint | Progress | Failure | Stopped, Field(discriminator="type")]
 engine_event: TypeAdapter[EngineEvent] = TypeAdapter(EngineEvent)
 
 # Exit statuses of `python -m finetune_hub.engine`.

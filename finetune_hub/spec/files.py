@@ -20,7 +20,7 @@ def check_relative_path(path: str) -> str:
     pure = PurePosixPath(path)
     if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path or str(pure) != path:
         raise InvalidArtifactPath(
-            f"The path {path!r} leaves its folder. Give a relative path such as 'adapter/model.safetensors', without '..'."
+            f"The path {path!r} leaves its folder. Give a relative path such as 'adapter/README.md', without '..'."
         )
     return path
 

@@ -31,7 +31,9 @@ class TrainRun(Part):
     base_model_name: str = Field(description="Written to `adapter_config.json` as `base_model_name_or_path`.")
     datasets: list[DatasetFile] = Field(min_length=1)
     output_dir: Path
-    resume_from: Path | None = Field(None, description="A checkpoint folder; the run goes on exactly where it was written.")
+    resume_from: Path | None = Field(
+        None, description="A checkpoint folder; the run goes on exactly where it was written."
+    )
     device: DeviceKind = "cpu"
     threads: int | None = Field(None, ge=1, description="CPU threads; torch's own choice when left out.")
 
@@ -59,6 +61,7 @@ class EvaluateRun(Part):
     batch_size: int = Field(16, ge=1)
     device: DeviceKind = "cpu"
     threads: int | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
 class ImportRun(Part):
@@ -66,3 +69,75 @@ class ImportRun(Part):
 
     source: Path = Field(description="A GGUF file, or a folder in transformers' format.")
     output_dir: Path = Field(description="The model is written to `model/` below it.")
+
+
+class TrainResult(Part):
+    """`result.json` of a training run."""
+
+    adapter_dir: str = Field("adapter", description="Relative to `output_dir`.")
+    probe_file: str = Field("probe.safetensors", description="Relative to `output_dir`; what `verify` compares with.")
+    steps: int
+    trained_tokens: int = Field(description="Real tokens seen, over all steps, also those before a resume.")
+    supervised_tokens: int = Field(description="Of them, the tokens that counted in the loss.")
+    final_loss: float = Field(description="Loss of the last step, in nats.")
+    dtype: str = Field(description="Numbers of the frozen base model: what `auto` chose.")
+    chat_template_sha256: str
+
+
+class VerifyResult(Part):
+    """`result.json` of a verification: the published files compute what the trainer computed."""
+
+    max_difference: float = Field(description="Largest difference of a logit from the trainer's.")
+    tolerance: float
+    noise: float = Field(description="Largest difference between two runs of the same input in the trainer.")
+    dtype: str
+    changes_something: bool = Field(description="Whether the adapter moves any logit of the probe.")
+    warnings: list[str]
+
+
+class EvaluateSample(Part):
+    """One held-out row, answered twice."""
+
+    prompt: str = Field(description="The rendered conversation, up to where the assistant's last turn begins.")
+    expected: str
+    base: str
+    adapter: str
+
+
+class EvaluateResult(Part):
+    """`result.json` of an evaluation."""
+
+    rows: int
+    base_exact_match: float = Field(ge=0, le=1, description="Share of rows that the base model answers word for word.")
+    adapter_exact_match: float = Field(ge=0, le=1, description="The same, with the adapter.")
+    samples: list[EvaluateSample] = Field(description="The first few rows.")
+    predictions_file: str = Field("predictions.jsonl", description="All rows; relative to `output_dir`.")
+
+
+class ModelFacts(Part):
+    """What the service needs to know about a base model: memory planning, chat, serving."""
+
+    architecture: str = Field(description="Transformers' model class.")
+    model_type: str
+    parameter_count: int
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate_size: int | None
+    context_length: int | None
+    vocabulary_size: int
+    tied_head: bool = Field(description="The output head is the embedding table.")
+    dtype: str = Field(description="Of the stored weights.")
+    size_bytes: int = Field(description="Of the weight files.")
+    chat_template_sha256: str | None
+    license: str | None
+
+
+class ImportResult(Part):
+    """`result.json` of an import."""
+
+    model_dir: str = Field("model", description="Relative to `output_dir`.")
+    facts: ModelFacts
+    warnings: list[str]

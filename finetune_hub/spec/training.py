@@ -35,7 +35,9 @@ class DatasetChoice(Part):
     name: Name | None = Field(None, description="A registered dataset.")
     version: int | None = Field(None, ge=1, description="Its version; the newest when left out.")
     path: str | None = Field(None, description="A local file, for runs without the service.")
-    weight: float = Field(1.0, gt=0, le=100, description="How often its rows are drawn, relative to the other datasets.")
+    weight: float = Field(
+        1.0, gt=0, le=100, description="How often its rows are drawn, relative to the other datasets."
+    )
 
     @model_validator(mode="after")
     def _exactly_one_source(self) -> DatasetChoice:
@@ -48,9 +50,13 @@ class LoraMethod(Part):
     """LoRA (arXiv:2106.09685): two thin matrices beside each frozen linear layer."""
 
     type: Literal["lora"] = "lora"
-    rank: int = Field(16, ge=1, le=512, description="Width of the two matrices; memory and trainable parameters grow with it.")
+    rank: int = Field(
+        16, ge=1, le=512, description="Width of the two matrices; memory and trainable parameters grow with it."
+    )
     alpha: float = Field(32.0, gt=0, le=4096, description="The update is scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped while training; 0 is fastest.")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped while training; 0 is fastest."
+    )
     target_modules: Literal["all-linear"] | list[str] = Field(
         "all-linear", description="Which linear layers get an adapter: all but the output head, or names they end with."
     )
@@ -60,7 +66,9 @@ class SftObjective(Part):
     """Supervised fine-tuning: predict the supervised tokens of each conversation."""
 
     type: Literal["sft"] = "sft"
-    supervise: Literal["assistant"] = Field("assistant", description="Only the assistant's turns, their end token included.")
+    supervise: Literal["assistant"] = Field(
+        "assistant", description="Only the assistant's turns, their end token included."
+    )
 
 
 class TrainingOptions(Part):
@@ -71,9 +79,15 @@ class TrainingOptions(Part):
     micro_batch_size: int = Field(4, ge=1, le=1024, description="Rows in one forward pass; memory grows with it.")
     gradient_accumulation_steps: int = Field(1, ge=1, le=1024, description="Forward passes in one optimizer step.")
     max_seq_len: int = Field(1024, ge=16, le=1_048_576, description="Tokens of a row; longer rows are cut at the end.")
-    learning_rate: float = Field(2e-4, gt=0, le=1, description="Peak learning rate; LoRA likes about 10x full fine-tuning's.")
-    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="How the learning rate falls after warm-up.")
-    warmup_ratio: float = Field(0.03, ge=0, le=1, description="Share of the steps in which the learning rate rises from 0.")
+    learning_rate: float = Field(
+        2e-4, gt=0, le=1, description="Peak learning rate; LoRA likes about 10x full fine-tuning's."
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "linear", description="How the learning rate falls after warm-up."
+    )
+    warmup_ratio: float = Field(
+        0.03, ge=0, le=1, description="Share of the steps in which the learning rate rises from 0."
+    )
     weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
     seed: int = Field(7, ge=0, le=2**31 - 1, description="Same seed, same data, same machine: same adapter.")
@@ -94,7 +108,9 @@ class TrainingSpec(Part):
     spec_version: Literal[1] = SPEC_VERSION
     base_model: Annotated[str, Field(min_length=1, max_length=255, description="A registered base model, or a folder.")]
     datasets: list[DatasetChoice] = Field(min_length=1, max_length=16)
-    adapter_name: Name | None = Field(None, description="The adapter to publish into; made from the data and model when left out.")
+    adapter_name: Name | None = Field(
+        None, description="The adapter to publish into; made from the data and model when left out."
+    )
     method: LoraMethod = Field(default_factory=LoraMethod)
     objective: SftObjective = Field(default_factory=SftObjective)
     training: TrainingOptions = Field(default_factory=TrainingOptions)

@@ -6,40 +6,52 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Worker',
+            name="Worker",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.SlugField(max_length=64, unique=True)),
-                ('hostname', models.CharField(max_length=255)),
-                ('version', models.CharField(max_length=40)),
-                ('cordoned', models.BooleanField(default=False, help_text='Gets no new attempts; running ones go on.')),
-                ('registered_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('heartbeat_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('canary_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), help_text='When it last consumed a canary task.')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.SlugField(max_length=64, unique=True)),
+                ("hostname", models.CharField(max_length=255)),
+                ("version", models.CharField(max_length=40)),
+                ("cordoned", models.BooleanField(default=False, help_text="Gets no new attempts; running ones go on.")),
+                ("registered_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("heartbeat_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "canary_at",
+                    models.DateTimeField(
+                        db_default=django.db.models.functions.datetime.Now(),
+                        help_text="When it last consumed a canary task.",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Device',
+            name="Device",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('index', models.PositiveSmallIntegerField()),
-                ('kind', models.CharField(choices=[('cpu', 'CPU'), ('cuda', 'NVIDIA GPU')], max_length=10)),
-                ('name', models.CharField(max_length=200)),
-                ('memory_bytes', models.BigIntegerField()),
-                ('present', models.BooleanField(default=True, help_text='False once the worker no longer reports it.')),
-                ('worker', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='devices', to='fleet.worker')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("index", models.PositiveSmallIntegerField()),
+                ("kind", models.CharField(choices=[("cpu", "CPU"), ("cuda", "NVIDIA GPU")], max_length=10)),
+                ("name", models.CharField(max_length=200)),
+                ("memory_bytes", models.BigIntegerField()),
+                ("present", models.BooleanField(default=True, help_text="False once the worker no longer reports it.")),
+                (
+                    "worker",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="devices", to="fleet.worker"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['worker_id', 'index'],
-                'constraints': [models.UniqueConstraint(fields=('worker', 'kind', 'index'), name='device_index_unique_on_worker'), models.CheckConstraint(condition=models.Q(('kind__in', ['cpu', 'cuda'])), name='device_kind_known')],
+                "ordering": ["worker_id", "index"],
+                "constraints": [
+                    models.UniqueConstraint(fields=("worker", "kind", "index"), name="device_index_unique_on_worker"),
+                    models.CheckConstraint(condition=models.Q(("kind__in", ["cpu", "cuda"])), name="device_kind_known"),
+                ],
             },
         ),
     ]

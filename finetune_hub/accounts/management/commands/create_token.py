@@ -19,7 +19,5 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         owner = ensure_owner()
-        _, secret = create_token(
-            owner.user, owner.team, name=options["name"], lifetime=timedelta(days=options["days"])
-        )
+        _, secret = create_token(owner.user, owner.team, name=options["name"], lifetime=timedelta(days=options["days"]))
         self.stdout.write(secret)

@@ -1,0 +1,98 @@
+"""The worker's agent: joins the fleet, claims what it was assigned, keeps leases, goes on with what it finds running.
+
+One thread ticks; each attempt has a thread of its own (`AttemptThread`). A poke only shortens the wait for a tick.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection
+
+from finetune_hub.fleet.models import Worker
+from finetune_hub.jobs import worker_port
+from workers.attempt import AttemptThread
+from workers.attempt_folder import AttemptFolder
+from workers.inventory import find_devices
+from workers.supervisor import boot_clock
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 5.0
+TICK_SECONDS = 1.0
+
+
+class Agent(threading.Thread):
+    """The worker's main thread of work. `wake` may be called from any thread."""
+
+    def __init__(self, name: str) -> None:
+        self.worker_name = name
+        self.root: Path = settings.HOME / "work" / name
+        self.attempts: dict[int, AttemptThread] = {}
+        self._woken, self._stopped = threading.Event(), threading.Event()
+        super().__init__(name="agent", daemon=True)
+
+    def wake(self) -> None:
+        """Look for news now."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """End the agent's thread. Running trainers go on until their lease ends or another life finds them."""
+        self._stopped.set()
+        self._woken.set()
+
+    def run(self) -> None:
+        worker: Worker | None = None
+        beat_due = lease_due = 0.0
+        while not self._stopped.is_set():
+            woken = self._woken.is_set()
+            self._woken.clear()
+            try:
+                if worker is None:
+                    worker = self._join()
+                now = time.monotonic()
+                if now >= beat_due:
+                    worker_port.beat(worker)
+                    beat_due = now + BEAT_SECONDS
+                if woken or now >= lease_due:
+                    self._keep_leases()
+                    lease_due = now + settings.LEASE.total_seconds() / 3
+                self._claim(worker)
+            except (OperationalError, InterfaceError) as error:
+                log.warning("the database does not answer: %s", error)
+                connection.close()
+            self._woken.wait(TICK_SECONDS)
+
+    def _join(self) -> Worker:
+        """Register, and go on with the attempts that an earlier life of this worker left running."""
+        worker = worker_port.register_worker(
+            self.worker_name, hostname=socket.gethostname(), version=version("finetune_hub"), devices=find_devices()
+        )
+        for folder in AttemptFolder.found_in(self.root):
+            if folder.lease.attempt_id not in self.attempts:
+                log.info("attempt %s: found again", folder.lease.attempt_id)
+                self._begin(folder)
+        log.info("worker %s has joined", worker.name)
+        return worker
+
+    def _claim(self, worker: Worker) -> None:
+        for attempt_id in worker_port.assigned_attempts(worker):
+            before = boot_clock()
+            lease = worker_port.claim_attempt(attempt_id, worker=worker)
+            if lease:
+                self._begin(AttemptFolder.create(self.root, lease, before=before))
+
+    def _begin(self, folder: AttemptFolder) -> None:
+        attempt = self.attempts[folder.lease.attempt_id] = AttemptThread(folder)
+        attempt.start()
+
+    def _keep_leases(self) -> None:
+        self.attempts = {key: attempt for key, attempt in self.attempts.items() if attempt.is_alive()}
+        for attempt in self.attempts.values():
+            attempt.keep_lease()

