@@ -23,6 +23,10 @@ class TeamQuerySet(models.QuerySet["Team"]):
     def of(self, user: User) -> TeamQuerySet:
         return self.filter(memberships__user=user)
 
+    def open_to_submissions_of(self, user: User) -> TeamQuerySet:
+        """The teams in which the user may submit, oldest first."""
+        return self.filter(memberships__user=user, memberships__role__in=SUBMITTING_ROLES).order_by("pk")
+
 
 class Team(models.Model):
     """The owner of datasets, base models, jobs and adapters. An outsider does not see that they exist."""
@@ -43,6 +47,9 @@ class Role(models.TextChoices):
     ADMIN = "admin", "Admin: manages members"
 
 
+SUBMITTING_ROLES = [Role.MEMBER, Role.ADMIN]
+
+
 class Membership(models.Model):
     team = models.ForeignKey(Team, models.CASCADE, related_name="memberships")
     user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
@@ -59,7 +66,7 @@ class Membership(models.Model):
 
     @property
     def may_submit(self) -> bool:
-        return self.role in {Role.MEMBER, Role.ADMIN}
+        return self.role in SUBMITTING_ROLES
 
 
 class ApiTokenQuerySet(models.QuerySet["ApiToken"]):

@@ -52,7 +52,11 @@ class JobQuerySet(TeamOwnedQuerySet["Job"]):
 
     def for_list(self) -> JobQuerySet:
         """Newest first, with what a line of the list shows, in one query."""
-        return self.select_related("base_model", "created_by").order_by("-created_at", "-id")
+        return self.select_related("base_model", "created_by", "adapter_version__adapter").order_by("-created_at", "-id")
+
+    def for_page(self) -> JobQuerySet:
+        """With everything that the page of one job names."""
+        return self.for_list().select_related("team").prefetch_related("job_datasets__dataset_version__dataset")
 
     def in_queue_order(self) -> JobQuerySet:
         """Queued jobs whose back-off is over, first come first."""
@@ -130,6 +134,13 @@ class Job(models.Model):
         return self.id
 
     @property
+    def subject(self) -> str:
+        """What the job makes or measures, by name; needs what `for_list` fetches."""
+        if self.kind == JobKind.TRAIN:
+            return str(self.spec.get("adapter_name") or self.base_model.name)
+        return str(self.adapter_version or self.base_model.name)
+
+    @property
     def has_ended(self) -> bool:
         return self.state in ENDED_JOB_STATES
 
@@ -177,6 +188,10 @@ ACTIVE_ATTEMPT_STATES = [AttemptState.ASSIGNED, AttemptState.RUNNING]
 class AttemptQuerySet(models.QuerySet["Attempt"]):
     def active(self) -> AttemptQuerySet:
         return self.filter(state__in=ACTIVE_ATTEMPT_STATES)
+
+    def for_page(self) -> AttemptQuerySet:
+        """Newest first, each with its worker and devices; without the log, which is long."""
+        return self.select_related("worker").prefetch_related("devices").defer("log_tail").order_by("-number")
 
     def expired(self) -> AttemptQuerySet:
         """Active attempts whose lease, or time to be claimed, has ended on the database's clock."""
@@ -291,12 +306,15 @@ class JobEvent(models.Model):
 class MetricPointQuerySet(models.QuerySet["MetricPoint"]):
     def curve_of(self, job: Job) -> MetricPointQuerySet:
         """One point a step: a resumed attempt repeats steps, and the newest attempt's point stands."""
-        return (
-            self.filter(attempt__job=job)
-            .order_by("step", "-attempt__number")
-            .distinct("step")
-            .select_related("attempt")
-        )
+        points = self.filter(attempt__job=job).order_by("step", "-attempt__number")
+        return points.distinct("step").select_related("attempt")
+
+    def of_job_after(self, job_id: str, *, attempt_number: int, step: int) -> MetricPointQuerySet:
+        """The points recorded after this one, in the order in which attempts record them."""
+        later_attempt = models.Q(attempt__number__gt=attempt_number)
+        later_step = models.Q(attempt__number=attempt_number, step__gt=step)
+        points = self.filter(later_attempt | later_step, attempt__job_id=job_id)
+        return points.order_by("attempt__number", "step").select_related("attempt")
 
 
 class MetricPoint(models.Model):
