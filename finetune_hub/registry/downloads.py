@@ -102,8 +102,8 @@ def read_chunks(file: BinaryIO) -> Iterator[bytes]:
 
 
 async def _off_the_loop(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    read_next = sync_to_async(next)
-    while chunk := await read_next(chunks, b""):
+    read_next = sync_to_async(lambda: next(chunks, b""))
+    while chunk := await read_next():
         yield chunk
 
 

@@ -1,0 +1,38 @@
+"""Who calls: `Authorization: Bearer fth_…` names a user and the team that the token acts in."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from rest_framework.authentication import BaseAuthentication, get_authorization_header
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
+
+from finetune_hub.accounts.models import ApiToken, Membership, Team, User
+
+
+class TokenAuthentication(BaseAuthentication):
+    """Sets `request.user` and, as `request.auth`, the token."""
+
+    def authenticate(self, request: Request) -> tuple[User, ApiToken] | None:
+        scheme, _, secret = get_authorization_header(request).decode("latin-1").partition(" ")
+        if not scheme:
+            return None
+        token = ApiToken.objects.matching(secret.strip()) if scheme.lower() == "bearer" else None
+        if token is None or not Membership.objects.filter(user=token.user, team=token.team).exists():
+            raise AuthenticationFailed
+        token.record_use()
+        return token.user, token
+
+    def authenticate_header(self, request: Request) -> str:
+        return 'Bearer realm="finetune_hub"'
+
+
+def user_of(request: Request) -> User:
+    """The signed-in user of a request that passed authentication."""
+    return cast(User, request.user)
+
+
+def team_of(request: Request) -> Team:
+    """The team that the request's token acts in: it sees and makes this team's rows, and no other's."""
+    return cast(ApiToken, request.auth).team

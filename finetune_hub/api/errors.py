@@ -1,0 +1,133 @@
+"""Every error of the API as one shape: `{"error": {code, message, remedy, field, details}}`.
+
+`docs/api-errors.md` lists the codes; a test compares that list with this code base.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.http import Http404
+from pydantic import BaseModel, ValidationError
+from rest_framework import exceptions
+from rest_framework.response import Response
+
+from finetune_hub.artifacts.manifest import ArtifactError
+from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.training import TrainingSpec
+
+log = logging.getLogger(__name__)
+
+# What Django REST framework raises by itself → our code and what the client can do. The message is its own.
+_REMEDIES: dict[type[exceptions.APIException], tuple[str, str]] = {
+    exceptions.ParseError: ("invalid_body", "Send valid JSON, or valid multipart form data for an upload."),
+    exceptions.NotAuthenticated: ("not_authenticated", "Send the header `Authorization: Bearer <token>`."),
+    exceptions.AuthenticationFailed: ("invalid_token", "Make a new token, then `finetune-hub login`."),
+    exceptions.PermissionDenied: ("forbidden", "Ask an admin of the team to make you a member of it."),
+    exceptions.NotFound: ("not_found", "Check the address and the id; the token sees only its own team's."),
+    exceptions.MethodNotAllowed: ("method_not_allowed", "See `/api/schema` for the methods of this address."),
+    exceptions.UnsupportedMediaType: ("unsupported_media_type", "See `/api/schema` for what this address reads."),
+    exceptions.Throttled: ("too_many_requests", "Wait, then try again; `Retry-After` says how many seconds."),
+}
+_MESSAGES: dict[type[exceptions.APIException], str] = {
+    exceptions.NotAuthenticated: "This address needs a token.",
+    exceptions.AuthenticationFailed: "The token is unknown, expired or revoked, or its user has left the team.",
+    exceptions.PermissionDenied: "A viewer may look, but not submit or change anything.",
+    exceptions.NotFound: "There is nothing here.",
+}
+
+
+def render_error(error: Exception, context: dict[str, Any]) -> Response:
+    """The exception as a response. DRF's exception handler; also adds the headers that an error calls for."""
+    refusal = as_refusal(error)
+    if refusal is None:
+        request_id = getattr(context["view"], "request_id", "unknown")
+        log.error("request %s failed", request_id, exc_info=error)
+        refusal = Refusal(
+            "internal",
+            f"The service failed. It logged why under the request id {request_id}.",
+            "Try again; if it stays, give the request id to whoever runs the service.",
+            status=500,
+        )
+    headers = {}
+    if challenge := getattr(error, "auth_header", None):
+        headers["WWW-Authenticate"] = challenge
+    if wait := getattr(error, "wait", None):
+        headers["Retry-After"] = f"{wait:.0f}"
+    return Response(error_body(refusal), status=refusal.status, headers=headers)
+
+
+def error_body(refusal: Refusal) -> dict[str, Any]:
+    return {
+        "error": {
+            "code": refusal.code,
+            "message": refusal.message,
+            "remedy": refusal.remedy,
+            "field": refusal.field,
+            "details": refusal.details,
+        }
+    }
+
+
+def as_refusal(error: Exception) -> Refusal | None:
+    """The refusal that an exception amounts to; None for one that nobody foresaw."""
+    match error:
+        case Refusal():
+            return error
+        case ValidationError():
+            return refuse_document(error, "invalid_spec")
+        case ArtifactError():
+            log.error("artifact store: %s", error)
+            return Refusal(
+                "artifact_unavailable",
+                "The artifact store did not give the file.",
+                "Try again; if it stays, ask whoever runs the artifact store.",
+                status=503,
+            )
+        case Http404():
+            return as_refusal(exceptions.NotFound())
+        case PermissionDenied():
+            return as_refusal(exceptions.PermissionDenied())
+        case exceptions.APIException():
+            code, remedy = next(
+                (entry for kind, entry in _REMEDIES.items() if isinstance(error, kind)),
+                ("invalid_request", "See `/api/schema` for what this address expects."),
+            )
+            message = _MESSAGES.get(type(error), str(error.detail))
+            return Refusal(code, message, remedy, status=error.status_code)
+    return None
+
+
+def refuse_document(error: ValidationError, code: str) -> Refusal:
+    """The refusal of a document that does not fit its model, with an entry in `details` for each defect."""
+    details = list(_defects(error))
+    first, more = details[0], len(details) - 1
+    rest = f" ({more} more {'error' if more == 1 else 'errors'} below.)" if more else ""
+    field = ".".join(map(str, first["loc"])) or None
+    place = f"`{field}`: " if field else ""
+    return Refusal(code, f"{place}{first['message']}.{rest}", first["remedy"], field=field, details=details)
+
+
+def _defects(error: ValidationError) -> Iterator[dict[str, Any]]:
+    for defect in error.errors(include_url=False, include_context=False):
+        message, remedy = defect["msg"].removeprefix("Value error, "), "Give it a value that fits."
+        if defect["type"] == "extra_forbidden":
+            nearest = difflib.get_close_matches(str(defect["loc"][-1]), _field_names(TrainingSpec), n=1)
+            message = "there is no such field"
+            remedy = (
+                f"Did you mean `{nearest[0]}`?" if nearest else "Leave it out, or see `/api/schema` for the fields."
+            )
+        elif defect["type"] == "missing":
+            message, remedy = "is required", "Add it."
+        yield {"loc": list(defect["loc"]), "message": message[:1].lower() + message[1:], "remedy": remedy}
+
+
+def _field_names(model: type[BaseModel]) -> list[str]:
+    """The names of all fields of the model and of its parts."""
+    schema = model.model_json_schema()
+    parts = [schema, *schema.get("$defs", {}).values()]
+    return sorted({name for part in parts for name in part.get("properties", {})})

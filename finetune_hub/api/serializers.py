@@ -1,0 +1,398 @@
+"""What the API answers: one serializer a noun, and a longer one where a single row shows more than a list's line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from finetune_hub.accounts.models import ApiToken, Role
+from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion
+from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.jobs.models import Attempt, Job, JobDataset, JobEvent, JobState, MetricPoint
+from finetune_hub.registry.downloads import artifact_url
+from finetune_hub.registry.models import Adapter, AdapterVersion
+
+
+class ErrorSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField(help_text="For programs; docs/api-errors.md lists them.")
+    message = serializers.CharField()
+    remedy = serializers.CharField(help_text="What to do about it.")
+    field = serializers.CharField(allow_null=True, help_text="What part of the request it is about.")
+    details = serializers.ListField(child=serializers.DictField(), help_text="One entry for each defect.")
+
+
+class ErrorBodySerializer(serializers.Serializer[Any]):
+    error = ErrorSerializer()
+
+
+class HealthSerializer(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(choices=["ok"])
+
+
+class MeSerializer(serializers.ModelSerializer[ApiToken]):
+    """Who a token is, and where it acts."""
+
+    user = serializers.CharField(source="user.username")
+    team = serializers.CharField(source="team.slug")
+    role = serializers.ChoiceField(choices=Role.choices)
+
+    class Meta:
+        model = ApiToken
+        fields = ["user", "team", "role", "name", "expires_at"]
+
+
+class FileSerializer(serializers.Serializer[Any]):
+    path = serializers.CharField()
+    size_bytes = serializers.IntegerField()
+    sha256 = serializers.CharField()
+
+
+# ---- catalog
+
+
+class DatasetVersionSerializer(serializers.ModelSerializer[DatasetVersion]):
+    class Meta:
+        model = DatasetVersion
+        fields = ["number", "sha256", "size_bytes", "row_count", "created_at"]
+
+
+class DatasetSerializer(serializers.ModelSerializer[Dataset]):
+    newest_number = serializers.IntegerField(allow_null=True)
+    newest_row_count = serializers.IntegerField(allow_null=True)
+    newest_size_bytes = serializers.IntegerField(allow_null=True)
+    newest_created_at = serializers.DateTimeField(allow_null=True)
+
+    class Meta:
+        model = Dataset
+        fields = [
+            "id",
+            "name",
+            "created_at",
+            "newest_number",
+            "newest_row_count",
+            "newest_size_bytes",
+            "newest_created_at",
+        ]
+
+
+class DatasetDetailSerializer(serializers.ModelSerializer[Dataset]):
+    created_by = serializers.CharField(source="created_by.username")
+    versions = DatasetVersionSerializer(many=True)
+
+    class Meta:
+        model = Dataset
+        fields = ["id", "name", "created_at", "created_by", "versions"]
+
+
+class AddedVersionSerializer(serializers.ModelSerializer[DatasetVersion]):
+    """The version that an upload is, new or known."""
+
+    id = serializers.CharField(source="dataset.id")
+    name = serializers.CharField(source="dataset.name")
+
+    class Meta:
+        model = DatasetVersion
+        fields = ["id", "name", "number", "sha256", "size_bytes", "row_count", "created_at"]
+
+
+class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
+    class Meta:
+        model = BaseModel
+        fields = ["id", "name", "source", "license", "state", "revision", "created_at"]
+
+
+class BaseModelDetailSerializer(BaseModelSerializer):
+    files = FileSerializer(many=True)
+    artifact_url = serializers.SerializerMethodField(
+        help_text="Where the files lie in the artifact store; null: nowhere yet."
+    )
+    facts = serializers.DictField()
+
+    class Meta(BaseModelSerializer.Meta):
+        fields = [*BaseModelSerializer.Meta.fields, "facts", "files", "artifact_url"]
+
+    def get_artifact_url(self, base_model: BaseModel) -> str | None:
+        return artifact_url(base_model.artifact_prefix) if base_model.artifact_prefix else None
+
+
+class ImportedBaseModelSerializer(BaseModelSerializer):
+    job_id = serializers.CharField(help_text="The job that imports it.")
+
+    class Meta(BaseModelSerializer.Meta):
+        fields = [*BaseModelSerializer.Meta.fields, "job_id"]
+
+
+# ---- jobs
+
+
+class FailureSerializer(serializers.Serializer[Job]):
+    failure_class = serializers.CharField(help_text="bad_config, bad_data, out_of_memory, diverged, …")
+    message = serializers.CharField(source="failure_message")
+    remedy = serializers.CharField(source="failure_remedy")
+
+
+class JobSerializer(serializers.ModelSerializer[Job]):
+    created_by = serializers.CharField(source="created_by.username")
+    base_model = serializers.CharField(source="base_model.name")
+    state = serializers.ChoiceField(choices=JobState.choices)
+    failure = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Job
+        fields = [
+            "id",
+            "kind",
+            "state",
+            "desired_state",
+            "base_model",
+            "created_by",
+            "created_at",
+            "started_at",
+            "finished_at",
+            "waiting_reason",
+            "step",
+            "total_steps",
+            "progress_unit",
+            "eta_seconds",
+            "failure",
+        ]
+
+    @extend_schema_field(FailureSerializer(allow_null=True))
+    def get_failure(self, job: Job) -> dict[str, Any] | None:
+        return dict(FailureSerializer(job).data) if job.failure_class else None
+
+
+class JobDatasetSerializer(serializers.ModelSerializer[JobDataset]):
+    id = serializers.CharField(source="dataset_version.dataset_id")
+    name = serializers.CharField(source="dataset_version.dataset.name")
+    version = serializers.IntegerField(source="dataset_version.number")
+
+    class Meta:
+        model = JobDataset
+        fields = ["id", "name", "version", "weight"]
+
+
+class AttemptSerializer(serializers.ModelSerializer[Attempt]):
+    worker = serializers.CharField(source="worker.name")
+    devices: Any = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)
+
+    class Meta:
+        model = Attempt
+        fields = [
+            "number",
+            "state",
+            "worker",
+            "devices",
+            "assigned_at",
+            "started_at",
+            "finished_at",
+            "resumed_from_step",
+            "failure_class",
+            "failure_message",
+        ]
+
+
+class VersionReferenceSerializer(serializers.ModelSerializer[AdapterVersion]):
+    """Which version of which adapter."""
+
+    adapter_id = serializers.CharField()
+    name = serializers.CharField(source="adapter.name")
+    version = serializers.IntegerField(source="number")
+
+    class Meta:
+        model = AdapterVersion
+        fields = ["adapter_id", "name", "version"]
+
+
+class JobDetailSerializer(JobSerializer):
+    datasets = JobDatasetSerializer(source="job_datasets", many=True)
+    attempts = AttemptSerializer(many=True)
+    evaluates = VersionReferenceSerializer(source="adapter_version", allow_null=True)
+    published = serializers.SerializerMethodField(help_text="The adapter version that the job made; null: none yet.")
+    spec = serializers.DictField()
+    result = serializers.DictField(allow_null=True, help_text="What the engine reported at the end.")
+
+    class Meta(JobSerializer.Meta):
+        fields = [*JobSerializer.Meta.fields, "datasets", "attempts", "evaluates", "published", "spec", "result"]
+
+    @extend_schema_field(VersionReferenceSerializer(allow_null=True))
+    def get_published(self, job: Job) -> dict[str, Any] | None:
+        publications = list(job.publications.all())
+        return dict(VersionReferenceSerializer(publications[0].adapter_version).data) if publications else None
+
+
+class JobEventSerializer(serializers.ModelSerializer[JobEvent]):
+    level = serializers.ChoiceField(choices=["info", "warn", "error"])
+
+    class Meta:
+        model = JobEvent
+        fields = ["number", "created_at", "level", "message"]
+
+
+class MetricPointSerializer(serializers.ModelSerializer[MetricPoint]):
+    class Meta:
+        model = MetricPoint
+        fields = [
+            "step",
+            "epoch",
+            "loss",
+            "learning_rate",
+            "grad_norm",
+            "tokens",
+            "supervised_tokens",
+            "seconds",
+            "peak_memory_bytes",
+        ]
+
+
+class LogSerializer(serializers.Serializer[Any]):
+    attempt = serializers.IntegerField(allow_null=True, help_text="null: the job has not run yet.")
+    text = serializers.CharField(help_text="The last part of what the engine printed.")
+
+
+# ---- registry
+
+
+class AdapterSerializer(serializers.ModelSerializer[Adapter]):
+    base_model = serializers.CharField(source="base_model.name")
+    newest_number = serializers.IntegerField()
+    newest_created_at = serializers.DateTimeField()
+    newest_method = serializers.CharField()
+    newest_size_bytes = serializers.IntegerField()
+
+    class Meta:
+        model = Adapter
+        fields = [
+            "id",
+            "name",
+            "base_model",
+            "created_at",
+            "newest_number",
+            "newest_created_at",
+            "newest_method",
+            "newest_size_bytes",
+        ]
+
+
+class AdapterVersionSerializer(serializers.ModelSerializer[AdapterVersion]):
+    class Meta:
+        model = AdapterVersion
+        fields = ["number", "method", "step", "size_bytes", "created_at"]
+
+
+class AdapterDetailSerializer(serializers.ModelSerializer[Adapter]):
+    base_model = serializers.CharField(source="base_model.name")
+    versions = AdapterVersionSerializer(many=True)
+
+    class Meta:
+        model = Adapter
+        fields = ["id", "name", "base_model", "created_at", "versions"]
+
+
+class OriginSerializer(serializers.Serializer[Any]):
+    """One thing that an adapter version was made from."""
+
+    kind = serializers.ChoiceField(choices=["base_model", "dataset", "adapter"])
+    id = serializers.CharField()
+    name = serializers.CharField()
+    version = serializers.IntegerField(allow_null=True)
+
+
+class AdapterVersionDetailSerializer(serializers.ModelSerializer[AdapterVersion]):
+    adapter_id = serializers.CharField()
+    name = serializers.CharField(source="adapter.name")
+    base_model = serializers.CharField(source="adapter.base_model.name")
+    job_id = serializers.SerializerMethodField(help_text="The job that published it.")
+    files = FileSerializer(many=True)
+    lineage = serializers.SerializerMethodField()
+    artifact_url = serializers.SerializerMethodField(help_text="Where the files lie in the artifact store.")
+    training_spec = serializers.DictField()
+    summary = serializers.DictField()
+    verification = serializers.DictField()
+
+    class Meta:
+        model = AdapterVersion
+        fields = [
+            "adapter_id",
+            "name",
+            "number",
+            "method",
+            "step",
+            "size_bytes",
+            "created_at",
+            "base_model",
+            "base_model_revision",
+            "chat_template_sha256",
+            "job_id",
+            "lineage",
+            "training_spec",
+            "summary",
+            "verification",
+            "artifact_url",
+            "files",
+        ]
+
+    def get_job_id(self, version: AdapterVersion) -> str | None:
+        publication = getattr(version, "publication", None)
+        return publication.job_id if publication else None
+
+    def get_artifact_url(self, version: AdapterVersion) -> str:
+        return artifact_url(version.artifact_prefix)
+
+    @extend_schema_field(OriginSerializer(many=True))
+    def get_lineage(self, version: AdapterVersion) -> list[dict[str, Any]]:
+        origins = []
+        for edge in version.lineage.all():
+            if edge.base_model:
+                origin: tuple[str, str, str, int | None] = (
+                    "base_model",
+                    edge.base_model.pk,
+                    edge.base_model.name,
+                    None,
+                )
+            elif edge.dataset_version:
+                dataset = edge.dataset_version.dataset
+                origin = ("dataset", dataset.pk, dataset.name, edge.dataset_version.number)
+            else:
+                assert edge.parent is not None  # The database sees to it that an edge has one origin.
+                origin = ("adapter", edge.parent.adapter_id, edge.parent.adapter.name, edge.parent.number)
+            origins.append(dict(zip(("kind", "id", "name", "version"), origin, strict=True)))
+        return origins
+
+
+# ---- fleet
+
+
+class DeviceSerializer(serializers.ModelSerializer[Device]):
+    class Meta:
+        model = Device
+        fields = ["index", "kind", "name", "memory_bytes", "present"]
+
+
+class WorkerSerializer(serializers.ModelSerializer[Worker]):
+    health = serializers.SerializerMethodField()
+    health_reason = serializers.SerializerMethodField()
+    devices = DeviceSerializer(many=True)
+
+    class Meta:
+        model = Worker
+        fields = [
+            "name",
+            "hostname",
+            "version",
+            "health",
+            "health_reason",
+            "cordoned",
+            "heartbeat_at",
+            "canary_at",
+            "devices",
+        ]
+
+    @extend_schema_field(serializers.ChoiceField(choices=["healthy", "cordoned", "unhealthy", "offline"]))
+    def get_health(self, worker: Worker) -> str:
+        return worker.health()[0]
+
+    def get_health_reason(self, worker: Worker) -> str:
+        return worker.health()[1]

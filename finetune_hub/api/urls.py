@@ -1,0 +1,49 @@
+"""The API's addresses, below `/api/`."""
+
+from __future__ import annotations
+
+from django.urls import URLPattern, path, re_path, register_converter
+
+from finetune_hub.api.views import adapters, base_models, datasets, jobs, service
+
+
+class PublicId:
+    """An id such as `ftjob-7k2m…`; anything else is an address that does not exist."""
+
+    regex = r"[a-z]+-[a-z0-9]{1,34}"
+
+    def to_python(self, value: str) -> str:
+        return value
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
+register_converter(PublicId, "id")
+
+app_name = "api"
+urlpatterns: list[URLPattern] = [
+    path("datasets", datasets.Datasets.as_view(), name="datasets"),
+    path("datasets/<id:id>", datasets.OneDataset.as_view(), name="dataset"),
+    path("base-models", base_models.BaseModels.as_view(), name="base-models"),
+    path("base-models/<id:id>", base_models.OneBaseModel.as_view(), name="base-model"),
+    path("jobs", jobs.Jobs.as_view(), name="jobs"),
+    path("jobs/<id:id>", jobs.OneJob.as_view(), name="job"),
+    path("jobs/<id:id>/cancel", jobs.CancelJob.as_view(), name="job-cancel"),
+    path("jobs/<id:id>/events", jobs.JobEvents.as_view(), name="job-events"),
+    path("jobs/<id:id>/metrics", jobs.JobMetrics.as_view(), name="job-metrics"),
+    path("jobs/<id:id>/log", jobs.JobLog.as_view(), name="job-log"),
+    path("evaluations", jobs.Evaluations.as_view(), name="evaluations"),
+    path("adapters", adapters.Adapters.as_view(), name="adapters"),
+    path("adapters/<id:id>", adapters.OneAdapter.as_view(), name="adapter"),
+    path("adapters/<id:id>/versions/<int:number>", adapters.OneAdapterVersion.as_view(), name="adapter-version"),
+    path(
+        "adapters/<id:id>/versions/<int:number>/files/<path:path>", adapters.AdapterFiles.as_view(), name="adapter-file"
+    ),
+    path("adapters/<id:id>/versions/<int:number>/archive", adapters.AdapterArchive.as_view(), name="adapter-archive"),
+    path("workers", service.Workers.as_view(), name="workers"),
+    path("me", service.Me.as_view(), name="me"),
+    path("health", service.Health.as_view(), name="health"),
+    path("schema", service.Schema.as_view(), name="schema"),
+    re_path(r"^.*$", service.UnknownAddress.as_view()),
+]

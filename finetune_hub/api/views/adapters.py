@@ -1,0 +1,93 @@
+"""Adapters: list, look at one and at its versions, download a file or the whole."""
+
+from __future__ import annotations
+
+from django.db.models import QuerySet
+from django.http import StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from finetune_hub.api.authentication import team_of
+from finetune_hub.api.lookups import get_row, named
+from finetune_hub.api.paging import page_of
+from finetune_hub.api.serializers import AdapterDetailSerializer, AdapterSerializer, AdapterVersionDetailSerializer
+from finetune_hub.api.views.hub_view import NAME_PARAMETER, PAGE_PARAMETERS, HubView, errors
+from finetune_hub.registry.downloads import (
+    find_file,
+    stream_file,
+    stream_zip,
+    streaming_response,
+    zip_name,
+    zip_size_bytes,
+)
+from finetune_hub.registry.models import Adapter, AdapterVersion
+
+
+class Adapters(HubView):
+    @extend_schema(
+        operation_id="list_adapters",
+        parameters=[*PAGE_PARAMETERS, NAME_PARAMETER],
+        responses={200: page_of(AdapterSerializer), **errors(401, 422)},
+    )
+    def get(self, request: Request) -> Response:
+        """The team's adapters, each with its newest version's facts."""
+        return self.page(named(Adapter.objects.of_team(team_of(request)).for_list(), request), AdapterSerializer)
+
+
+class OneAdapter(HubView):
+    @extend_schema(operation_id="get_adapter", responses={200: AdapterDetailSerializer, **errors(401, 404)})
+    def get(self, request: Request, id: str) -> Response:  # noqa: A002
+        """One adapter with all its versions."""
+        adapters = Adapter.objects.of_team(team_of(request)).select_related("base_model").prefetch_related("versions")
+        return Response(AdapterDetailSerializer(get_row(adapters, pk=id)).data)
+
+
+class OneAdapterVersion(HubView):
+    @extend_schema(
+        operation_id="get_adapter_version", responses={200: AdapterVersionDetailSerializer, **errors(401, 404)}
+    )
+    def get(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
+        """One version: its files with their SHA-256, what it was made from, and how its reload compared (P5)."""
+        versions = AdapterVersion.objects.select_related("adapter__base_model", "publication").prefetch_related(
+            "files", "lineage__base_model", "lineage__dataset_version__dataset", "lineage__parent__adapter"
+        )
+        return Response(AdapterVersionDetailSerializer(get_version(request, id, number, versions)).data)
+
+
+class AdapterFiles(HubView):
+    @extend_schema(
+        operation_id="download_adapter_file",
+        responses={(200, "application/octet-stream"): OpenApiTypes.BINARY, **errors(401, 404, 422, 503)},
+    )
+    def get(self, request: Request, id: str, number: int, path: str) -> StreamingHttpResponse:  # noqa: A002
+        """The bytes of one file. `ETag` is its SHA-256."""
+        version = get_version(request, id, number)
+        file = find_file(version, path)
+        response = streaming_response(
+            request._request, stream_file(version, path), filename=path.rsplit("/", 1)[-1], size_bytes=file.size_bytes
+        )
+        response["ETag"] = f'"{file.sha256}"'
+        return response
+
+
+class AdapterArchive(HubView):
+    @extend_schema(
+        operation_id="download_adapter",
+        responses={(200, "application/zip"): OpenApiTypes.BINARY, **errors(401, 404, 503)},
+    )
+    def get(self, request: Request, id: str, number: int) -> StreamingHttpResponse:  # noqa: A002
+        """All files of the version as one zip."""
+        version = get_version(request, id, number)
+        return streaming_response(
+            request._request, stream_zip(version), filename=zip_name(version), size_bytes=zip_size_bytes(version)
+        )
+
+
+def get_version(
+    request: Request, adapter_id: str, number: int, versions: QuerySet[AdapterVersion] | None = None
+) -> AdapterVersion:
+    """The version of the team's adapter, or 404."""
+    versions = AdapterVersion.objects.select_related("adapter") if versions is None else versions
+    return get_row(versions, adapter__team=team_of(request), adapter_id=adapter_id, number=number)

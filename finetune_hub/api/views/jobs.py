@@ -1,0 +1,153 @@
+"""Jobs: submit, list, watch, cancel; and evaluations, which are jobs too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.models import Prefetch, QuerySet
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
+
+from finetune_hub.accounts.models import Team
+from finetune_hub.api.authentication import team_of, user_of
+from finetune_hub.api.bodies import Evaluation, idempotency_key_of, read_body, whole_number
+from finetune_hub.api.lookups import find_adapter_version, get_row
+from finetune_hub.api.paging import page_of, part_of
+from finetune_hub.api.serializers import (
+    JobDetailSerializer,
+    JobEventSerializer,
+    JobSerializer,
+    LogSerializer,
+    MetricPointSerializer,
+)
+from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
+from finetune_hub.jobs.actions import cancel_job, submit_evaluation, submit_training
+from finetune_hub.jobs.models import Attempt, Job, MetricPoint, Publication
+from finetune_hub.spec.training import TrainingSpec
+
+AFTER = OpenApiParameter("after", int, description="Only what comes after this number; 0 from the beginning.")
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key",
+    str,
+    OpenApiParameter.HEADER,
+    description="The same key again answers with the job that it made the first time, with status 200.",
+)
+MAX_ROWS = 1000
+
+
+class Jobs(HubView):
+    @extend_schema(
+        operation_id="list_jobs",
+        parameters=PAGE_PARAMETERS,
+        responses={200: page_of(JobSerializer), **errors(401, 422)},
+    )
+    def get(self, request: Request) -> Response:
+        """The team's jobs of every kind."""
+        return self.page(Job.objects.of_team(team_of(request)).for_list(), JobSerializer)
+
+    @extend_schema(
+        operation_id="submit_job",
+        request=TrainingSpec,
+        parameters=[IDEMPOTENCY_KEY],
+        responses={201: JobDetailSerializer, 200: JobDetailSerializer, **errors(400, 401, 403, 409, 415, 422)},
+    )
+    def post(self, request: Request) -> Response:
+        """Submit a training. 201: a new job; 200: the job that this idempotency key made before."""
+        team, key = team_of(request), idempotency_key_of(request)
+        spec = read_body(request, TrainingSpec, code="invalid_spec")
+        known = key is not None and Job.objects.of_team(team).filter(idempotency_key=key).exists()
+        job = submit_training(team, user_of(request), spec, idempotency_key=key)
+        return Response(job_detail(team, job.pk), status=200 if known else 201)
+
+
+class Evaluations(HubView):
+    @extend_schema(
+        operation_id="submit_evaluation",
+        request=Evaluation,
+        responses={201: JobDetailSerializer, **errors(400, 401, 403, 415, 422)},
+    )
+    def post(self, request: Request) -> Response:
+        """Answer a dataset's rows with and without an adapter, and count exact matches. `result` holds the counts."""
+        team, body = team_of(request), read_body(request, Evaluation)
+        job = submit_evaluation(
+            team,
+            user_of(request),
+            adapter_version=find_adapter_version(team, body.adapter, body.adapter_version),
+            dataset=body.dataset,
+            max_rows=body.max_rows,
+            max_new_tokens=body.max_new_tokens,
+        )
+        return Response(job_detail(team, job.pk), status=201)
+
+
+class OneJob(HubView):
+    @extend_schema(operation_id="get_job", responses={200: JobDetailSerializer, **errors(401, 404)})
+    def get(self, request: Request, id: str) -> Response:  # noqa: A002
+        """One job with its attempts, what it published and its result."""
+        return Response(job_detail(team_of(request), id))
+
+
+class CancelJob(HubView):
+    @extend_schema(
+        operation_id="cancel_job", request=None, responses={200: JobDetailSerializer, **errors(401, 403, 404)}
+    )
+    def post(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Ask the job to end. A running trainer writes a checkpoint first; a second request changes nothing."""
+        team = team_of(request)
+        cancel_job(get_row(Job.objects.of_team(team), pk=id).pk, user_of(request))
+        return Response(job_detail(team, id))
+
+
+class JobEvents(HubView):
+    @extend_schema(
+        operation_id="list_job_events",
+        parameters=[AFTER],
+        responses={200: part_of(JobEventSerializer), **errors(401, 404, 422)},
+    )
+    def get(self, request: Request, id: str) -> Response:  # noqa: A002
+        """What happened to the job, numbered without gaps, oldest first."""
+        job = get_row(Job.objects.of_team(team_of(request)), pk=id)
+        events = job.events.filter(number__gt=whole_number(request, "after", default=0)).order_by("number")
+        return first_part(events, JobEventSerializer, "number")
+
+
+class JobMetrics(HubView):
+    @extend_schema(
+        operation_id="list_job_metrics",
+        parameters=[AFTER],
+        responses={200: part_of(MetricPointSerializer), **errors(401, 404, 422)},
+    )
+    def get(self, request: Request, id: str) -> Response:  # noqa: A002
+        """The loss curve, one point a step; where a resumed attempt repeated a step, the newest stands."""
+        job = get_row(Job.objects.of_team(team_of(request)), pk=id)
+        after = whole_number(request, "after", default=0)
+        return first_part(MetricPoint.objects.curve_of(job).filter(step__gt=after), MetricPointSerializer, "step")
+
+
+class JobLog(HubView):
+    @extend_schema(operation_id="get_job_log", responses={200: LogSerializer, **errors(401, 404)})
+    def get(self, request: Request, id: str) -> Response:  # noqa: A002
+        """The end of what the newest attempt's engine printed."""
+        job = get_row(Job.objects.of_team(team_of(request)), pk=id)
+        attempt = job.attempts.first()
+        return Response({"attempt": attempt and attempt.number, "text": attempt.log_tail if attempt else ""})
+
+
+def job_detail(team: Team, job_id: str) -> dict[str, Any]:
+    """The job as `JobDetailSerializer` shows it, in a fixed number of queries; 404 outside the team."""
+    jobs = Job.objects.of_team(team).select_related("base_model", "created_by", "adapter_version__adapter")
+    jobs = jobs.prefetch_related(
+        "job_datasets__dataset_version__dataset",
+        Prefetch("attempts", Attempt.objects.select_related("worker").prefetch_related("devices").defer("log_tail")),
+        Prefetch("publications", Publication.objects.select_related("adapter_version__adapter")),
+    )
+    return dict(JobDetailSerializer(get_row(jobs, pk=job_id)).data)
+
+
+def first_part(rows: QuerySet[Any], serializer: type[BaseSerializer[Any]], number: str) -> Response:
+    """The first rows, and the number after which the next part begins."""
+    part = list(rows[: MAX_ROWS + 1])
+    following = getattr(part[MAX_ROWS - 1], number) if len(part) > MAX_ROWS else None
+    return Response({"data": serializer(part[:MAX_ROWS], many=True).data, "next": following})

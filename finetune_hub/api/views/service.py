@@ -1,0 +1,89 @@
+"""The service itself: who I am, the workers, the schema, whether it answers at all, and addresses that do not exist."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from django.http import Http404
+from drf_spectacular.utils import extend_schema
+from drf_spectacular.views import SpectacularAPIView
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from finetune_hub.accounts.models import ApiToken, Membership
+from finetune_hub.api.authentication import team_of, user_of
+from finetune_hub.api.paging import page_of
+from finetune_hub.api.serializers import HealthSerializer, MeSerializer, WorkerSerializer
+from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
+from finetune_hub.fleet.models import Worker
+
+
+class Me(HubView):
+    @extend_schema(operation_id="get_me", responses={200: MeSerializer, **errors(401)})
+    def get(self, request: Request) -> Response:
+        """The token's user, team and role."""
+        token = cast(ApiToken, request.auth)
+        membership = Membership.objects.get(user=user_of(request), team=team_of(request))
+        return Response(
+            {
+                "user": user_of(request).username,
+                "team": team_of(request).slug,
+                "role": membership.role,
+                "name": token.name,
+                "expires_at": token.expires_at,
+            }
+        )
+
+
+class Workers(HubView):
+    @extend_schema(
+        operation_id="list_workers",
+        parameters=PAGE_PARAMETERS,
+        responses={200: page_of(WorkerSerializer), **errors(401, 422)},
+    )
+    def get(self, request: Request) -> Response:
+        """The workers, which all teams share, with their health and devices."""
+        return self.page(Worker.objects.with_health().prefetch_related("devices"), WorkerSerializer, by="registered_at")
+
+
+class Health(HubView):
+    authentication_classes = []
+    permission_classes = []
+
+    @extend_schema(operation_id="get_health", auth=[], responses={200: HealthSerializer})
+    def get(self, request: Request) -> Response:
+        """Whether the web process answers; it says no more than that."""
+        return Response({"status": "ok"})
+
+
+class Schema(SpectacularAPIView):
+    """The OpenAPI schema. It is public: it holds no data, and client generators have no token."""
+
+    authentication_classes = []
+    permission_classes = []
+    custom_settings = {
+        "OAS_VERSION": "3.1.1",  # As pydantic's JSON schemas are.
+        "ENUM_NAME_OVERRIDES": {
+            "JobState": "finetune_hub.jobs.models.JobState",
+            "AttemptState": "finetune_hub.jobs.models.AttemptState",
+            "BaseModelState": "finetune_hub.catalog.models.BaseModelState",
+            "JobKind": "finetune_hub.jobs.models.JobKind",
+            "DeviceKind": "finetune_hub.fleet.models.DeviceKind",
+        },
+    }
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return cast(Response, super().get(request, *args, **kwargs))  # type: ignore[no-untyped-call]
+
+
+class UnknownAddress(HubView):
+    """Below `/api/`, an address that does not exist answers in JSON too."""
+
+    authentication_classes = []
+    permission_classes = []
+
+    @extend_schema(exclude=True)
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        raise Http404
