@@ -1,0 +1,114 @@
+"""`finetune-hub`: the command line. This module imports no command: each loads when it is called.
+
+To add a command, add a line to COMMANDS: its name, where it is, and its line in `--help`. "Where" names either a
+function (one command; its parameters are typer's) or a `typer.Typer` made by `style.new_group` (a group of commands).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+from finetune_hub.cli import style
+
+
+class LazyCommand(NamedTuple):
+    """A command that is not imported yet."""
+
+    where: str  # "module:attribute"
+    summary: str
+
+
+# In the order of `--help`.
+COMMANDS = {
+    "up": LazyCommand("finetune_hub.cli.up:up", "Run the whole hub on this machine."),
+    "status": LazyCommand("finetune_hub.cli.up:status", "Show what runs on this machine."),
+    "down": LazyCommand("finetune_hub.cli.up:down", "Stop the hub on this machine."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Lists COMMANDS without importing them, and imports the one that is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return load_command(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.summary) for name, command in COMMANDS.items()])
+
+
+@functools.cache
+def load_command(name: str) -> Any:
+    """Import a command of COMMANDS: typer's form of a function or a group.
+
+    Raises:
+        CommandError: it needs a package that a client's installation does not bring.
+    """
+    lazy = COMMANDS[name]
+    module_name, _, attribute = lazy.where.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("finetune_hub"):
+            raise
+        raise style.CommandError(
+            f"`finetune-hub {name}` needs the package {error.name}, which is not installed here.",
+            'Install the whole hub with `pip install "finetune_hub[all]"`.',
+        ) from error
+    if isinstance(found, typer.Typer):
+        command = typer.main.get_command(found)
+    else:
+        single = style.new_group(lazy.summary)
+        single.command(name)(found)
+        command = typer.main.get_command(single)
+    command.name = name
+    return command
+
+
+app = typer.Typer(
+    cls=LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("finetune_hub"))
+        raise typer.Exit
+
+
+@app.callback()
+def finetune_hub(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Fine-tune language models on your own GPUs."""
+
+
+def main() -> None:
+    """The entry point: errors that a user can mend come out as a sentence and a remedy."""
+    from finetune_hub.embedded.errors import EmbeddedError
+
+    try:
+        app()
+    except style.CommandError as error:
+        style.fail(error.problem, error.remedy, exit_code=error.exit_code)
+    except EmbeddedError as error:
+        style.fail(error.problem, error.remedy)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""How the command line looks: calm, plain where nobody watches, errors on stderr in one sentence and a remedy.
+
+rich is imported when the first line is printed, so that `--help` does without.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked."""
+
+    def __init__(self, problem: str, remedy: str = "", *, exit_code: int = 1) -> None:
+        super().__init__(f"{problem} {remedy}".strip())
+        self.problem = problem
+        self.remedy = remedy
+        self.exit_code = exit_code
+
+
+def new_group(summary: str) -> typer.Typer:
+    """An empty group of commands in the house's look: plain help, no tracebacks with local variables."""
+    return typer.Typer(
+        help=summary,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+
+
+@functools.cache
+def console() -> Console:
+    """Standard output: colours on a terminal, plain text elsewhere, never wrapped."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+def say(line: str = "") -> None:
+    """Print a line of rich markup. A terminal that was closed is no reason to fail."""
+    try:
+        console().print(line)
+    except OSError:
+        pass
+
+
+def tick(name: str, seconds: float) -> None:
+    """A part that is done, and how long it took."""
+    say(f"  [green]✓[/green] {name:<10} [dim]{seconds:5.1f} s[/dim]")
+
+
+def fail(problem: str, remedy: str = "", *, exit_code: int = 1) -> NoReturn:
+    """Say what is wrong and what to do, on stderr, and end."""
+    red, reset = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
+    print(f"{red}Error:{reset} {problem}", file=sys.stderr)
+    if remedy:
+        print(remedy, file=sys.stderr)
+    sys.exit(exit_code)
