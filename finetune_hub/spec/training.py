@@ -6,11 +6,11 @@ of the document; `upgrade` lifts older ones, so that a stored spec stays readabl
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SPEC_VERSION = 1
+SPEC_VERSION: Final = 1
 
 Name = Annotated[
     str,

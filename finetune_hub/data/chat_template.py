@@ -1,0 +1,332 @@
+"""Chat templates: from messages to token ids, and to the tokens that count in the loss.
+
+    text       = the model's Jinja template, rendered in a sandbox
+    input_ids  = tokenizer.json applied to the text
+    supervised = tokens that overlap an assistant's turn, its end token included
+
+Where a turn lies is told by the template's own `{% generation %}` tags. A template without them is rendered on the
+conversation's beginnings: what `messages[:i]` with the generation prompt leaves open is what turn i must say, so
+exactly what the model will have to produce when it is served. Needs no torch and no transformers; the test
+`tests/data/test_chat_template.py` pins ids and masks to transformers' `apply_chat_template`.
+Source: transformers, "Chat templates" (trim_blocks, lstrip_blocks, `tojson`, `raise_exception`, `strftime_now`).
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.ext
+from jinja2 import nodes
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from finetune_hub.data.chat_rows import Message, is_supervised
+
+Span = tuple[int, int]  # Characters [start, end).
+
+
+class InvalidChatTemplate(Exception):
+    """The base model's chat template or tokenizer cannot be used."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(f"{message} {remedy}")
+        self.message = message
+        self.remedy = remedy
+
+
+class UnrenderableRow(InvalidChatTemplate):
+    """The chat template refuses this conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """One conversation as the model sees it; both lists have a value a token."""
+
+    input_ids: list[int]
+    supervised: list[bool]
+    truncated_tokens: int = 0
+
+
+class ChatTemplate:
+    """A base model's chat template together with its tokenizer."""
+
+    def __init__(self, sources: dict[str, str], tokenizer: Tokenizer, special_tokens: dict[str, str]) -> None:
+        """
+        Args:
+            sources: Jinja texts by name; `default` is a must, `tool_use` serves rows with tools where it is there.
+            special_tokens: `eos_token`, `bos_token` and so on, as the templates call them.
+        """
+        self._tokenizer = tokenizer
+        self._special_tokens = special_tokens
+        self._environment, self._generation = _sandbox()
+        self._templates = {name: self._compile(source) for name, source in sources.items()}
+        self._marked = {name: _has_generation_tags(self._environment, source) for name, source in sources.items()}
+        self.sha256 = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
+        self._special_ids = {id_ for id_, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        eos_token = special_tokens.get("eos_token")
+        self.eos_token_id: int | None = None if eos_token is None else tokenizer.token_to_id(eos_token)
+        if self.eos_token_id is not None:
+            self._special_ids.add(self.eos_token_id)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> ChatTemplate:
+        """The template and tokenizer of a base model folder.
+
+        Raises:
+            InvalidChatTemplate: a file is missing or broken.
+        """
+        tokenizer_file = folder / "tokenizer.json"
+        if not tokenizer_file.is_file():
+            raise InvalidChatTemplate(
+                "The base model has no tokenizer.json.",
+                "Save its tokenizer with transformers' `save_pretrained` and import the model again.",
+            )
+        try:
+            tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        except Exception as broken:
+            raise InvalidChatTemplate(
+                f"The base model's tokenizer.json cannot be read ({broken}).", "Import the base model again."
+            ) from broken
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        settings = _read_settings(folder / "tokenizer_config.json")
+        return cls(_template_sources(folder, settings), tokenizer, _special_tokens(settings))
+
+    def render(self, messages: Sequence[Message], tools: list[Any] | None = None, *, generation_prompt: bool) -> str:
+        """The conversation as text; `generation_prompt` opens the assistant's next turn."""
+        return self._render(messages, tools, generation_prompt)[0]
+
+    def encode_prompt(self, messages: Sequence[Message], tools: list[Any] | None = None) -> list[int]:
+        """Ids of the conversation with the assistant's next turn opened: what generation starts from."""
+        text = self.render(messages, tools, generation_prompt=True)
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode(
+        self, messages: Sequence[Message], tools: list[Any] | None = None, max_seq_len: int | None = None
+    ) -> EncodedRow:
+        """Ids of a whole conversation and which of them are supervised.
+
+        Args:
+            max_seq_len: Tokens to keep; a longer row is cut at its end.
+
+        Raises:
+            UnrenderableRow: the template refuses the conversation.
+            InvalidChatTemplate: the assistant's turns cannot be found in what the template renders.
+        """
+        text, marked_spans = self._render(messages, tools, generation_prompt=False)
+        if self._marked[self._name_for(tools)]:
+            spans = _drop_weightless(messages, marked_spans)
+        else:
+            spans = self._spans_by_prefix(text, messages, tools)
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        ids, offsets = list(encoding.ids), list(encoding.offsets)
+        supervised = [False] * len(ids)
+        ends_open = False
+        for span in spans:
+            first, last = self._token_range(text, ids, offsets, span)
+            supervised[first:last] = [True] * (last - first)
+            ends_open = last > first and ids[last - 1] not in self._special_ids
+        if ends_open and is_supervised(messages[-1]):
+            last = len(supervised) - supervised[::-1].index(True)
+            ids, supervised = [*ids[:last], self._required_eos()], [*supervised[:last], True]
+        truncated = 0 if max_seq_len is None else max(0, len(ids) - max_seq_len)
+        return EncodedRow(ids[:max_seq_len], supervised[:max_seq_len], truncated)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, special tokens left out."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def stop_token_ids(self) -> list[int]:
+        """Ids that end an assistant's turn: what the template closes a turn with, and EOS."""
+        row = self.encode([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+        closing = {id_ for id_, counts in zip(row.input_ids, row.supervised, strict=True) if counts} & self._special_ids
+        return sorted(closing | ({self.eos_token_id} if self.eos_token_id is not None else set()))
+
+    def _compile(self, source: str) -> jinja2.Template:
+        try:
+            return self._environment.from_string(source)
+        except jinja2.TemplateError as broken:
+            raise InvalidChatTemplate(
+                f"The base model's chat template is not valid Jinja ({broken}).", "Mend it and import the model again."
+            ) from broken
+
+    def _name_for(self, tools: list[Any] | None) -> str:
+        return "tool_use" if tools and "tool_use" in self._templates else "default"
+
+    def _render(
+        self, messages: Sequence[Message], tools: list[Any] | None, generation_prompt: bool
+    ) -> tuple[str, list[Span]]:
+        """The text, and where the template's `{% generation %}` blocks lie in it."""
+        plain = [{key: value for key, value in m.items() if value is not None and key != "weight"} for m in messages]
+        variables = {**self._special_tokens, "messages": plain, "tools": tools, "documents": None}
+        template = self._templates[self._name_for(tools)]
+        try:
+            return self._generation.render(template, variables | {"add_generation_prompt": generation_prompt})
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, ArithmeticError) as refusal:
+            raise UnrenderableRow(
+                f"The chat template refuses the conversation ({refusal}).",
+                "Change the row's roles to what the base model's template expects.",
+            ) from refusal
+
+    def _spans_by_prefix(self, text: str, messages: Sequence[Message], tools: list[Any] | None) -> list[Span]:
+        spans = []
+        for index, message in enumerate(messages):
+            if not is_supervised(message):
+                continue
+            before = self.render(messages[:index], tools, generation_prompt=True)
+            through = (
+                text
+                if index == len(messages) - 1
+                else self.render(messages[: index + 1], tools, generation_prompt=False)
+            )
+            if not (text.startswith(before) and text.startswith(through) and len(before) <= len(through)):
+                raise InvalidChatTemplate(
+                    f"The chat template renders a conversation's beginning (up to message {index + 1}) otherwise than "
+                    "inside the whole, so the assistant's tokens cannot be told.",
+                    "Put {% generation %}…{% endgeneration %} around the assistant's turn in the template, "
+                    "or split the row so that only its last turn is supervised.",
+                )
+            spans.append((len(before), len(through)))
+        return spans
+
+    def _token_range(self, text: str, ids: list[int], offsets: list[Span], span: Span) -> Span:
+        """Tokens [first, last) of a span, without white space after its end token, with an end token just behind it."""
+        start, end = span
+        first = bisect.bisect_right(offsets, start, key=lambda offset: offset[1])
+        stripped = start + len(text[start:end].rstrip())
+        last = bisect.bisect_left(offsets, stripped, key=lambda offset: offset[0])
+        if last > first and ids[last - 1] in self._special_ids:
+            return first, last
+        last = max(first, bisect.bisect_left(offsets, end, key=lambda offset: offset[0]))
+        if last < len(ids) and ids[last] in self._special_ids and offsets[last][0] == end:
+            last += 1
+        elif end == len(text):  # The template leaves the turn open: EOS goes where its own white space began.
+            last = max(first, bisect.bisect_left(offsets, stripped, key=lambda offset: offset[0]))
+        return first, last
+
+    def _required_eos(self) -> int:
+        if self.eos_token_id is None:
+            raise InvalidChatTemplate(
+                "Neither the chat template nor the tokenizer has a token that ends the assistant's turn.",
+                "Name an `eos_token` in tokenizer_config.json and import the model again.",
+            )
+        return self.eos_token_id
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """`{% generation %}…{% endgeneration %}`: renders its body and notes where it lies."""
+
+    tags = {"generation"}
+
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self._blocks: list[str] = []
+        self._spans: list[Span] = []
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("note"), [], [], body).set_lineno(line)
+
+    def note(self, caller: Callable[[], str]) -> str:
+        """Called by the compiled template in place of the block."""
+        body = caller()
+        start = sum(map(len, self._blocks))
+        self._spans.append((start, start + len(body)))
+        return body
+
+    def render(self, template: jinja2.Template, variables: dict[str, Any]) -> tuple[str, list[Span]]:
+        """The template's text, and the spans of its generation blocks."""
+        self._blocks, self._spans = [], []
+        for block in template.generate(variables):
+            self._blocks.append(block)
+        return "".join(self._blocks), self._spans
+
+
+def _sandbox() -> tuple[ImmutableSandboxedEnvironment, _GenerationTag]:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
+    tag = environment.extensions[_GenerationTag.identifier]
+    assert isinstance(tag, _GenerationTag)
+    return environment, tag
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+    """Jinja's own filter escapes HTML characters, which a prompt must not."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+
+def _has_generation_tags(environment: jinja2.Environment, source: str) -> bool:
+    calls = environment.parse(source).find_all(nodes.ExtensionAttribute)
+    return any(call.name == "note" for call in calls)
+
+
+def _drop_weightless(messages: Sequence[Message], spans: list[Span]) -> list[Span]:
+    """The spans of the turns that count."""
+    turns = [is_supervised(message) for message in messages if message["role"] == "assistant"]
+    if all(turns):
+        return spans
+    if len(turns) != len(spans):
+        raise InvalidChatTemplate(
+            f"The chat template marks {len(spans)} generated parts for {len(turns)} assistant turns, so `weight` "
+            "cannot be honoured.",
+            "Leave `weight` out, or mark each turn once in the template.",
+        )
+    return [span for span, counts in zip(spans, turns, strict=True) if counts]
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as broken:
+        raise InvalidChatTemplate(
+            f"The base model's {path.name} is not JSON ({broken}).", "Import the base model again."
+        ) from broken
+    return settings if isinstance(settings, dict) else {}
+
+
+def _template_sources(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Templates by name. A chat_template.jinja beside the tokenizer wins over tokenizer_config.json."""
+    file = folder / "chat_template.jinja"
+    stored = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    if isinstance(stored, str):
+        return {"default": stored}
+    if isinstance(stored, list):
+        named = {entry["name"]: entry["template"] for entry in stored}
+        if "default" in named:
+            return named
+    raise InvalidChatTemplate(
+        "The base model has no chat template, so conversations cannot be turned into tokens.",
+        "Use its instruct or chat variant, or put a chat_template.jinja beside its tokenizer.json.",
+    )
+
+
+def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
+    tokens = {}
+    for name, value in settings.items():
+        content = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(content, str):
+            tokens[name] = content
+    return tokens

@@ -1,0 +1,168 @@
+"""`python -m finetune_hub.engine COMMAND FILE`: run one command as its JSON file says, and tell how it went.
+
+Exit status 0: `result.json` is there. 10: the last event is a `failure`. 20: it is `stopped` (SIGTERM).
+torch is imported only when a command starts, so `--help` and a bad file answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from finetune_hub.data.chat_rows import InvalidDataset
+from finetune_hub.engine.errors import BadData, EngineError, OutOfMemory, Stopped
+from finetune_hub.engine.events import EventLog, write_result
+from finetune_hub.spec import events, run
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, run, and turn every ending into an exit status."""
+    options = _parser().parse_args(arguments)
+    command = COMMANDS[options.command]
+    try:
+        document = command.document.model_validate_json(options.file.read_bytes())
+    except (OSError, ValidationError) as broken:
+        print(f"{options.file} is not a {command.document.__name__} document: {broken}", file=sys.stderr)
+        return events.EXIT_FAILED
+    _silence_libraries()
+    with EventLog(document.output_dir) as log:
+        return _run(command, document, log)
+
+
+def _run(command: Command, document: Any, log: EventLog) -> int:
+    try:
+        write_result(document.output_dir, command.start(document, log))
+    except Stopped as stopped:
+        log.emit(events.Stopped(step=stopped.step))
+        return events.EXIT_STOPPED
+    except Exception as error:  # noqa: BLE001 - the process ends here, and its last line must say why
+        failure = _explain(error)
+        log.emit(events.Failure(failure_class=failure.failure_class, message=failure.message, remedy=failure.remedy))
+        if type(failure) is EngineError:
+            traceback.print_exc()
+        return events.EXIT_FAILED
+    return events.EXIT_SUCCEEDED
+
+
+def _explain(error: Exception) -> EngineError:
+    """The failure as the user should read it."""
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, InvalidDataset):
+        return BadData(str(error), "Mend these rows and submit the job again.")
+    if _is_out_of_memory(error):
+        return OutOfMemory(
+            f"The run does not fit in memory ({str(error).strip().splitlines()[0]}).",
+            "Halve `micro_batch_size` and double `gradient_accumulation_steps`, or lower `max_seq_len`.",
+        )
+    if isinstance(error, OSError):
+        infrastructure = EngineError(f"A file could not be read or written ({error}).", "Look at the worker's disk.")
+        infrastructure.failure_class = "infrastructure"
+        return infrastructure
+    return EngineError(f"{type(error).__name__}: {error}", "This is a defect of the engine; the log has the traceback.")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA has an exception of its own; on CPU the allocator raises a RuntimeError with these words."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"OutOfMemoryError", "MemoryError"}) or (
+        isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    )
+
+
+def _silence_libraries() -> None:
+    """No network, no progress bars, no advice: the log is for what goes wrong here."""
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_DISABLE": "1",
+    }
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+
+
+def _stop_at_once(*_: object) -> None:
+    raise Stopped
+
+
+def _use_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def _train(document: run.TrainRun, log: EventLog) -> BaseModel:
+    _use_threads(document.threads)
+    from finetune_hub.engine.train import train
+
+    return train(document, log)
+
+
+def _verify(document: run.VerifyRun, log: EventLog) -> BaseModel:
+    signal.signal(signal.SIGTERM, _stop_at_once)
+    _use_threads(document.threads)
+    from finetune_hub.engine.verify import verify
+
+    return verify(document, log)
+
+
+def _evaluate(document: run.EvaluateRun, log: EventLog) -> BaseModel:
+    signal.signal(signal.SIGTERM, _stop_at_once)
+    _use_threads(document.threads)
+    from finetune_hub.engine.evaluate import evaluate
+
+    return evaluate(document, log)
+
+
+def _import(document: run.ImportRun, log: EventLog) -> BaseModel:
+    signal.signal(signal.SIGTERM, _stop_at_once)
+    from finetune_hub.engine.import_model import import_model
+
+    return import_model(document, log)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: the document it reads, and what runs it."""
+
+    help: str
+    document: type[run.TrainRun] | type[run.VerifyRun] | type[run.EvaluateRun] | type[run.ImportRun]
+    start: Callable[[Any, EventLog], BaseModel]
+
+
+COMMANDS = {
+    "train": Command("train one adapter", run.TrainRun, _train),
+    "verify": Command("reload an adapter and compare its logits with the trainer's", run.VerifyRun, _verify),
+    "evaluate": Command("answer held-out rows with and without an adapter", run.EvaluateRun, _evaluate),
+    "import": Command("turn a GGUF file or a folder of safetensors into a base model", run.ImportRun, _import),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m finetune_hub.engine", description="The training engine.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        subparser = commands.add_parser(name, help=command.help)
+        subparser.add_argument("file", type=Path, help=f"a {command.document.__name__} document in JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""The methods that the engine can train. A new one is a file beside this one, an entry here, and its PEFT spelling.
+
+An adapter is what a method leaves on a model: it names its trainable tensors and can be switched off.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, Self
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from finetune_hub.engine.adapters.lora import LoraAdapter
+from finetune_hub.spec.training import LoraMethod
+
+
+class Adapter(Protocol):
+    """One method attached to one model."""
+
+    method: LoraMethod
+
+    @classmethod
+    def attach(cls, model: PreTrainedModel, method: Any, *, seed: int = 0) -> Self:
+        """Freeze the model and add the method's tensors to it, in place."""
+        ...
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by a name that stays the same from run to run."""
+        ...
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """The base model alone, inside the context."""
+        ...
+
+
+ADAPTERS: dict[str, type[Adapter]] = {
+    "lora": LoraAdapter,
+}
+
+
+def attach(model: PreTrainedModel, method: LoraMethod, *, seed: int = 0) -> Adapter:
+    """Attach the method that the spec names."""
+    return ADAPTERS[method.type].attach(model, method, seed=seed)

@@ -1,0 +1,165 @@
+"""Checkpoints: everything a run needs to go on as if it had never stopped, without a pickle.
+
+    checkpoints/step-N/
+      adapter/                 the adapter in PEFT's format: a checkpoint can be served as it is
+      optimizer.safetensors    AdamW's averages and step count of each trained tensor
+      random.safetensors       states of the random number generators (dropout)
+      state.json               step, position in the data, and what run this is
+
+The folder is written under a temporary name, flushed to the disk and renamed: it is complete or it is not there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from finetune_hub.artifacts.manifest import manifest_of
+from finetune_hub.engine import peft_format
+from finetune_hub.engine.adapters.registry import Adapter
+from finetune_hub.engine.errors import BadConfig
+from finetune_hub.engine.events import sync_folder
+from finetune_hub.spec.events import Checkpoint
+
+CHECKPOINTS_DIR = "checkpoints"
+KEPT_CHECKPOINTS = 2
+FORMAT_VERSION = 1
+
+
+class CheckpointState(BaseModel):
+    """`state.json`: where the run was, and which run it was."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: int = FORMAT_VERSION
+    step: int
+    rows_drawn: int
+    trained_tokens: int
+    supervised_tokens: int
+    dtype: str
+    """What the base model computes in: `auto` must not choose anew in the middle of a run."""
+    identity: dict[str, Any]
+    """What may not change between the two halves of a run: base model, data, method, training options."""
+
+
+def write_checkpoint(
+    output_dir: Path,
+    adapter: Adapter,
+    optimizer: torch.optim.Optimizer,
+    state: CheckpointState,
+    *,
+    base_model_name: str,
+) -> Checkpoint:
+    """Write `checkpoints/step-N` durably and delete all but the newest; returns the event to send."""
+    parent = output_dir / CHECKPOINTS_DIR
+    folder, temporary = parent / f"step-{state.step}", parent / f".step-{state.step}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    peft_format.write_adapter(temporary / "adapter", adapter, base_model_name=base_model_name)
+    save_file(_optimizer_tensors(adapter, optimizer), temporary / "optimizer.safetensors")
+    save_file(_random_states(), temporary / "random.safetensors")
+    (temporary / "state.json").write_text(state.model_dump_json(indent=2), encoding="utf-8")
+    _flush(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    sync_folder(parent)
+    for old in sorted(parent.glob("step-*"), key=_step_of)[:-KEPT_CHECKPOINTS]:
+        shutil.rmtree(old)
+    path = folder.relative_to(output_dir).as_posix()
+    return Checkpoint(step=state.step, path=path, files=manifest_of(folder))
+
+
+def read_state(folder: Path) -> CheckpointState:
+    """`state.json` of a checkpoint.
+
+    Raises:
+        BadConfig: it is missing or not what this version writes.
+    """
+    try:
+        state = CheckpointState.model_validate_json((folder / "state.json").read_bytes())
+    except (OSError, ValidationError) as broken:
+        raise BadConfig(f"The checkpoint {folder.name} cannot be read ({broken}).", "Start the job anew.") from broken
+    if state.format_version != FORMAT_VERSION:
+        raise BadConfig(
+            f"The checkpoint {folder.name} has format {state.format_version}, not {FORMAT_VERSION}.",
+            "Start the job anew.",
+        )
+    return state
+
+
+def check_identity(state: CheckpointState, identity: dict[str, Any]) -> None:
+    """Refuse a checkpoint of another run.
+
+    Raises:
+        BadConfig: naming what differs.
+    """
+    differing = sorted(
+        key for key in state.identity.keys() | identity.keys() if state.identity.get(key) != identity.get(key)
+    )
+    if differing:
+        raise BadConfig(
+            f"The checkpoint belongs to another run: it differs in {', '.join(differing)}.",
+            "Resume with the settings, data and base model of the first half, or start a new job.",
+        )
+
+
+def restore(folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:
+    """Put adapter, optimizer and random number generators back to where the checkpoint was written."""
+    peft_format.load_weights(adapter, folder / "adapter")
+    try:
+        tensors = load_file(folder / "optimizer.safetensors")
+        random_states = load_file(folder / "random.safetensors")
+    except (OSError, SafetensorError) as broken:
+        raise BadConfig(f"The checkpoint {folder.name} cannot be read ({broken}).", "Start the job anew.") from broken
+    for name, parameter in adapter.parameters().items():
+        optimizer.state[parameter] = {
+            field: _beside(parameter, field, tensors[f"{name}.{field}"]) for field in ("step", "exp_avg", "exp_avg_sq")
+        }
+    torch.set_rng_state(random_states["cpu"])
+    if "cuda" in random_states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random_states["cuda"])
+
+
+def _beside(parameter: nn.Parameter, field: str, tensor: Tensor) -> Tensor:
+    """AdamW keeps everything on the parameter's device; its step count is a float32 scalar."""
+    return tensor.to(parameter.device) if field == "step" else tensor.to(parameter.device, parameter.dtype)
+
+
+def _optimizer_tensors(adapter: Adapter, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {}
+    for name, parameter in adapter.parameters().items():
+        averages: Mapping[str, Tensor] = optimizer.state[parameter]
+        for field, tensor in averages.items():
+            tensors[f"{name}.{field}"] = tensor.detach().cpu().contiguous()
+    return tensors
+
+
+def _random_states() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _flush(folder: Path) -> None:
+    """Flush every file and folder below, the deepest first."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))

@@ -1,0 +1,149 @@
+"""Training data: every row tokenised once, the order in which rows are drawn, and batches without padding.
+
+The order is a pure function of seed and position, so resuming needs a number, not a shuffled list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from finetune_hub.artifacts.manifest import sha256_of
+from finetune_hub.data.chat_rows import check_chat_file, read_chat_rows
+from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate, UnrenderableRow
+from finetune_hub.engine.errors import BadConfig, BadData
+from finetune_hub.engine.events import EventLog
+from finetune_hub.spec.run import DatasetFile
+
+_NAMED_ROWS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """One row, tokenised and cut to length."""
+
+    name: str  # `file.jsonl row 17`, as messages call it
+    input_ids: Tensor  # (T,) int32
+    targets: Tensor  # (S,) int32: positions whose next token is supervised
+    truncated_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The rows of one file and how often they are drawn."""
+
+    rows: list[TokenRow]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows one behind the other. Shape letters:  T tokens of all rows,  S supervised tokens."""
+
+    input_ids: Tensor  # (T,)
+    positions: Tensor  # (T,) counted from 0 in each row
+    lengths: tuple[int, ...]
+    predictors: Tensor  # (S,) where the next token is supervised
+    labels: Tensor  # (S,) that next token
+
+    @classmethod
+    def of(cls, rows: Sequence[TokenRow], device: str = "cpu") -> Batch:
+        lengths = tuple(row.tokens for row in rows)
+        input_ids = torch.cat([row.input_ids for row in rows]).long()
+        starts = torch.tensor((0, *lengths[:-1])).cumsum(0)
+        predictors = torch.cat([row.targets + start for row, start in zip(rows, starts, strict=True)]).long()
+        positions = torch.cat([torch.arange(length) for length in lengths])
+        labels = input_ids[predictors + 1]
+        return cls(input_ids.to(device), positions.to(device), lengths, predictors.to(device), labels.to(device))
+
+
+def load_dataset(file: DatasetFile, template: ChatTemplate, max_seq_len: int, log: EventLog) -> Dataset:
+    """Check, read and tokenise one file.
+
+    Rows whose supervised tokens were all cut away teach nothing: they are left out, and named in the log.
+
+    Raises:
+        InvalidDataset: a row is defective.
+        BadData: the file is not the one that was registered, or nothing in it is supervised.
+        BadConfig: the base model's chat template cannot be used.
+    """
+    check_hash(file)
+    check_chat_file(file.path).raise_for_errors()
+    rows: list[TokenRow] = []
+    mute: list[TokenRow] = []
+    for row in read_chat_rows(file.path):
+        name = f"{file.path.name} row {row.line}"
+        try:
+            encoded = template.encode(row.messages, row.tools, max_seq_len)
+        except UnrenderableRow as refused:
+            raise BadData(f"{name}: {refused.message}", refused.remedy) from refused
+        except InvalidChatTemplate as unusable:
+            raise BadConfig(f"{name}: {unusable.message}", unusable.remedy) from unusable
+        targets = torch.tensor(encoded.supervised[1:], dtype=torch.bool).nonzero()[:, 0].int()
+        token_row = TokenRow(
+            name, torch.tensor(encoded.input_ids, dtype=torch.int32), targets, encoded.truncated_tokens
+        )
+        (rows if len(targets) else mute).append(token_row)
+    named = ", ".join(row.name for row in mute[:_NAMED_ROWS])
+    if not rows:
+        raise BadData(
+            f"No row of {file.path.name} has a supervised token within {max_seq_len} tokens ({named}).",
+            "Raise `max_seq_len`, or shorten what stands before the assistant's answer.",
+        )
+    if mute:
+        log.warn(f"{len(mute)} rows have no supervised token within {max_seq_len} tokens and are left out: {named}.")
+    return Dataset(rows, file.weight)
+
+
+def check_hash(file: DatasetFile) -> None:
+    """Raises:
+    BadData: the file is missing, or is not the one that was registered.
+    """
+    path = Path(file.path)
+    if not path.is_file():
+        raise BadData(f"The dataset file {path.name} is missing.", "Upload it again.")
+    if sha256_of(path) != file.sha256:
+        raise BadData(f"The dataset file {path.name} does not match its SHA-256.", "Fetch or upload it again.")
+
+
+class RowOrder:
+    """An endless stream of rows: epoch after epoch, each shuffled by the seed and its number.
+
+    An epoch draws the least-weighted dataset once; one with twice that weight twice; a fraction is drawn at random.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], seed: int) -> None:
+        self._datasets = datasets
+        self._seed = seed
+        least = min(dataset.weight for dataset in datasets)
+        self._shares = [round(len(dataset.rows) * dataset.weight / least) for dataset in datasets]
+        self.rows_per_epoch = sum(self._shares)
+        self._epoch = -1
+        self._rows: list[TokenRow] = []
+
+    def rows(self, start: int, stop: int) -> list[TokenRow]:
+        """Rows [start, stop) of the stream."""
+        return [self._row(position) for position in range(start, stop)]
+
+    def _row(self, position: int) -> TokenRow:
+        epoch, index = divmod(position, self.rows_per_epoch)
+        if epoch != self._epoch:
+            self._rows, self._epoch = self._shuffle(epoch), epoch
+        return self._rows[index]
+
+    def _shuffle(self, epoch: int) -> list[TokenRow]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        drawn: list[TokenRow] = []
+        for dataset, share in zip(self._datasets, self._shares, strict=True):
+            copies, rest = divmod(share, len(dataset.rows))
+            drawn += dataset.rows * copies
+            drawn += [dataset.rows[i] for i in torch.randperm(len(dataset.rows), generator=generator)[:rest].tolist()]
+        return [drawn[i] for i in torch.randperm(len(drawn), generator=generator).tolist()]

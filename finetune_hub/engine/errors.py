@@ -1,0 +1,48 @@
+"""Failures that the engine can explain: each carries its class, what went wrong, and what the user can do."""
+
+from __future__ import annotations
+
+from finetune_hub.spec.events import FailureClass
+
+
+class EngineError(Exception):
+    """The run cannot go on."""
+
+    failure_class: FailureClass = "internal"
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(f"{message} {remedy}")
+        self.message = message
+        self.remedy = remedy
+
+
+class BadConfig(EngineError):
+    """The settings do not fit the base model, the device or each other."""
+
+    failure_class: FailureClass = "bad_config"
+
+
+class BadData(EngineError):
+    """The dataset cannot be trained on."""
+
+    failure_class: FailureClass = "bad_data"
+
+
+class Diverged(EngineError):
+    """The loss is no longer a number."""
+
+    failure_class: FailureClass = "diverged"
+
+
+class OutOfMemory(EngineError):
+    """The run does not fit the device's memory."""
+
+    failure_class: FailureClass = "out_of_memory"
+
+
+class Stopped(BaseException):
+    """The run was asked to stop; not an error, so that no `except Exception` swallows it."""
+
+    def __init__(self, step: int = 0) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step

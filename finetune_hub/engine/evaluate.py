@@ -1,0 +1,107 @@
+"""Did it help? The base model and the adapter answer held-out rows, and answers that match word for word are counted.
+
+The question of a row is everything before its last assistant turn; that turn is the expected answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from finetune_hub.data.chat_rows import ChatRow, check_chat_file, read_chat_rows
+from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate, UnrenderableRow
+from finetune_hub.engine import peft_format
+from finetune_hub.engine.dataset import check_hash
+from finetune_hub.engine.errors import BadConfig, BadData
+from finetune_hub.engine.events import EventLog
+from finetune_hub.engine.generate import generate
+from finetune_hub.engine.model import choose_dtype, load_base_model
+from finetune_hub.spec.events import Progress
+from finetune_hub.spec.run import EvaluateResult, EvaluateRun, EvaluateSample
+
+PREDICTIONS_FILE = "predictions.jsonl"
+SAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Question:
+    """A held-out row, ready to be asked."""
+
+    prompt: str
+    input_ids: list[int]
+    expected: str
+
+
+def evaluate(run: EvaluateRun, log: EventLog) -> EvaluateResult:
+    """Answer every row twice and write `predictions.jsonl`.
+
+    Raises:
+        EngineError: data, base model or adapter cannot be used.
+    """
+    try:
+        template = ChatTemplate.from_folder(run.base_model_dir)
+        stop_ids = template.stop_token_ids()
+    except InvalidChatTemplate as unusable:
+        raise BadConfig(unusable.message, unusable.remedy) from unusable
+    questions = [_question(template, row) for row in islice(_rows(run), run.max_rows)]
+    dtype = choose_dtype(run.dtype, run.base_model_dir, run.device, log)
+    model = load_base_model(run.base_model_dir, dtype=dtype, device=run.device)
+    adapter = peft_format.attach_adapter(model, run.adapter_dir)
+
+    # Batches of like lengths pad least; answers go back to the rows' own order.
+    by_length = sorted(range(len(questions)), key=lambda index: len(questions[index].input_ids))
+    batches = [by_length[start : start + run.batch_size] for start in range(0, len(by_length), run.batch_size)]
+    done = 0
+    log.emit(Progress(done=0, total=2 * len(questions), unit="answers"))
+    answers: dict[str, dict[int, str]] = {"base": {}, "adapter": {}}
+    for who in answers:
+        context: AbstractContextManager[None] = adapter.disabled() if who == "base" else nullcontext()
+        with context:
+            for batch in batches:
+                prompts = [questions[index].input_ids for index in batch]
+                outputs = generate(model, prompts, stop_ids=stop_ids, max_new_tokens=run.max_new_tokens)
+                answers[who] |= {index: template.decode(ids).strip() for index, ids in zip(batch, outputs, strict=True)}
+                done += len(batch)
+                log.emit(Progress(done=done, total=2 * len(questions), unit="answers"))
+
+    samples = [
+        EvaluateSample(
+            prompt=question.prompt,
+            expected=question.expected,
+            base=answers["base"][index],
+            adapter=answers["adapter"][index],
+        )
+        for index, question in enumerate(questions)
+    ]
+    with (run.output_dir / PREDICTIONS_FILE).open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(sample.model_dump(), ensure_ascii=False) + "\n" for sample in samples)
+    return EvaluateResult(
+        rows=len(samples),
+        base_exact_match=sum(sample.base == sample.expected for sample in samples) / len(samples),
+        adapter_exact_match=sum(sample.adapter == sample.expected for sample in samples) / len(samples),
+        samples=samples[:SAMPLES],
+        predictions_file=PREDICTIONS_FILE,
+    )
+
+
+def _rows(run: EvaluateRun) -> Iterator[ChatRow]:
+    for file in run.datasets:
+        check_hash(file)
+        check_chat_file(file.path).raise_for_errors()
+    return chain.from_iterable(read_chat_rows(file.path) for file in run.datasets)
+
+
+def _question(template: ChatTemplate, row: ChatRow) -> Question:
+    last = max(index for index, message in enumerate(row.messages) if message["role"] == "assistant")
+    before = row.messages[:last]
+    try:
+        return Question(
+            prompt=template.render(before, row.tools, generation_prompt=True),
+            input_ids=template.encode_prompt(before, row.tools),
+            expected=(row.messages[last]["content"] or "").strip(),
+        )
+    except UnrenderableRow as refused:
+        raise BadData(f"Row {row.line}: {refused.message}", refused.remedy) from refused

@@ -1,0 +1,38 @@
+"""Greedy answers to many prompts at once: padded on the left, so that all answers start at one column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
+) -> list[list[int]]:
+    """The most likely continuation of each prompt, up to and without its stop token.
+
+    Args:
+        prompts: Token ids; lengths may differ, and batches of like lengths are the fastest.
+        stop_ids: Any of them ends an answer.
+    """
+    width = max(map(len, prompts))
+    pad_id = stop_ids[0]
+    input_ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(stop_ids), pad_token_id=pad_id, use_cache=True
+    )
+    output = model.generate(  # type: ignore[operator]
+        input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
+    )
+    return [_until_stop(answer, set(stop_ids)) for answer in output[:, width:].tolist()]
+
+
+def _until_stop(ids: list[int], stop_ids: set[int]) -> list[int]:
+    for index, id_ in enumerate(ids):
+        if id_ in stop_ids:
+            return ids[:index]
+    return ids

@@ -1,0 +1,196 @@
+"""Import a base model: a GGUF file or a folder in transformers' format becomes a folder of safetensors.
+
+    model/  config.json  model.safetensors  tokenizer.json  tokenizer_config.json  chat_template.jinja
+
+The same source gives the same bytes. Weights in pickle are refused: reading one runs whatever code it carries.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
+from finetune_hub.engine.errors import BadConfig
+from finetune_hub.engine.events import EventLog
+from finetune_hub.spec.events import Progress
+from finetune_hub.spec.run import ImportResult, ImportRun, ModelFacts
+
+MODEL_DIR = "model"
+_COPIED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "model.safetensors.index.json",
+)
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def import_model(run: ImportRun, log: EventLog) -> ImportResult:
+    """Write the model folder and say what is in it.
+
+    Raises:
+        BadConfig: the source is nothing that can be imported.
+    """
+    folder = run.output_dir / MODEL_DIR
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if run.source.is_dir():
+        _copy_folder(run.source, folder, log)
+    elif run.source.is_file():
+        _convert_gguf(run.source, folder, log)
+    else:
+        raise BadConfig(f"There is no model at {run.source}.", "Give a GGUF file or a folder of safetensors.")
+    facts, warnings = read_facts(folder)
+    return ImportResult(facts=facts.model_copy(update={"license": _license(run.source)}), warnings=warnings)
+
+
+def read_facts(folder: Path) -> tuple[ModelFacts, list[str]]:
+    """What a model folder holds, told from its config and the headers of its weights; nothing is loaded."""
+    from finetune_hub.engine.model import read_config
+
+    config = read_config(folder).get_text_config()
+    tensors = _tensors(folder)
+    warnings = []
+    try:
+        template_sha256 = ChatTemplate.from_folder(folder).sha256
+    except InvalidChatTemplate as missing:
+        template_sha256 = None
+        warnings.append(str(missing))
+    heads = config.num_attention_heads
+    dtypes = sorted({tensor["dtype"] for tensor in tensors.values()})
+    facts = ModelFacts(
+        architecture=(config.architectures or [type(config).__name__])[0],
+        model_type=config.model_type,
+        parameter_count=sum(prod(tensor["shape"]) for tensor in tensors.values()),
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        intermediate_size=getattr(config, "intermediate_size", None),
+        context_length=getattr(config, "max_position_embeddings", None),
+        vocabulary_size=config.vocab_size,
+        tied_head=bool(getattr(config, "tie_word_embeddings", False)),
+        dtype="+".join(_DTYPE_NAMES.get(dtype, dtype.lower()) for dtype in dtypes),
+        size_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        chat_template_sha256=template_sha256,
+        license=None,
+    )
+    return facts, warnings
+
+
+_DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+
+
+def _copy_folder(source: Path, folder: Path, log: EventLog) -> None:
+    """Copy weights, config and tokenizer; code, pickles and everything else stay behind."""
+    weights = sorted(source.glob("*.safetensors"))
+    if not weights:
+        pickles = sorted(path.name for path in source.iterdir() if path.suffix in _PICKLES)
+        if pickles:
+            raise BadConfig(
+                f"The weights are pickled ({pickles[0]}); reading a pickle runs the code in it.",
+                "Convert them where you trust the source: `AutoModelForCausalLM.from_pretrained(FOLDER)"
+                ".save_pretrained(NEW_FOLDER)` writes safetensors.",
+            )
+        raise BadConfig(
+            f"The folder {source.name} has no *.safetensors weights.", "Give a model folder in transformers' format."
+        )
+    names = [name for name in _COPIED if (source / name).is_file()]
+    for needed in ("config.json", "tokenizer.json"):
+        if needed not in names:
+            raise BadConfig(
+                f"The folder {source.name} has no {needed}.",
+                "Save model and tokenizer with transformers' `save_pretrained` and import that folder.",
+            )
+    files = [*weights, *(source / name for name in names)]
+    for done, path in enumerate(files, start=1):
+        shutil.copyfile(path, folder / path.name)
+        log.emit(Progress(done=done, total=len(files), unit="files"))
+    _tensors(folder)
+
+
+def _convert_gguf(source: Path, folder: Path, log: EventLog) -> None:
+    """Dequantise to bfloat16. Transformers reads GGUF; what it would refuse to save again is put right."""
+    with source.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise BadConfig(f"{source.name} is not a GGUF file.", "Give a GGUF file or a folder of safetensors.")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    log.info(f"Converting {source.name} to bfloat16; quantised weights keep the precision they were stored in.")
+    log.emit(Progress(done=0, total=3, unit="parts"))
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
+        log.emit(Progress(done=1, total=3, unit="parts"))
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    except (ValueError, KeyError, OSError, NotImplementedError) as unsupported:
+        raise BadConfig(
+            f"{source.name} cannot be converted ({unsupported}).", "Import the model's safetensors folder instead."
+        ) from unsupported
+    # The weights are plain by now, yet transformers would call the model quantised and refuse to save it.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.save_pretrained(folder, max_shard_size="100GB")
+    log.emit(Progress(done=2, total=3, unit="parts"))
+    tokenizer.save_pretrained(folder)
+    _forget_source(folder / "tokenizer_config.json")
+    log.emit(Progress(done=3, total=3, unit="parts"))
+
+
+def _forget_source(path: Path) -> None:
+    """Drop where the tokenizer was read from: the same model must give the same bytes on every machine."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("name_or_path", "gguf_file", "is_local", "local_files_only"):
+        settings.pop(key, None)
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _tensors(folder: Path) -> dict[str, Any]:
+    """Name → dtype and shape of every stored tensor, from the JSON headers of the safetensors files.
+
+    Raises:
+        BadConfig: a file is cut short or no safetensors file.
+    """
+    tensors: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            size_bytes = path.stat().st_size
+            try:
+                if header_bytes > size_bytes:
+                    raise ValueError("the header is longer than the file")
+                header = json.loads(file.read(header_bytes))
+                header.pop("__metadata__", None)
+                data_bytes = max(tensor["data_offsets"][1] for tensor in header.values())
+                if size_bytes != 8 + header_bytes + data_bytes:
+                    raise ValueError(f"it has {size_bytes:,} bytes instead of {8 + header_bytes + data_bytes:,}")
+            except (ValueError, KeyError, TypeError, AttributeError) as broken:
+                raise BadConfig(
+                    f"{path.name} is not a whole safetensors file ({broken}).", "Fetch it again."
+                ) from broken
+        tensors |= header
+    return tensors
+
+
+def _license(source: Path) -> str | None:
+    """The licence that the source names: GGUF's `general.license`, or the front matter of a folder's README.md."""
+    if source.is_file():
+        from gguf import GGUFReader
+
+        field = GGUFReader(source).get_field("general.license")
+        return None if field is None else str(field.contents())
+    readme = source / "README.md"
+    if not readme.is_file():
+        return None
+    named = re.search(r"\A---\n(?:.*\n)*?license:\s*(\S+)", readme.read_text(encoding="utf-8", errors="replace"))
+    return named.group(1) if named else None

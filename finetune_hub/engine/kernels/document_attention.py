@@ -1,0 +1,87 @@
+"""Causal attention over documents that lie one behind the other in a single sequence: no padding, no leaks.
+
+    sequence   a₁ a₂ a₃ | b₁ b₂ | c₁ …       each document attends to itself alone
+
+Every document is one causal call of torch's fused attention, so no mask is ever written down. Registered with
+transformers under `DOCUMENT_ATTENTION`: every model that takes its attention from transformers' registry runs on it.
+Shape letters:  N query heads,  K key heads,  T tokens of all documents,  D head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+DOCUMENT_ATTENTION = "documents"
+_lengths: tuple[int, ...] = ()
+
+
+class UnsupportedAttention(Exception):
+    """The model's attention has a part that isolated documents cannot have here."""
+
+
+@contextmanager
+def documents(lengths: tuple[int, ...]) -> Iterator[None]:
+    """Tokens of each document, in order, of the forward passes inside."""
+    global _lengths
+    before, _lengths = _lengths, lengths
+    try:
+        yield
+    finally:
+        _lengths = before
+
+
+def document_attention(
+    module: nn.Module,
+    query: Tensor,  # (1, N, T, D)
+    key: Tensor,  # (1, K, T, D)
+    value: Tensor,  # (1, K, T, D)
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' attention interface; gives (1, T, N, D)."""
+    extras = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
+    if extras or attention_mask is not None or not getattr(module, "is_causal", True):
+        raise UnsupportedAttention(", ".join(extras) or "a mask of its own")
+    bounds = (0, *accumulate(_lengths)) if _lengths else (0, query.shape[2])
+    outputs = []
+    for start, stop in pairwise(bounds):
+        mask = None
+        if sliding_window is not None and stop - start > sliding_window:
+            mask = _window_mask(stop - start, sliding_window, query.device)
+        outputs.append(
+            scaled_dot_product_attention(
+                query[:, :, start:stop],
+                key[:, :, start:stop],
+                value[:, :, start:stop],
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=mask is None,
+                scale=scaling,
+                enable_gqa=query.shape[1] != key.shape[1],
+            ).transpose(1, 2)
+        )
+    return torch.cat(outputs, dim=1), None
+
+
+def register() -> None:
+    """Make `DOCUMENT_ATTENTION` known to transformers; it has no mask function, so no mask is built."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(DOCUMENT_ATTENTION, document_attention)
+
+
+def _window_mask(tokens: int, window: int, device: torch.device) -> Tensor:
+    """(T, T), true where a token sees another: itself and the `window - 1` before it."""
+    position = torch.arange(tokens, device=device)
+    distance = position[:, None] - position[None, :]
+    return (distance >= 0) & (distance < window)

@@ -1,0 +1,74 @@
+"""The LoRA linear layer as one autograd node: the fewest matrix products, nothing saved twice.
+
+    forward    u  = x̃ Aᵀ                 y  = x Wᵀ + b + s · u Bᵀ
+    backward   ū  = s · ȳ B               dB = s · ȳᵀ u       dA = ūᵀ x̃       dx = ȳ W + ū A
+
+Shape letters:  T tokens,  I in_features,  O out_features,  R rank;  x̃ is x, or x after dropout.
+PEFT's graph of separate nodes saves x twice when dropout is off and multiplies by s over all of [T, O].
+Here s rides on a product (addmm's alpha), dx is one buffer, and W gets no gradient at all.
+Source: Hu et al., "LoRA", arXiv:2106.09685, equation 3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class LoraLinearFunction(torch.autograd.Function):
+    """y = x Wᵀ + b + s · x̃ Aᵀ Bᵀ with gradients for x, x̃, A and B."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,  # (T, I)
+        x_dropped: Tensor | None,  # (T, I); None: the same as x
+        weight: Tensor,  # (O, I), frozen
+        bias: Tensor | None,  # (O,), frozen
+        lora_a: Tensor,  # (R, I), float32
+        lora_b: Tensor,  # (O, R), float32
+        scale: float,
+    ) -> Tensor:
+        a, b = lora_a.to(x.dtype), lora_b.to(x.dtype)
+        u = (x if x_dropped is None else x_dropped) @ a.t()
+        y = torch.nn.functional.linear(x, weight, bias)
+        y.addmm_(u, b.t(), alpha=scale)
+        ctx.scale = scale
+        ctx.has_dropout = x_dropped is not None
+        ctx.save_for_backward(x if x_dropped is None else x_dropped, u, weight, lora_a, lora_b)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, u, weight, lora_a, lora_b = ctx.saved_tensors
+        grad_u = (grad_y @ lora_b.to(grad_y.dtype)).mul_(ctx.scale)
+        grad_b = (grad_y.t() @ u).to(lora_b.dtype).mul_(ctx.scale)
+        grad_a = (grad_u.t() @ x).to(lora_a.dtype)
+        grad_x = grad_x_dropped = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad_y @ weight
+            if not ctx.has_dropout:
+                grad_x.addmm_(grad_u, lora_a.to(grad_u.dtype))
+        if ctx.has_dropout and ctx.needs_input_grad[1]:
+            grad_x_dropped = grad_u @ lora_a.to(grad_u.dtype)
+        return grad_x, grad_x_dropped, None, None, grad_a, grad_b, None
+
+
+def lora_linear(
+    x: Tensor,  # (…, I)
+    x_dropped: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scale: float,
+) -> Tensor:
+    """`LoraLinearFunction` over any leading shape."""
+    flat = x.reshape(-1, x.shape[-1])
+    flat_dropped = None if x_dropped is None else x_dropped.reshape(-1, x.shape[-1])
+    y: Tensor = LoraLinearFunction.apply(  # type: ignore[no-untyped-call]
+        flat, flat_dropped, weight, bias, lora_a, lora_b, scale
+    )
+    return y.view(*x.shape[:-1], y.shape[-1])

@@ -1,0 +1,202 @@
+"""Base models: load one from its folder, choose its dtype by measurement, find out which fast paths are exact on it.
+
+Loading is local and safe: safetensors only, no remote code, no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from finetune_hub.engine.errors import BadConfig
+from finetune_hub.engine.events import EventLog
+from finetune_hub.engine.kernels import document_attention
+from finetune_hub.engine.kernels.document_attention import DOCUMENT_ATTENTION, UnsupportedAttention, documents
+
+DtypeChoice = Literal["auto", "float32", "bfloat16"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_MEASURED_TOKENS = 256
+_MEASURED_ROUNDS = 6
+_WORTHWHILE = 0.9  # bfloat16 costs precision: it must be faster by more than a tenth.
+_ISOLATION_TOLERANCE = 1e-3  # Another document's tokens leave this one bit-equal; a leak changes it by far more.
+_ALONE_TOLERANCE = 0.1  # Relative; bfloat16 rounds differently in another shape, wrong positions differ more.
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """The model's config.
+
+    Raises:
+        BadConfig: it is missing, unknown to transformers, or wants code or a quantisation that is not loaded here.
+    """
+    if not (folder / "config.json").is_file():
+        raise BadConfig(f"The base model folder {folder.name} has no config.json.", "Import the base model again.")
+    if not any(folder.glob("*.safetensors")):
+        raise BadConfig(
+            f"The base model folder {folder.name} has no safetensors weights.", "Import the base model again."
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as unknown:
+        raise BadConfig(
+            f"The base model's config.json cannot be used ({_first_line(unknown)}).",
+            "Use an architecture that the installed transformers knows without remote code.",
+        ) from unknown
+    assert isinstance(config, PretrainedConfig)
+    if getattr(config, "quantization_config", None):
+        raise BadConfig("The base model is stored quantised.", "Import its 16-bit or 32-bit weights.")
+    return config
+
+
+def load_base_model(folder: Path, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """The base model in evaluation mode, with transformers' own fused attention.
+
+    Raises:
+        BadConfig: the folder does not hold a causal language model that can be loaded.
+    """
+    config = read_config(folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, SafetensorError) as broken:
+        raise BadConfig(f"The base model cannot be loaded ({_first_line(broken)}).", "Import it again.") from broken
+    assert isinstance(model, PreTrainedModel)
+    nn.Module.to(model, device)
+    return nn.Module.eval(model)
+
+
+def choose_dtype(choice: DtypeChoice, folder: Path, device: str, log: EventLog) -> torch.dtype:
+    """The dtype to compute in; `auto` times this model's matrix products on the device and takes the faster."""
+    if choice != "auto":
+        return DTYPES[choice]
+    shapes = _linear_shapes(read_config(folder))
+    seconds = dict.fromkeys(DTYPES, math.inf)
+    for _ in range(_MEASURED_ROUNDS):  # In turn, and the best of each: another process's load must not decide.
+        for name, dtype in DTYPES.items():
+            seconds[name] = min(seconds[name], _time_products(shapes, dtype, device))
+    chosen = "bfloat16" if seconds["bfloat16"] < _WORTHWHILE * seconds["float32"] else "float32"
+    timings = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in seconds.items())
+    log.info(f"Computing in {chosen}: a layer's products over {_MEASURED_TOKENS} tokens take {timings}.")
+    return DTYPES[chosen]
+
+
+def _linear_shapes(config: PretrainedConfig) -> set[tuple[int, int]]:
+    """Every (O, I) among the model's linear layers but the head's, told from a copy without storage."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    head = output_head(model)
+    linears = (module for module in model.modules() if isinstance(module, nn.Linear) and module is not head)
+    return {(linear.out_features, linear.in_features) for linear in linears}
+
+
+def _time_products(shapes: set[tuple[int, int]], dtype: torch.dtype, device: str) -> float:
+    """Seconds of the products that training needs, once a shape: forward, the input's gradient, and a thin matrix's."""
+    total = 0.0
+    for out_features, in_features in shapes:
+        weight = torch.ones(out_features, in_features, dtype=dtype, device=device)
+        x = torch.ones(_MEASURED_TOKENS, in_features, dtype=dtype, device=device)
+        _synchronise(device)
+        start = time.perf_counter()
+        y = x @ weight.t()
+        y.t() @ (y @ weight)[:, :16]
+        _synchronise(device)
+        total += time.perf_counter() - start
+    return total
+
+
+def _synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+@dataclass(frozen=True)
+class FastPaths:
+    """Short cuts that were tried on this very model and found to change nothing."""
+
+    packed: bool
+    """Documents lie one behind the other in a sequence; otherwise every row is a pass of its own."""
+    plain_head: bool
+    """Logits are the head's product with the last hidden state; otherwise the model makes them itself."""
+
+
+@torch.no_grad()
+def prove_fast_paths(model: PreTrainedModel) -> FastPaths:
+    """Try both short cuts on a few tokens; where documents stay apart, the model is switched to document attention."""
+    document_attention.register()
+    ids = (torch.arange(12, device=model.device) * 7 + 3) % model.config.get_text_config().vocab_size
+    return FastPaths(packed=_packing_is_exact(model, ids), plain_head=_head_is_plain(model, ids))
+
+
+def _packing_is_exact(model: PreTrainedModel, ids: Tensor) -> bool:
+    lengths = (5, 7)
+    alone = _hidden_states(model, ids[5:], (7,))
+    model.set_attn_implementation(DOCUMENT_ATTENTION)
+    try:
+        packed = _hidden_states(model, ids, lengths)[5:]
+        other = _hidden_states(model, torch.cat([ids[:5].flip(0), ids[5:]]), lengths)[5:]
+    except (UnsupportedAttention, TypeError):
+        packed = other = torch.full_like(alone, float("nan"))
+    scale = alone.norm()
+    if (packed - other).norm() <= _ISOLATION_TOLERANCE * scale and (packed - alone).norm() <= _ALONE_TOLERANCE * scale:
+        return True
+    model.set_attn_implementation("sdpa")
+    return False
+
+
+def _head_is_plain(model: PreTrainedModel, ids: Tensor) -> bool:
+    head = output_head(model)
+    if not isinstance(head, nn.Linear):
+        return False
+    logits = model(input_ids=ids[None], use_cache=False).logits[0]
+    return bool(torch.allclose(head(_hidden_states(model, ids, (len(ids),))), logits, rtol=1e-3, atol=1e-3))
+
+
+def _hidden_states(model: PreTrainedModel, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """(T, H), in float32 unless the model is."""
+    positions = torch.cat([torch.arange(length, device=ids.device) for length in lengths])
+    with documents(lengths):
+        output = model.base_model(input_ids=ids[None], position_ids=positions[None], use_cache=False)
+    hidden: Tensor = output.last_hidden_state[0]
+    return hidden
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash that tells base models apart by config, tokenizer and the beginning of each weight file.
+
+    The header of a safetensors file lists its tensors; the first MiB behind it is hashed too, because fine-tunes of one
+    model share their headers.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in {".json", ".safetensors", ".jinja"}:
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            with path.open("rb") as file:
+                if path.suffix == ".safetensors":
+                    digest.update(file.read(int.from_bytes(file.read(8), "little")))
+                digest.update(file.read(1 << 20))
+    return digest.hexdigest()
+
+
+def output_head(model: PreTrainedModel) -> nn.Module | None:
+    """The layer that makes logits, where the model has one."""
+    head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return head
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:300]

@@ -1,0 +1,122 @@
+"""What was trained is what is served: reload the adapter from its files and compare it with the trainer.
+
+    probe      a few real rows, and the logits that the trainer's model gave for them before it ended
+    passes if  |logit − trainer's logit| ≤ tolerance everywhere,  and everything is finite
+    tolerance  float32: 1e-4.  bfloat16: three times the noise of running the same input twice, and at least
+               four roundings of the largest logit (on a CPU the noise is often zero, yet another thread count
+               adds in another order)
+
+The trainer writes the probe, a fresh process reads it: keys that were saved wrongly, a wrong scale, or another base
+model than the one trained on show here, before anybody is served.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from finetune_hub.engine import peft_format
+from finetune_hub.engine.dataset import TokenRow
+from finetune_hub.engine.errors import BadConfig, EngineError
+from finetune_hub.engine.events import EventLog
+from finetune_hub.engine.model import DTYPES, load_base_model
+from finetune_hub.spec.run import VerifyResult, VerifyRun
+
+PROBE_ROWS = 2
+PROBE_TOKENS = 256  # Of a row; a longer one is cut, so that the probe costs nothing.
+PROBE_POSITIONS = 8  # Of a row whose logits are kept: 8 × 2 × 150,000 float32 values are 10 MB.
+FLOAT32_TOLERANCE = 1e-4
+NOISE_FACTOR = 3
+ROUNDINGS = 4
+
+
+class UnfaithfulAdapter(EngineError):
+    """The published files do not compute what was trained."""
+
+
+def write_probe(path: Path, model: PreTrainedModel, rows: list[TokenRow]) -> None:
+    """Write input ids, positions and logits of a few rows, and how much the same input varies."""
+    tensors: dict[str, Tensor] = {}
+    noise = 0.0
+    for number, row in enumerate(rows[:PROBE_ROWS]):
+        ids = row.input_ids[:PROBE_TOKENS].long()
+        within = row.targets[row.targets < len(ids)].long()
+        positions = within[:PROBE_POSITIONS] if len(within) else torch.tensor([len(ids) - 1])
+        logits = _logits(model, ids, positions)
+        noise = max(noise, _difference(logits, _logits(model, ids, positions)))
+        tensors |= {f"input_ids.{number}": ids, f"positions.{number}": positions, f"logits.{number}": logits}
+    metadata = {"noise": json.dumps(noise), "dtype": str(model.dtype).removeprefix("torch.")}
+    save_file(tensors, path, metadata=metadata)
+
+
+def verify(run: VerifyRun, log: EventLog) -> VerifyResult:
+    """Load base model and adapter afresh and compare.
+
+    Raises:
+        BadConfig: the adapter's keys or shapes do not fit the base model.
+        UnfaithfulAdapter: the logits differ by more than the tolerance, or are not finite.
+    """
+    tensors, metadata = _read_probe(run.probe_file)
+    dtype, noise = metadata["dtype"], float(metadata["noise"])
+    model = load_base_model(run.base_model_dir, dtype=DTYPES[dtype], device=run.device)
+    adapter = peft_format.attach_adapter(model, run.adapter_dir)
+    difference, largest, moved = 0.0, 0.0, 0.0
+    for number in range(len(tensors) // 3):
+        ids, positions = tensors[f"input_ids.{number}"], tensors[f"positions.{number}"]
+        expected = tensors[f"logits.{number}"]
+        logits = _logits(model, ids, positions)
+        with adapter.disabled():
+            moved = max(moved, _difference(logits, _logits(model, ids, positions)))
+        if not bool(logits.isfinite().all() and expected.isfinite().all()):
+            raise UnfaithfulAdapter(
+                "The reloaded adapter gives logits that are not finite.", "Train again with a lower learning rate."
+            )
+        difference, largest = max(difference, _difference(logits, expected)), max(largest, expected.abs().max().item())
+    tolerance = _tolerance(dtype, noise, largest)
+    if difference > tolerance:
+        raise UnfaithfulAdapter(
+            f"The reloaded adapter's logits differ from the trainer's by {difference:.3g}, more than {tolerance:.3g}.",
+            "Check that base model and adapter are those of this run; if they are, this is a defect of the engine.",
+        )
+    warnings = [] if moved > 0 else ["The adapter changes nothing: it answers as the base model does."]
+    for warning in warnings:
+        log.warn(warning)
+    return VerifyResult(
+        max_difference=difference,
+        tolerance=tolerance,
+        noise=noise,
+        dtype=dtype,
+        changes_something=moved > 0,
+        warnings=warnings,
+    )
+
+
+def _read_probe(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata())  # noqa: SIM118
+    except (OSError, SafetensorError) as broken:
+        raise BadConfig(f"The probe {path.name} cannot be read ({broken}).", "Train again.") from broken
+
+
+def _tolerance(dtype: str, noise: float, largest_logit: float) -> float:
+    if dtype == "float32":
+        return FLOAT32_TOLERANCE
+    return max(NOISE_FACTOR * noise, ROUNDINGS * torch.finfo(DTYPES[dtype]).eps * largest_logit)
+
+
+@torch.no_grad()
+def _logits(model: PreTrainedModel, ids: Tensor, positions: Tensor) -> Tensor:
+    """(positions, vocabulary) in float32 on the CPU, one row alone and through the model's own head."""
+    logits: Tensor = model(input_ids=ids[None].to(model.device), use_cache=False).logits[0]
+    return logits[positions.to(logits.device)].float().cpu()
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    return (a - b).abs().max().item()

@@ -1,0 +1,124 @@
+"""Tiny random base models and chat files, made in well under a second: what engine and integration tests train on.
+
+torch and transformers are imported inside the functions, so that a test module which never calls them stays light.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+CHATML = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_WORDS = [
+    "red",
+    "green",
+    "blue",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "sun",
+    "moon",
+    "star",
+    "cat",
+    "dog",
+    "bird",
+    "tree",
+    "river",
+    "stone",
+    "cloud",
+]
+
+
+def make_tokenizer(folder: Path, *, chat_template: str | None = CHATML, extra_tokens: tuple[str, ...] = ()) -> None:
+    """A byte-level tokenizer.json (256 bytes and the special tokens) with its settings and chat template."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ġ", "t"), ("h", "e"), ("Ġ", "a"), ("i", "n"), ("Ġt", "he")]
+    vocabulary = {token: index for index, token in enumerate([*alphabet, *("".join(pair) for pair in merges)])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in (*SPECIAL_TOKENS, *extra_tokens)])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|endoftext|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "clean_up_tokenization_spaces": False,
+    }
+    if chat_template is not None:
+        settings["chat_template"] = chat_template
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
+
+
+def make_tiny_model(
+    folder: Path,
+    *,
+    architecture: str = "llama",
+    layers: int = 2,
+    hidden: int = 64,
+    seed: int = 0,
+    dtype: str = "float32",
+    chat_template: str | None = CHATML,
+) -> Path:
+    """A random causal language model with a byte-level tokenizer, in transformers' folder format.
+
+    Args:
+        architecture: A transformers model type: `llama`, `qwen2`, `gpt_neox`, `mistral` …
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    make_tokenizer(folder, chat_template=chat_template)
+    options: dict[str, Any] = {
+        "vocab_size": 320,
+        "hidden_size": hidden,
+        "intermediate_size": hidden * 2,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "eos_token_id": 263,
+        "bos_token_id": 261,
+        "pad_token_id": 261,
+    }
+    if architecture != "gpt_neox":
+        options |= {"num_key_value_heads": 2, "tie_word_embeddings": True}
+    config = AutoConfig.for_model(architecture, **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        # A random model's logits are nearly flat: larger matrices make differences visible.
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.dim() == 2:
+                    weight.mul_(4)
+    model.save_pretrained(folder)
+    return folder
+
+
+def make_chat_rows(path: Path, count: int, seed: int = 0) -> Path:
+    """A chat JSONL file of ragged short conversations that have something to learn: echo the words, reversed."""
+    draw = random.Random(seed)
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(count):
+            words = draw.choices(_WORDS, k=draw.randint(1, 6))
+            messages = [
+                {"role": "user", "content": f"Reverse: {' '.join(words)}"},
+                {"role": "assistant", "content": " ".join(reversed(words))},
+            ]
+            file.write(json.dumps({"messages": messages}) + "\n")
+    return path
