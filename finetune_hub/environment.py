@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from psycopg.conninfo import conninfo_to_dict
 
@@ -68,7 +67,6 @@ def database(name: str) -> dict[str, object]:
 
 def celery_broker(redis_url: str) -> str:
     """kombu's spelling of redis-py's URL: `unix:///path?db=0` is `redis+socket:///path?virtual_host=0` there."""
-    url = urlsplit(redis_url)
-    if url.scheme != "unix":
+    if not redis_url.startswith("unix://"):
         return redis_url
-    return urlunsplit(("redis+socket", url.netloc, url.path, url.query.replace("db=", "virtual_host="), ""))
+    return redis_url.replace("unix://", "redis+socket://", 1).replace("?db=", "?virtual_host=")

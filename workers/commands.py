@@ -1,4 +1,4 @@
-"""What an attempt runs, by kind of job: its files made local and verified, its documents written, its commands named."""
+"""What an attempt runs, by kind of job: its files made local, its documents written, its commands named."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
     python -I supervisor.py ATTEMPT_FOLDER
 
-It imports the standard library alone, knows no database, and outlives the worker that started it. The two talk through small files in the attempt's folder, each replaced atomically:
+It imports the standard library alone, knows no database, and outlives the worker that started it. The two talk
+through small files in the attempt's folder, each replaced atomically:
 
     commands.json     worker → supervisor   the commands, run in turn; the first that fails ends the attempt
     lease.json        worker → supervisor   {"deadline": boot clock in seconds, "stop": bool, "grace": seconds}

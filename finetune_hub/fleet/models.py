@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING, TypedDict
 
 from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
+
+if TYPE_CHECKING:
+    from django_stubs_ext import WithAnnotations
+
+
+class Ages(TypedDict):
+    """What `with_health` adds to a worker."""
+
+    heartbeat_age: timedelta
+    canary_age: timedelta
 
 
 class WorkerQuerySet(models.QuerySet["Worker"]):
@@ -38,9 +49,6 @@ class Worker(models.Model):
     heartbeat_at = models.DateTimeField(db_default=Now())
     canary_at = models.DateTimeField(db_default=Now(), help_text="When it last consumed a canary task.")
 
-    heartbeat_age: timedelta
-    canary_age: timedelta
-
     objects = WorkerQuerySet.as_manager()
 
     def __str__(self) -> str:
@@ -51,7 +59,7 @@ class Worker(models.Model):
         """The worker's own Celery queue."""
         return f"worker.{self.name}"
 
-    def health(self) -> tuple[str, str]:
+    def health(self: WithAnnotations[Worker, Ages]) -> tuple[str, str]:
         """A word and a sentence; needs `with_health()`."""
         limit = settings.CANARY_MISSING_AFTER
         if self.heartbeat_age > limit:

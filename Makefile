@@ -1,0 +1,75 @@
+# What a person types. `make help` lists it; README.md explains it.
+
+VENV ?= .venv
+PYTHON ?= python3
+ARGS ?=
+# Where torch comes from: auto (CUDA only where there is an NVIDIA driver), cpu, cuda, or the URL of a package index.
+TORCH ?= auto
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH_REQUIREMENT := torch>=2.6,<2.14
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart up test check fmt bench screenshots verify-full clean
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: $(STAMP) ## Set up, start everything, train a real adapter, leave the dashboard up
+	@$(BIN)/finetune-hub demo $(ARGS)
+
+up: $(STAMP) ## Start the hub in the foreground; Ctrl-C stops it
+	@$(BIN)/finetune-hub up $(ARGS)
+
+test: $(DEV_STAMP) ## Run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV_STAMP) ## Format, lint, types, import contracts, then all tests (migrations check among them)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest $(ARGS)
+
+fmt: $(DEV_STAMP) ## Format the code
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: $(DEV_STAMP) ## Measure the engine and the service; prints tables
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+screenshots: $(DEV_STAMP) ## Draw every page, light and dark, wide and narrow, into docs/images
+	@$(BIN)/python -m tests.browser.screenshots $(ARGS)
+
+clean: ## Remove the virtual environment
+	rm -rf $(VENV)
+
+# One install, repeated when pyproject.toml changes. It says what is missing before it downloads anything, and takes
+# torch's CUDA packages (gigabytes) only where there is an NVIDIA driver, or where TORCH=cuda asks for them.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "finetune_hub needs Python 3.11 or newer. Install it, or name it: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo "Python's venv module is missing. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV): a few minutes the first time."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade pip
+	@case "$(TORCH)" in \
+	  cuda) $(PIP) "$(TORCH_REQUIREMENT)" ;; \
+	  cpu) $(PIP) "$(TORCH_REQUIREMENT)" --index-url $(TORCH_CPU_INDEX) ;; \
+	  auto) \
+	    if nvidia-smi -L >/dev/null 2>&1 || ! $(PIP) --dry-run --report - "$(TORCH_REQUIREMENT)" | grep -q '"name": "nvidia'; \
+	    then $(PIP) "$(TORCH_REQUIREMENT)"; \
+	    else $(PIP) "$(TORCH_REQUIREMENT)" --index-url $(TORCH_CPU_INDEX); fi ;; \
+	  http*) $(PIP) "$(TORCH_REQUIREMENT)" --index-url $(TORCH) ;; \
+	  *) echo "TORCH=$(TORCH) is none of auto, cpu, cuda or the URL of a package index." >&2; exit 1 ;; \
+	esac
+	@$(PIP) --editable '.[all]'
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	@$(PIP) --editable '.[dev]'
+	@touch $@
