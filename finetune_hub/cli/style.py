@@ -52,6 +52,13 @@ def say(line: str = "") -> None:
         pass
 
 
+def literal(text: object) -> str:
+    """Text in which square brackets mean themselves: a path, an address."""
+    from rich.markup import escape
+
+    return escape(str(text))
+
+
 def tick(name: str, seconds: float) -> None:
     """A part that is done, and how long it took."""
     say(f"  [green]✓[/green] {name:<10} [dim]{seconds:5.1f} s[/dim]")

@@ -99,7 +99,7 @@ def status(
     if as_json:
         print(json.dumps(_as_facts(folder, state), indent=2))
     elif state is None:
-        style.say(f"Nothing runs in {folder}. Start it with `finetune-hub up`.")
+        style.say(f"Nothing runs in {style.literal(folder)}. Start it with `finetune-hub up`.")
     else:
         _show(folder, state)
     if state is None:
@@ -113,7 +113,7 @@ def down(home: Home = None) -> None:
     folder = (home.expanduser() if home else default_home()).absolute()
     state = read_state(folder)
     if state is None:
-        style.say(f"Nothing runs in {folder}.")
+        style.say(f"Nothing runs in {style.literal(folder)}.")
         return
     began = time.monotonic()
     state.identity.send(signal.SIGTERM)
@@ -125,22 +125,23 @@ def down(home: Home = None) -> None:
                 f"Force it with `kill -9 {pid}`: its parts end with it, and nothing committed is lost.",
             )
         time.sleep(TEND_SECONDS / 4)
-    style.say(f"Stopped the hub in {folder} in {time.monotonic() - began:.1f} s.")
+    style.say(f"Stopped the hub in {style.literal(folder)} in {time.monotonic() - began:.1f} s.")
 
 
 def _welcome(stack: Stack) -> None:
     link = stack.login_link()
     style.say()
-    style.say(f"  Address      [bold]{stack.url}[/bold]")
+    style.say(f"  Address      [bold]{style.literal(stack.url)}[/bold]")
     if link:
-        style.say(f"  First login  {link} [dim](works once)[/dim]")
-    style.say(f"  Data         {stack.home}")
-    style.say(f"  Logs         {stack.home / 'logs'}")
+        style.say(f"  First login  {style.literal(link)} [dim](works once)[/dim]")
+    style.say(f"  Data         {style.literal(stack.home)}")
+    style.say(f"  Logs         {style.literal(stack.home / 'logs')}")
     style.say("\nCtrl-C stops everything.")
 
 
 def _show(folder: Path, state: UpState) -> None:
-    style.say(f"[bold]{state.url or 'still starting'}[/bold] [dim]pid {state.identity.pid}, data in {folder}[/dim]")
+    address = style.literal(state.url or "still starting")
+    style.say(f"[bold]{address}[/bold] [dim]pid {state.identity.pid}, data in {style.literal(folder)}[/dim]")
     for part in state.parts:
         mark = "[green]✓[/green]" if part.is_healthy() else "[red]✗[/red]"
         pid = part.identity.pid if part.identity else "-"

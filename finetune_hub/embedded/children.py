@@ -121,7 +121,10 @@ class Child:
         if self.state == "restarting":
             if now >= self._restart_at:
                 self.restarts += 1
-                self.start()
+                try:
+                    self.start()
+                except OSError:  # No memory for a process, a full disk: a later attempt may do better.
+                    self.note_death(now)
         elif self.state != "stopped" and self.exit_code() is not None:
             self.note_death(now)
         elif self.state == "starting" and self.program.is_ready(self.output()):

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from finetune_hub.embedded.identity import ProcessIdentity
 
-GRACE_SECONDS = 8.0
+GRACE_SECONDS = 5.0
 
 
 def main(lines: Iterable[str]) -> None:

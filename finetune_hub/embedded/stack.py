@@ -186,7 +186,10 @@ class Stack:
         assert identity is not None
         parts = [Part.of(child) for child in self.supervisor.children]
         state = UpState(identity=identity, url=self.url, started_at=self.started_at, sockets=self.sockets, parts=parts)
-        write_state(self.home, state)
+        try:
+            write_state(self.home, state)
+        except OSError:
+            pass  # A full disk makes `status` stale; it is no reason to stop the parts.
 
 
 def worker_command(name: str) -> list[str]:

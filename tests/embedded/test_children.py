@@ -46,6 +46,12 @@ def test_is_ready_by_its_probe(supervisor: Supervisor) -> None:
     assert child.output() == "ready\n"
 
 
+def test_ctrl_c_in_the_terminal_does_not_reach_it(supervisor: Supervisor) -> None:
+    child = supervisor.start(program())
+    assert child.identity is not None
+    assert os.getsid(child.identity.pid) == child.identity.pid
+
+
 def test_comes_back_after_kill_9(supervisor: Supervisor) -> None:
     child = supervisor.start(program())
     supervisor.wait_until_ready(child)
