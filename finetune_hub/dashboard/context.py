@@ -1,0 +1,45 @@
+"""What every page's frame shows: the navigation, and what the user may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import HttpRequest
+from django.utils.functional import SimpleLazyObject
+
+from finetune_hub.accounts.models import Membership, User
+
+
+@dataclass(frozen=True)
+class Section:
+    """An entry of the navigation; its pages lie below `/<url_name>/`."""
+
+    url_name: str
+    label: str
+    icon: str
+
+
+SECTIONS = [
+    Section("jobs", "Jobs", "activity"),
+    Section("datasets", "Datasets", "rows"),
+    Section("base-models", "Base models", "cube"),
+    Section("adapters", "Adapters", "layers"),
+    Section("workers", "Workers", "chip"),
+]
+
+
+def site(request: HttpRequest) -> dict[str, Any]:
+    """Lazy, so that a page that shows none of it asks the database nothing."""
+    user = getattr(request, "user", None)
+    memberships = SimpleLazyObject(lambda: memberships_of(user) if isinstance(user, User) else [])
+    return {
+        "sections": SECTIONS,
+        "section": request.path.split("/")[1],
+        "memberships": memberships,
+        "may_submit": SimpleLazyObject(lambda: any(membership.may_submit for membership in memberships)),
+    }
+
+
+def memberships_of(user: User) -> list[Membership]:
+    return list(user.memberships.select_related("team").order_by("pk"))

@@ -1,0 +1,39 @@
+"""The points of a job's loss curve as JSON, for the page's chart and for scripts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from django.db.models import F, Q
+from django.db.models.functions import Mod
+
+from finetune_hub.jobs.models import Job, MetricPoint
+
+MAX_POINTS = 2000  # More than a chart has pixels.
+
+
+def curve_points(job: Job, *, after: int = 0) -> list[dict[str, Any]]:
+    """The points of the steps after `after`; every n-th of them and the newest, when there are very many."""
+    points = MetricPoint.objects.curve_of(job).filter(step__gt=after)
+    stride = math.ceil(max(job.step - after, 0) / MAX_POINTS)
+    if stride > 1:
+        points = points.alias(rest=Mod(F("step"), stride)).filter(Q(rest=0) | Q(step=job.step))
+    return [point_json(point) for point in points]
+
+
+def point_json(point: MetricPoint) -> dict[str, Any]:
+    return {
+        "step": point.step,
+        "attempt": point.attempt.number,
+        "loss": finite(point.loss),
+        "learning_rate": finite(point.learning_rate),
+        "grad_norm": finite(point.grad_norm),
+        "tokens": point.tokens,
+        "seconds": finite(point.seconds),
+    }
+
+
+def finite(number: float) -> float | None:
+    """JSON has no word for a loss that is no number."""
+    return number if math.isfinite(number) else None

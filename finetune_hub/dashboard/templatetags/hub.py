@@ -1,0 +1,123 @@
+"""The words and marks of the pages: states, ages, durations, hashes."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+import yaml
+from django import template
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from finetune_hub.dashboard.icons import STATE_ICONS, draw_icon
+from finetune_hub.jobs.models import Job
+
+register = template.Library()
+
+JUST_NOW_SECONDS = 5
+
+
+@register.simple_tag
+def icon(name: str) -> SafeString:
+    return draw_icon(name)
+
+
+@register.simple_tag
+def state(word: str) -> SafeString:
+    """A state by icon, word and colour."""
+    return format_html(
+        '<span class="state state-{}">{}<span>{}</span></span>', word, draw_icon(STATE_ICONS[word]), word
+    )
+
+
+@register.simple_tag
+def job_state(job: Job) -> SafeString:
+    """The job's state; a job that was asked to stop, and has not yet, is `stopping`."""
+    return state("stopping" if job.is_stopping else job.state)
+
+
+@register.filter
+def duration(value: float | timedelta | None) -> str:
+    """Seconds or a timedelta in its two largest units: `3 min 20 s`."""
+    if value is None:
+        return ""
+    seconds = round(value.total_seconds() if isinstance(value, timedelta) else value)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    if seconds < 86400:
+        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+    return f"{seconds // 86400} d {seconds % 86400 // 3600} h"
+
+
+@register.filter
+def ago(moment: datetime | None) -> SafeString | str:
+    """`3 min ago`, with the exact time in UTC behind it."""
+    if moment is None:
+        return ""
+    seconds = (timezone.now() - moment).total_seconds()
+    if seconds < JUST_NOW_SECONDS:
+        words = "just now"
+    elif seconds < 60:
+        words = f"{seconds:.0f} s ago"
+    elif seconds < 3600:
+        words = f"{seconds // 60:.0f} min ago"
+    elif seconds < 86400:
+        words = f"{seconds // 3600:.0f} h ago"
+    elif seconds < 30 * 86400:
+        words = f"{seconds // 86400:.0f} d ago"
+    else:
+        words = f"{moment:%d %b %Y}"
+    return format_html(
+        '<time datetime="{}" title="{} UTC">{}</time>', moment.isoformat(), f"{moment:%Y-%m-%d %H:%M:%S}", words
+    )
+
+
+@register.filter
+def clock(moment: datetime) -> SafeString:
+    """The time of day in UTC, with the date behind it."""
+    return format_html(
+        '<time datetime="{}" title="{} UTC">{}</time>',
+        moment.isoformat(),
+        f"{moment:%Y-%m-%d %H:%M:%S}",
+        f"{moment:%H:%M:%S}",
+    )
+
+
+@register.filter
+def short_hash(digest: str) -> str:
+    return digest[:12]
+
+
+@register.filter
+def percent(share: float) -> str:
+    """A share between 0 and 1 as `97.5%`."""
+    return f"{share * 100:.1f}".removesuffix(".0") + "%"
+
+
+@register.filter
+def compact(number: float) -> str:
+    """A large number in three digits: `134.5 M`."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{number:g}"
+
+
+@register.filter
+def scientific(number: float) -> str:
+    return f"{number:.1e}" if number else "0"
+
+
+@register.filter
+def as_yaml(document: Any) -> str:
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+@register.filter
+def as_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

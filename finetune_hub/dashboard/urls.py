@@ -1,0 +1,36 @@
+"""The dashboard's addresses: one noun, one folder."""
+
+from __future__ import annotations
+
+from django.contrib.auth.views import LogoutView
+from django.urls import path
+from django.views.generic import RedirectView
+
+from finetune_hub.dashboard.views import adapters, base_models, datasets, jobs, sign_in, workers
+
+urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="jobs"), name="home"),
+    path("login/", sign_in.sign_in, name="login"),
+    path("login/link/<int:user_id>/<str:token>/", sign_in.sign_in_by_link, name="login-link"),
+    path("logout/", LogoutView.as_view(), name="logout"),
+    path("jobs/", jobs.list_jobs, name="jobs"),
+    path("jobs/new/", jobs.new_job, name="job-new"),
+    path("jobs/<str:job_id>/", jobs.show_job, name="job"),
+    path("jobs/<str:job_id>/stream", jobs.watch_job, name="job-stream"),
+    path("jobs/<str:job_id>/metrics.json", jobs.show_metrics, name="job-metrics"),
+    path("jobs/<str:job_id>/cancel", jobs.cancel, name="job-cancel"),
+    path("datasets/", datasets.list_datasets, name="datasets"),
+    path("datasets/upload/", datasets.upload_dataset, name="dataset-upload"),
+    path("datasets/<str:dataset_id>/", datasets.show_dataset, name="dataset"),
+    path("datasets/<str:dataset_id>/<int:number>/", datasets.show_dataset, name="dataset-version"),
+    path("base-models/", base_models.list_base_models, name="base-models"),
+    path("base-models/import", base_models.import_model, name="base-model-import"),
+    path("adapters/", adapters.list_adapters, name="adapters"),
+    path("adapters/<str:adapter_id>/", adapters.show_adapter, name="adapter"),
+    path("adapters/<str:adapter_id>/<int:number>/", adapters.show_adapter, name="adapter-version"),
+    path("adapters/<str:adapter_id>/<int:number>/files/<path:path>", adapters.download_file, name="adapter-file"),
+    path("adapters/<str:adapter_id>/<int:number>/zip", adapters.download_zip, name="adapter-zip"),
+    path("workers/", workers.list_workers, name="workers"),
+    path("workers/<slug:name>/cordon", workers.cordon, {"cordoned": True}, name="worker-cordon"),
+    path("workers/<slug:name>/uncordon", workers.cordon, {"cordoned": False}, name="worker-uncordon"),
+]

@@ -1,0 +1,90 @@
+"""The pages of adapters: the list, one version with its files and origins, and the downloads."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpResponse, HttpResponseBase
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.http import require_safe
+
+from finetune_hub.artifacts.manifest import ArtifactError
+from finetune_hub.artifacts.store import shared_store
+from finetune_hub.catalog.models import BaseModel
+from finetune_hub.dashboard.access import MemberRequest
+from finetune_hub.dashboard.views.refusals import render_refusal
+from finetune_hub.jobs.models import Job
+from finetune_hub.registry import downloads
+from finetune_hub.registry.models import Adapter, AdapterVersion
+from finetune_hub.spec.refusal import Refusal
+
+
+@login_required
+@require_safe
+def list_adapters(request: MemberRequest) -> HttpResponse:
+    return render(request, "adapters/list.html", {"adapters": Adapter.objects.visible_to(request.user).for_list()})
+
+
+@login_required
+@require_safe
+def show_adapter(request: MemberRequest, adapter_id: str, number: int | None = None) -> HttpResponse:
+    """The adapter at one version; at its newest when none is named."""
+    adapter = get_object_or_404(Adapter.objects.visible_to(request.user).select_related("base_model"), pk=adapter_id)
+    versions = list(adapter.versions.all())
+    shown = next((version for version in versions if number in {None, version.number}), None)
+    if shown is None:
+        raise Http404
+    context = {
+        "adapter": adapter,
+        "versions": versions,
+        "shown": shown,
+        "files": shown.files.all(),
+        "origins": shown.lineage.select_related("dataset_version__dataset", "parent__adapter"),
+        "job": Job.objects.visible_to(request.user).filter(publications__adapter_version=shown).first(),
+        "evaluations": shown.evaluations.for_list(),
+        "base_model_place": place_of(adapter.base_model),
+        "folder_name": downloads.folder_name(shown),
+    }
+    return render(request, "adapters/detail.html", context)
+
+
+@login_required
+@require_safe
+def download_file(request: MemberRequest, adapter_id: str, number: int, path: str) -> HttpResponseBase:
+    version = find_version(request, adapter_id, number)
+    try:
+        file = downloads.find_file(version, path)
+        chunks = downloads.stream_file(version, path)
+    except Refusal as refusal:
+        return render_refusal(request, refusal.message, refusal.remedy, status=404)
+    except ArtifactError as error:
+        return render_refusal(request, "The artifact store did not give the file.", str(error), status=503)
+    name = path.rpartition("/")[2]
+    return downloads.streaming_response(request, chunks, filename=name, size_bytes=file.size_bytes)
+
+
+@login_required
+@require_safe
+def download_zip(request: MemberRequest, adapter_id: str, number: int) -> HttpResponseBase:
+    version = find_version(request, adapter_id, number)
+    return downloads.streaming_response(
+        request,
+        downloads.stream_zip(version),
+        filename=downloads.zip_name(version),
+        size_bytes=downloads.zip_size_bytes(version),
+    )
+
+
+def find_version(request: MemberRequest, adapter_id: str, number: int) -> AdapterVersion:
+    """
+    Raises:
+        Http404: the user sees no such version.
+    """
+    visible = Adapter.objects.visible_to(request.user).filter(pk=adapter_id)
+    return get_object_or_404(AdapterVersion.objects.select_related("adapter"), adapter__in=visible, number=number)
+
+
+def place_of(base_model: BaseModel) -> str:
+    """Where the base model's files lie, for whoever loads them: a folder, or an address in the store."""
+    folder = shared_store(settings.ARTIFACT_URL).local_folder(base_model.artifact_prefix)
+    return str(folder) if folder else downloads.artifact_url(base_model.artifact_prefix)

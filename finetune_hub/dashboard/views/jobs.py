@@ -1,0 +1,114 @@
+"""The pages of jobs: the list, one job, its stream and its curve, and the form for a new one."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from finetune_hub.accounts.models import Team, User
+from finetune_hub.catalog.models import BaseModel, DatasetVersion
+from finetune_hub.dashboard.access import MemberRequest, may_submit_in, require_submitter, submitting_teams
+from finetune_hub.dashboard.curve import curve_points
+from finetune_hub.dashboard.live import Cursor, history_of, log_of, stream_job, summary_of
+from finetune_hub.dashboard.training_form import TrainingForm, dataset_value, initial_from
+from finetune_hub.jobs.actions import cancel_job, submit_training
+from finetune_hub.jobs.models import Job, JobKind, Publication
+from finetune_hub.spec.refusal import Refusal
+
+JOBS_ON_A_PAGE = 50
+
+
+@login_required
+@require_safe
+def list_jobs(request: MemberRequest) -> HttpResponse:
+    jobs = Job.objects.visible_to(request.user).for_list()
+    page = Paginator(jobs, JOBS_ON_A_PAGE).get_page(request.GET.get("page"))
+    return render(request, "jobs/list.html", {"page": page, "is_live": not all(job.has_ended for job in page)})
+
+
+@login_required
+@require_safe
+def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
+    job = get_object_or_404(Job.objects.visible_to(request.user).for_page(), pk=job_id)
+    summary = summary_of(job)
+    publications = Publication.objects.filter(job=job).select_related("adapter_version__adapter")
+    context = {
+        **summary,
+        **history_of(job),
+        **log_of(job),
+        "cursor": Cursor(job.event_count),
+        "attempts": job.attempts.for_page(),
+        "publications": publications,
+        "may_cancel": not job.has_ended and may_submit_in(request.user, job.team_id),
+    }
+    return render(request, "jobs/detail.html", context)
+
+
+@login_required
+@require_safe
+def show_metrics(request: MemberRequest, job_id: str) -> HttpResponse:
+    """The curve as JSON; `?after=STEP` leaves out what is known already."""
+    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
+    after = request.GET.get("after", "0")
+    return JsonResponse({"points": curve_points(job, after=int(after) if after.isdecimal() else 0)})
+
+
+@login_required
+@require_safe
+async def watch_job(request: HttpRequest, job_id: str) -> StreamingHttpResponse:
+    """What is new, as server-sent events, from `Last-Event-ID` or `?after=` on."""
+    user = await request.auser()
+    if not isinstance(user, User) or not await Job.objects.visible_to(user).filter(pk=job_id).aexists():
+        raise Http404
+    cursor = Cursor.parse(request.headers.get("Last-Event-ID") or request.GET.get("after", ""))
+    return StreamingHttpResponse(
+        stream_job(user, job_id, cursor),
+        content_type="text/event-stream",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+@login_required
+@require_POST
+def cancel(request: MemberRequest, job_id: str) -> HttpResponse:
+    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
+    require_submitter(request.user, job.team_id)
+    cancel_job(job.pk, request.user)
+    return redirect("job", job.pk)
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def new_job(request: MemberRequest) -> HttpResponse:
+    teams = submitting_teams(request.user)
+    form = training_form(request, teams)
+    if request.method == "POST" and form.is_valid():
+        try:
+            job = submit_training(form.team, request.user, form.spec, idempotency_key=form.idempotency_key())
+        except Refusal as refusal:
+            form.add_refusal(refusal)
+        else:
+            messages.success(request, "Submitted. Its rows are looked at, then it waits for a device.")
+            return redirect("job", job.pk)
+    return render(request, "jobs/new.html", {"form": form}, status=422 if form.is_bound else 200)
+
+
+def training_form(request: MemberRequest, teams: list[Team]) -> TrainingForm:
+    """The form as sent; on a GET, filled in from `?like=JOB`, `?dataset=NAME@VERSION` and `?base_model=NAME`."""
+    versions = list(DatasetVersion.objects.filter(dataset__team__in=teams).select_related("dataset").order_by("-pk"))
+    base_models = list(BaseModel.objects.filter(team__in=teams).ready().order_by("name"))
+    initial = {"form_token": uuid4().hex}
+    if versions:
+        initial["dataset"] = dataset_value(versions[0])
+    model = Job.objects.visible_to(request.user).filter(kind=JobKind.TRAIN, pk=request.GET.get("like", "")).first()
+    if model:
+        initial |= initial_from(model.spec)
+    initial |= {name: request.GET[name] for name in ("dataset", "base_model") if name in request.GET}
+    data = request.POST if request.method == "POST" else None
+    return TrainingForm(data, teams=teams, versions=versions, base_models=base_models, initial=initial)

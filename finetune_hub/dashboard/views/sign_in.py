@@ -1,0 +1,49 @@
+"""Sign in by password or by a one-time link, and sign out."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib.auth import login
+from django.contrib.auth.views import LoginView
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render, resolve_url
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods
+
+from finetune_hub.accounts.actions import login_link_tokens
+from finetune_hub.accounts.models import User
+from finetune_hub.dashboard.views.refusals import render_refusal
+
+sign_in = LoginView.as_view(template_name="accounts/sign_in.html", redirect_authenticated_user=True)
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+def sign_in_by_link(request: HttpRequest, user_id: int, token: str) -> HttpResponse:
+    """Opening the link shows one button, and pressing it signs in.
+
+    A GET must not: mail scanners and link previews open links, and would spend this one before its reader does. The
+    POST carries the CSRF token too, so that nobody signs another person in to a foreign account.
+    """
+    user = User.objects.filter(pk=user_id, is_active=True).first()
+    if user is None or not login_link_tokens.check_token(user, token):
+        return render_refusal(
+            request,
+            "This link has been used, or is too old.",
+            "Run `finetune-hub login-link` where the service runs: it prints a fresh one, good for a day.",
+            status=410,
+        )
+    next_url = safe_next(request)
+    if request.method == "POST":
+        login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+        return redirect(next_url)
+    return render(request, "accounts/sign_in_by_link.html", {"link_user": user, "next": next_url})
+
+
+def safe_next(request: HttpRequest) -> str:
+    """The page to go on to: the one asked for when it is ours, else the first."""
+    asked = request.POST.get("next") or request.GET.get("next") or ""
+    if url_has_allowed_host_and_scheme(asked, {request.get_host()}, require_https=request.is_secure()):
+        return asked
+    return resolve_url(settings.LOGIN_REDIRECT_URL)

@@ -1,0 +1,45 @@
+"""The page of workers. Everybody signed in sees the machines; only staff cordon them."""
+
+from __future__ import annotations
+
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.db.models import Prefetch
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_POST, require_safe
+
+from finetune_hub.accounts.models import Team
+from finetune_hub.dashboard.access import MemberRequest
+from finetune_hub.fleet.actions import set_cordoned
+from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.jobs.models import Attempt
+
+
+@login_required
+@require_safe
+def list_workers(request: MemberRequest) -> HttpResponse:
+    """The machines with what runs on them; a job of a team that the user is not in stays anonymous."""
+    workers = (
+        Worker.objects.with_health()
+        .prefetch_related(
+            Prefetch("devices", Device.objects.filter(present=True)),
+            Prefetch(
+                "attempts",
+                Attempt.objects.active().select_related("job__base_model", "job__adapter_version__adapter"),
+                to_attr="active_attempts",
+            ),
+        )
+        .order_by("name")
+    )
+    team_ids = set(Team.objects.of(request.user).values_list("pk", flat=True))
+    return render(request, "workers/list.html", {"workers": workers, "team_ids": team_ids})
+
+
+@login_required
+@require_POST
+def cordon(request: MemberRequest, name: str, cordoned: bool) -> HttpResponse:
+    if not request.user.is_staff:
+        raise PermissionDenied("Only staff may cordon a worker.")
+    set_cordoned(get_object_or_404(Worker, name=name), cordoned)
+    return redirect("workers")

@@ -1,0 +1,87 @@
+// The loss over the steps: every point thin, and a running mean on top. A repeated step replaces the older point.
+
+/* global uPlot */
+
+const SMOOTHING = 0.9;
+
+export class LossCurve {
+  constructor(place) {
+    this.place = place;
+    this.points = new Map(); // step → loss
+    this.chart = null;
+    this.dark = matchMedia("(prefers-color-scheme: dark)");
+    this.redraw = () => this.draw(true);
+    this.dark.addEventListener("change", this.redraw);
+    this.observer = new ResizeObserver(() => this.chart?.setSize(this.size()));
+    this.observer.observe(place);
+  }
+
+  async load(url) {
+    const response = await fetch(url);
+    if (response.ok) this.add((await response.json()).points);
+  }
+
+  add(points) {
+    for (const point of points) this.points.set(point.step, point.loss);
+    this.draw(false);
+  }
+
+  isShown() {
+    return this.place.isConnected;
+  }
+
+  destroy() {
+    this.dark.removeEventListener("change", this.redraw);
+    this.observer.disconnect();
+    this.chart?.destroy();
+  }
+
+  draw(afresh) {
+    if (this.points.size === 0) return;
+    if (this.chart && !afresh) {
+      this.chart.setData(this.series());
+      return;
+    }
+    this.chart?.destroy();
+    this.place.querySelector("[data-empty]")?.remove();
+    this.chart = new uPlot(this.options(), this.series(), this.place);
+  }
+
+  series() {
+    const steps = [...this.points.keys()].sort((a, b) => a - b);
+    const losses = steps.map((step) => this.points.get(step));
+    let mean = null;
+    let weight = 0;
+    const means = losses.map((loss) => {
+      if (loss === null) return null;
+      mean = SMOOTHING * (mean ?? 0) + (1 - SMOOTHING) * loss;
+      weight = SMOOTHING * weight + (1 - SMOOTHING);
+      return mean / weight;
+    });
+    return [steps, losses, means];
+  }
+
+  size() {
+    const width = this.place.clientWidth;
+    return { width, height: Math.round(Math.min(340, Math.max(220, width * 0.45))) };
+  }
+
+  options() {
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    const font = `12px ${colour("--sans")}`;
+    const axis = { stroke: colour("--ink-soft"), font, grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
+    const digits = (chart, value) => (value == null ? "–" : value.toFixed(4));
+    return {
+      ...this.size(),
+      cursor: { drag: { x: true, y: false } },
+      scales: { x: { time: false } },
+      axes: [{ ...axis, grid: { show: false } }, { ...axis, size: 48 }],
+      series: [
+        { label: "Step", value: (chart, value) => (value == null ? "–" : String(value)) },
+        { label: "Loss", stroke: colour("--curve-raw"), width: 1.5, points: { show: this.points.size < 20 }, value: digits },
+        { label: "Running mean", stroke: colour("--curve"), width: 2.5, points: { show: false }, value: digits },
+      ],
+    };
+  }
+}

@@ -1,0 +1,10 @@
+// Forms marked `data-once` cannot be sent twice by an impatient click; coming back to the page frees them again.
+
+document.addEventListener("submit", (event) => {
+  if (!event.target.matches("[data-once]")) return;
+  for (const button of event.target.querySelectorAll("button")) button.disabled = true;
+});
+
+window.addEventListener("pageshow", () => {
+  for (const button of document.querySelectorAll("[data-once] button")) button.disabled = false;
+});

@@ -1,0 +1,108 @@
+"""A browser, and the service under uvicorn as a process of its own: what a person meets, on the tests' database."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.conf import settings
+from django.db import connection
+from playwright.sync_api import Browser, Error, Page, sync_playwright
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("needs a chromium on PATH: `apt install chromium`")
+    with sync_playwright() as playwright:
+        # Playwright's loop runs in this thread, and Django would take its own calls for blocking ones in a coroutine.
+        os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
+        started = playwright.chromium.launch(executable_path=program, args=CHROMIUM_FLAGS)
+        yield started
+        started.close()
+        del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+@pytest.fixture
+def server(transactional_db: None) -> Iterator[str]:
+    """The address of the running service."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    database = connection.get_connection_params()
+    url = f"postgresql://{database.get('user', '')}:{database.get('password', '')}@/{database['dbname']}"
+    environment = os.environ | {
+        "DATABASE_URL": f"{url}?host={database['host']}",
+        "FINETUNE_HUB_URL": f"http://127.0.0.1:{port}",
+        "ARTIFACT_URL": settings.ARTIFACT_URL,
+    }
+    command = [sys.executable, "-m", "uvicorn", "finetune_hub.asgi:application", "--port", str(port)]
+    process = subprocess.Popen([*command, "--log-level", "warning"], env=environment)
+    try:
+        wait_until_it_answers(process, port)
+        yield environment["FINETUNE_HUB_URL"]
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def wait_until_it_answers(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", "/login/")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            time.sleep(0.1)
+        finally:
+            connection.close()
+    pytest.fail("the service did not answer within 30 s")
+
+
+OpenPage = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: str) -> Iterator[OpenPage]:
+    """Opens a page of some width and colour scheme, and fails the test when a console saw an error."""
+    contexts, errors = [], []
+
+    def open_one(*, width: int = 1440, scheme: str = "light", height: int = 900) -> Page:
+        context = browser.new_context(
+            base_url=server, viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.errors = errors
+        return page
+
+    yield open_one
+    for context in contexts:
+        try:
+            context.close()
+        except Error:
+            pass
+    assert errors == []

@@ -1,0 +1,258 @@
+"""A hub in the middle of its day: rows and files as a team would have them, for screenshots and walks."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from django.utils import timezone
+
+from finetune_hub.accounts.models import Role, Team, User
+from finetune_hub.catalog.models import BaseModel
+from finetune_hub.jobs.lifecycle import EventDraft, add_events
+from finetune_hub.jobs.models import Attempt, Job, JobKind, MetricPoint, Publication
+from finetune_hub.registry.models import AdapterVersion
+from tests import factories
+
+FACTS = {
+    "architecture": "LlamaForCausalLM",
+    "model_type": "llama",
+    "parameter_count": 134_515_008,
+    "layers": 30,
+    "hidden_size": 576,
+    "heads": 9,
+    "kv_heads": 3,
+    "head_dim": 64,
+    "context_length": 8192,
+    "vocabulary_size": 49_152,
+    "tied_head": True,
+    "dtype": "bfloat16",
+    "size_bytes": 269_060_552,
+}
+TOPICS = ["delivery", "refund", "login", "invoice", "warranty"]
+
+
+@dataclass
+class SampleHub:
+    user: User
+    team: Team
+    running: Job
+    succeeded: Job
+    failed: Job
+    evaluation: Job
+    adapter: AdapterVersion
+
+
+def make_sample_hub() -> SampleHub:
+    user = factories.make_user("alice", is_staff=True)
+    team = factories.make_team(user, slug="support", role=Role.ADMIN)
+    model = factories.make_base_model(team, "smollm2-135m-instruct", facts=FACTS)
+    tickets = factories.make_dataset_version(team, "support-tickets", [ticket(number) for number in range(400)])
+    held_out = factories.make_dataset_version(team, "support-tickets-held-out", [ticket(n) for n in range(900, 940)])
+    worker = factories.make_worker("gpu-1", devices=0)
+    for index in range(2):
+        worker.devices.create(index=index, kind="cuda", name="NVIDIA RTX 6000 Ada", memory_bytes=48 * 2**30)
+    idle = factories.make_worker("lab-desk")
+    idle.cordoned = True
+    idle.save(update_fields=["cordoned"])
+
+    succeeded = make_trained(team, model, tickets, "support-tickets-smollm2", hours_ago=5)
+    attempt = ended_attempt(succeeded, worker)
+    record_steps(attempt, 50)
+    version = factories.make_adapter_version(
+        team,
+        "support-tickets-smollm2",
+        base_model=model,
+        dataset_version=tickets,
+        training_spec=succeeded.spec,
+        summary={"steps": 50, "final_loss": 0.0213},
+        verification={
+            "max_difference": 3.1e-6,
+            "tolerance": 1e-4,
+            "noise": 0.0,
+            "dtype": "float32",
+            "changes_something": True,
+            "warnings": [],
+        },
+    )
+    Publication.objects.create(job=succeeded, attempt=attempt, step=50, adapter_version=version)
+    add_events(succeeded, [EventDraft("Published, reloaded and compared with what was trained.")], attempt=attempt)
+    evaluation = make_evaluation(team, model, held_out, version)
+    failed = make_trained(team, model, tickets, "refund-letters", hours_ago=3, state="failed", failure=True)
+    ended_attempt(
+        failed, worker, state="failed", failure_class="out_of_memory", failure_message="CUDA ran out of memory."
+    )
+    running = make_running(team, model, tickets, worker)
+    factories.make_job(
+        team,
+        base_model=model,
+        dataset_version=tickets,
+        spec=spec_of(model, "tone-of-voice"),
+        waiting_reason="Both devices of gpu-1 are in use; lab-desk is cordoned. First in the queue.",
+    )
+    return SampleHub(user, team, running, succeeded, failed, evaluation, version)
+
+
+def ticket(number: int) -> dict[str, Any]:
+    topic = TOPICS[number % len(TOPICS)]
+    answer = json.dumps({"topic": topic, "order": 4700 + number, "urgent": number % 3 == 0})
+    return {
+        "messages": [
+            {"role": "system", "content": "Answer with one JSON object: topic, order, urgent."},
+            {
+                "role": "user",
+                "content": f"Hello, my order {4700 + number} has a problem: {topic}. Can you help me today?",
+            },
+            {"role": "assistant", "content": answer},
+        ]
+    }
+
+
+def spec_of(model: BaseModel, adapter_name: str) -> dict[str, Any]:
+    spec = factories.make_spec(
+        base_model=model.name, dataset={"name": "support-tickets", "version": 1}, adapter_name=adapter_name
+    )
+    return spec.model_dump(mode="json", exclude_none=True)
+
+
+def make_trained(
+    team: Team,
+    model: BaseModel,
+    tickets: Any,
+    name: str,
+    *,
+    hours_ago: int,
+    state: str = "succeeded",
+    failure: bool = False,
+) -> Job:
+    start = timezone.now() - timedelta(hours=hours_ago)
+    columns: dict[str, Any] = (
+        {"result": training_result()}
+        if not failure
+        else {
+            "failure_class": "out_of_memory",
+            "failure_message": "The GPU ran out of memory in step 1: 47.2 GB of 48 GB were in use.",
+            "failure_remedy": "Halve `training.micro_batch_size` and double `training.gradient_accumulation_steps`.",
+        }
+    )
+    job = factories.make_job(
+        team,
+        base_model=model,
+        dataset_version=tickets,
+        spec=spec_of(model, name),
+        state=state,
+        created_at=start,
+        started_at=start + timedelta(seconds=8),
+        finished_at=start + timedelta(minutes=2),
+        step=50 if not failure else 0,
+        total_steps=50,
+        **columns,
+    )
+    add_events(
+        job, [EventDraft("Submitted."), EventDraft("Queued. The first 200 rows have 24 supervised tokens each.")]
+    )
+    if failure:
+        add_events(job, [EventDraft("Failed: the GPU ran out of memory in step 1.", "error")])
+    return job
+
+
+def training_result() -> dict[str, Any]:
+    return {
+        "steps": 50,
+        "final_loss": 0.0213,
+        "trained_tokens": 31_412,
+        "supervised_tokens": 9_614,
+        "dtype": "float32",
+    }
+
+
+def make_running(team: Team, model: BaseModel, tickets: Any, worker: Any) -> Job:
+    start = timezone.now() - timedelta(minutes=6)
+    job = factories.make_job(
+        team,
+        base_model=model,
+        dataset_version=tickets,
+        spec=spec_of(model, "support-tickets-v2"),
+        state="running",
+        created_at=start,
+        started_at=start,
+        step=180,
+        total_steps=300,
+        eta_seconds=248.0,
+    )
+    attempt = factories.make_attempt(
+        job, worker, state="running", lease_token=uuid4(), started_at=start, log_tail=sample_log()
+    )
+    record_steps(attempt, 180)
+    lines = ["Submitted.", "Queued. The first 200 rows have 24 supervised tokens each.", "Attempt 1 started on gpu-1."]
+    lines += ["300 steps over 400 rows: 4,884,480 of 139,399,488 parameters are trained, in bfloat16 on cuda."]
+    add_events(job, [EventDraft(line) for line in lines], actor=job.created_by)
+    add_events(job, [EventDraft(f"Checkpoint at step {step}.") for step in (50, 100, 150)], attempt=attempt)
+    return job
+
+
+def make_evaluation(team: Team, model: BaseModel, held_out: Any, version: AdapterVersion) -> Job:
+    samples = []
+    for number in (900, 901, 902):
+        system, user, assistant = ticket(number)["messages"]
+        samples.append(
+            {
+                "prompt": f"{system['content']}\n\n{user['content']}",
+                "expected": assistant["content"],
+                "base": "I'm sorry to hear that! Could you tell me more about the problem with your order?",
+                "adapter": assistant["content"] if number != 902 else assistant["content"].replace("true", "false"),
+            }
+        )
+    return factories.make_job(
+        team,
+        kind=JobKind.EVALUATE,
+        base_model=model,
+        dataset_version=held_out,
+        adapter_version=version,
+        spec={"max_rows": None, "max_new_tokens": 256},
+        state="succeeded",
+        created_at=timezone.now() - timedelta(hours=4),
+        finished_at=timezone.now() - timedelta(hours=4),
+        step=40,
+        total_steps=40,
+        progress_unit="rows",
+        result={"rows": 40, "base_exact_match": 0.0, "adapter_exact_match": 0.975, "samples": samples},
+    )
+
+
+def ended_attempt(job: Job, worker: Any, state: str = "succeeded", **columns: Any) -> Attempt:
+    defaults = {"state": state, "lease_token": uuid4(), "started_at": job.started_at, "finished_at": job.finished_at}
+    attempt = factories.make_attempt(job, worker, log_tail=sample_log(), **(defaults | columns))
+    attempt.devices.add(worker.devices.first(), through_defaults={"released_at": job.finished_at})
+    return attempt
+
+
+def record_steps(attempt: Attempt, steps: int, *, first: int = 1) -> None:
+    """A loss that falls as losses do, the same on every run."""
+    dice = random.Random(7)
+    MetricPoint.objects.bulk_create(
+        MetricPoint(
+            attempt=attempt,
+            step=step,
+            epoch=step / 100,
+            loss=2.6 * math.exp(-step / 30) + 0.05 + dice.random() * 0.18 * math.exp(-step / 90),
+            learning_rate=2e-4 * (1 - step / (steps + 120)),
+            grad_norm=0.8,
+            tokens=640,
+            supervised_tokens=96,
+            seconds=2.07,
+            peak_memory_bytes=6_442_450_944,
+        )
+        for step in range(first, first + steps)
+    )
+
+
+def sample_log() -> str:
+    return "\n".join(
+        f"2026-03-02 09:1{n // 6}:{n % 6}0 INFO engine step {n + 1} loss {2.6 / (n + 1):.4f}" for n in range(40)
+    )
