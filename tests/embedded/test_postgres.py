@@ -165,7 +165,8 @@ def test_a_reused_pid_in_the_lock_file_blocks_nothing(supervisor: Supervisor, ho
     lock_file = postgres.data / "postmaster.pid"
     stale = lock_file.read_text()
     child.stop()
-    with subprocess.Popen(["sleep", "60"]) as stranger:
+    # Postgres minds a process of its own user alone.
+    with subprocess.Popen(["sleep", "60"], user=postgres.data.stat().st_uid) as stranger:
         try:
             lock_file.write_text(stale.replace(stale.partition("\n")[0], str(stranger.pid), 1))
             shutil.copystat(postgres.data / "PG_VERSION", lock_file)
