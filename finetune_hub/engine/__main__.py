@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from finetune_hub.data.chat_rows import InvalidDataset
-from finetune_hub.engine.errors import BadData, EngineError, OutOfMemory, Stopped
+from finetune_hub.engine.errors import BadData, EngineError, Infrastructure, OutOfMemory, Stopped
 from finetune_hub.engine.events import EventLog, write_result
 from finetune_hub.spec import events, run
 
@@ -67,9 +67,7 @@ def _explain(error: Exception) -> EngineError:
             "Halve `micro_batch_size` and double `gradient_accumulation_steps`, or lower `max_seq_len`.",
         )
     if isinstance(error, OSError):
-        infrastructure = EngineError(f"A file could not be read or written ({error}).", "Look at the worker's disk.")
-        infrastructure.failure_class = "infrastructure"
-        return infrastructure
+        return Infrastructure(f"A file could not be read or written ({error}).", "Look at the worker's disk.")
     return EngineError(f"{type(error).__name__}: {error}", "This is a defect of the engine; the log has the traceback.")
 
 

@@ -40,6 +40,12 @@ class OutOfMemory(EngineError):
     failure_class: FailureClass = "out_of_memory"
 
 
+class Infrastructure(EngineError):
+    """The machine failed, not the run."""
+
+    failure_class: FailureClass = "infrastructure"
+
+
 class Stopped(BaseException):
     """The run was asked to stop; not an error, so that no `except Exception` swallows it."""
 
