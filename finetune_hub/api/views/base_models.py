@@ -34,7 +34,9 @@ class BaseModels(HubView):
     def post(self, request: Request) -> Response:
         """Import a base model. It is ready when the job that is named in the answer has succeeded."""
         body = read_body(request, BaseModelImport)
-        job = import_base_model(team_of(request), user_of(request), **body.model_dump())
+        job = import_base_model(
+            team_of(request), user_of(request), name=body.name, source=body.source, license_name=body.license
+        )
         answer = {**BaseModelSerializer(job.base_model).data, "job_id": job.pk}
         return Response(answer, status=201)
 

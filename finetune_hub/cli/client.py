@@ -1,0 +1,364 @@
+"""The hub's API for Python programs: what the command line and the demo are made of. Needs httpx and nothing of Django.
+
+hub = Hub("http://127.0.0.1:8000", token)
+hub.push_dataset(Path("tickets.jsonl"), "tickets")
+job = hub.submit({"base_model": "smollm2-135m-instruct", "dataset": {"name": "tickets"}})
+for progress in hub.watch(job["id"]):
+    print(progress.job["step"], progress.loss)
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from finetune_hub.artifacts.manifest import CorruptArtifact, verify_files
+from finetune_hub.spec.files import FileEntry
+
+Row = dict[str, Any]
+
+TIMEOUT_SECONDS = 30.0
+UPLOAD_TIMEOUT_SECONDS = 600.0
+POLL_SECONDS = 0.5
+# A web process that restarts is back well within this time; until then a watcher waits.
+OUTAGE_SECONDS = 60.0
+DOWNLOAD_TRIES = 3
+SERVER_ERROR = 500
+ENDED_STATES = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class HubError(Exception):
+    """The hub refused, or could not be reached: the same code, message, remedy and details as in the API's answer.
+
+    Attributes:
+        status: the answer's HTTP status; None when there was no answer.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        remedy: str,
+        *,
+        field: str | None = None,
+        details: Sequence[Row] = (),
+        status: int | None = None,
+    ) -> None:
+        super().__init__(f"{message} {remedy}")
+        self.code, self.message, self.remedy = code, message, remedy
+        self.field, self.details, self.status = field, list(details), status
+
+    @property
+    def is_outage(self) -> bool:
+        """Nobody answered, or what answered could not: trying again may help."""
+        return self.code in {"unreachable", "unexpected_answer"} or (self.status or 0) >= SERVER_ERROR
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One look at a job, with what is new since the look before."""
+
+    job: Row
+    events: list[Row]
+    points: list[Row]
+    loss: float | None  # Of the newest step, in nats.
+
+    @property
+    def has_ended(self) -> bool:
+        return self.job["state"] in ENDED_STATES
+
+
+class Hub:
+    """A connection to one hub, as the user and team of a token. Every method raises `HubError`."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=f"{self.url}/api/",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=TIMEOUT_SECONDS,
+            transport=httpx.HTTPTransport(retries=2),
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Hub:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def me(self) -> Row:
+        """Who the token is: user, team, role."""
+        return self._get("me")
+
+    # ---- datasets and base models
+
+    def push_dataset(self, path: Path, name: str) -> Row:
+        """Upload a file as the newest version of a dataset; the version it is, also when its content was known."""
+        with path.open("rb") as file:
+            return self._send(
+                "POST",
+                "datasets",
+                data={"name": name},
+                files={"file": (path.name, file)},
+                timeout=UPLOAD_TIMEOUT_SECONDS,
+            )
+
+    def datasets(self) -> list[Row]:
+        return self._list("datasets")
+
+    def import_base_model(self, name: str, source: str | None = None) -> Row:
+        """Start an import; `job_id` in the answer is the job to wait for."""
+        return self._send("POST", "base-models", json={"name": name, "source": source})
+
+    def base_models(self, name: str | None = None) -> list[Row]:
+        return self._list("base-models", name=name)
+
+    def base_model(self, base_model_id: str) -> Row:
+        """Facts, files, and where they lie."""
+        return self._get(f"base-models/{base_model_id}")
+
+    # ---- jobs
+
+    def submit(self, spec: Row, *, idempotency_key: str | None = None) -> Row:
+        """Submit a training: a `TrainingSpec` as a dictionary."""
+        headers = {"Content-Type": "application/json"}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        # `default`: YAML turns some texts into dates, which the service then refuses by name.
+        return self._send("POST", "jobs", content=json.dumps(spec, default=str), headers=headers)
+
+    def evaluate(
+        self, adapter: str, dataset: str, *, adapter_version: int | None = None, max_rows: int | None = None
+    ) -> Row:
+        """Submit an evaluation: answer the dataset's rows with and without the adapter and count exact matches."""
+        body = {"adapter": adapter, "adapter_version": adapter_version, "dataset": dataset, "max_rows": max_rows}
+        return self._send("POST", "evaluations", json=body)
+
+    def jobs(self, limit: int = 50) -> list[Row]:
+        """The newest jobs."""
+        return self._list("jobs", limit=limit)
+
+    def job(self, job_id: str) -> Row:
+        return self._get(f"jobs/{job_id}")
+
+    def cancel(self, job_id: str) -> Row:
+        """Ask the job to end; twice is once."""
+        return self._send("POST", f"jobs/{job_id}/cancel")
+
+    def events(self, job_id: str, after: int = 0) -> list[Row]:
+        """What happened to the job after the event of this number."""
+        return self._all_after(f"jobs/{job_id}/events", after)
+
+    def metrics(self, job_id: str, after: int = 0) -> list[Row]:
+        """The points of the loss curve after this step."""
+        return self._all_after(f"jobs/{job_id}/metrics", after)
+
+    def log(self, job_id: str) -> str:
+        """The end of what the engine printed."""
+        return str(self._get(f"jobs/{job_id}/log")["text"])
+
+    def watch(self, job_id: str, *, poll_seconds: float = POLL_SECONDS) -> Iterator[Progress]:
+        """Look at the job again and again until it has ended; the last look is of the ended job.
+
+        Short outages of the web process are waited for, up to a minute.
+        """
+        last_event = last_step = 0
+        loss: float | None = None
+        answered_at = time.monotonic()
+        while True:
+            try:
+                # The job comes first: once it has ended, its last event and step are there to be read.
+                job = self.job(job_id)
+                points, events = self.metrics(job_id, last_step), self.events(job_id, last_event)
+            except HubError as error:
+                if not error.is_outage or time.monotonic() - answered_at > OUTAGE_SECONDS:
+                    raise
+                time.sleep(poll_seconds)
+                continue
+            answered_at = time.monotonic()
+            last_event = events[-1]["number"] if events else last_event
+            if points:
+                last_step, loss = points[-1]["step"], points[-1]["loss"]
+            progress = Progress(job, events, points, loss)
+            yield progress
+            if progress.has_ended:
+                return
+            time.sleep(poll_seconds)
+
+    # ---- adapters and workers
+
+    def adapters(self, name: str | None = None) -> list[Row]:
+        return self._list("adapters", name=name)
+
+    def adapter(self, name_or_id: str, version: int | None = None) -> Row:
+        """One version of an adapter, with its files; the newest when no version is given."""
+        adapter_id = self._adapter_id(name_or_id)
+        number = version or self._get(f"adapters/{adapter_id}")["versions"][0]["number"]
+        return self._get(f"adapters/{adapter_id}/versions/{number}")
+
+    def pull(
+        self,
+        name_or_id: str,
+        version: int | None = None,
+        *,
+        output: Path | None = None,
+        report: Callable[[str, int], None] = lambda path, size_bytes: None,
+    ) -> Path:
+        """Download a version into a folder, which appears whole and verified or not at all.
+
+        Files that an interrupted pull has left are not fetched again. A folder that already holds the version is good.
+
+        Args:
+            output: the folder; `NAME-vN` here when left out.
+            report: told the path and size of each file, once it is there.
+        """
+        found = self.adapter(name_or_id, version)
+        target = output or Path(f"{found['name']}-v{found['number']}")
+        entries = [FileEntry.model_validate(file) for file in found["files"]]
+        if target.exists():
+            if is_whole(target, entries):
+                return target
+            raise HubError(
+                "target_exists",
+                f"{target} exists already and is not this version.",
+                "Move it away, or give another folder with --output.",
+            )
+        partial = target.with_name(f".{target.name}.{found['adapter_id']}-v{found['number']}.partial")
+        for entry in entries:
+            if not is_whole(partial, [entry]):
+                self._download(f"adapters/{found['adapter_id']}/versions/{found['number']}/files", entry, partial)
+            report(entry.path, entry.size_bytes)
+        partial.rename(target)
+        return target
+
+    def workers(self) -> list[Row]:
+        return self._list("workers")
+
+    # ---- HTTP
+
+    def _adapter_id(self, name_or_id: str) -> str:
+        if name_or_id.startswith("ad-"):
+            return name_or_id
+        found = self.adapters(name_or_id)
+        if len(found) == 1:
+            return str(found[0]["id"])
+        if found:
+            ids = ", ".join(f"{adapter['id']} (over {adapter['base_model']})" for adapter in found)
+            raise HubError(
+                "ambiguous_adapter",
+                f"Several adapters are named {name_or_id!r}, over different base models.",
+                f"Give the id of one of them: {ids}.",
+            )
+        raise HubError(
+            "unknown_adapter",
+            f"There is no adapter named {name_or_id!r}.",
+            "See `finetune-hub adapters list`.",
+        )
+
+    def _download(self, folder: str, entry: FileEntry, target: Path) -> None:
+        """Fetch one file and verify it; a broken connection is tried again."""
+        path = target / entry.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fetched = path.with_name(f"{path.name}.part")
+        for tries_left in reversed(range(DOWNLOAD_TRIES)):
+            try:
+                with self._http.stream("GET", f"{folder}/{entry.path}") as response, fetched.open("wb") as file:
+                    if response.is_error:
+                        response.read()
+                        raise refusal_of(response)
+                    for chunk in response.iter_bytes():
+                        file.write(chunk)
+                fetched.replace(path)
+                verify_files(target, [entry])
+                return
+            except (httpx.TransportError, CorruptArtifact) as error:
+                path.unlink(missing_ok=True)
+                if not tries_left:
+                    raise HubError(
+                        "download_failed",
+                        f"{entry.path} could not be downloaded whole: {error}",
+                        "Run the command again: it keeps the files that are whole.",
+                    ) from error
+
+    def _list(self, path: str, *, limit: int = 1000, **query: Any) -> list[Row]:
+        """The first rows of a list, gathered from its pages."""
+        rows: list[Row] = []
+        query = {key: value for key, value in query.items() if value is not None}
+        while True:
+            page = self._get(path, limit=min(200, limit - len(rows)), **query)
+            rows += page["data"]
+            if page["next"] is None or len(rows) >= limit:
+                return rows
+            query["cursor"] = page["next"]
+
+    def _all_after(self, path: str, after: int) -> list[Row]:
+        rows: list[Row] = []
+        following: int | None = after
+        while following is not None:
+            part = self._get(path, after=following)
+            rows += part["data"]
+            following = part["next"]
+        return rows
+
+    def _get(self, path: str, **query: Any) -> Row:
+        return self._send("GET", path, params=query)
+
+    def _send(self, method: str, path: str, **request: Any) -> Row:
+        try:
+            response = self._http.request(method, path, **request)
+        except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise HubError(
+                "unreachable",
+                f"The hub at {self.url} does not answer: {error}.",
+                "Check the address, and that it runs: `finetune-hub status` on its machine.",
+            ) from error
+        if response.is_error or response.is_redirect:
+            raise refusal_of(response)
+        try:
+            answer: Row = response.json()
+        except ValueError as error:
+            raise unexpected(response) from error
+        return answer
+
+
+def is_whole(folder: Path, entries: Sequence[FileEntry]) -> bool:
+    """Whether the folder has all these files as they should be."""
+    try:
+        verify_files(folder, entries)
+    except CorruptArtifact:
+        return False
+    return True
+
+
+def refusal_of(response: httpx.Response) -> HubError:
+    """The error that an answer of 3xx, 4xx or 5xx carries."""
+    try:
+        error = response.json()["error"]
+        return HubError(
+            error["code"],
+            error["message"],
+            error["remedy"],
+            field=error["field"],
+            details=error["details"],
+            status=response.status_code,
+        )
+    except (ValueError, KeyError, TypeError):
+        return unexpected(response)
+
+
+def unexpected(response: httpx.Response) -> HubError:
+    return HubError(
+        "unexpected_answer",
+        f"{response.url} answered {response.status_code}, and not as a hub does.",
+        "Check the address: is it finetune_hub's, without a path? Is a proxy in between?",
+        status=response.status_code,
+    )

@@ -1,0 +1,155 @@
+"""`finetune-hub jobs`: submit, list, show, logs, wait, cancel."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finetune_hub.cli import style
+from finetune_hub.cli.client import HubError
+from finetune_hub.cli.login import connect
+from finetune_hub.cli.output import (
+    Json,
+    day,
+    end_like,
+    event_line,
+    print_json,
+    print_table,
+    published,
+    reports_errors,
+    wait_for,
+)
+from finetune_hub.cli.recipes import read_recipe
+
+app = style.new_group("Jobs: submit a recipe, watch it, cancel it.")
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job, such as ftjob-7k2m….")]
+
+
+@app.command()
+@reports_errors
+def submit(
+    recipe: Annotated[Path, typer.Argument(help="A training spec in YAML or JSON.")],
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until the job has ended; its state is the exit code.")
+    ] = False,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="The same key again submits nothing: it answers with the first job.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Submit a training job."""
+    read = read_recipe(recipe)
+    with connect() as hub:
+        try:
+            job = hub.submit(read.document, idempotency_key=idempotency_key)
+        except HubError as error:
+            raise read.placed(error) from error
+        if wait:
+            end_like(wait_for(hub, job["id"]), as_json=as_json)
+        elif as_json:
+            print_json(job)
+        else:
+            print(job["id"])
+
+
+@app.command("list")
+@reports_errors
+def list_jobs(
+    limit: Annotated[int, typer.Option(help="The newest so many.", min=1)] = 20, as_json: Json = False
+) -> None:
+    """List the team's newest jobs."""
+    with connect() as hub:
+        jobs = hub.jobs(limit)
+    if as_json:
+        print_json(jobs)
+        return
+    print_table(
+        ["ID", "KIND", "STATE", "BASE MODEL", "STEP", "BY", "CREATED"],
+        [
+            (
+                job["id"],
+                job["kind"],
+                job["state"],
+                job["base_model"],
+                f"{job['step']}/{job['total_steps'] or '?'}",
+                job["created_by"],
+                day(job["created_at"]),
+            )
+            for job in jobs
+        ],
+    )
+
+
+@app.command()
+@reports_errors
+def show(job_id: JobId, as_json: Json = False) -> None:
+    """Show one job."""
+    with connect() as hub:
+        job = hub.job(job_id)
+    if as_json:
+        print_json(job)
+        return
+    print(f"{job['id']}  {job['kind']}  {job['state']}{published(job)}")
+    print(f"base model  {job['base_model']}")
+    datasets = [f"{dataset['name']}:{dataset['version']}" for dataset in job["datasets"]]
+    print(f"datasets    {', '.join(datasets) or '-'}")
+    print(f"progress    {job['progress_unit']} {job['step']}/{job['total_steps'] or '?'}")
+    for attempt in reversed(job["attempts"]):
+        where = f"{attempt['state']} on {attempt['worker']}"
+        print(f"attempt {attempt['number']}   {where}  {attempt['failure_message']}".rstrip())
+    if job["waiting_reason"]:
+        print(f"waits       {job['waiting_reason']}")
+    if job["failure"]:
+        print(f"failure     {job['failure']['message']} {job['failure']['remedy']}")
+
+
+@app.command()
+@reports_errors
+def logs(
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    engine: Annotated[bool, typer.Option("--engine", help="The end of the engine's own output instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print what happened to a job; with --json one object a line."""
+    with connect() as hub:
+        if engine:
+            text = hub.log(job_id)
+            print_json({"text": text}) if as_json else print(text, end="")
+            return
+        looks = (look.events for look in hub.watch(job_id)) if follow else iter([hub.events(job_id)])
+        for events in looks:
+            for event in events:
+                print_event(event, as_json=as_json)
+
+
+@app.command()
+@reports_errors
+def wait(job_id: JobId, as_json: Json = False) -> None:
+    """Wait until a job has ended; its state is the exit code."""
+    with connect() as hub:
+        end_like(wait_for(hub, job_id), as_json=as_json)
+
+
+@app.command()
+@reports_errors
+def cancel(job_id: JobId, as_json: Json = False) -> None:
+    """Cancel a job. A running trainer writes a checkpoint first."""
+    with connect() as hub:
+        job = hub.cancel(job_id)
+    if as_json:
+        print_json(job)
+    elif job["state"] == "cancelled":
+        print(f"{job_id} is cancelled.")
+    elif job["desired_state"] == "cancel":
+        print(f"{job_id} is being cancelled: its trainer was asked to stop.")
+    else:
+        print(f"{job_id} had ended before: {job['state']}.")
+
+
+def print_event(event: dict[str, object], *, as_json: bool) -> None:
+    print(json.dumps(event) if as_json else event_line(event), flush=True)

@@ -1,0 +1,167 @@
+"""What the client's commands print, and how they end: results on stdout, progress and errors on stderr.
+
+Exit codes, for pipelines:
+    0 done   1 a defect of this program   2 wrong usage   3 bad input: mend it   4 the job failed   5 it was cancelled
+    6 the service could not be reached or failed: try again
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+from finetune_hub.cli.client import Hub, HubError, Progress, Row
+
+EXIT_BAD_INPUT = 3
+EXIT_JOB_FAILED = 4
+EXIT_JOB_CANCELLED = 5
+EXIT_UNREACHABLE = 6
+SHOWN_DETAILS = 10
+PLAIN_LINE_EVERY_SECONDS = 10.0
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs; errors too.")]
+Arguments = ParamSpec("Arguments")
+
+
+def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """The command, ending with a sentence, a remedy and an exit code where the hub refused."""
+
+    @functools.wraps(command)
+    def reporting(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
+        try:
+            command(*arguments, **options)
+        except HubError as error:
+            print_error(error, as_json=bool(options.get("as_json")))
+            raise typer.Exit(EXIT_UNREACHABLE if error.is_outage else EXIT_BAD_INPUT) from error
+
+    return reporting
+
+
+def print_error(error: HubError, *, as_json: bool) -> None:
+    """The error on stderr: as a sentence, a remedy and the further defects, or as the API's JSON."""
+    if as_json:
+        body = {key: getattr(error, key) for key in ("code", "message", "remedy", "field", "details")}
+        print(json.dumps({"error": body}), file=sys.stderr)
+        return
+    red, reset = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
+    print(f"{red}Error:{reset} {error.message}\n{error.remedy}", file=sys.stderr)
+    for detail in error.details[1:SHOWN_DETAILS]:
+        place = f"line {detail['line']}: " if detail.get("line") else ""
+        field = f"`{'.'.join(map(str, detail['loc']))}` " if detail.get("loc") else ""
+        print(f"  {place}{field}{detail['message']}. {detail.get('remedy', '')}".rstrip(), file=sys.stderr)
+    if len(error.details) > SHOWN_DETAILS:
+        print(f"  and {len(error.details) - SHOWN_DETAILS} more", file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Columns as wide as their widest cell, never cut: good for eyes, `grep` and `awk`."""
+    lines = [[str("-" if cell is None else cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
+    for line in [list(headings), *lines]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def size(size_bytes: int | None) -> str:
+    """A size for people: `1.5 MiB`."""
+    if size_bytes is None:
+        return "-"
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size_bytes >= 1 << power:
+            return f"{size_bytes / (1 << power):.1f} {unit}"
+    return f"{size_bytes} B"
+
+
+def day(timestamp: str | None) -> str:
+    """`2026-01-31 12:00` of a timestamp of the API, in UTC."""
+    return timestamp[:16].replace("T", " ") if timestamp else "-"
+
+
+# ---- waiting for a job
+
+
+def wait_for(hub: Hub, job_id: str) -> Row:
+    """Show the job's progress on stderr until it has ended: a bar on a terminal, plain lines elsewhere.
+
+    Returns:
+        The ended job.
+    """
+    show = _show_bar if sys.stderr.isatty() else _show_lines
+    return show(hub.watch(job_id))
+
+
+def end_like(job: Row, *, as_json: bool) -> None:
+    """Print the ended job and end with the exit code of its state."""
+    if as_json:
+        print_json(job)
+    elif job["state"] == "succeeded":
+        print(f"{job['id']} succeeded{published(job)}")
+    if job["state"] == "failed" and job["failure"]:
+        failure = job["failure"]
+        print(f"Error: {job['id']} failed: {failure['message']}\n{failure['remedy']}", file=sys.stderr)
+    elif job["state"] == "cancelled":
+        print(f"{job['id']} was cancelled.", file=sys.stderr)
+    code = {"failed": EXIT_JOB_FAILED, "cancelled": EXIT_JOB_CANCELLED}.get(job["state"], 0)
+    if code:
+        raise typer.Exit(code)
+
+
+def published(job: Row) -> str:
+    adapter = job["published"]
+    return f": adapter {adapter['name']}:{adapter['version']} ({adapter['adapter_id']})" if adapter else ""
+
+
+def progress_line(progress: Progress) -> str:
+    """`step 12/100, loss 1.234, 0:01:05 left`, as far as it is known."""
+    job = progress.job
+    if not job["total_steps"]:
+        return str(job["waiting_reason"] or job["state"])
+    parts = [f"{job['progress_unit']} {job['step']}/{job['total_steps']}"]
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if job["eta_seconds"] is not None:
+        parts.append(f"{timedelta(seconds=round(job['eta_seconds']))} left")
+    return ", ".join(parts)
+
+
+def event_line(event: Row) -> str:
+    mark = {"warn": "warning: ", "error": "error: "}.get(event["level"], "")
+    return f"{event['created_at'][11:19]}  {mark}{event['message']}"
+
+
+def _show_lines(looks: Iterable[Progress]) -> Row:
+    said_at = time.monotonic()
+    for look in looks:
+        for event in look.events:
+            print(event_line(event), file=sys.stderr, flush=True)
+        if look.points and time.monotonic() - said_at > PLAIN_LINE_EVERY_SECONDS:
+            said_at = time.monotonic()
+            print(progress_line(look), file=sys.stderr, flush=True)
+    return look.job
+
+
+def _show_bar(looks: Iterable[Progress]) -> Row:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.fields[state]}"), BarColumn(), TextColumn("{task.description}"))
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None, state="")
+        for look in looks:
+            for event in look.events:
+                console.print(event_line(event), markup=False)
+            total, step = look.job["total_steps"], look.job["step"]
+            bar.update(task, total=total, completed=step, description=progress_line(look), state=look.job["state"])
+    return look.job
