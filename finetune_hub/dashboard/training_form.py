@@ -144,6 +144,8 @@ def form_field(name: str, info: FieldInfo) -> forms.Field:
         return forms.ChoiceField(
             choices=choices, initial=default, label=label, required=False, help_text=info.description or ""
         )
+    if isinstance(default, float):
+        default = f"{default:g}"
     kinds = {info.annotation, *get_args(info.annotation)}
     widget: forms.Widget = forms.TextInput(attrs=PLAIN_TEXT)
     if kinds & {int, float}:

@@ -2,7 +2,7 @@
 
 /* global uPlot */
 
-const SMOOTHING = 0.9;
+const SMOOTHING = 0.8;
 
 export class LossCurve {
   constructor(place) {

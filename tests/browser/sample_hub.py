@@ -84,9 +84,7 @@ def make_sample_hub() -> SampleHub:
     add_events(succeeded, [EventDraft("Published, reloaded and compared with what was trained.")], attempt=attempt)
     evaluation = make_evaluation(team, model, held_out, version)
     failed = make_trained(team, model, tickets, "refund-letters", hours_ago=3, state="failed", failure=True)
-    ended_attempt(
-        failed, worker, state="failed", failure_class="out_of_memory", failure_message="CUDA ran out of memory."
-    )
+    ended_attempt(failed, worker, state="failed", failure_class="out_of_memory", failure_message="Out of memory.")
     running = make_running(team, model, tickets, worker)
     factories.make_job(
         team,
@@ -106,7 +104,7 @@ def ticket(number: int) -> dict[str, Any]:
             {"role": "system", "content": "Answer with one JSON object: topic, order, urgent."},
             {
                 "role": "user",
-                "content": f"Hello, my order {4700 + number} has a problem: {topic}. Can you help me today?",
+                "content": f"Hello, my order {4700 + number} has a problem: {topic}. Can you help?",
             },
             {"role": "assistant", "content": answer},
         ]
@@ -153,9 +151,7 @@ def make_trained(
         total_steps=50,
         **columns,
     )
-    add_events(
-        job, [EventDraft("Submitted."), EventDraft("Queued. The first 200 rows have 24 supervised tokens each.")]
-    )
+    add_events(job, [EventDraft("Submitted."), EventDraft("Queued. The first 200 rows fit.")])
     if failure:
         add_events(job, [EventDraft("Failed: the GPU ran out of memory in step 1.", "error")])
     return job
@@ -253,6 +249,4 @@ def record_steps(attempt: Attempt, steps: int, *, first: int = 1) -> None:
 
 
 def sample_log() -> str:
-    return "\n".join(
-        f"2026-03-02 09:1{n // 6}:{n % 6}0 INFO engine step {n + 1} loss {2.6 / (n + 1):.4f}" for n in range(40)
-    )
+    return "\n".join(f"09:1{n // 6}:{n % 6}0 INFO engine step {n + 1} loss {2.6 / (n + 1):.4f}" for n in range(40))

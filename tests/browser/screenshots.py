@@ -1,86 +1,14 @@
-"""`make screenshots`: every page with a team's data, on a desk and on a phone, light and dark.
-
-The files go to docs/images, or to the folder that SCREENSHOTS names.
-"""
+"""`make screenshots`, or `make screenshots ARGS=FOLDER`: pictures of every page; into docs/images if none is named."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
 
-from finetune_hub.accounts.actions import login_link_tokens
-from finetune_hub.accounts.models import User
-from tests import factories
-from tests.browser.conftest import OpenPage
-from tests.browser.sample_hub import SampleHub, make_sample_hub
-
-FOLDER = Path(os.environ.get("SCREENSHOTS", "docs/images"))
-SIZES = {"desk": (1440, 900), "phone": (390, 844)}
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("device", list(SIZES))
-def test_take_screenshots(open_page: OpenPage, device: str, scheme: str) -> None:
-    hub = make_sample_hub()
-    width, height = SIZES[device]
-    page = open_page(width=width, height=height, scheme=scheme)
-    page.goto("/login/")
-    shoot(page, f"sign-in-{device}-{scheme}")
-    sign_in(page, hub.user)
-    for name, path in paths_of(hub).items():
-        page.goto(path)
-        if "job" in name:
-            page.wait_for_timeout(700)  # The curve is drawn when its points have come.
-        shoot(page, f"{name}-{device}-{scheme}")
-    page.goto("/datasets/upload/")
-    page.fill("[name=name]", "support-tickets")
-    rows = b'{"messages": [{"role": "user", "content": "hi"}]}\nnot json\n{"messages": []}\n'
-    page.set_input_files("[name=file]", {"name": "tickets.jsonl", "mimeType": "application/jsonl", "buffer": rows})
-    page.get_by_role("button", name="Upload and check").click()
-    page.get_by_role("heading", name="What to mend").wait_for()
-    shoot(page, f"upload-errors-{device}-{scheme}")
-    page.errors.clear()  # The console notes the 422 and 404 that were asked for.
-    page.goto("/adapters/none/")
-    shoot(page, f"not-found-{device}-{scheme}")
-    page.errors.clear()
-    newcomer = factories.make_user("newcomer")
-    factories.make_team(newcomer)
-    page.context.clear_cookies()
-    sign_in(page, newcomer)
-    for name in ("jobs", "base-models", "adapters"):
-        page.goto(f"/{name}/")
-        shoot(page, f"empty-{name}-{device}-{scheme}")
-
-
-def paths_of(hub: SampleHub) -> dict[str, str]:
-    adapter = hub.adapter.adapter_id
-    dataset = hub.running.job_datasets.get().dataset_version.dataset_id
-    return {
-        "jobs": "/jobs/",
-        "job-running": f"/jobs/{hub.running.pk}/",
-        "job-succeeded": f"/jobs/{hub.succeeded.pk}/",
-        "job-failed": f"/jobs/{hub.failed.pk}/",
-        "job-evaluation": f"/jobs/{hub.evaluation.pk}/",
-        "new-job": "/jobs/new/",
-        "datasets": "/datasets/",
-        "dataset": f"/datasets/{dataset}/",
-        "upload": "/datasets/upload/",
-        "base-models": "/base-models/",
-        "adapters": "/adapters/",
-        "adapter": f"/adapters/{adapter}/",
-        "workers": "/workers/",
-    }
-
-
-def sign_in(page: Page, user: User) -> None:
-    page.goto(f"/login/link/{user.pk}/{login_link_tokens.make_token(user)}/")
-    page.get_by_role("button", name="Sign in as").click()
-    page.wait_for_url("**/jobs/")
-
-
-def shoot(page: Page, name: str) -> None:
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=FOLDER / f"{name}.png", full_page=True)
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        os.environ["SCREENSHOTS"] = sys.argv[1]
+    sys.exit(pytest.main(["-q", str(Path(__file__).with_name("take_screenshots.py"))]))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
 import yaml
 from django import template
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from finetune_hub.dashboard.icons import STATE_ICONS, draw_icon
 from finetune_hub.jobs.models import Job
+from finetune_hub.spec.training import TrainingSpec
 
 register = template.Library()
 
@@ -116,6 +118,20 @@ def scientific(number: float) -> str:
 @register.filter
 def as_yaml(document: Any) -> str:
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+@register.filter
+def recipe(spec: dict[str, Any]) -> str:
+    """A stored TrainingSpec as YAML, in the model's order: the database keeps none."""
+    return as_yaml(TrainingSpec.model_validate(spec).model_dump(mode="json", exclude_none=True))
+
+
+@register.filter
+def code_marks(text: object) -> SafeString:
+    """Text in which `these marks` become code."""
+    parts = re.split(r"`([^`]+)`", str(text))
+    marked = [format_html("<code>{}</code>", part) if number % 2 else part for number, part in enumerate(parts)]
+    return format_html_join("", "{}", ((part,) for part in marked))
 
 
 @register.filter
