@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -22,8 +23,8 @@ CONTENT_SECURITY_POLICY = "; ".join(
     ]
 )
 
-Handler = Callable[[HttpRequest], HttpResponse]
-AsyncHandler = Callable[[HttpRequest], Awaitable[HttpResponse]]
+Handler = Callable[[HttpRequest], HttpResponseBase]
+AsyncHandler = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
 
 @sync_and_async_middleware
@@ -31,21 +32,21 @@ def security_headers(get_response: Handler | AsyncHandler) -> Handler | AsyncHan
     """Adds the policy to every response. It only touches headers, so a stream stays a stream."""
     if iscoroutinefunction(get_response):
 
-        async def add_headers_async(request: HttpRequest) -> HttpResponse:
-            response: HttpResponse = await get_response(request)
+        async def add_headers_async(request: HttpRequest) -> HttpResponseBase:
+            response: HttpResponseBase = await get_response(request)
             return _with_headers(response)
 
         return add_headers_async
 
-    def add_headers(request: HttpRequest) -> HttpResponse:
+    def add_headers(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
-        assert isinstance(response, HttpResponse)
+        assert isinstance(response, HttpResponseBase)
         return _with_headers(response)
 
     return add_headers
 
 
-def _with_headers(response: HttpResponse) -> HttpResponse:
+def _with_headers(response: HttpResponseBase) -> HttpResponseBase:
     response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
     response.headers.setdefault("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
     return response

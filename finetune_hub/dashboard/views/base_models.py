@@ -36,9 +36,11 @@ def import_model(request: MemberRequest) -> HttpResponse:
         data["source"] = known.source
     form = BaseModelFolderForm(data, teams=teams)
     if form.is_valid():
-        options = {name: form.cleaned_data[name] for name in ("name", "source", "license")}
+        found = form.cleaned_data
         try:
-            job = import_base_model(form.team, request.user, **options)
+            job = import_base_model(
+                form.team, request.user, name=found["name"], source=found["source"], license_name=found["license"]
+            )
         except Refusal as refusal:
             form.add_refusal(refusal)
         else:

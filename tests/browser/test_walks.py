@@ -1,0 +1,84 @@
+"""The walk of a first day in a real browser: narrow and wide, light and dark, without an error or a sideways scroll."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from finetune_hub.accounts.models import Role
+from finetune_hub.jobs.lifecycle import EventDraft, add_events
+from finetune_hub.jobs.models import Job
+from tests import factories
+from tests.browser.conftest import OpenPage
+from tests.browser.sample_hub import make_sample_hub, record_steps, ticket
+from tests.browser.take_screenshots import paths_of, sign_in
+
+LOOKS = [(390, "light"), (390, "dark"), (1440, "light"), (1440, "dark")]
+NOTED_BY_THE_CONSOLE = "the server responded with a status of 422"
+
+
+def expect_no_sideways_scroll(page: Page) -> None:
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= page.viewport_size["width"], f"{page.url} is {width} px wide"
+
+
+def upload(page: Page, content: bytes) -> None:
+    page.set_input_files("[name=file]", {"name": "rows.jsonl", "mimeType": "application/jsonl", "buffer": content})
+    page.get_by_role("button", name="Upload and check").click()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [LOOKS[0], LOOKS[3]])
+def test_from_the_sign_in_to_a_job(open_page: OpenPage, width: int, scheme: str) -> None:
+    alice = factories.make_user("alice")
+    team = factories.make_team(alice, role=Role.ADMIN)
+    factories.make_base_model(team)
+    page = open_page(width=width, scheme=scheme)
+    page.goto("/")
+    page.get_by_label("Username").fill("alice")
+    page.get_by_label("Password").fill("correct horse")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("link", name="Datasets").click()
+    page.get_by_role("link", name="Upload").click()
+    page.get_by_label("Name").fill("support-tickets")
+    good = "".join(json.dumps(ticket(number)) + "\n" for number in range(20)).encode()
+    upload(page, good + b"not json\n")
+    expect(page.get_by_role("heading", name="What to mend")).to_be_visible()
+    expect(page.get_by_text("rows.jsonl, line 21")).to_be_visible()
+    expect_no_sideways_scroll(page)
+    page.errors[:] = [error for error in page.errors if NOTED_BY_THE_CONSOLE not in error]
+    upload(page, good)
+    expect(page.get_by_text("support-tickets v1 is ready: 20 rows.")).to_be_visible()
+    page.get_by_role("link", name="Train on it").click()
+    page.get_by_label("Rank").fill("8")
+    expect_no_sideways_scroll(page)
+    page.get_by_role("button", name="Submit the job").click()
+    expect(page.get_by_role("heading", name="support-tickets-tiny")).to_be_visible()
+    expect(page.get_by_text("rank: 8")).to_be_visible()
+    expect_no_sideways_scroll(page)
+
+
+def test_the_page_of_a_running_job_lives(open_page: OpenPage) -> None:
+    hub = make_sample_hub()
+    page = open_page()
+    sign_in(page, hub.user)
+    page.goto(f"/jobs/{hub.running.pk}/")
+    expect(page.locator("#curve canvas")).to_be_visible()
+    record_steps(hub.running.attempts.get(), 5, first=181)
+    Job.objects.filter(pk=hub.running.pk).update(step=185)
+    add_events(hub.running, [EventDraft("Checkpoint at step 185.")])
+    expect(page.get_by_text("Checkpoint at step 185.")).to_be_visible()
+    expect(page.get_by_text("185 of 300 steps")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("stopping").first).to_be_visible()
+
+
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
+def test_no_page_errs_or_scrolls_sideways(open_page: OpenPage, width: int, scheme: str) -> None:
+    hub = make_sample_hub()
+    page = open_page(width=width, scheme=scheme)
+    sign_in(page, hub.user)
+    for path in paths_of(hub).values():
+        page.goto(path)
+        expect_no_sideways_scroll(page)

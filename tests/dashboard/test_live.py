@@ -1,0 +1,166 @@
+"""The stream of one job, against the real Postgres and Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.conf import LazySettings
+from django.db import connection, connections, transaction
+from django.test import AsyncClient
+from django.urls import reverse
+
+from finetune_hub.dashboard import live
+from finetune_hub.dashboard.live import Cursor
+from finetune_hub.jobs.lifecycle import EventDraft, add_events, end_job
+from finetune_hub.jobs.models import Job, JobState
+from tests.dashboard.conftest import World, make_point, make_world
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Reader:
+    """What an EventSource does: events by name, and the id of the newest."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self.chunks = chunks
+        self.last_id = ""
+
+    async def read(self) -> tuple[str, str]:
+        """The next event and its data; a comment is an event without a name."""
+        chunk = (await asyncio.wait_for(anext(self.chunks), timeout=20)).decode()
+        fields = [line.partition(": ") for line in chunk.strip().split("\n")]
+        names = [value for field, _, value in fields if field == "event"]
+        self.last_id = next((value for field, _, value in fields if field == "id"), self.last_id)
+        return (names or [""])[0], "\n".join(value for field, _, value in fields if field == "data")
+
+    async def read_until(self, name: str) -> str:
+        while True:
+            event, data = await self.read()
+            if event == name:
+                return data
+
+
+async def watch(world: World, headers: dict[str, str] | None = None) -> Reader:
+    client = AsyncClient()
+    await client.aforce_login(world.alice)
+    response = await client.get(reverse("job-stream", args=[world.job.pk]), headers=headers or {})
+    assert response["Content-Type"] == "text/event-stream"
+    assert (response["Cache-Control"], response["X-Accel-Buffering"]) == ("no-cache", "no")
+    return Reader(aiter(response.streaming_content))
+
+
+def report_step(world: World, step: int) -> None:
+    with transaction.atomic():
+        make_point(world.attempt, step)
+        add_events(world.job, [EventDraft(f"Checkpoint at step {step}.")])
+
+
+def end(world: World) -> None:
+    with transaction.atomic():
+        end_job(Job.objects.get(pk=world.job.pk), JobState.SUCCEEDED, "Done.")
+
+
+def run(scenario: Callable[[World], Awaitable[None]]) -> None:
+    """A world, and a scenario on an event loop of its own."""
+    world = make_world()
+    connection.close()
+
+    async def whole() -> None:
+        try:
+            await scenario(world)
+        finally:
+            await sync_to_async(connections.close_all)()
+
+    asyncio.run(whole())
+
+
+def test_it_tells_what_there_is_then_what_is_new_then_the_end() -> None:
+    async def scenario(world: World) -> None:
+        reader = await watch(world)
+        assert [point["step"] for point in json.loads(await reader.read_until("metrics"))] == [1, 2]
+        assert "Submitted." in await reader.read_until("history")
+        assert "running" in await reader.read_until("summary")
+        assert await reader.read_until("log") == "the last words"
+        started = time.monotonic()
+        await sync_to_async(report_step)(world, 3)
+        assert [point["step"] for point in json.loads(await reader.read_until("metrics"))] == [3]
+        assert "Checkpoint at step 3." in await reader.read_until("history")
+        assert time.monotonic() - started < 5  # Announced, not found by looking every 15 seconds.
+        assert reader.last_id == "2-1-3"
+        await sync_to_async(end)(world)
+        while "succeeded" not in await reader.read_until("summary"):
+            pass
+        assert await reader.read_until("end") == ""
+        with pytest.raises(StopAsyncIteration):
+            await reader.read()
+
+    run(scenario)
+
+
+def test_it_goes_on_from_the_last_event_id() -> None:
+    async def scenario(world: World) -> None:
+        await sync_to_async(report_step)(world, 3)
+        reader = await watch(world, {"Last-Event-ID": "1-1-2"})
+        assert [point["step"] for point in json.loads(await reader.read_until("metrics"))] == [3]
+        assert reader.last_id == "2-1-3"
+        again = await watch(world, {"Last-Event-ID": "2-1-3"})
+        assert [(await again.read())[0] for _ in range(2)] == ["summary", "log"]
+
+    run(scenario)
+
+
+def test_without_redis_it_looks_every_two_seconds(settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.REDIS_URL = "unix:///nowhere/valkey.sock"
+    monkeypatch.setattr(live, "POLL_SECONDS", 0.2)
+
+    async def scenario(world: World) -> None:
+        reader = await watch(world)
+        await reader.read_until("log")
+        await sync_to_async(make_point)(world.attempt, 3)
+        assert [point["step"] for point in json.loads(await reader.read_until("metrics"))] == [3]
+
+    run(scenario)
+
+
+def test_an_idle_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "KEEP_ALIVE_SECONDS", 0.3)
+
+    async def scenario(world: World) -> None:
+        reader = await watch(world)
+        await reader.read_until("log")
+        assert await reader.read() == ("", "")
+
+    run(scenario)
+
+
+def test_who_leaves_the_team_hears_no_more() -> None:
+    async def scenario(world: World) -> None:
+        reader = await watch(world)
+        await reader.read_until("log")
+        await world.team.memberships.all().adelete()
+        await sync_to_async(report_step)(world, 3)
+        assert (await reader.read())[0] == "end"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("text", ["", "1-2", "a-b-c", "1-2-3-4", "-1-2-3", "١-١-١", "9" * 30 + "-1-1"])
+def test_a_cursor_that_spells_nothing_is_the_beginning(text: str) -> None:
+    assert Cursor.parse(text) == Cursor()
+
+
+def test_an_outsider_finds_no_stream_and_a_stranger_signs_in() -> None:
+    async def scenario(world: World) -> None:
+        client = AsyncClient()
+        url = reverse("job-stream", args=[world.job.pk])
+        assert (await client.get(url)).status_code == 302
+        outsider = await sync_to_async(lambda: world["outsider"].session["_auth_user_id"])()
+        await client.aforce_login(await world.alice.__class__.objects.aget(pk=outsider))
+        assert (await client.get(url)).status_code == 404
+
+    run(scenario)

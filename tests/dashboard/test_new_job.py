@@ -1,0 +1,122 @@
+"""The new-job form: it is the TrainingSpec, with its errors beside their fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.http import HttpResponse
+from django.urls import reverse
+
+from finetune_hub.catalog.models import BaseModel, BaseModelState
+from finetune_hub.dashboard.training_form import PARTS
+from finetune_hub.jobs.models import Job, JobState
+from finetune_hub.spec.training import TrainingSpec
+from tests.dashboard.conftest import World, signed_in
+from tests.factories import make_dataset_version, make_team, make_user
+
+FIELDS = {"dataset": "tickets@1", "base_model": "tiny", "adapter_name": "fresh", "form_token": "once"}
+
+
+def submit(world: World, **fields: Any) -> HttpResponse:
+    return world["owner"].post(reverse("job-new"), FIELDS | fields)
+
+
+def errors(response: HttpResponse) -> dict[str, list[str]]:
+    assert response.status_code == 422
+    return dict(response.context["form"].errors)
+
+
+def test_left_as_it_is_it_submits_the_defaults(world: World) -> None:
+    response = submit(world)
+    job = Job.objects.get(pk=response["Location"].split("/")[2])
+    expected = TrainingSpec.model_validate(
+        {"base_model": "tiny", "datasets": [{"name": "tickets", "version": 1}], "adapter_name": "fresh"}
+    )
+    assert job.training_spec() == expected
+    assert (job.state, job.created_by, job.team) == (JobState.VALIDATING, world.alice, world.team)
+
+
+def test_the_form_shows_every_field_with_its_default_and_help(world: World) -> None:
+    page = world["owner"].get(reverse("job-new"))
+    form = page.context["form"]
+    for part, model in PARTS.items():
+        for name, info in model.model_fields.items():
+            if name != "type":
+                field = form.fields[f"{part}.{name}"]
+                assert field.help_text == info.description
+                assert (
+                    str(field.initial) in {str(info.get_default()), f"{info.get_default():g}"}
+                    if isinstance(info.get_default(), float)
+                    else field.initial == info.get_default()
+                )
+
+
+def test_what_is_typed_reaches_the_spec(world: World) -> None:
+    response = submit(
+        world,
+        **{"method.rank": "8", "training.learning_rate": "1e-3", "method.target_modules": "q_proj, v_proj"},
+        **{"training.max_steps": "20", "training.schedule": "cosine", "runtime.dtype": "float32"},
+    )
+    spec = Job.objects.get(pk=response["Location"].split("/")[2]).training_spec()
+    assert (spec.method.rank, spec.method.target_modules) == (8, ["q_proj", "v_proj"])
+    assert (spec.training.learning_rate, spec.training.max_steps, spec.training.schedule) == (1e-3, 20, "cosine")
+    assert spec.runtime.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("method.rank", "0"),
+        ("method.rank", "many"),
+        ("training.learning_rate", "2"),
+        ("training.epochs", "-1"),
+        ("adapter_name", "No Spaces"),
+        ("training.schedule", "zigzag"),
+        ("dataset", "unknown@1"),
+        ("base_model", "unknown"),
+    ],
+)
+def test_an_error_lies_beside_its_field(world: World, field: str, value: str) -> None:
+    assert field in errors(submit(world, **{field: value}))
+    assert Job.objects.count() == 1
+
+
+def test_an_error_in_the_fold_opens_it(world: World) -> None:
+    assert "<details open>" in submit(world, **{"training.seed": "-1"}).content.decode()
+    assert "<details open>" not in submit(world, **{"method.rank": "0"}).content.decode()
+
+
+def test_what_the_action_refuses_lies_beside_its_field(world: World) -> None:
+    """The base model was ready when the page was made, and is not when it is sent."""
+    BaseModel.objects.filter(name="tiny").update(state=BaseModelState.FAILED)
+    assert "base_model" in errors(submit(world))
+
+
+def test_sent_twice_it_is_one_job_and_changed_it_is_another(world: World) -> None:
+    first, again = submit(world), submit(world)
+    assert first["Location"] == again["Location"]
+    assert submit(world, **{"method.rank": "8"})["Location"] != first["Location"]
+
+
+def test_a_job_like_another(world: World) -> None:
+    spec = world.job.spec | {"method": {"type": "lora", "rank": 4}}
+    Job.objects.filter(pk=world.job.pk).update(spec=spec)
+    form = world["owner"].get(reverse("job-new"), {"like": world.job.pk}).context["form"]
+    assert form["method.rank"].value() == 4
+    foreign = world["outsider"].get(reverse("job-new"), {"like": world.job.pk}).context["form"]
+    assert foreign["method.rank"].value() == 16
+
+
+def test_a_dataset_of_another_team_is_no_choice(world: World) -> None:
+    make_dataset_version(make_team(make_user()), "secret")
+    assert "secret" not in world["owner"].get(reverse("job-new")).content.decode()
+    assert "dataset" in errors(submit(world, dataset="secret@1"))
+
+
+def test_without_a_base_model_the_page_leads_to_one(db: None) -> None:
+    user = make_user()
+    make_team(user)
+    page = signed_in(user).get(reverse("job-new")).content.decode()
+    assert reverse("base-models") in page
+    assert "finetune-hub base-models import" in page

@@ -1,0 +1,195 @@
+"""What the pages say about jobs, base models, adapters and workers; and what they ask the database."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from finetune_hub.catalog.known_models import KNOWN_MODELS
+from finetune_hub.catalog.models import BaseModel, BaseModelState
+from finetune_hub.fleet.models import Worker
+from finetune_hub.jobs.models import Job, JobKind, JobState, Publication
+from tests.dashboard.conftest import World, make_point
+from tests.factories import (
+    make_adapter_version,
+    make_attempt,
+    make_base_model,
+    make_dataset_version,
+    make_job,
+    make_worker,
+)
+
+
+def page_of(world: World, name: str, *args: object) -> str:
+    response = world["viewer"].get(reverse(name, args=args))
+    assert response.status_code == 200
+    return " ".join(response.content.decode().split())
+
+
+def test_a_queued_job_says_why_it_waits(world: World) -> None:
+    job = make_job(world.team, waiting_reason="Every device is in use.")
+    assert "Every device is in use." in page_of(world, "job", job.pk)
+    assert "Every device is in use." in page_of(world, "jobs")
+
+
+def test_a_running_job_shows_progress_attempt_log_and_spec(world: World) -> None:
+    Job.objects.filter(pk=world.job.pk).update(eta_seconds=200)
+    page = page_of(world, "job", world.job.pk)
+    for text in ("2 of 10 steps · 3 min 20 s left", "the last words", "Attempt 1</b> on gpu-1", "A processor, 2 cores"):
+        assert text in page
+    assert "base_model: tiny" in page
+    assert f"/jobs/{world.job.pk}/stream?after=1-0-0" in page
+
+
+def test_a_failed_job_says_what_to_do(world: World) -> None:
+    job = make_job(
+        world.team,
+        state=JobState.FAILED,
+        finished_at=timezone.now(),
+        failure_class="out_of_memory",
+        failure_message="The GPU ran out of memory.",
+        failure_remedy="Halve `training.micro_batch_size`.",
+    )
+    page = page_of(world, "job", job.pk)
+    assert "out_of_memory" in page
+    assert "Halve <code>training.micro_batch_size</code>." in page
+    assert "sse-connect" not in page
+
+
+def test_a_succeeded_job_leads_to_its_adapter(world: World) -> None:
+    job = make_job(world.team, state=JobState.SUCCEEDED, finished_at=timezone.now(), result={"steps": 50})
+    Publication.objects.create(job=job, attempt=world.attempt, step=50, adapter_version=world.version)
+    path = reverse("adapter-version", args=[world.version.adapter_id, 1])
+    assert path in page_of(world, "job", job.pk)
+    assert reverse("job", args=[job.pk]) in page_of(world, "adapter", world.version.adapter_id)
+
+
+def test_an_evaluation_shows_base_against_adapter(world: World) -> None:
+    sample = {"prompt": "2 + 2?", "expected": "4", "base": "five", "adapter": "4"}
+    result = {"rows": 40, "base_exact_match": 0.025, "adapter_exact_match": 1.0, "samples": [sample]}
+    job = make_job(
+        world.team,
+        kind=JobKind.EVALUATE,
+        spec={"max_rows": None},
+        adapter_version=world.version,
+        state=JobState.SUCCEEDED,
+        finished_at=timezone.now(),
+        result=result,
+    )
+    page = page_of(world, "job", job.pk)
+    for text in ("2.5%", "100%", "40 held-out rows", "five"):
+        assert text in page
+
+
+def test_the_curve_is_the_newest_attempts_and_has_no_word_for_nan(world: World) -> None:
+    world.attempt.__class__.objects.filter(pk=world.attempt.pk).update(state="lost", finished_at=timezone.now())
+    again = make_attempt(world.job, world.worker, state="lost", finished_at=timezone.now())
+    make_point(again, 2, loss=0.5)
+    make_point(again, 3, loss=float("nan"))
+    url = reverse("job-metrics", args=[world.job.pk])
+    points = world["viewer"].get(url).json()["points"]
+    assert [(point["step"], point["attempt"], point["loss"]) for point in points] == [
+        (1, 1, 2.0),
+        (2, 2, 0.5),
+        (3, 2, None),
+    ]
+    assert [point["step"] for point in world["viewer"].get(url, {"after": "2"}).json()["points"]] == [3]
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_hub.dashboard.curve.MAX_POINTS", 4)
+    for step in range(3, 12):
+        make_point(world.attempt, step)
+    Job.objects.filter(pk=world.job.pk).update(step=11)
+    points = world["viewer"].get(reverse("job-metrics", args=[world.job.pk])).json()["points"]
+    assert [point["step"] for point in points] == [3, 6, 9, 11]
+
+
+def test_base_models_offer_what_is_not_there_yet(world: World) -> None:
+    known = next(iter(KNOWN_MODELS))
+    path = reverse("base-model-import")
+    assert known in world["owner"].get(reverse("base-models")).content.decode()
+    response = world["owner"].post(path, {"name": known})
+    job = Job.objects.get(kind=JobKind.IMPORT)
+    assert response["Location"] == reverse("job", args=[job.pk])
+    assert job.base_model.state == BaseModelState.IMPORTING
+    assert job.base_model.license == KNOWN_MODELS[known].license
+    assert world["owner"].post(path, {"name": known}).status_code == 422
+
+
+def test_a_folder_outside_is_refused_beside_its_field(world: World) -> None:
+    data = {"name": "mine", "source": "folder:../secrets", "license": ""}
+    response = world["owner"].post(reverse("base-model-import"), data)
+    assert "leaves the import folder" in response.context["form"].errors["source"][0]
+    assert not BaseModel.objects.filter(name="mine").exists()
+
+
+def test_an_adapter_tells_files_origins_and_verification(world: World) -> None:
+    page = page_of(world, "adapter", world.version.adapter_id)
+    for file in world.version.files.all():
+        assert file.path in page
+        assert file.sha256 in page
+    for text in ("tickets v1", "PeftModel.from_pretrained", "differ from the trainer’s by at most", "tickets-tiny-v1"):
+        assert text in page
+
+
+def test_an_adapter_that_changes_nothing_is_marked(world: World) -> None:
+    verification = world.version.verification | {"warnings": ["It changes no logit of the probe."]}
+    version = make_adapter_version(world.team, "idle", verification=verification)
+    assert "It changes no logit of the probe." in page_of(world, "adapter", version.adapter_id)
+
+
+def test_a_silent_worker_is_called_unhealthy_and_why(world: World) -> None:
+    Worker.objects.filter(pk=world.worker.pk).update(canary_at=timezone.now() - timedelta(minutes=5))
+    page = page_of(world, "workers")
+    assert "unhealthy" in page
+    assert "has consumed no canary task" in page
+
+
+@pytest.mark.parametrize("name", ["jobs", "datasets", "base-models", "adapters", "workers"])
+def test_a_list_asks_the_same_number_of_questions_for_few_and_for_many(world: World, name: str) -> None:
+    def questions() -> int:
+        with CaptureQueriesContext(
+            connection,
+        ) as queries:
+            assert world["owner"].get(reverse(name)).status_code == 200
+        return len(queries)
+
+    few = questions()
+    for number in range(4):
+        make_dataset_version(world.team, f"more-{number}")
+        make_adapter_version(world.team, f"more-{number}")
+        make_base_model(world.team, f"more-{number}")
+        make_attempt(make_job(world.team), make_worker())
+    assert questions() == few <= 10
+
+
+def test_jobs_come_in_pages_of_fifty(world: World) -> None:
+    version = make_dataset_version(world.team)
+    for _ in range(50):
+        make_job(world.team, dataset_version=version)
+    first, second = (world["viewer"].get(reverse("jobs"), {"page": number}).context["page"] for number in (1, 2))
+    assert (len(first), len(second)) == (50, 1)
+    assert list(second) == [world.job]
+
+
+def test_a_page_that_is_not_there(world: World) -> None:
+    response = world["owner"].get("/no/such/page")
+    assert response.status_code == 404
+    assert "There is nothing here." in response.content.decode()
+
+
+def test_a_broken_page_is_still_a_page(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("finetune_hub.dashboard.views.jobs.Paginator", broken)
+    world["owner"].raise_request_exception = False
+    response = world["owner"].get(reverse("jobs"))
+    assert response.status_code == 500
+    assert "Something broke on our side." in response.content.decode()

@@ -1,0 +1,87 @@
+"""Uploads: a good file becomes a version, and a bad one a table of what to mend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.conf import LazySettings
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.http import HttpResponse
+from django.urls import reverse
+
+from finetune_hub.accounts.models import Membership, Role
+from finetune_hub.catalog.models import Dataset, DatasetVersion
+from tests.dashboard.conftest import World
+from tests.factories import make_team
+
+GOOD = b'{"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}\n'
+
+
+def upload(world: World, content: bytes, name: str = "sums", **fields: Any) -> HttpResponse:
+    file = SimpleUploadedFile("rows.jsonl", content)
+    return world["owner"].post(reverse("dataset-upload"), {"name": name, "file": file, **fields})
+
+
+def test_a_good_file_becomes_a_version(world: World) -> None:
+    response = upload(world, GOOD * 3)
+    version = DatasetVersion.objects.get(dataset__name="sums")
+    assert response["Location"] == reverse("dataset-version", args=[version.dataset_id, 1])
+    assert (version.row_count, version.created_by, version.dataset.team) == (3, world.alice, world.team)
+
+
+def test_the_same_content_again_is_the_same_version(world: World) -> None:
+    assert upload(world, GOOD)["Location"] == upload(world, GOOD)["Location"]
+    assert upload(world, GOOD * 2)["Location"].endswith("/2/")
+
+
+@pytest.mark.parametrize("limit_bytes", [0, 10_000_000])
+def test_a_file_is_read_from_memory_and_from_disk(world: World, settings: LazySettings, limit_bytes: int) -> None:
+    settings.FILE_UPLOAD_MAX_MEMORY_SIZE = limit_bytes
+    assert upload(world, GOOD * 3).status_code == 302
+
+
+def test_errors_are_told_by_line_with_a_remedy(world: World) -> None:
+    response = upload(world, GOOD + b'not json\n{"messages": [{"role": "user", "content": "hi"}]}\n')
+    page = response.content.decode()
+    assert response.status_code == 422
+    assert [defect["line"] for defect in response.context["defects"]] == [2, 3]
+    assert "rows.jsonl, line 2" in page
+    assert "Put exactly one JSON object on the line." in page
+    assert "no_assistant_turn" in page
+    assert not Dataset.objects.filter(name="sums").exists()
+
+
+def test_an_empty_file(world: World) -> None:
+    assert "has no rows" in upload(world, b"").content.decode().lower()
+
+
+def test_a_bad_name_is_told_beside_its_field(world: World) -> None:
+    response = upload(world, GOOD, name="No Spaces")
+    assert "cannot be used as a name" in response.context["form"].errors["name"][0]
+
+
+def test_a_file_over_the_limit(world: World, settings: LazySettings) -> None:
+    settings.DATASET_UPLOAD_MAX_BYTES = 10
+    assert "larger than 10" in upload(world, GOOD).context["form"].errors["file"][0]
+
+
+def test_what_rows_hold_is_shown_as_text(world: World) -> None:
+    row = GOOD.replace(b"2 + 2?", b"<script>alert(1)</script>")
+    page = world["owner"].get(upload(world, row)["Location"]).content.decode()
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script>alert" not in page
+
+
+def test_who_submits_in_several_teams_chooses_one(world: World) -> None:
+    other = make_team(world.alice)
+    assert "team" in upload(world, GOOD).context["form"].errors
+    upload(world, GOOD, team=other.slug)
+    assert Dataset.objects.get(name="sums").team == other
+    foreign = make_team()
+    assert "team" in upload(world, GOOD, team=foreign.slug).context["form"].errors
+
+
+def test_a_team_in_which_one_only_looks_is_no_choice(world: World) -> None:
+    Membership.objects.create(team=make_team(), user=world.alice, role=Role.VIEWER)
+    assert upload(world, GOOD).status_code == 302
