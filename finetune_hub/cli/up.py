@@ -135,6 +135,9 @@ def _welcome(stack: Stack) -> None:
     if link:
         style.say(f"  First login  {style.literal(link)} [dim](works once)[/dim]")
     style.say(f"  Data         {style.literal(stack.home)}")
+    database = stack.home / "postgres"
+    if database.is_symlink():  # Root's home is closed to the account that Postgres runs as.
+        style.say(f"  Database     {style.literal(database.resolve())}")
     style.say(f"  Logs         {style.literal(stack.home / 'logs')}")
     style.say("\nCtrl-C stops everything.")
 

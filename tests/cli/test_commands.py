@@ -1,0 +1,179 @@
+"""The commands against a live server, with the worker's part played by the functions that it calls."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from django.db import connection, transaction
+
+from finetune_hub.accounts.models import Team
+from finetune_hub.cli.client import Hub, HubError
+from finetune_hub.jobs.lifecycle import Failed, end_job, lock_job
+from finetune_hub.jobs.models import Job, JobState
+from tests.api.bad_files import GOOD_ROW
+from tests.cli.conftest import RunCommand
+from tests.factories import make_adapter_version, make_base_model, make_dataset_version, make_job, make_worker
+
+
+def end_soon(job: Job, state: JobState, failed: Failed | None = None) -> threading.Thread:
+    """End the job in half a second, as its worker would."""
+
+    def end() -> None:
+        time.sleep(0.5)
+        with transaction.atomic():
+            end_job(lock_job(job.pk), state, "It has ended.", failed=failed)
+        connection.close()
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    return thread
+
+
+def test_push_and_list(hub: RunCommand) -> None:
+    Path("Support Tickets.jsonl").write_text(GOOD_ROW)
+    assert hub("datasets", "push", "Support Tickets.jsonl").out.startswith("support-tickets:1  1 rows")
+    assert hub("datasets", "push", "Support Tickets.jsonl", "--name", "other", "--json").json["number"] == 1
+    assert {dataset["name"] for dataset in hub("datasets", "list", "--json").json} == {"support-tickets", "other"}
+    assert "support-tickets" in hub("datasets", "list").out
+
+
+def test_submit_show_and_cancel(hub: RunCommand, team: Team) -> None:
+    make_base_model(team)
+    make_dataset_version(team)
+    Path("recipe.yaml").write_text("base_model: tiny\ndataset: {name: tickets}\n")
+    first = hub("jobs", "submit", "recipe.yaml", "--idempotency-key", "k")
+    again = hub("jobs", "submit", "recipe.yaml", "--idempotency-key", "k", "--json")
+    job_id = first.out.strip()
+    assert (first.code, again.json["id"]) == (0, job_id)
+    assert "tickets:1" in hub("jobs", "show", job_id).out
+    assert job_id in hub("jobs", "list").out
+    assert "is cancelled" in hub("jobs", "cancel", job_id).out
+    assert "is cancelled" in hub("jobs", "cancel", job_id).out
+    assert hub("jobs", "wait", job_id).code == 5
+
+
+@pytest.mark.parametrize(("state", "code"), [(JobState.SUCCEEDED, 0), (JobState.FAILED, 4), (JobState.CANCELLED, 5)])
+def test_waiting_ends_like_the_job(state: JobState, code: int, hub: RunCommand, team: Team) -> None:
+    job = make_job(team)
+    failed = Failed("bad_data", "The rows are bad.", "Mend them.") if state == JobState.FAILED else None
+    thread = end_soon(job, state, failed)
+    answer = hub("jobs", "wait", job.pk)
+    thread.join()
+    assert answer.code == code
+    assert "It has ended." in answer.err
+    assert failed is None or "The rows are bad.\nMend them." in answer.err
+
+
+def test_logs_follow_to_the_end(hub: RunCommand, team: Team) -> None:
+    job = make_job(team)
+    thread = end_soon(job, JobState.SUCCEEDED)
+    answer = hub("jobs", "logs", job.pk, "-f")
+    thread.join()
+    assert (answer.code, answer.out.count("\n")) == (0, 1)
+    assert hub("jobs", "logs", job.pk).out == answer.out
+    assert hub("jobs", "logs", job.pk, "--engine", "--json").json == {"text": ""}
+
+
+def test_watching_outlives_a_short_outage(api: Hub, team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(team)
+    request, broken = httpx.Client.request, iter([True, False, True, True])
+
+    def break_sometimes(client: httpx.Client, *arguments: object, **options: object) -> httpx.Response:
+        if next(broken, False):
+            raise httpx.ConnectError("down")
+        return request(client, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(httpx.Client, "request", break_sometimes)
+    thread = end_soon(job, JobState.SUCCEEDED)
+    looks = list(api.watch(job.pk, poll_seconds=0.05))
+    thread.join()
+    assert looks[-1].has_ended
+    assert [event["number"] for look in looks for event in look.events] == [1]
+
+
+def test_watching_an_unknown_job_ends_at_once(api: Hub) -> None:
+    with pytest.raises(HubError) as caught:
+        next(api.watch("ftjob-unknown"))
+    assert (caught.value.code, caught.value.status) == ("not_found", 404)
+
+
+def test_import_names_its_job(hub: RunCommand, team: Team) -> None:
+    answer = hub("base-models", "import", "smollm2-135m-instruct", "--json").json
+    assert team.jobs.get().pk == answer["job_id"]
+    assert "importing" in hub("base-models", "list").out
+    assert hub("base-models", "import", "smollm2-135m-instruct").code == 3
+
+
+def test_workers_are_listed(hub: RunCommand, team: Team) -> None:
+    make_worker("gpu-1")
+    assert "gpu-1  healthy" in hub("workers", "list").out
+    assert hub("workers", "list", "--json").json[0]["health"] == "healthy"
+
+
+# ---- pull
+
+
+def test_pull_makes_a_whole_folder(hub: RunCommand, team: Team) -> None:
+    version = make_adapter_version(team)
+    answer = hub("adapters", "pull", "tickets-tiny")
+    assert (answer.code, answer.out) == (0, "tickets-tiny-v1\n")
+    names = sorted(path.name for path in Path("tickets-tiny-v1").iterdir())
+    assert names == [entry.path for entry in version.manifest()]
+    again = hub("adapters", "pull", f"{version.adapter_id}:1", "--output", "tickets-tiny-v1", "--json")
+    assert again.json["folder"].endswith("/tickets-tiny-v1")
+
+
+def test_pull_leaves_other_folders_alone(hub: RunCommand, team: Team) -> None:
+    make_adapter_version(team)
+    Path("mine").mkdir()
+    Path("mine/notes").write_text("x")
+    answer = hub("adapters", "pull", "tickets-tiny:1", "--output", "mine", "--json")
+    assert (answer.code, answer.error["code"]) == (3, "target_exists")
+    assert [path.name for path in Path("mine").iterdir()] == ["notes"]
+
+
+def test_an_interrupted_pull_goes_on_with_the_next_file(
+    api: Hub, team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_adapter_version(team)
+    target = tmp_path / "adapter"
+    fetched: list[str] = []
+    stream = httpx.Client.stream
+
+    def note(client: httpx.Client, method: str, url: str, **options: object) -> object:
+        fetched.append(url.rsplit("/", 1)[-1])
+        return stream(client, method, url, **options)  # type: ignore[arg-type]
+
+    def interrupt(path: str, size_bytes: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(httpx.Client, "stream", note)
+    with pytest.raises(KeyboardInterrupt):
+        api.pull("tickets-tiny", output=target, report=interrupt)
+    assert not target.exists()
+    assert api.pull("tickets-tiny", output=target) == target
+    assert fetched == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_a_spoilt_download_is_never_shown_as_the_adapter(api: Hub, team: Team, tmp_path: Path) -> None:
+    version = make_adapter_version(team)
+    from django.conf import settings
+
+    from finetune_hub.artifacts.store import shared_store
+
+    folder = shared_store(settings.ARTIFACT_URL).local_folder(version.artifact_prefix)
+    assert folder is not None
+    (folder / "adapter_model.safetensors").write_bytes(bytes(4096))
+    with pytest.raises(HubError) as caught:
+        api.pull("tickets-tiny", output=tmp_path / "adapter")
+    assert caught.value.code == "download_failed"
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_an_unknown_adapter_is_named(hub: RunCommand) -> None:
+    assert hub("adapters", "pull", "nope", "--json").error["code"] == "unknown_adapter"
+    assert hub("adapters", "list", "--json").json == []
