@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypedDict
 
 from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
-
-if TYPE_CHECKING:
-    from django_stubs_ext import WithAnnotations
-
-
-class Ages(TypedDict):
-    """What `with_health` adds to a worker."""
-
-    heartbeat_age: timedelta
-    canary_age: timedelta
 
 
 class WorkerQuerySet(models.QuerySet["Worker"]):
@@ -31,11 +20,11 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
 
     def with_health(self) -> WorkerQuerySet:
         """Adds `heartbeat_age` and `canary_age`, both on the database's clock."""
-        age = models.ExpressionWrapper
-        return self.annotate(
-            heartbeat_age=age(Now() - models.F("heartbeat_at"), output_field=models.DurationField()),
-            canary_age=age(Now() - models.F("canary_at"), output_field=models.DurationField()),
-        )
+        ages = {
+            f"{name}_age": models.ExpressionWrapper(Now() - models.F(f"{name}_at"), output_field=models.DurationField())
+            for name in ("heartbeat", "canary")
+        }
+        return self.annotate(**ages)
 
 
 class Worker(models.Model):
@@ -49,6 +38,9 @@ class Worker(models.Model):
     heartbeat_at = models.DateTimeField(db_default=Now())
     canary_at = models.DateTimeField(db_default=Now(), help_text="When it last consumed a canary task.")
 
+    heartbeat_age: timedelta
+    canary_age: timedelta
+
     objects = WorkerQuerySet.as_manager()
 
     def __str__(self) -> str:
@@ -59,7 +51,7 @@ class Worker(models.Model):
         """The worker's own Celery queue."""
         return f"worker.{self.name}"
 
-    def health(self: WithAnnotations[Worker, Ages]) -> tuple[str, str]:
+    def health(self) -> tuple[str, str]:
         """A word and a sentence; needs `with_health()`."""
         limit = settings.CANARY_MISSING_AFTER
         if self.heartbeat_age > limit:
