@@ -20,6 +20,7 @@ from finetune_hub.spec.training import DatasetChoice, Part
 Body = TypeVar("Body", bound=BaseModel)
 
 MAX_IDEMPOTENCY_KEY_LENGTH = 255
+MAX_JSON_BYTES = 1 << 20
 FORM_OVERHEAD_BYTES = 64 * 1024  # The multipart borders and the other fields of an upload.
 
 
@@ -51,13 +52,25 @@ def read_body(request: Request, model: type[Body], *, code: str = "invalid_reque
     """The request's JSON body as the model.
 
     Raises:
-        Refusal: with the code given, and an entry in `details` for each defect.
+        Refusal: with the code given, and an entry in `details` for each defect; or `body_too_large`.
     """
+    if content_length_bytes(request) > MAX_JSON_BYTES:
+        raise Refusal(
+            "body_too_large",
+            f"The body is larger than {MAX_JSON_BYTES >> 10:,} KiB.",
+            "Send data as a dataset, and name it in the body.",
+            status=413,
+        )
     check_text(request.data)
     try:
         return model.model_validate(request.data)
     except ValidationError as error:
         raise refuse_document(error, code) from error
+
+
+def content_length_bytes(request: Request) -> int:
+    """The body's length; a body without one is read as empty, so that it cannot be longer than it says."""
+    return int(request.META.get("CONTENT_LENGTH") or 0)
 
 
 def check_text(value: Any) -> None:
@@ -120,7 +133,7 @@ def uploaded_file(request: Request) -> Iterator[tuple[Path, str]]:
         Refusal: `upload_too_large`, `file_missing`.
     """
     limit_bytes = settings.DATASET_UPLOAD_MAX_BYTES
-    if int(request.META.get("CONTENT_LENGTH") or 0) > limit_bytes + FORM_OVERHEAD_BYTES:
+    if content_length_bytes(request) > limit_bytes + FORM_OVERHEAD_BYTES:
         raise Refusal(
             "upload_too_large",
             f"The upload is larger than {limit_bytes >> 20:,} MiB.",

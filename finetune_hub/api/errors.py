@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.http import Http404
 from pydantic import BaseModel, ValidationError
 from rest_framework import exceptions
@@ -23,7 +23,7 @@ from finetune_hub.spec.training import TrainingSpec
 log = logging.getLogger(__name__)
 
 # What Django REST framework raises by itself → our code and what the client can do. The message is its own.
-_REMEDIES: dict[type[exceptions.APIException], tuple[str, str]] = {
+REMEDIES: dict[type[exceptions.APIException], tuple[str, str]] = {
     exceptions.ParseError: ("invalid_body", "Send valid JSON, or valid multipart form data for an upload."),
     exceptions.NotAuthenticated: ("not_authenticated", "Send the header `Authorization: Bearer <token>`."),
     exceptions.AuthenticationFailed: ("invalid_token", "Make a new token, then `finetune-hub login`."),
@@ -33,7 +33,7 @@ _REMEDIES: dict[type[exceptions.APIException], tuple[str, str]] = {
     exceptions.UnsupportedMediaType: ("unsupported_media_type", "See `/api/schema` for what this address reads."),
     exceptions.Throttled: ("too_many_requests", "Wait, then try again; `Retry-After` says how many seconds."),
 }
-_MESSAGES: dict[type[exceptions.APIException], str] = {
+MESSAGES: dict[type[exceptions.APIException], str] = {
     exceptions.NotAuthenticated: "This address needs a token.",
     exceptions.AuthenticationFailed: "The token is unknown, expired or revoked, or its user has left the team.",
     exceptions.PermissionDenied: "A viewer may look, but not submit or change anything.",
@@ -92,12 +92,14 @@ def as_refusal(error: Exception) -> Refusal | None:
             return as_refusal(exceptions.NotFound())
         case PermissionDenied():
             return as_refusal(exceptions.PermissionDenied())
+        case SuspiciousOperation():
+            return Refusal("invalid_body", f"{error}", "Send fewer and shorter fields.", status=400)
         case exceptions.APIException():
             code, remedy = next(
-                (entry for kind, entry in _REMEDIES.items() if isinstance(error, kind)),
+                (entry for kind, entry in REMEDIES.items() if isinstance(error, kind)),
                 ("invalid_request", "See `/api/schema` for what this address expects."),
             )
-            message = _MESSAGES.get(type(error), str(error.detail))
+            message = MESSAGES.get(type(error), str(error.detail))
             return Refusal(code, message, remedy, status=error.status_code)
     return None
 

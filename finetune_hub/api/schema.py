@@ -10,6 +10,17 @@ from drf_spectacular.plumbing import ResolvedComponent
 from drf_spectacular.utils import Direction
 from pydantic import BaseModel
 
+SCHEMA_SETTINGS: dict[str, Any] = {
+    "OAS_VERSION": "3.1.1",  # As pydantic's JSON schemas are.
+    "ENUM_NAME_OVERRIDES": {
+        "JobState": "finetune_hub.jobs.models.JobState",
+        "AttemptState": "finetune_hub.jobs.models.AttemptState",
+        "BaseModelState": "finetune_hub.catalog.models.BaseModelState",
+        "JobKind": "finetune_hub.jobs.models.JobKind",
+        "DeviceKind": "finetune_hub.fleet.models.DeviceKind",
+    },
+}
+
 
 class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = "finetune_hub.api.authentication.TokenAuthentication"

@@ -26,6 +26,7 @@ class LazyCommand(NamedTuple):
 
 # In the order of `--help`.
 COMMANDS = {
+    "demo": LazyCommand("finetune_hub.cli.demo:demo", "Start the hub and train a real adapter on sample data."),
     "up": LazyCommand("finetune_hub.cli.up:up", "Run the whole hub on this machine."),
     "status": LazyCommand("finetune_hub.cli.up:status", "Show what runs on this machine."),
     "down": LazyCommand("finetune_hub.cli.up:down", "Stop the hub on this machine."),

@@ -1,7 +1,7 @@
 """Sample data for the demo: support tickets in free words, and the fixed JSON form that they are to be turned into.
 
-    user       "Hello, Ines Okafor here. The kettle from order K-20418 leaks. Please answer today."
-    assistant  {"customer": "Ines Okafor", "order": "K-20418", "product": "kettle", "problem": "defect", "urgent": true}
+    user       "Hello, Delina Torberg here. The kettle from order K-20418 leaks. Please answer today."
+    assistant  {"customer": "Delina Torberg", "order": "K-20418", "product": "kettle", "problem": "defect", "urgent": true}
 
 Everything is generated here from a seed. Held-out rows use names and order numbers that no training row has, so a model
 that answers them has learnt the form, and not the rows.
@@ -17,126 +17,20 @@ from typing import Any, Literal
 
 Split = Literal["train", "held_out"]
 
-INSTRUCTION = (
-    "Turn the support ticket into one line of JSON with the keys customer, order, product, problem and urgent. "
-    "Problem is one of late, defect, wrong, missing, refund."
-)
+INSTRUCTION = "Answer with one line of JSON: customer, order, product, problem, urgent."
 
-FIRST_NAMES: dict[Split, list[str]] = {
-    "train": [
-        "Ada",
-        "Amir",
-        "Anneke",
-        "Bela",
-        "Bruno",
-        "Carla",
-        "Chidi",
-        "Clara",
-        "Dario",
-        "Dilan",
-        "Elena",
-        "Emre",
-        "Farah",
-        "Felix",
-        "Gita",
-        "Goran",
-        "Hana",
-        "Hugo",
-        "Ines",
-        "Ivan",
-        "Jana",
-        "Jonas",
-        "Kaja",
-        "Karim",
-        "Lara",
-        "Liam",
-        "Lucia",
-        "Magnus",
-        "Maya",
-        "Mateo",
-        "Nadia",
-        "Nils",
-        "Olga",
-        "Oscar",
-        "Priya",
-        "Rafael",
-        "Rosa",
-        "Samir",
-        "Selma",
-        "Tomas",
-    ],
-    "held_out": [
-        "Astrid",
-        "Boris",
-        "Celine",
-        "Dmitri",
-        "Edith",
-        "Fabio",
-        "Greta",
-        "Henrik",
-        "Isolde",
-        "Joaquin",
-        "Keiko",
-        "Leopold",
-        "Mireille",
-        "Noor",
-    ],
+# Names are put together from syllables, so that hardly two rows share one: a model must copy them, not remember them.
+SYLLABLES = (
+    "al an ar be bor cal dan del der dor el en fer gal han hol in jan kar kel lan len lin lor mal mar mel mer min mor "
+    "nar nel nor ol or per ran rel rin ros sal san sel sor tal tan tel tor val van ver vin war wen"
+).split()
+FIRST_NAME_ENDINGS: dict[Split, list[str]] = {
+    "train": "a as da e ek ian ina is o on ra us".split(),
+    "held_out": "ette iel ora".split(),
 }
-LAST_NAMES: dict[Split, list[str]] = {
-    "train": [
-        "Abbott",
-        "Adeyemi",
-        "Almeida",
-        "Barros",
-        "Becker",
-        "Castro",
-        "Cohen",
-        "Dietrich",
-        "Dubois",
-        "Eriksen",
-        "Farkas",
-        "Fischer",
-        "Garcia",
-        "Haddad",
-        "Hansen",
-        "Ibarra",
-        "Ivanova",
-        "Jansen",
-        "Jensen",
-        "Kaplan",
-        "Khan",
-        "Kowalski",
-        "Larsen",
-        "Lopez",
-        "Meyer",
-        "Mishra",
-        "Moreau",
-        "Nakamura",
-        "Novak",
-        "Okafor",
-        "Olsen",
-        "Petrov",
-        "Quinn",
-        "Rossi",
-        "Santos",
-        "Schmidt",
-        "Silva",
-        "Tanaka",
-        "Vargas",
-        "Weber",
-    ],
-    "held_out": [
-        "Ashworth",
-        "Bellweather",
-        "Cavendish",
-        "Delacroix",
-        "Engstrom",
-        "Fitzgerald",
-        "Gallagher",
-        "Holloway",
-        "Kirchner",
-        "Montague",
-    ],
+LAST_NAME_ENDINGS: dict[Split, list[str]] = {
+    "train": "berg by den feld ford hart ley man mann sen ski son ton well".split(),
+    "held_out": "dale stead wick".split(),
 }
 ORDER_NUMBERS: dict[Split, range] = {"train": range(10_000, 60_000), "held_out": range(60_000, 99_999)}
 
@@ -190,7 +84,7 @@ def ticket_rows(split: Split, count: int, *, seed: int = 0) -> Iterator[dict[str
     draw = random.Random(f"{split} {seed}")  # noqa: S311
     for number in draw.sample(ORDER_NUMBERS[split], count):
         product, problem, urgent = draw.choice(PRODUCTS), draw.choice(list(PROBLEMS)), draw.random() < 0.5
-        customer = f"{draw.choice(FIRST_NAMES[split])} {draw.choice(LAST_NAMES[split])}"
+        customer = f"{name_of(draw, FIRST_NAME_ENDINGS[split])} {name_of(draw, LAST_NAME_ENDINGS[split])}"
         order = f"{draw.choice('ABCDEFGHKLMNPRST')}-{number}"
         sentences = [draw.choice(GREETINGS), draw.choice(PROBLEMS[problem]), draw.choice(CLOSINGS[urgent])]
         ticket = " ".join(sentences).format(customer=customer, order=order, product=product)
@@ -202,6 +96,11 @@ def ticket_rows(split: Split, count: int, *, seed: int = 0) -> Iterator[dict[str
                 {"role": "assistant", "content": json.dumps(answer)},
             ]
         }
+
+
+def name_of(draw: random.Random, endings: list[str]) -> str:
+    """One or two syllables and an ending, which tells training names from held-out ones."""
+    return "".join(draw.choices(SYLLABLES, k=draw.choice((1, 2)))).capitalize() + draw.choice(endings)
 
 
 def write_tickets(path: Path, split: Split, count: int, *, seed: int = 0) -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import BinaryIO
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import closing
+from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from asgiref.sync import sync_to_async
@@ -18,6 +19,16 @@ from finetune_hub.artifacts.store import shared_store
 from finetune_hub.registry.models import AdapterFile, AdapterVersion
 from finetune_hub.spec.files import InvalidArtifactPath, check_relative_path
 from finetune_hub.spec.refusal import Refusal
+
+
+class Chunks(Protocol):
+    """Bytes in pieces, with a `close` that may come at any time."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def __next__(self) -> bytes: ...
+
+    def close(self) -> None: ...
 
 
 def find_file(version: AdapterVersion, path: str) -> AdapterFile:
@@ -47,7 +58,7 @@ def find_file(version: AdapterVersion, path: str) -> AdapterFile:
     return file
 
 
-def stream_file(version: AdapterVersion, path: str) -> Iterator[bytes]:
+def stream_file(version: AdapterVersion, path: str) -> Chunks:
     """The file's bytes. The file is found and opened now, so that errors come before the first byte.
 
     Raises:
@@ -55,12 +66,13 @@ def stream_file(version: AdapterVersion, path: str) -> Iterator[bytes]:
         ArtifactError: the store does not have it.
     """
     find_file(version, path)
-    return read_chunks(shared_store(settings.ARTIFACT_URL).open(f"{version.artifact_prefix}/{path}"))
+    return FileChunks(shared_store(settings.ARTIFACT_URL).open(f"{version.artifact_prefix}/{path}"))
 
 
-def stream_zip(version: AdapterVersion) -> Iterator[bytes]:
+def stream_zip(version: AdapterVersion) -> Chunks:
     """All files of the version below one folder, uncompressed: weights do not shrink. Each is opened when it is due."""
-    return iter(_zip_of(version))
+    chunks: Generator[bytes] = iter(_zip_of(version))
+    return chunks
 
 
 def zip_size_bytes(version: AdapterVersion) -> int:
@@ -84,27 +96,45 @@ def artifact_url(prefix: str) -> str:
 
 
 def streaming_response(
-    request: HttpRequest, chunks: Iterator[bytes], *, filename: str, size_bytes: int
+    request: HttpRequest, chunks: Chunks, *, filename: str, size_bytes: int
 ) -> StreamingHttpResponse:
     """A download. Under ASGI, Django would gather a plain iterator whole in memory, so it gets an asynchronous one."""
-    content = _off_the_loop(chunks) if isinstance(request, ASGIRequest) else chunks
+    content = _OffTheLoop(chunks) if isinstance(request, ASGIRequest) else chunks
     response = StreamingHttpResponse(content, content_type="application/octet-stream")
     response["Content-Length"] = str(size_bytes)
     response["Content-Disposition"] = content_disposition_header(as_attachment=True, filename=filename) or "attachment"
     return response
 
 
-def read_chunks(file: BinaryIO) -> Iterator[bytes]:
-    """The open file's bytes; it is closed at the end, or when the client goes away."""
-    with file:
-        while chunk := file.read(CHUNK_BYTES):
+class FileChunks(Iterator[bytes]):
+    """An open file's bytes in chunks. A generator would do, but one that was never begun closes nothing."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def __next__(self) -> bytes:
+        if chunk := self._file.read(CHUNK_BYTES):
+            return chunk
+        self.close()
+        raise StopIteration
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _OffTheLoop:
+    """The chunks, each read in a thread; Django closes it when the client has all, or has gone away."""
+
+    def __init__(self, chunks: Chunks) -> None:
+        self._chunks = chunks
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        read_next = sync_to_async(lambda: next(self._chunks, b""))
+        while chunk := await read_next():
             yield chunk
 
-
-async def _off_the_loop(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    read_next = sync_to_async(lambda: next(chunks, b""))
-    while chunk := await read_next():
-        yield chunk
+    def close(self) -> None:
+        self._chunks.close()
 
 
 def _zip_of(version: AdapterVersion) -> ZipStream:
@@ -116,4 +146,5 @@ def _zip_of(version: AdapterVersion) -> ZipStream:
 
 
 def _opened_when_due(open_key: Callable[[str], BinaryIO], key: str) -> Iterator[bytes]:
-    yield from read_chunks(open_key(key))
+    with closing(FileChunks(open_key(key))) as chunks:
+        yield from chunks

@@ -58,6 +58,15 @@ def test_an_upload_has_a_limit(world: World) -> None:
     assert refusal(upload(world, GOOD_ROW), 413)["code"] == "upload_too_large"
 
 
+def test_a_body_has_a_limit(world: World) -> None:
+    assert refusal(submit(world, base_model="x" * (1 << 20)), 413)["code"] == "body_too_large"
+
+
+def test_a_form_has_a_limit(world: World) -> None:
+    fields = {f"field{number}": "x" for number in range(1001)}
+    assert refusal(world["owner"].post("/api/datasets", fields, format="multipart"), 400)["code"] == "invalid_body"
+
+
 def submit(world: World, headers: dict[str, str] | None = None, **changes: Any) -> Any:
     spec = {"base_model": "tiny", "dataset": {"name": "tickets"}} | changes
     return world["owner"].post("/api/jobs", spec, headers=headers)

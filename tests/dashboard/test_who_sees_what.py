@@ -57,6 +57,7 @@ def test_the_matrix_names_every_address() -> None:
 @pytest.mark.parametrize("name", sorted(LISTS | FORMS | (OF_THE_TEAM - {"job-stream"})))
 def test_reading(world: World, name: str, caller: str) -> None:
     response = world[caller].get(address(world, name))
+    response.close()
     if caller == "anonymous":
         assert response.status_code == 302
         assert response["Location"].startswith(reverse("login"))

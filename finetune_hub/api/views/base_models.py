@@ -29,7 +29,7 @@ class BaseModels(HubView):
     @extend_schema(
         operation_id="import_base_model",
         request=BaseModelImport,
-        responses={201: ImportedBaseModelSerializer, **errors(400, 401, 403, 409, 415, 422)},
+        responses={201: ImportedBaseModelSerializer, **errors(400, 401, 403, 409, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
         """Import a base model. It is ready when the job that is named in the answer has succeeded."""

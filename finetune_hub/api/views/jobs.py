@@ -51,7 +51,7 @@ class Jobs(HubView):
         operation_id="submit_job",
         request=TrainingSpec,
         parameters=[IDEMPOTENCY_KEY],
-        responses={201: JobDetailSerializer, 200: JobDetailSerializer, **errors(400, 401, 403, 409, 415, 422)},
+        responses={201: JobDetailSerializer, 200: JobDetailSerializer, **errors(400, 401, 403, 409, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
         """Submit a training. 201: a new job; 200: the job that this idempotency key made before."""
@@ -66,7 +66,7 @@ class Evaluations(HubView):
     @extend_schema(
         operation_id="submit_evaluation",
         request=Evaluation,
-        responses={201: JobDetailSerializer, **errors(400, 401, 403, 415, 422)},
+        responses={201: JobDetailSerializer, **errors(400, 401, 403, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
         """Answer a dataset's rows with and without an adapter, and count exact matches. `result` holds the counts."""

@@ -13,6 +13,7 @@ from rest_framework.response import Response
 from finetune_hub.accounts.models import ApiToken, Membership
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.paging import page_of
+from finetune_hub.api.schema import SCHEMA_SETTINGS
 from finetune_hub.api.serializers import HealthSerializer, MeSerializer, WorkerSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
 from finetune_hub.fleet.models import Worker
@@ -61,16 +62,7 @@ class Schema(SpectacularAPIView):
 
     authentication_classes = []
     permission_classes = []
-    custom_settings = {
-        "OAS_VERSION": "3.1.1",  # As pydantic's JSON schemas are.
-        "ENUM_NAME_OVERRIDES": {
-            "JobState": "finetune_hub.jobs.models.JobState",
-            "AttemptState": "finetune_hub.jobs.models.AttemptState",
-            "BaseModelState": "finetune_hub.catalog.models.BaseModelState",
-            "JobKind": "finetune_hub.jobs.models.JobKind",
-            "DeviceKind": "finetune_hub.fleet.models.DeviceKind",
-        },
-    }
+    custom_settings = SCHEMA_SETTINGS
 
     @extend_schema(exclude=True)
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:

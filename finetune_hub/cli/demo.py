@@ -1,0 +1,220 @@
+"""`finetune-hub demo`: from nothing to a trained adapter, through the same API and queue as everybody's jobs.
+
+It starts the hub when none runs, imports a small real model, trains it to turn support tickets into JSON, and compares base
+and adapter on tickets whose names and order numbers were never trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
+
+import typer
+
+from finetune_hub.cli import style
+from finetune_hub.cli.client import Hub, HubError, Row
+from finetune_hub.cli.output import EXIT_JOB_FAILED, size, wait_for
+from finetune_hub.data.sample_tickets import write_tickets
+from finetune_hub.embedded.environment import load_environment
+from finetune_hub.embedded.folders import default_home, prepare_home
+from finetune_hub.embedded.state import UpState, read_state
+
+BASE_MODEL = "smollm2-135m-instruct"
+DATASET, HELD_OUT = "support-tickets", "support-tickets-held-out"
+TRAINED_ROWS, HELD_OUT_ROWS, SHOWN_ROWS = 400, 40, 3
+START_SECONDS = 120.0
+SPEC: Row = {
+    "base_model": BASE_MODEL,
+    "dataset": {"name": DATASET},
+    "adapter_name": DATASET,
+    "training": {
+        "epochs": 1,
+        "micro_batch_size": 8,
+        "learning_rate": 1e-3,
+        "max_seq_len": 256,
+        "checkpoint_every_steps": 10,
+    },
+}
+
+
+def demo(
+    home: Annotated[Path | None, typer.Option(help="Folder of the hub's data. Default: ~/.finetune-hub.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the dashboard. Default: the first free one.")] = None,
+    exit_at_end: Annotated[
+        bool, typer.Option("--exit", help="Stop the hub at the end, if the demo started it.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write what came out to this file.")] = None,
+) -> None:
+    """Start the hub, train a real adapter on sample support tickets, and show what it learnt. Leaves the dashboard up."""
+    began = time.monotonic()
+    folder = (home.expanduser() if home else default_home()).absolute()
+    prepare_home(folder)
+    started = read_state(folder) is None
+    state = start_hub(folder, port)
+    try:
+        with Hub(state.url, new_token(folder)) as hub:
+            outcome = run(hub, folder)
+        outcome["seconds"] = round(time.monotonic() - began, 1)
+        if json_file:
+            json_file.write_text(json.dumps(outcome, indent=2) + "\n")
+    except HubError as error:
+        raise style.CommandError(error.message, error.remedy) from error
+    finally:
+        if exit_at_end and started:
+            finetune_hub("down", "--home", str(folder))
+    style.say(
+        f"\nDone in {outcome['seconds']:.0f} s. The adapter lies in [bold]{style.literal(outcome['adapter_dir'])}[/bold]"
+    )
+    if not (exit_at_end and started):
+        say_farewell(folder, state, outcome)
+
+
+def run(hub: Hub, folder: Path) -> Row:
+    """Import, upload, train, evaluate; what `--json` writes, but for the seconds."""
+    style.say(f"\n[bold]1. Base model[/bold]  {BASE_MODEL}, 135 million parameters, Apache-2.0")
+    base_model = import_base_model(hub)
+    style.say(f"\n[bold]2. Data[/bold]  {TRAINED_ROWS} tickets to train on, {HELD_OUT_ROWS} held out")
+    samples = folder / "samples"
+    hub.push_dataset(write_tickets(samples / "support-tickets.jsonl", "train", TRAINED_ROWS), DATASET)
+    hub.push_dataset(write_tickets(samples / "held-out.jsonl", "held_out", HELD_OUT_ROWS), HELD_OUT)
+    style.say("\n[bold]3. Training[/bold]  LoRA on every linear layer, one pass over the rows")
+    trained = finished(hub, hub.submit(SPEC))
+    adapter = hub.adapter(trained["published"]["adapter_id"], trained["published"]["version"])
+    style.say("\n[bold]4. Evaluation[/bold]  every held-out ticket, with and without the adapter")
+    submitted = hub.evaluate(adapter["adapter_id"], HELD_OUT, adapter_version=adapter["number"])
+    result = finished(hub, submitted)["result"]
+    show_samples(result)
+    return {
+        "job_id": trained["id"],
+        "state": trained["state"],
+        "adapter_dir": local_folder(adapter["artifact_url"]),
+        "base_model_dir": local_folder(base_model["artifact_url"]),
+        "base_exact_match": result["base_exact_match"],
+        "adapter_exact_match": result["adapter_exact_match"],
+        "rows_trained": TRAINED_ROWS,
+    }
+
+
+def start_hub(folder: Path, port: int | None) -> UpState:
+    """The hub that runs in the folder, started in the background when none does.
+
+    Raises:
+        CommandError: it does not come up.
+    """
+    state = read_state(folder)
+    if state is not None and state.is_healthy():
+        style.say(f"The hub runs already at [bold]{style.literal(state.url)}[/bold].")
+        return state
+    style.say("Starting the hub: Postgres, Valkey, web, scheduler and a worker …")
+    log = folder / "logs" / "up.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    port_options = ["--port", str(port)] if port else []
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "finetune_hub.cli.main", "up", "--home", str(folder), *port_options],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    began = time.monotonic()
+    while time.monotonic() - began < START_SECONDS:
+        state = read_state(folder)
+        if state is not None and state.is_healthy():
+            style.tick("hub", time.monotonic() - began)
+            return state
+        if process.poll() is not None:
+            last_words = log.read_text(errors="replace").strip().splitlines()[-2:]
+            raise style.CommandError(" ".join(last_words) or "The hub did not start.", f"See {log}.")
+        time.sleep(0.1)
+    raise style.CommandError(f"The hub did not start in {START_SECONDS:.0f} s.", f"See the logs in {log.parent}.")
+
+
+def import_base_model(hub: Hub) -> Row:
+    """The base model, imported when the hub does not have it yet."""
+    known = hub.base_models(BASE_MODEL)
+    if not known or known[0]["state"] == "failed":
+        finished(hub, hub.job(hub.import_base_model(BASE_MODEL)["job_id"]))
+        known = hub.base_models(BASE_MODEL)
+    facts = hub.base_model(known[0]["id"])
+    style.say(f"  [green]✓[/green] ready, {size(facts['facts']['size_bytes'])}")
+    return facts
+
+
+def finished(hub: Hub, job: Row) -> Row:
+    """The job at its end.
+
+    Raises:
+        CommandError: it did not succeed.
+    """
+    ended = wait_for(hub, job["id"])
+    if ended["state"] != "succeeded":
+        failure = ended["failure"] or {"message": f"The job was {ended['state']}.", "remedy": "Run the demo again."}
+        raise style.CommandError(failure["message"], failure["remedy"], exit_code=EXIT_JOB_FAILED)
+    return ended
+
+
+def show_samples(result: Row) -> None:
+    """Three held-out tickets before and after, and how many of all were answered exactly."""
+    from rich.table import Table
+
+    table = Table(title="Tickets that were never trained on", title_justify="left", show_lines=True, expand=False)
+    for heading in ("Ticket", "Base model", "With the adapter"):
+        table.add_column(heading, max_width=48, overflow="fold")
+    for sample in result["samples"][:SHOWN_ROWS]:
+        correct = sample["adapter"] == sample["expected"]
+        mark = "[green]✓[/green] " if correct else "[red]✗[/red] "
+        table.add_row(
+            style.literal(ticket_of(sample)),
+            style.literal(shortened(sample["base"])),
+            mark + style.literal(shortened(sample["adapter"])),
+        )
+    style.say()
+    style.console().print(table)
+    base, adapter = result["base_exact_match"], result["adapter_exact_match"]
+    style.say(
+        f"Exact match on {result['rows']} held-out tickets: base [bold]{base:.0%}[/bold], adapter [bold]{adapter:.0%}[/bold]"
+    )
+
+
+def ticket_of(sample: Row) -> str:
+    """The user's last message of the rendered prompt."""
+    return str(sample["prompt"].split("<|im_start|>user\n")[-1].split("<|im_end|>")[0])
+
+
+def shortened(text: str, length: int = 160) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def local_folder(artifact_url: str) -> str:
+    """The folder of a local artifact store; the URL itself of any other."""
+    return unquote(urlsplit(artifact_url).path) if artifact_url.startswith("file://") else artifact_url
+
+
+def new_token(folder: Path) -> str:
+    """A token of the first owner, for this demo alone."""
+    return django(folder, "create_token", "--name", "demo", "--days", "1")
+
+
+def say_farewell(folder: Path, state: UpState, outcome: Row) -> None:
+    link = django(folder, "login_link", "--base-url", state.url, "--next", f"/jobs/{outcome['job_id']}/")
+    style.say(f"The dashboard is up: [bold]{style.literal(link)}[/bold] [dim](works once)[/dim]")
+    style.say(f"Stop it with [bold]finetune-hub down --home {style.literal(folder)}[/bold]")
+
+
+def django(folder: Path, *arguments: str) -> str:
+    """What a management command prints, run in the hub's own environment."""
+    command = [sys.executable, "-P", "-m", "django", *arguments]
+    environment: dict[str, Any] = load_environment(folder)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def finetune_hub(*arguments: str) -> None:
+    """Run another command of this program."""
+    subprocess.run([sys.executable, "-P", "-m", "finetune_hub.cli.main", *arguments], env=os.environ, check=True)

@@ -1,0 +1,74 @@
+"""The documents in the repository say what the code does: the OpenAPI schema, and the list of error codes."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import yaml
+from django.core.management import call_command
+from django.test import Client
+
+from finetune_hub.api.errors import REMEDIES
+
+ROOT = Path(__file__).parents[2]
+GENERATE = "spectacular --custom-settings finetune_hub.api.schema.SCHEMA_SETTINGS --fail-on-warn"
+
+
+def test_the_schema_in_the_repository_is_current() -> None:
+    """After a wanted change: `python manage.py <GENERATE> --file docs/openapi.yaml`."""
+    generated = StringIO()
+    call_command(*GENERATE.split(), stdout=generated)
+    assert yaml.safe_load(generated.getvalue()) == yaml.safe_load((ROOT / "docs/openapi.yaml").read_text())
+
+
+def test_the_schema_is_served_to_anybody() -> None:
+    served = yaml.safe_load(Client().get("/api/schema").content)
+    assert served == yaml.safe_load((ROOT / "docs/openapi.yaml").read_text())
+
+
+def test_every_error_code_is_documented() -> None:
+    service, terminal, rows = documented()
+    assert service == raised("Refusal") | {code for code, _ in REMEDIES.values()} | defaults_of("code")
+    assert terminal == raised("HubError") - service - rows
+    assert rows == row_codes()
+
+
+def documented() -> list[set[str]]:
+    """The codes of each table of docs/api-errors.md."""
+    parts = re.split(r"^## ", (ROOT / "docs/api-errors.md").read_text(), flags=re.MULTILINE)[1:]
+    return [set(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)) for part in parts]
+
+
+def calls(*folders: str) -> Iterator[ast.Call]:
+    for folder in folders:
+        for path in (ROOT / folder).rglob("*.py"):
+            yield from (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+
+
+def raised(exception: str) -> set[str]:
+    """The literal codes with which the exception is made, anywhere."""
+    named = (call for call in calls("finetune_hub", "workers") if getattr(call.func, "id", "") == exception)
+    return {call.args[0].value for call in named if call.args and isinstance(call.args[0], ast.Constant)}  # type: ignore[misc]
+
+
+def defaults_of(parameter: str) -> set[str]:
+    """The codes that reach `refuse_document` and `as_refusal` by a variable."""
+    source = (ROOT / "finetune_hub/api").rglob("*.py")
+    text = "".join(path.read_text() for path in source)
+    return set(re.findall(rf'{parameter}(?:: str)? ?= ?"(\w+)"', text)) | set(re.findall(r'\("(invalid_\w+)", ', text))
+
+
+def row_codes() -> set[str]:
+    """The codes of data/chat_rows.py: first arguments, and first of the triples that describe a message's defect."""
+    tree = ast.parse((ROOT / "finetune_hub/data/chat_rows.py").read_text())
+    first: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"error", "_file_error"}:
+            first += node.args[:1]
+        elif isinstance(node, ast.Tuple) and len(node.elts) == 3:
+            first += node.elts[:1]
+    return {node.value for node in first if isinstance(node, ast.Constant) and isinstance(node.value, str)}
