@@ -1,4 +1,4 @@
-"""Streams under the real server: uvicorn, every middleware, and one thread a request."""
+"""Connections to the database under the real server: uvicorn, every middleware, and one thread a request."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ from django.test import Client
 from django.urls import reverse
 
 from finetune_hub.jobs.lifecycle import EventDraft, add_events
-from tests.dashboard.conftest import make_world
+from tests.dashboard.conftest import World, make_world
 
 STREAMS = 5
 
 
 def test_idle_streams_hold_no_database_connection_and_still_hear_news(server: str) -> None:
     world = make_world()
-    client = Client()
-    client.force_login(world.alice)
-    cookies = {name: morsel.value for name, morsel in client.cookies.items()}
     url = reverse("job-stream", args=[world.job.pk])
     with ExitStack() as stack:
-        http = stack.enter_context(httpx.Client(base_url=server, cookies=cookies, timeout=20))
+        http = stack.enter_context(client_of(world, server))
         streams = [stack.enter_context(http.stream("GET", url)) for _ in range(STREAMS)]
         lines = [stream.iter_lines() for stream in streams]
         for each in lines:
@@ -32,6 +29,23 @@ def test_idle_streams_hold_no_database_connection_and_still_hear_news(server: st
         add_events(world.job, [EventDraft("Something new.")])
         for each in lines:
             assert any("Something new." in line for line in each)
+
+
+def test_error_pages_leave_no_connection_open(server: str) -> None:
+    """Django renders them in threads that nobody tidies, so they may not ask the database."""
+    world = make_world()
+    with client_of(world, server) as http:
+        for path in ("/adapters/none/", "/jobs/none/stream", "/no/such/page", "/workers/none/cordon"):
+            assert http.get(path).status_code in {404, 405}
+        wait_for_connections(1)
+
+
+def client_of(world: World, server: str) -> httpx.Client:
+    """A client that alice has signed in with."""
+    browser = Client()
+    browser.force_login(world.alice)
+    cookies = {name: morsel.value for name, morsel in browser.cookies.items()}
+    return httpx.Client(base_url=server, cookies=cookies, timeout=20)
 
 
 def wait_for_connections(number: int) -> None:
