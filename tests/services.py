@@ -69,13 +69,18 @@ def _names_pure_tests_only(arguments: Sequence[str | os.PathLike[str]]) -> bool:
 def _set_environment(folder: Path) -> None:
     """What the settings need beside the servers."""
     folder.chmod(0o711)  # As root, Postgres runs as another user and passes through.
-    os.environ["FINETUNE_HUB_HOME"] = str(folder / "home")
-    os.environ["ARTIFACT_URL"] = (folder / "home" / "artifacts").as_uri()
+    _use_home(folder / "home")
     os.environ["SECRET_KEY"] = "test"
     os.environ["FINETUNE_HUB_WORKER_NAME"] = "test"
     os.environ.setdefault("FINETUNE_HUB_URL", "http://testserver")
     os.environ.setdefault("ALLOWED_HOSTS", "testserver,localhost,127.0.0.1")
-    prepare_home(folder / "home")
+
+
+def _use_home(home: Path) -> None:
+    prepare_home(home)
+    (home / "static").mkdir()  # WhiteNoise warns where STATIC_ROOT is missing, and a warning is an error here.
+    os.environ["FINETUNE_HUB_HOME"] = str(home)
+    os.environ["ARTIFACT_URL"] = (home / "artifacts").as_uri()
 
 
 def _start_servers(folder: Path) -> Supervisor:
@@ -100,8 +105,5 @@ def _start_servers(folder: Path) -> Supervisor:
 
 def _set_aside(number: int) -> None:
     """Part this xdist worker from the others, which share the controller's servers."""
-    home = Path(os.environ["FINETUNE_HUB_HOME"]).with_name(f"home-{number}")
-    prepare_home(home)
-    os.environ["FINETUNE_HUB_HOME"] = str(home)
-    os.environ["ARTIFACT_URL"] = (home / "artifacts").as_uri()
+    _use_home(Path(os.environ["FINETUNE_HUB_HOME"]).with_name(f"home-{number}"))
     os.environ["REDIS_URL"] = os.environ["REDIS_URL"].replace("?db=0", f"?db={number % 16}")
