@@ -13,7 +13,7 @@ TORCH_REQUIREMENT := torch>=2.6,<2.14
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart up test check fmt bench screenshots verify-full clean
+.PHONY: help quickstart up test check fmt screenshots clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,9 +36,6 @@ check: $(DEV_STAMP) ## Format, lint, types, import contracts, then all tests (mi
 
 fmt: $(DEV_STAMP) ## Format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
-
-bench: $(DEV_STAMP) ## Measure the engine and the service; prints tables
-	@$(BIN)/python -m benchmarks $(ARGS)
 
 screenshots: $(DEV_STAMP) ## Draw every page, light and dark, wide and narrow, into docs/images
 	@$(BIN)/python -m tests.browser.screenshots $(ARGS)

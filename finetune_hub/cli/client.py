@@ -233,11 +233,18 @@ class Hub:
                 "Move it away, or give another folder with --output.",
             )
         partial = target.with_name(f".{target.name}.{found['adapter_id']}-v{found['number']}.partial")
-        for entry in entries:
-            if not is_whole(partial, [entry]):
-                self._download(f"adapters/{found['adapter_id']}/versions/{found['number']}/files", entry, partial)
-            report(entry.path, entry.size_bytes)
-        partial.rename(target)
+        try:
+            for entry in entries:
+                if not is_whole(partial, [entry]):
+                    self._download(f"adapters/{found['adapter_id']}/versions/{found['number']}/files", entry, partial)
+                report(entry.path, entry.size_bytes)
+            partial.rename(target)
+        except OSError as error:
+            raise HubError(
+                "file_unwritable",
+                f"{error.filename or target} cannot be written: {error.strerror}.",
+                "Free some space, or give a folder of your own with --output.",
+            ) from error
         return target
 
     def workers(self) -> list[Row]:

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from django.conf import settings
 from django.db import connection
 from playwright.sync_api import Browser, Error, Page, sync_playwright
+from pytest_django import DjangoDbBlocker
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -42,18 +42,18 @@ def browser() -> Iterator[Browser]:
         del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
 
 
-@pytest.fixture
-def server(transactional_db: None) -> Iterator[str]:
-    """The address of the running service."""
+@pytest.fixture(scope="session")
+def server_process(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
+    """The address of the service, started once: it keeps nothing that the tests' database does not hold."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    database = connection.get_connection_params()
+    with django_db_blocker.unblock():
+        database = connection.get_connection_params()
     url = f"postgresql://{database.get('user', '')}:{database.get('password', '')}@/{database['dbname']}"
     environment = os.environ | {
         "DATABASE_URL": f"{url}?host={database['host']}",
         "FINETUNE_HUB_URL": f"http://127.0.0.1:{port}",
-        "ARTIFACT_URL": settings.ARTIFACT_URL,
     }
     command = [sys.executable, "-m", "uvicorn", "finetune_hub.asgi:application", "--port", str(port)]
     process = subprocess.Popen([*command, "--log-level", "warning"], env=environment)
@@ -63,6 +63,12 @@ def server(transactional_db: None) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(timeout=20)
+
+
+@pytest.fixture
+def server(server_process: str, transactional_db: None) -> str:
+    """The address of the running service, whose database this test may fill."""
+    return server_process
 
 
 def wait_until_it_answers(process: subprocess.Popen[bytes], port: int) -> None:

@@ -136,6 +136,14 @@ def test_pull_leaves_other_folders_alone(hub: RunCommand, team: Team) -> None:
     assert [path.name for path in Path("mine").iterdir()] == ["notes"]
 
 
+def test_a_folder_that_cannot_be_written_is_named(hub: RunCommand, team: Team) -> None:
+    make_adapter_version(team)
+    Path("file").write_text("x")
+    answer = hub("adapters", "pull", "tickets-tiny", "--output", "file/adapter")
+    assert answer.code == 3
+    assert "cannot be written" in answer.err
+
+
 def test_an_interrupted_pull_goes_on_with_the_next_file(
     api: Hub, team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

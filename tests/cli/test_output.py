@@ -1,0 +1,71 @@
+"""Progress: a bar where somebody watches, plain lines elsewhere, and both end with the ended job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_hub.cli import output
+from finetune_hub.cli.client import Progress
+
+
+def look(state: str, step: int, *, total: int | None = 10, loss: float | None = None, message: str = "") -> Progress:
+    job: dict[str, Any] = {
+        "state": state,
+        "step": step,
+        "total_steps": total,
+        "progress_unit": "steps",
+        "eta_seconds": 65.4,
+        "waiting_reason": "Every device is taken.",
+    }
+    events = [{"number": step, "level": "warn", "created_at": "2026-01-31T12:34:56Z", "message": message}]
+    return Progress(job, events if message else [], [{"step": step, "loss": loss}] if loss else [], loss)
+
+
+LOOKS = [
+    look("queued", 0, total=None, message="Attempt 1 [ended]."),
+    look("running", 3, loss=1.23456),
+    look("succeeded", 10, loss=0.5),
+]
+
+
+def test_a_progress_line_says_what_is_known() -> None:
+    assert output.progress_line(LOOKS[0]) == "Every device is taken."
+    assert output.progress_line(LOOKS[1]) == "steps 3/10, loss 1.2346, 0:01:05 left"
+
+
+def test_lines_where_nobody_watches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "PLAIN_LINE_EVERY_SECONDS", -1.0)
+    assert output._show_lines(iter(LOOKS)) == LOOKS[-1].job
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines()[:2] == [
+        "12:34:56  warning: Attempt 1 [ended].",
+        "steps 3/10, loss 1.2346, 0:01:05 left",
+    ]
+
+
+def test_a_bar_where_somebody_watches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    assert output._show_bar(iter(LOOKS)) == LOOKS[-1].job
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "Attempt 1 [ended]." in shown.err
+    assert "steps 10/10, loss 0.5000" in shown.err
+
+
+def test_sizes_are_for_people() -> None:
+    assert [output.size(number) for number in (None, 12, 2048, 5 << 20, 3 << 30)] == [
+        "-",
+        "12 B",
+        "2.0 KiB",
+        "5.0 MiB",
+        "3.0 GiB",
+    ]
+
+
+def test_a_table_is_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_table(["NAME", "N"], [("x" * 200, 1), ("y", None)])
+    assert capsys.readouterr().out.splitlines()[1:] == [f"{'x' * 200}  1", f"{'y'.ljust(200)}  -"]
