@@ -78,7 +78,6 @@ def _set_environment(folder: Path) -> None:
 
 def _use_home(home: Path) -> None:
     prepare_home(home)
-    (home / "static").mkdir()  # WhiteNoise warns where STATIC_ROOT is missing, and a warning is an error here.
     os.environ["FINETUNE_HUB_HOME"] = str(home)
     os.environ["ARTIFACT_URL"] = (home / "artifacts").as_uri()
 
