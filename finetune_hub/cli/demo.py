@@ -1,7 +1,7 @@
 """`finetune-hub demo`: from nothing to a trained adapter, through the same API and queue as everybody's jobs.
 
-It starts the hub when none runs, imports a small real model, trains it to turn support tickets into JSON, and compares base
-and adapter on tickets whose names and order numbers were never trained on.
+It starts the hub when none runs, imports a small real model, trains it to turn support tickets into JSON, and compares
+base and adapter on tickets whose names and order numbers were never trained on.
 """
 
 from __future__ import annotations

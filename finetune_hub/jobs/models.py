@@ -52,7 +52,9 @@ class JobQuerySet(TeamOwnedQuerySet["Job"]):
 
     def for_list(self) -> JobQuerySet:
         """Newest first, with what a line of the list shows, in one query."""
-        return self.select_related("base_model", "created_by", "adapter_version__adapter").order_by("-created_at", "-id")
+        return self.select_related("base_model", "created_by", "adapter_version__adapter").order_by(
+            "-created_at", "-id"
+        )
 
     def for_page(self) -> JobQuerySet:
         """With everything that the page of one job names."""

@@ -57,7 +57,8 @@ def test_the_matrix_names_every_address() -> None:
 def test_reading(world: World, name: str) -> None:
     for caller in CALLERS:
         response = world[caller].get(address(world, name))
-        response.close()
+        if response.streaming:
+            list(response.streaming_content)  # To its end, where the file is closed.
         assert response.status_code == expected_status(name, caller), caller
         assert response["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
         if caller == "anonymous":
