@@ -127,7 +127,7 @@ SPECTACULAR_SETTINGS = {
 
 CELERY_BROKER_URL = environment.celery_broker(REDIS_URL)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-# A publisher never hangs on a lost Redis: after one more try the poke is dropped, and the reconciler sends another (P2).
+# A publisher never hangs on a lost Redis: after one more try the poke is dropped; the reconciler sends another (P2).
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_connect_timeout": 2,
     "socket_timeout": 30,

@@ -1,4 +1,4 @@
-"""Rows for tests: plain functions with keyword overrides that write real rows, and real files into the artifact store."""
+"""Rows for tests: plain functions with keyword overrides that write real rows, and real files into the store."""
 
 from __future__ import annotations
 

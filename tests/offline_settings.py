@@ -6,4 +6,4 @@ os.environ.setdefault("SECRET_KEY", "offline")
 os.environ.setdefault("DATABASE_URL", "postgresql:///offline")
 os.environ.setdefault("REDIS_URL", "unix:///offline")
 
-from finetune_hub.settings import *  # noqa: E402, F403
+from finetune_hub.settings import *  # noqa: F403

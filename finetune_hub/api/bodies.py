@@ -69,7 +69,13 @@ def read_body(request: Request, model: type[Body], *, code: str = "invalid_reque
 
 
 def content_length_bytes(request: Request) -> int:
-    """The body's length; a body without one is read as empty, so that it cannot be longer than it says."""
+    """The body's length. Without one the body would be read as empty, so a chunked body is refused.
+
+    Raises:
+        Refusal: `invalid_body`.
+    """
+    if "CONTENT_LENGTH" not in request.META and "Transfer-Encoding" in request.headers:
+        raise Refusal("invalid_body", "The body has no Content-Length.", "Send it whole, not in chunks.", status=400)
     return int(request.META.get("CONTENT_LENGTH") or 0)
 
 

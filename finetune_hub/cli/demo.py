@@ -46,9 +46,7 @@ SPEC: Row = {
 def demo(
     home: Annotated[Path | None, typer.Option(help="Folder of the hub's data. Default: ~/.finetune-hub.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the dashboard. Default: the first free one.")] = None,
-    exit_at_end: Annotated[
-        bool, typer.Option("--exit", help="Stop the hub at the end, if the demo started it.")
-    ] = False,
+    exit_at_end: Annotated[bool, typer.Option("--exit", help="Stop the hub at the end.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write what came out to this file.")] = None,
 ) -> None:
     """Start the hub, train a real adapter on sample support tickets, and show what it learnt. Leaves the dashboard up."""
@@ -68,9 +66,8 @@ def demo(
     finally:
         if exit_at_end and started:
             finetune_hub("down", "--home", str(folder))
-    style.say(
-        f"\nDone in {outcome['seconds']:.0f} s. The adapter lies in [bold]{style.literal(outcome['adapter_dir'])}[/bold]"
-    )
+    adapter_dir = style.literal(outcome["adapter_dir"])
+    style.say(f"\nDone in {outcome['seconds']:.0f} s. The adapter lies in [bold]{adapter_dir}[/bold]")
     if not (exit_at_end and started):
         say_farewell(folder, state, outcome)
 
@@ -178,9 +175,8 @@ def show_samples(result: Row) -> None:
     style.say()
     style.console().print(table)
     base, adapter = result["base_exact_match"], result["adapter_exact_match"]
-    style.say(
-        f"Exact match on {result['rows']} held-out tickets: base [bold]{base:.0%}[/bold], adapter [bold]{adapter:.0%}[/bold]"
-    )
+    shares = f"base [bold]{base:.0%}[/bold], adapter [bold]{adapter:.0%}[/bold]"
+    style.say(f"Exact match on {result['rows']} held-out tickets: {shares}")
 
 
 def ticket_of(sample: Row) -> str:

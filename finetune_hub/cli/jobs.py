@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,7 @@ def submit(
         except HubError as error:
             raise read.placed(error) from error
         if wait:
+            print(job["id"], file=sys.stderr)
             end_like(wait_for(hub, job["id"]), as_json=as_json)
         elif as_json:
             print_json(job)

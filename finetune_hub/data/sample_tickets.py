@@ -1,7 +1,7 @@
 """Sample data for the demo: support tickets in free words, and the fixed JSON form that they are to be turned into.
 
-    user       "Hello, Delina Torberg here. The kettle from order K-20418 leaks. Please answer today."
-    assistant  {"customer": "Delina Torberg", "order": "K-20418", "product": "kettle", "problem": "defect", "urgent": true}
+    user       "Hello, Delina Torberg here. The kettle from order K-20418 leaks. This is urgent!"
+    assistant  {"customer": "Delina Torberg", "order": "K-20418", "product": "kettle", "problem": "defect", …}
 
 Everything is generated here from a seed. Held-out rows use names and order numbers that no training row has, so a model
 that answers them has learnt the form, and not the rows.

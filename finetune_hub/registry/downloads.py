@@ -96,11 +96,16 @@ def artifact_url(prefix: str) -> str:
 
 
 def streaming_response(
-    request: HttpRequest, chunks: Chunks, *, filename: str, size_bytes: int
+    request: HttpRequest,
+    chunks: Chunks,
+    *,
+    filename: str,
+    size_bytes: int,
+    content_type: str = "application/octet-stream",
 ) -> StreamingHttpResponse:
     """A download. Under ASGI, Django would gather a plain iterator whole in memory, so it gets an asynchronous one."""
     content = _OffTheLoop(chunks) if isinstance(request, ASGIRequest) else chunks
-    response = StreamingHttpResponse(content, content_type="application/octet-stream")
+    response = StreamingHttpResponse(content, content_type=content_type)
     response["Content-Length"] = str(size_bytes)
     response["Content-Disposition"] = content_disposition_header(as_attachment=True, filename=filename) or "attachment"
     return response

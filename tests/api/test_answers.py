@@ -134,6 +134,7 @@ def test_the_archive_holds_every_file(world: World) -> None:
     response = world["viewer"].get(f"/api/adapters/{world.version.adapter_id}/versions/1/archive")
     content = read(response)
     assert int(response["Content-Length"]) == len(content)
+    assert response["Content-Type"] == "application/zip"
     assert 'filename="tickets-tiny-v1.zip"' in response["Content-Disposition"]
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         assert archive.testzip() is None

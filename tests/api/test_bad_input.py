@@ -62,6 +62,11 @@ def test_a_body_has_a_limit(world: World) -> None:
     assert refusal(submit(world, base_model="x" * (1 << 20)), 413)["code"] == "body_too_large"
 
 
+def test_a_body_in_chunks_is_not_read_as_empty(world: World) -> None:
+    response = world["owner"].generic("POST", "/api/jobs", "", headers={"Transfer-Encoding": "chunked"})
+    assert refusal(response, 400)["code"] == "invalid_body"
+
+
 def test_a_form_has_a_limit(world: World) -> None:
     fields = {f"field{number}": "x" for number in range(1001)}
     assert refusal(world["owner"].post("/api/datasets", fields, format="multipart"), 400)["code"] == "invalid_body"

@@ -1,4 +1,4 @@
-"""Nothing twice: duplicate pokes, stale workers and two schedulers at once change nothing. Against the real Postgres."""
+"""Nothing twice: duplicate pokes, stale workers and two schedulers change nothing. Against the real Postgres."""
 
 from __future__ import annotations
 

@@ -81,7 +81,11 @@ class AdapterArchive(HubView):
         """All files of the version as one zip."""
         version = get_version(request, id, number)
         return streaming_response(
-            request._request, stream_zip(version), filename=zip_name(version), size_bytes=zip_size_bytes(version)
+            request._request,
+            stream_zip(version),
+            filename=zip_name(version),
+            size_bytes=zip_size_bytes(version),
+            content_type="application/zip",
         )
 
 
