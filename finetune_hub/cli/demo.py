@@ -49,7 +49,7 @@ def demo(
     exit_at_end: Annotated[bool, typer.Option("--exit", help="Stop the hub at the end.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write what came out to this file.")] = None,
 ) -> None:
-    """Start the hub, train a real adapter on sample support tickets, and show what it learnt. Leaves the dashboard up."""
+    """Start the hub, train a real adapter on sample tickets, and show what it learnt. Leaves the dashboard up."""
     began = time.monotonic()
     folder = (home.expanduser() if home else default_home()).absolute()
     prepare_home(folder)
