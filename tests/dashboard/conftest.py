@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 import pytest
-from django.conf import LazySettings
 from django.test import Client
 
 from finetune_hub.accounts.models import Membership, Role, Team, User
@@ -80,12 +79,6 @@ def make_point(attempt: Attempt, step: int, *, loss: float | None = None) -> Met
         seconds=0.5,
         peak_memory_bytes=2**30,
     )
-
-
-@pytest.fixture(autouse=True)
-def _no_collected_files(settings: LazySettings) -> None:
-    """Static files come from their sources; whitenoise warns about a folder of collected ones that is not there."""
-    settings.STATIC_ROOT = None
 
 
 @pytest.fixture

@@ -51,7 +51,8 @@ def test_micro_batches_times_accumulation_is_all_that_counts(make_run: MakeRun, 
         adapters.append(load_file(run.output_dir / "adapter" / "adapter_model.safetensors"))
         losses.append(torch.tensor([step.loss for step in events_of(run.output_dir, "step")]))
     for adapter, loss in zip(adapters[1:], losses[1:], strict=True):
-        torch.testing.assert_close(adapter, adapters[0], rtol=1e-3, atol=1e-5)
+        # AdamW divides by the gradient's own size, so rounding shows where a gradient is almost nothing.
+        torch.testing.assert_close(adapter, adapters[0], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(loss, losses[0], rtol=1e-5, atol=1e-5)
 
 
