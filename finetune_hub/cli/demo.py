@@ -208,7 +208,7 @@ def django(folder: Path, *arguments: str) -> str:
     """What a management command prints, run in the hub's own environment."""
     command = [sys.executable, "-P", "-m", "django", *arguments]
     environment: dict[str, Any] = load_environment(folder)
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def finetune_hub(*arguments: str) -> None:

@@ -67,6 +67,7 @@ class Stack:
         self.sockets: dict[str, Path] = {}
         self.supervisor = Supervisor(home / "logs")
         self.started_at = time.time()
+        self.has_started = False
 
     @property
     def url(self) -> str:
@@ -87,6 +88,9 @@ class Stack:
             self._migrate()
         if not self.stopping():
             self._wait([self.supervisor.start(program) for program in self._own_programs()])
+        if not self.stopping():
+            self.has_started = True
+            self._write_state()
 
     def tend(self) -> None:
         """One look at the parts: restart what died, and keep the state file true."""
@@ -185,7 +189,14 @@ class Stack:
         identity = identify(os.getpid())
         assert identity is not None
         parts = [Part.of(child) for child in self.supervisor.children]
-        state = UpState(identity=identity, url=self.url, started_at=self.started_at, sockets=self.sockets, parts=parts)
+        state = UpState(
+            identity=identity,
+            url=self.url,
+            started_at=self.started_at,
+            has_started=self.has_started,
+            sockets=self.sockets,
+            parts=parts,
+        )
         try:
             write_state(self.home, state)
         except OSError:

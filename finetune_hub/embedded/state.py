@@ -49,11 +49,12 @@ class UpState(BaseModel):
     identity: ProcessIdentity
     url: str
     started_at: float  # unix time
+    has_started: bool  # every part has been ready once
     sockets: dict[str, Path]
     parts: list[Part]
 
     def is_healthy(self) -> bool:
-        return all(part.is_healthy() for part in self.parts)
+        return self.has_started and all(part.is_healthy() for part in self.parts)
 
 
 def write_state(home: Path, state: UpState) -> None:
