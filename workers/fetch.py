@@ -68,7 +68,8 @@ def locate(requirement: str) -> str:
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", "--quiet"]
     found = subprocess.run([*command, "--report", "-", requirement], capture_output=True, text=True, check=False)
     if found.returncode != 0:
-        raise FetchFailed(f"pip does not find {requirement}: {found.stderr.strip().splitlines()[-1:]}")
+        last_words = found.stderr.strip().rpartition("\n")[2]
+        raise FetchFailed(f"pip does not find {requirement}: {last_words}")
     url: str = json.loads(found.stdout)["install"][0]["download_info"]["url"]
     return url
 

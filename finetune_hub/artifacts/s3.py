@@ -29,7 +29,8 @@ class S3Store:
         """`s3://bucket/prefix?endpoint=https://host`; without `endpoint` it is AWS."""
         parts = urlsplit(url)
         endpoint = parse_qs(parts.query).get("endpoint", [None])[0]
-        return cls(boto3.client("s3", endpoint_url=endpoint), parts.netloc, parts.path)
+        # A session of its own: boto3's default one is shared by all threads and must not be.
+        return cls(boto3.Session().client("s3", endpoint_url=endpoint), parts.netloc, parts.path)
 
     def put(self, key: str, source: Path) -> None:
         try:

@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 TIMEOUT_SECONDS = 30.0
 UPLOAD_TIMEOUT_SECONDS = 600.0
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 # A web process that restarts is back well within this time; until then a watcher waits.
 OUTAGE_SECONDS = 60.0
 DOWNLOAD_TRIES = 3
@@ -137,10 +137,22 @@ class Hub:
         return self._send("POST", "jobs", content=json.dumps(spec, default=str), headers=headers)
 
     def evaluate(
-        self, adapter: str, dataset: str, *, adapter_version: int | None = None, max_rows: int | None = None
+        self,
+        adapter: str,
+        dataset: str,
+        *,
+        adapter_version: int | None = None,
+        max_rows: int | None = None,
+        max_new_tokens: int = 256,
     ) -> Row:
         """Submit an evaluation: answer the dataset's rows with and without the adapter and count exact matches."""
-        body = {"adapter": adapter, "adapter_version": adapter_version, "dataset": dataset, "max_rows": max_rows}
+        body = {
+            "adapter": adapter,
+            "adapter_version": adapter_version,
+            "dataset": dataset,
+            "max_rows": max_rows,
+            "max_new_tokens": max_new_tokens,
+        }
         return self._send("POST", "evaluations", json=body)
 
     def jobs(self, limit: int = 50) -> list[Row]:

@@ -144,7 +144,8 @@ def _welcome(stack: Stack) -> None:
 
 def _show(folder: Path, state: UpState) -> None:
     starting = "" if state.has_started else "still starting, "
-    style.say(f"[bold]{style.literal(state.url)}[/bold] [dim]{starting}pid {state.identity.pid}, data in {style.literal(folder)}[/dim]")
+    facts = f"{starting}pid {state.identity.pid}, data in {style.literal(folder)}"
+    style.say(f"[bold]{style.literal(state.url)}[/bold] [dim]{facts}[/dim]")
     for part in state.parts:
         mark = "[green]✓[/green]" if part.is_healthy() else "[red]✗[/red]"
         pid = part.identity.pid if part.identity else "-"

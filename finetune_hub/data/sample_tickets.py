@@ -1,7 +1,7 @@
 """Sample data for the demo: support tickets in free words, and the fixed JSON form that they are to be turned into.
 
-    user       "Hello, Delina Torberg here. The kettle from order K-20418 leaks. This is urgent!"
-    assistant  {"customer": "Delina Torberg", "order": "K-20418", "product": "kettle", "problem": "defect", …}
+    user       "Hello, Delina Torberg here. The kettle from order K-20418 leaks."
+    assistant  {"customer":"Delina Torberg","order":"K-20418","product":"kettle","problem":"defect"}
 
 Everything is generated here from a seed. Held-out rows use names and order numbers that no training row has, so a model
 that answers them has learnt the form, and not the rows.
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 Split = Literal["train", "held_out"]
 
-INSTRUCTION = "Answer with one line of JSON: customer, order, product, problem, urgent."
+INSTRUCTION = "Answer with the ticket as JSON."
 
 # Names are put together from syllables, so that hardly two rows share one: a model must copy them, not remember them.
 SYLLABLES = (
@@ -73,27 +73,22 @@ GREETINGS = [
     "{customer} writing again.",
     "Dear team, I am {customer}.",
 ]
-CLOSINGS: dict[bool, list[str]] = {
-    True: ["Please answer today.", "This is urgent!", "I need a reply within the hour."],
-    False: ["Take your time.", "No hurry at all.", "Whenever you get to it.", "Thank you."],
-}
 
 
 def ticket_rows(split: Split, count: int, *, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Chat rows of one split: the same seed gives the same rows; no two have the same order number."""
     draw = random.Random(f"{split} {seed}")  # noqa: S311
     for number in draw.sample(ORDER_NUMBERS[split], count):
-        product, problem, urgent = draw.choice(PRODUCTS), draw.choice(list(PROBLEMS)), draw.random() < 0.5
+        product, problem = draw.choice(PRODUCTS), draw.choice(list(PROBLEMS))
         customer = f"{name_of(draw, FIRST_NAME_ENDINGS[split])} {name_of(draw, LAST_NAME_ENDINGS[split])}"
         order = f"{draw.choice('ABCDEFGHKLMNPRST')}-{number}"
-        sentences = [draw.choice(GREETINGS), draw.choice(PROBLEMS[problem]), draw.choice(CLOSINGS[urgent])]
-        ticket = " ".join(sentences).format(customer=customer, order=order, product=product)
-        answer = {"customer": customer, "order": order, "product": product, "problem": problem, "urgent": urgent}
+        ticket = f"{draw.choice(GREETINGS)} {draw.choice(PROBLEMS[problem])}"
+        answer = {"customer": customer, "order": order, "product": product, "problem": problem}
         yield {
             "messages": [
                 {"role": "system", "content": INSTRUCTION},
-                {"role": "user", "content": ticket},
-                {"role": "assistant", "content": json.dumps(answer)},
+                {"role": "user", "content": ticket.format(customer=customer, order=order, product=product)},
+                {"role": "assistant", "content": json.dumps(answer, separators=(",", ":"))},
             ]
         }
 

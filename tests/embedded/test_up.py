@@ -175,7 +175,12 @@ def test_the_state_of_a_dead_up_counts_for_nothing(home: Path) -> None:
     prepare_home(home)
     itself = identify(os.getpid())
     assert itself
-    facts = {"identity": {"pid": itself.pid, "start_time": itself.start_time}, "url": "", "started_at": 0, "has_started": True}
+    facts = {
+        "identity": {"pid": itself.pid, "start_time": itself.start_time},
+        "url": "",
+        "started_at": 0,
+        "has_started": True,
+    }
     (home / "run" / "up.json").write_text(json.dumps({**facts, "sockets": {}, "parts": []}))
     assert read_state(home) is not None
     facts["identity"] = {"pid": itself.pid, "start_time": "earlier"}
