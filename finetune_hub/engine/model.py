@@ -27,6 +27,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _MEASURED_TOKENS = 256
 _MEASURED_ROUNDS = 6
 _WORTHWHILE = 0.9  # bfloat16 costs precision: it must be faster by more than a tenth.
+_HOPELESS = 4  # So many times slower after one round needs no further rounds.
 _ISOLATION_TOLERANCE = 1e-3  # Another document's tokens leave this one bit-equal; a leak changes it by far more.
 _ALONE_TOLERANCE = 0.1  # Relative; bfloat16 rounds differently in another shape, wrong positions differ more.
 
@@ -88,7 +89,8 @@ def choose_dtype(choice: DtypeChoice, folder: Path, device: str, log: EventLog) 
     seconds = dict.fromkeys(DTYPES, math.inf)
     for _ in range(_MEASURED_ROUNDS):  # In turn, and the best of each: another process's load must not decide.
         for name, dtype in DTYPES.items():
-            seconds[name] = min(seconds[name], _time_products(shapes, dtype, device))
+            if not _HOPELESS * min(seconds.values()) < seconds[name] < math.inf:
+                seconds[name] = min(seconds[name], _time_products(shapes, dtype, device))
     chosen = "bfloat16" if seconds["bfloat16"] < _WORTHWHILE * seconds["float32"] else "float32"
     timings = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in seconds.items())
     log.info(f"Computing in {chosen}: a layer's products over {_MEASURED_TOKENS} tokens take {timings}.")
