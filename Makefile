@@ -34,8 +34,8 @@ check: $(DEV_STAMP) ## Format, lint, types, import contracts, then all tests (mi
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest $(ARGS)
 
-fmt: $(DEV_STAMP) ## Format the code
-	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+fmt: $(DEV_STAMP) ## Format the code, and list its files in the README
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/python -m tests.readme_tree
 
 screenshots: $(DEV_STAMP) ## Draw every page, light and dark, wide and narrow, into docs/images
 	@$(BIN)/python -m tests.browser.screenshots $(ARGS)

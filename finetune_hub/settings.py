@@ -33,6 +33,8 @@ RECONCILE_EVERY = timedelta(seconds=environment.seconds("FINETUNE_HUB_RECONCILE_
 RETRY_DELAY = timedelta(seconds=environment.seconds("FINETUNE_HUB_RETRY_SECONDS", 2))
 
 DATASET_UPLOAD_MAX_BYTES = 2 * 1024**3
+# Every upload is a file from its first byte, large or small: what checks and stores it takes a path.
+FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
 
 INSTALLED_APPS = [
     "django.contrib.auth",

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, Literal, TypeVar
 
 from django.conf import settings
-from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
+from django.core.files.uploadedfile import TemporaryUploadedFile
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from rest_framework.request import Request
 
@@ -131,8 +128,7 @@ def whole_number(request: Request, name: str, *, default: int) -> int:
     return int(text)
 
 
-@contextmanager
-def uploaded_file(request: Request) -> Iterator[tuple[Path, str]]:
+def uploaded_file(request: Request) -> tuple[Path, str]:
     """The `file` of a multipart body as a path on this disk, and the name that the client gave it.
 
     Raises:
@@ -148,13 +144,6 @@ def uploaded_file(request: Request) -> Iterator[tuple[Path, str]]:
             status=413,
         )
     upload = request.FILES.get("file")
-    if not isinstance(upload, UploadedFile):
+    if not isinstance(upload, TemporaryUploadedFile):
         raise Refusal("file_missing", "The body has no `file`.", "Send it as multipart form data.", field="file")
-    filename = upload.name or "upload"
-    if isinstance(upload, TemporaryUploadedFile):
-        yield Path(upload.temporary_file_path()), filename
-        return
-    with NamedTemporaryFile(suffix=".jsonl") as copy:
-        copy.writelines(upload.chunks())
-        copy.flush()
-        yield Path(copy.name), filename
+    return Path(upload.temporary_file_path()), upload.name or "upload"

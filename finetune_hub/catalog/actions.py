@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.models import Dataset, DatasetVersion
-from finetune_hub.data.chat_rows import DatasetReport, check_chat_file
+from finetune_hub.data.chat_rows import check_chat_file
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import Name
 
@@ -47,7 +47,7 @@ def add_dataset_version(team: Team, user: User, *, name: str, file: Path, filena
     check_name(name)
     report = check_chat_file(file, file_name=filename)
     if not report.is_sound:
-        raise refused(report)
+        raise report.refusal()
     with transaction.atomic():
         dataset, _ = Dataset.objects.get_or_create(team=team, name=name, defaults={"created_by": user})
         Dataset.objects.select_for_update().get(pk=dataset.pk)
@@ -67,17 +67,3 @@ def add_dataset_version(team: Team, user: User, *, name: str, file: Path, filena
             artifact_key=key,
             created_by=user,
         )
-
-
-def refused(report: DatasetReport) -> Refusal:
-    """The refusal that names the file, its first defect, and how many there are."""
-    first, more = report.errors[0], report.error_count - 1
-    place = f"{report.file_name}, line {first.line}" if first.line else report.file_name
-    rest = f" ({more} more {'error' if more == 1 else 'errors'}.)" if more else ""
-    return Refusal(
-        "invalid_dataset",
-        f"{place}: {first.message}.{rest}",
-        first.remedy,
-        field="file",
-        details=[error.model_dump() for error in report.errors],
-    )

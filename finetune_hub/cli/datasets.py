@@ -72,13 +72,11 @@ def check_file(file: Path) -> None:
         raise HubError(
             "file_unreadable", f"{file} cannot be read: {reason}.", "Give the path of a JSONL file."
         ) from error
-    if report.is_sound:
-        return
-    first, more = report.errors[0], report.error_count - 1
-    place = f"{file.name}, line {first.line}" if first.line else file.name
-    rest = f" ({more} more {'error' if more == 1 else 'errors'}.)" if more else ""
-    details = [error.model_dump() for error in report.errors]
-    raise HubError("invalid_dataset", f"{place}: {first.message}.{rest}", first.remedy, field="file", details=details)
+    if not report.is_sound:
+        refusal = report.refusal()
+        raise HubError(
+            refusal.code, refusal.message, refusal.remedy, field=refusal.field, details=list(refusal.details)
+        )
 
 
 def name_of(file: Path) -> str:

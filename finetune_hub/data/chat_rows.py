@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from finetune_hub.spec.refusal import Refusal
+
 ROLES = ("system", "user", "assistant", "tool")
 MAX_ROW_BYTES = 16 << 20
 FIRST_ROWS = 5
@@ -90,6 +92,19 @@ class DatasetReport(BaseModel):
         """
         if not self.is_sound:
             raise InvalidDataset(self.file_name, self.errors, self.error_count)
+
+    def refusal(self) -> Refusal:
+        """How the service, and the command line ahead of it, refuses the file: its first defect, and how many more."""
+        first, more = self.errors[0], self.error_count - 1
+        place = f"{self.file_name}, line {first.line}" if first.line else self.file_name
+        rest = f" ({more} more {'error' if more == 1 else 'errors'}.)" if more else ""
+        return Refusal(
+            "invalid_dataset",
+            f"{place}: {first.message}.{rest}",
+            first.remedy,
+            field="file",
+            details=[error.model_dump() for error in self.errors],
+        )
 
 
 def check_chat_file(path: Path, *, max_errors: int = 100, file_name: str | None = None) -> DatasetReport:

@@ -52,12 +52,12 @@ class Datasets(HubView):
     )
     def post(self, request: Request) -> Response:
         """Upload a file as the newest version of a dataset. 201: a new version; 200: the content was known."""
-        with uploaded_file(request) as (path, filename):
-            name, team = request.POST.get("name", ""), team_of(request)
-            check_text([name, filename])
-            versions = DatasetVersion.objects.filter(dataset__team=team, dataset__name=name)
-            newest = versions.aggregate(number=Max("number"))["number"] or 0
-            version = add_dataset_version(team, user_of(request), name=name, file=path, filename=filename)
+        path, filename = uploaded_file(request)
+        name, team = request.POST.get("name", ""), team_of(request)
+        check_text([name, filename])
+        versions = DatasetVersion.objects.filter(dataset__team=team, dataset__name=name)
+        newest = versions.aggregate(number=Max("number"))["number"] or 0
+        version = add_dataset_version(team, user_of(request), name=name, file=path, filename=filename)
         return Response(AddedVersionSerializer(version).data, status=201 if version.number > newest else 200)
 
 

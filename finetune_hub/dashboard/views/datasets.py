@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
+from django.core.files.uploadedfile import TemporaryUploadedFile
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
@@ -57,12 +53,15 @@ def upload_dataset(request: MemberRequest) -> HttpResponse:
     form = DatasetUploadForm(request.POST, request.FILES, teams=teams)
     defects = []
     if form.is_valid():
-        upload: UploadedFile[Any] = form.cleaned_data["file"]
+        upload: TemporaryUploadedFile = form.cleaned_data["file"]
         try:
-            with on_disk(upload) as path:
-                version = add_dataset_version(
-                    form.team, request.user, name=form.cleaned_data["name"], file=path, filename=upload.name or "upload"
-                )
+            version = add_dataset_version(
+                form.team,
+                request.user,
+                name=form.cleaned_data["name"],
+                file=Path(upload.temporary_file_path()),
+                filename=upload.name or "upload",
+            )
         except Refusal as refusal:
             form.add_refusal(refusal)
             defects = refusal.details
@@ -70,15 +69,3 @@ def upload_dataset(request: MemberRequest) -> HttpResponse:
             messages.success(request, f"{version} is ready: {version.row_count:,} rows.")
             return redirect("dataset-version", version.dataset_id, version.number)
     return render(request, "datasets/upload.html", {"form": form, "defects": defects}, status=422)
-
-
-@contextmanager
-def on_disk(upload: UploadedFile[Any]) -> Iterator[Path]:
-    """The upload as a file; Django keeps a small one in memory."""
-    if isinstance(upload, TemporaryUploadedFile):
-        yield Path(upload.temporary_file_path())
-        return
-    with NamedTemporaryFile(suffix=".jsonl") as copy:
-        copy.writelines(upload.chunks())
-        copy.flush()
-        yield Path(copy.name)
