@@ -8,7 +8,8 @@ TORCH ?= auto
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# setuptools warns of editable installs each time; this one is meant.
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH_REQUIREMENT := torch>=2.6,<2.14
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 

@@ -26,7 +26,7 @@ SYLLABLES = (
 ).split()
 FIRST_NAME_ENDINGS: dict[Split, list[str]] = {
     "train": "a as da e ek ian ina is o on ra us".split(),
-    "held_out": "ette iel ora".split(),
+    "held_out": "eth iel ym".split(),
 }
 LAST_NAME_ENDINGS: dict[Split, list[str]] = {
     "train": "berg by den feld ford hart ley man mann sen ski son ton well".split(),

@@ -87,7 +87,7 @@ class RunningHub:
         children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
         return int(children[0])
 
-    def client(self) -> Hub:
+    def new_token(self) -> str:
         made = subprocess.run(
             [sys.executable, "-P", "-m", "django", "create_token"],
             env=load_environment(self.home),
@@ -95,7 +95,10 @@ class RunningHub:
             text=True,
             check=True,
         )
-        return Hub(self.state.url, made.stdout.strip())
+        return made.stdout.strip()
+
+    def client(self) -> Hub:
+        return Hub(self.state.url, self.new_token())
 
     def stop(self) -> None:
         if self.up and self.up[-1].poll() is None:
