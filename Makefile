@@ -38,7 +38,7 @@ check: $(DEV_STAMP) ## Format, lint, types, import contracts, then all tests (mi
 fmt: $(DEV_STAMP) ## Format the code, and list its files in the README
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/python -m tests.readme_tree
 
-screenshots: $(DEV_STAMP) ## Draw every page, light and dark, wide and narrow, into docs/images
+screenshots: $(DEV_STAMP) ## Draw every page, light and dark, wide and narrow, into screenshots/
 	@$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 clean: ## Remove the virtual environment

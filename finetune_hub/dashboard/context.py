@@ -13,7 +13,7 @@ from finetune_hub.accounts.models import Membership, User
 
 @dataclass(frozen=True)
 class Section:
-    """An entry of the navigation; its pages lie below `/<url_name>/`."""
+    """An entry of the navigation; its pages lie below `/<url_name>/`, and home itself at `/`."""
 
     url_name: str
     label: str
@@ -21,6 +21,7 @@ class Section:
 
 
 SECTIONS = [
+    Section("home", "Home", "home"),
     Section("jobs", "Jobs", "activity"),
     Section("datasets", "Datasets", "rows"),
     Section("base-models", "Base models", "cube"),
@@ -35,7 +36,7 @@ def site(request: HttpRequest) -> dict[str, Any]:
     memberships = SimpleLazyObject(lambda: memberships_of(user) if isinstance(user, User) else [])
     return {
         "sections": SECTIONS,
-        "section": request.path.split("/")[1],
+        "section": request.path.split("/")[1] or "home",
         "memberships": memberships,
         "may_submit": SimpleLazyObject(lambda: any(membership.may_submit for membership in memberships)),
     }

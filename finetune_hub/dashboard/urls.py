@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from django.contrib.auth.views import LogoutView
 from django.urls import path
-from django.views.generic import RedirectView
 
-from finetune_hub.dashboard.views import adapters, base_models, datasets, jobs, sign_in, workers
+from finetune_hub.dashboard.views import adapters, base_models, datasets, home, jobs, sign_in, workers
 
 urlpatterns = [
-    path("", RedirectView.as_view(pattern_name="jobs"), name="home"),
+    path("", home.show_home, name="home"),
     path("login/", sign_in.sign_in, name="login"),
     path("login/link/<int:user_id>/<str:token>/", sign_in.sign_in_by_link, name="login-link"),
     path("logout/", LogoutView.as_view(), name="logout"),

@@ -1,4 +1,4 @@
-"""`make screenshots`, or `make screenshots ARGS=FOLDER`: pictures of every page; into docs/images if none is named."""
+"""`make screenshots`, or `make screenshots ARGS=FOLDER`: pictures of every page; into screenshots/ if none is named."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests import factories
 from tests.browser.conftest import OpenPage
 from tests.browser.sample_hub import SampleHub, make_sample_hub
 
-FOLDER = Path(os.environ.get("SCREENSHOTS", "docs/images"))
+FOLDER = Path(os.environ.get("SCREENSHOTS", "screenshots"))
 SIZES = {"desk": (1440, 900), "phone": (390, 844)}
 
 
@@ -50,6 +50,8 @@ def test_take_screenshots(open_page: OpenPage, device: str, scheme: str) -> None
     factories.make_team(newcomer)
     page.context.clear_cookies()
     sign_in(page, newcomer)
+    page.goto("/")
+    shoot(page, f"empty-home-{device}-{scheme}")
     for name in ("jobs", "base-models", "adapters"):
         page.goto(f"/{name}/")
         shoot(page, f"empty-{name}-{device}-{scheme}")
@@ -59,6 +61,7 @@ def paths_of(hub: SampleHub) -> dict[str, str]:
     adapter = hub.adapter.adapter_id
     dataset = hub.running.job_datasets.get().dataset_version.dataset_id
     return {
+        "home": "/",
         "jobs": "/jobs/",
         "job-running": f"/jobs/{hub.running.pk}/",
         "job-succeeded": f"/jobs/{hub.succeeded.pk}/",
@@ -78,7 +81,7 @@ def paths_of(hub: SampleHub) -> dict[str, str]:
 def sign_in(page: Page, user: User) -> None:
     page.goto(f"/login/link/{user.pk}/{login_link_tokens.make_token(user)}/")
     page.get_by_role("button", name="Sign in as").click()
-    page.wait_for_url("**/jobs/")
+    page.get_by_role("heading", name="Home").wait_for()
 
 
 def shoot(page: Page, name: str) -> None:

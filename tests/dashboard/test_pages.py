@@ -37,6 +37,33 @@ def test_a_queued_job_says_why_it_waits(world: World) -> None:
     assert "Every device is in use." in page_of(world, "jobs")
 
 
+def test_home_tells_what_runs_waits_failed_and_what_is_new(world: World) -> None:
+    make_job(world.team, waiting_reason="Every device is in use.")
+    failure = {
+        "failure_class": "bad_data",
+        "failure_message": "Row 17: no assistant turn.",
+        "failure_remedy": "Mend it.",
+    }
+    make_job(world.team, state=JobState.FAILED, finished_at=timezone.now(), **failure)
+    old = {**failure, "failure_message": "Long ago."}
+    make_job(world.team, state=JobState.FAILED, finished_at=timezone.now() - timedelta(days=8), **old)
+    page = page_of(world, "home")
+    for text in (
+        reverse("job", args=[world.job.pk]),
+        "Every device is in use.",
+        "Row 17: no assistant turn.",
+        "Mend it.",
+    ):
+        assert text in page
+    assert "Long ago." not in page
+    assert reverse("adapter-zip", args=[world.version.adapter_id, 1]) in page
+
+
+def test_home_of_a_new_team_says_where_to_begin(world: World) -> None:
+    page = world["outsider"].get(reverse("home")).content.decode()
+    assert reverse("dataset-upload") in page
+
+
 def test_a_running_job_shows_progress_attempt_log_and_spec(world: World) -> None:
     Job.objects.filter(pk=world.job.pk).update(eta_seconds=200)
     page = page_of(world, "job", world.job.pk)
@@ -151,7 +178,7 @@ def test_a_silent_worker_is_called_unhealthy_and_why(world: World) -> None:
     assert "has consumed no canary task" in page
 
 
-@pytest.mark.parametrize("name", ["jobs", "datasets", "base-models", "adapters", "workers"])
+@pytest.mark.parametrize("name", ["home", "jobs", "datasets", "base-models", "adapters", "workers"])
 def test_a_list_asks_the_same_number_of_questions_for_few_and_for_many(world: World, name: str) -> None:
     def questions() -> int:
         with CaptureQueriesContext(

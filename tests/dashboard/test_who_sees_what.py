@@ -10,8 +10,8 @@ from finetune_hub.dashboard.urls import urlpatterns
 from finetune_hub.jobs.models import DesiredState
 from tests.dashboard.conftest import CALLERS, World
 
-OPEN_TO_STRANGERS = {"home", "login", "login-link", "logout"}
-LISTS = {"jobs", "datasets", "base-models", "adapters", "workers"}
+OPEN_TO_STRANGERS = {"login", "login-link", "logout"}
+LISTS = {"home", "jobs", "datasets", "base-models", "adapters", "workers"}
 FORMS = {"job-new", "dataset-upload"}
 DEEDS = {"job-cancel", "base-model-import"}
 STAFF_DEEDS = {"worker-cordon", "worker-uncordon"}
