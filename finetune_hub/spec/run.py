@@ -12,7 +12,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from finetune_hub.spec.training import Part, TrainingSpec
+from finetune_hub.spec.part import Part
+from finetune_hub.spec.training import TrainingSpec
 
 DeviceKind = Literal["cpu", "cuda"]
 

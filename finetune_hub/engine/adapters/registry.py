@@ -12,13 +12,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from finetune_hub.engine.adapters.lora import LoraAdapter
-from finetune_hub.spec.training import LoraMethod
+from finetune_hub.spec.methods import Method
 
 
 class Adapter(Protocol):
     """One method attached to one model."""
 
-    method: LoraMethod
+    method: Method
 
     @classmethod
     def attach(cls, model: PreTrainedModel, method: Any, *, seed: int = 0) -> Self:
@@ -34,11 +34,12 @@ class Adapter(Protocol):
         ...
 
 
-ADAPTERS: dict[str, type[Adapter]] = {
+ADAPTERS: dict[str, type[Any]] = {
     "lora": LoraAdapter,
 }
 
 
-def attach(model: PreTrainedModel, method: LoraMethod, *, seed: int = 0) -> Adapter:
+def attach(model: PreTrainedModel, method: Method, *, seed: int = 0) -> Adapter:
     """Attach the method that the spec names."""
-    return ADAPTERS[method.type].attach(model, method, seed=seed)
+    adapter: Adapter = ADAPTERS[method.type].attach(model, method, seed=seed)
+    return adapter
