@@ -21,6 +21,7 @@ from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.kernels import document_attention
 from finetune_hub.engine.kernels.document_attention import DOCUMENT_ATTENTION, UnsupportedAttention, documents
+from finetune_hub.engine.kernels.frozen_linear import replace_quantized_layers
 from finetune_hub.engine.quantization import Quantization
 
 DtypeChoice = Literal["auto", "float32", "bfloat16"]
@@ -88,6 +89,7 @@ def load_base_model(
         raise BadConfig(f"The base model cannot be loaded ({_first_line(broken)}).", "Import it again.") from broken
     assert isinstance(model, PreTrainedModel)
     nn.Module.to(model, device)
+    replace_quantized_layers(model)
     return nn.Module.eval(model)
 
 

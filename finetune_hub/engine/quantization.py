@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from transformers import PreTrainedModel
 
 from finetune_hub.spec.methods import Method, QloraMethod
+
+QuantizationKind = Literal["nf4", "fp4", "int8"]
 
 
 @dataclass(frozen=True)
 class Quantization:
     """What bitsandbytes is asked for."""
 
-    kind: Literal["nf4", "fp4", "int8"]
+    kind: QuantizationKind
     double: bool = True
 
     def for_transformers(self, compute_dtype: torch.dtype) -> Any:
@@ -39,3 +42,14 @@ def quantization_of(method: Method) -> Quantization | None:
     if not isinstance(method, QloraMethod):
         return None
     return Quantization(method.quantization, double=method.double_quantization)
+
+
+def quantization_in(model: PreTrainedModel) -> Quantization | None:
+    """How a loaded model is kept."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is None:
+        return None
+    config = quantizer.quantization_config
+    if config.load_in_8bit:
+        return Quantization("int8")
+    return Quantization(config.bnb_4bit_quant_type, double=config.bnb_4bit_use_double_quant)

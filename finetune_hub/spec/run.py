@@ -63,6 +63,9 @@ class EvaluateRun(Part):
     device: DeviceKind = "cpu"
     threads: int | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Literal["nf4", "fp4", "int8"] | None = Field(
+        None, description="How the base model is kept; as QLoRA trained it, for one that fits in no other way."
+    )
 
 
 class ImportRun(Part):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from finetune_hub.engine.adapters.targets import rank_and_alpha
+from finetune_hub.engine.kernels.frozen_linear import frozen_linear
 from finetune_hub.engine.kernels.frozen_weight import dense, shape_of
 from finetune_hub.engine.kernels.lora_linear import lora_linear
 from finetune_hub.spec.methods import LowRankMethod
@@ -31,7 +32,7 @@ class LoraLinear(nn.Module):
 
     def __init__(
         self,
-        linear: Any,  # torch's, GPT-2's Conv1D, or one of bitsandbytes
+        linear: Any,  # torch's, GPT-2's Conv1D, or a quantised one
         method: LowRankMethod,
         path: str,
         generator: torch.Generator,
@@ -66,7 +67,7 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (…, I) -> (…, O)
         if not self.enabled:
-            return nn.functional.linear(x, dense(self.base_weight(), x.dtype), self.bias)
+            return frozen_linear(x, self.base_weight(), self.bias)
         return lora_linear(x, self.drop(x), self.base_weight(), self.bias, *self.factors(), self.scale)
 
     def drop(self, x: Tensor) -> Tensor | None:

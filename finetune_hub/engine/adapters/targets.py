@@ -17,11 +17,12 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from finetune_hub.engine.errors import BadConfig
+from finetune_hub.engine.kernels.frozen_linear import QuantizedLinear
 from finetune_hub.engine.model import output_head
 from finetune_hub.spec.methods import LowRankMethod
 
-# Linear layers with a forward of their own that computes the same.
-_SAME_AS_LINEAR = {"FalconLinear", "Linear4bit", "Linear8bitLt"}
+# A linear layer with a forward of their own that computes the same.
+_SAME_AS_LINEAR = {"FalconLinear"}
 
 
 def targeted_modules(model: PreTrainedModel, method: LowRankMethod) -> dict[str, nn.Module]:
@@ -82,7 +83,7 @@ def is_linear(module: nn.Module) -> bool:
     """Whether the module computes x Wᵀ + b and nothing else."""
     if isinstance(module, nn.Linear):
         return type(module).forward is nn.Linear.forward or type(module).__name__ in _SAME_AS_LINEAR
-    return type(module) is Conv1D
+    return type(module) in (Conv1D, QuantizedLinear)
 
 
 def matches(path: str, pattern: str | list[str]) -> bool:

@@ -22,7 +22,7 @@ _buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
 def is_quantised(weight: Tensor) -> bool:
     """Whether bitsandbytes keeps this weight in 4 or 8 bits."""
-    return hasattr(weight, "quant_state") or hasattr(weight, "SCB")
+    return hasattr(weight, "quant_state") or hasattr(weight, "row_absmax")
 
 
 def shape_of(weight: Tensor) -> tuple[int, int]:
@@ -47,10 +47,10 @@ def dense(
         out = _buffer(state.shape, weight.device, state.dtype)
         dequantize_4bit(weight.data, state, out=out)
         return out.to(dtype)
-    scales = getattr(weight, "SCB", None)
-    if scales is not None:
+    row_absmax = getattr(weight, "row_absmax", None)
+    if row_absmax is not None:
         out = _buffer(weight.shape, weight.device, dtype)
-        return torch.mul(weight.data, scales[:, None].float() / 127, out=out)
+        return torch.mul(weight.data, row_absmax[:, None].float() / 127, out=out)
     return weight
 
 
