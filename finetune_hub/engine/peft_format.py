@@ -10,6 +10,7 @@ ones. Source: PEFT 0.21, `peft/utils/save_and_load.py`, as documented under "Ada
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from finetune_hub.engine import peft_lora
+from finetune_hub.engine import peft_lora, peft_virtual_tokens
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.adapters.registry import Adapter
@@ -105,13 +106,16 @@ def read_method(folder: Path) -> Method:
     return _READERS[kind](config, _read_weights(folder))
 
 
-_READERS = {"LORA": peft_lora.read_method}
+_READERS: dict[str, Callable[[dict[str, Any], dict[str, Tensor]], Method]] = {
+    "LORA": peft_lora.read_method,
+    "PROMPT_TUNING": peft_virtual_tokens.read_prompt,
+    "PREFIX_TUNING": peft_virtual_tokens.read_prefix,
+}
 
 
 def _spelling_of(adapter: Adapter) -> Any:
     """The module that knows how PEFT spells this kind of adapter."""
-    assert isinstance(adapter, LoraAdapter)
-    return peft_lora
+    return peft_lora if isinstance(adapter, LoraAdapter) else peft_virtual_tokens
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finetune_hub.engine.adapters.lora import LoraAdapter
+from finetune_hub.engine.adapters.prefix_tuning import PrefixTuningAdapter
+from finetune_hub.engine.adapters.prompt_tuning import PromptTuningAdapter
 from finetune_hub.spec.methods import Method
 
 
@@ -56,6 +58,8 @@ class Adapter(Protocol):
 ADAPTERS: dict[str, type[Any]] = {
     "lora": LoraAdapter,
     "qlora": LoraAdapter,
+    "prompt_tuning": PromptTuningAdapter,
+    "prefix_tuning": PrefixTuningAdapter,
 }
 
 
