@@ -1,4 +1,4 @@
-"""Every model type trains, is saved, agrees with PEFT both ways and merges, or fails for a reason that is written down."""
+"""Every model type trains, is saved, agrees with PEFT both ways and merges, or fails for a written-down reason."""
 
 from __future__ import annotations
 
