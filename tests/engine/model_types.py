@@ -148,7 +148,7 @@ IDS = torch.arange(16)[None] * 7 % 256 + 3
 
 def try_model_type(model_type: str, folder: Path) -> dict[str, str]:
     """What works: each of `STEPS` → "yes" or why not; `packed` tells whether rows share a pass; all under `folder`."""
-    base = _write_base(model_type, folder / "base")
+    base = write_base(model_type, folder / "base")
     outcome: dict[str, str] = {}
     state: dict[str, Any] = {}
 
@@ -240,8 +240,8 @@ def table(outcomes: dict[str, dict[str, str]]) -> str:
     lines = [
         "# Model types",
         "",
-        "Tiny random models of each type, in float32 on a CPU. The first four columns are LoRA's, on every linear layer",
-        "and on a mixture's experts; the last two train a step, pack rows, and are read by PEFT. Logits agree within",
+        "Tiny random models of each type, in float32 on a CPU. The first four columns are LoRA's, on linear layers and",
+        "on a mixture's experts; the last two train a step, pack rows, and are read by PEFT. Logits agree within",
         "1e-4 of the largest. `make verify-full` wrote this table with",
         f"{versions}. {works} of {len(outcomes)} types pass everything.",
         "",
@@ -265,7 +265,7 @@ def table(outcomes: dict[str, dict[str, str]]) -> str:
     return "\n".join([*lines, "", *(f"{number}. {reason}." for number, reason in enumerate(reasons, 1)), ""])
 
 
-def _write_base(model_type: str, folder: Path) -> Path:
+def write_base(model_type: str, folder: Path) -> Path:
     config = AutoConfig.for_model(model_type, **MODEL_TYPES[model_type])
     with torch.random.fork_rng():
         torch.manual_seed(0)
