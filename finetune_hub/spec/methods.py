@@ -23,6 +23,7 @@ def _check_pattern(value: str | list[str] | None) -> str | list[str] | None:
 
 
 Modules = Annotated[str | list[str], AfterValidator(_check_pattern)]
+Pattern = Annotated[str, AfterValidator(_check_pattern)]
 
 
 class LowRankMethod(Part):
@@ -49,10 +50,10 @@ class LowRankMethod(Part):
     target_parameters: list[str] | None = Field(
         None, description="Parameters of no linear layer, by the end of their path: a mixture's experts, its router."
     )
-    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=512)]] | None = Field(
+    rank_pattern: dict[Pattern, Annotated[int, Field(ge=1, le=512)]] | None = Field(
         None, description="Another rank for the layers whose path ends with the key, a regular expression."
     )
-    alpha_pattern: dict[str, Annotated[float, Field(gt=0, le=4096)]] | None = Field(
+    alpha_pattern: dict[Pattern, Annotated[float, Field(gt=0, le=4096)]] | None = Field(
         None, description="Another alpha for the layers whose path ends with the key, a regular expression."
     )
     use_rslora: bool = Field(
