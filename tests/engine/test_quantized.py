@@ -26,9 +26,15 @@ IDS = torch.arange(20)[None] * 7 % 256
 KINDS: list[QuantizationKind] = ["nf4", "fp4", "int8"]
 
 
-def load(folder: Path, kind: QuantizationKind | None, dtype: torch.dtype = torch.float32) -> Any:
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")),
+]
+
+
+def load(folder: Path, kind: QuantizationKind | None, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
     quantization = None if kind is None else Quantization(kind)
-    return load_base_model(folder, dtype=dtype, device="cpu", quantization=quantization)
+    return load_base_model(folder, dtype=dtype, device=device, quantization=quantization)
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -40,20 +46,21 @@ def logits(model: Any) -> torch.Tensor:
 def stir(adapter: LoraAdapter, amount: float = 0.1) -> None:
     generator = torch.Generator().manual_seed(1)
     for layer in adapter.layers.values():
-        layer.lora_b.normal_(std=amount, generator=generator)
+        layer.lora_b.copy_(amount * torch.randn(layer.lora_b.shape, generator=generator))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("device", DEVICES)
 def test_values_and_gradients_are_those_of_the_written_out_weight(
-    base_model_dir: Path, kind: QuantizationKind, dtype: torch.dtype
+    base_model_dir: Path, kind: QuantizationKind, dtype: torch.dtype, device: str
 ) -> None:
-    adapter = LoraAdapter.attach(load(base_model_dir, kind, dtype), QloraMethod(quantization=kind, rank=4))
+    adapter = LoraAdapter.attach(load(base_model_dir, kind, dtype, device), QloraMethod(quantization=kind, rank=4))
     stir(adapter)
     for layer in list(adapter.layers.values())[:2]:
         assert is_quantised(layer.weight)
         assert layer.lora_a.dtype == torch.float32
-        x = torch.randn(3, layer.in_features, dtype=dtype).requires_grad_()
+        x = torch.randn(3, layer.in_features, dtype=dtype, device=device).requires_grad_()
         weight = dense(layer.weight, dtype).clone()
         lora_a, lora_b = layer.lora_a.to(dtype), layer.lora_b.to(dtype)
         expected = F.linear(x, weight) + layer.scale * F.linear(F.linear(x, lora_a), lora_b)
