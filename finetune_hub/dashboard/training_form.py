@@ -71,7 +71,7 @@ class TrainingForm(TeamForm):
         adapter.help_text = TrainingSpec.model_fields["adapter_name"].description or ""
         adapter.widget.attrs |= {"placeholder": "support-tickets", **PLAIN_TEXT}
         self.fields["method.type"] = forms.ChoiceField(
-            choices=[(name, summary_of(model)) for name, model in METHODS.items()], label="Method", required=False
+            choices=[(name, summary_of(model)) for name, model in METHODS.items()], label="Method"
         )
         self.owners = {}
         for key, info, owners in spec_fields():

@@ -16,6 +16,7 @@ from finetune_hub.accounts.models import Role, Team, User
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.jobs.lifecycle import EventDraft, add_events
 from finetune_hub.jobs.models import Attempt, Job, JobKind, MetricPoint, Publication
+from finetune_hub.registry.model_card import write_card
 from finetune_hub.registry.models import AdapterVersion
 from tests import factories
 
@@ -33,6 +34,21 @@ FACTS = {
     "tied_head": True,
     "dtype": "bfloat16",
     "size_bytes": 269_060_552,
+}
+SUMMARY = {
+    "steps": 50,
+    "trained_tokens": 41_200,
+    "supervised_tokens": 12_100,
+    "final_loss": 0.0213,
+    "dtype": "bfloat16",
+}
+VERIFICATION = {
+    "max_difference": 3.1e-6,
+    "tolerance": 1e-4,
+    "noise": 0.0,
+    "dtype": "float32",
+    "changes_something": True,
+    "warnings": [],
 }
 TOPICS = ["delivery", "refund", "login", "invoice", "warranty"]
 
@@ -64,21 +80,17 @@ def make_sample_hub() -> SampleHub:
     succeeded = make_trained(team, model, tickets, "support-tickets-smollm2", hours_ago=5)
     attempt = ended_attempt(succeeded, worker)
     record_steps(attempt, 50)
+    told = {"summary": SUMMARY, "verification": VERIFICATION}
     version = factories.make_adapter_version(
         team,
         "support-tickets-smollm2",
         base_model=model,
         dataset_version=tickets,
         training_spec=succeeded.spec,
-        summary={"steps": 50, "final_loss": 0.0213},
-        verification={
-            "max_difference": 3.1e-6,
-            "tolerance": 1e-4,
-            "noise": 0.0,
-            "dtype": "float32",
-            "changes_something": True,
-            "warnings": [],
-        },
+        model_card=write_card(
+            succeeded.training_spec(), job_id=succeeded.pk, base_model=model, dataset_versions=[tickets], **told
+        ),
+        **told,
     )
     Publication.objects.create(job=succeeded, attempt=attempt, step=50, adapter_version=version)
     add_events(succeeded, [EventDraft("Published, reloaded and compared with what was trained.")], attempt=attempt)

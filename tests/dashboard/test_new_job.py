@@ -20,7 +20,13 @@ from finetune_hub.spec.training import TrainingSpec
 from tests.dashboard.conftest import World, signed_in
 from tests.factories import make_dataset_version, make_team, make_user
 
-FIELDS = {"dataset": "tickets@1", "base_model": "tiny", "adapter_name": "fresh", "form_token": "once"}
+FIELDS = {
+    "dataset": "tickets@1",
+    "base_model": "tiny",
+    "adapter_name": "fresh",
+    "form_token": "once",
+    "method.type": "lora",
+}
 
 
 def submit(world: World, **fields: Any) -> HttpResponse:
