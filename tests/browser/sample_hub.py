@@ -58,8 +58,8 @@ def make_sample_hub() -> SampleHub:
     for index in range(2):
         worker.devices.create(index=index, kind="cuda", name="NVIDIA RTX 6000 Ada", memory_bytes=48 * 2**30)
     idle = factories.make_worker("lab-desk")
-    idle.cordoned = True
-    idle.save(update_fields=["cordoned"])
+    idle.drain_requested = True
+    idle.save(update_fields=["drain_requested"])
 
     succeeded = make_trained(team, model, tickets, "support-tickets-smollm2", hours_ago=5)
     attempt = ended_attempt(succeeded, worker)
@@ -91,7 +91,7 @@ def make_sample_hub() -> SampleHub:
         base_model=model,
         dataset_version=tickets,
         spec=spec_of(model, "tone-of-voice"),
-        waiting_reason="Both devices of gpu-1 are in use; lab-desk is cordoned. First in the queue.",
+        waiting_reason="Both devices of gpu-1 are in use; lab-desk is drained. First in the queue.",
     )
     return SampleHub(user, team, running, succeeded, failed, evaluation, version)
 

@@ -10,6 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from finetune_hub.accounts.actions import create_token
 from finetune_hub.catalog.known_models import KNOWN_MODELS
 from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.fleet.models import Worker
@@ -21,6 +22,7 @@ from tests.factories import (
     make_base_model,
     make_dataset_version,
     make_job,
+    make_member,
     make_worker,
 )
 
@@ -178,7 +180,7 @@ def test_a_silent_worker_is_called_unhealthy_and_why(world: World) -> None:
     assert "has consumed no canary task" in page
 
 
-@pytest.mark.parametrize("name", ["home", "jobs", "datasets", "base-models", "adapters", "workers"])
+@pytest.mark.parametrize("name", ["home", "jobs", "datasets", "base-models", "adapters", "workers", "team", "account"])
 def test_a_list_asks_the_same_number_of_questions_for_few_and_for_many(world: World, name: str) -> None:
     def questions() -> int:
         with CaptureQueriesContext(
@@ -193,6 +195,8 @@ def test_a_list_asks_the_same_number_of_questions_for_few_and_for_many(world: Wo
         make_adapter_version(world.team, f"more-{number}")
         make_base_model(world.team, f"more-{number}")
         make_attempt(make_job(world.team), make_worker())
+        make_member(world.team)
+        create_token(world.alice, world.team, name=f"more-{number}")
     assert questions() == few <= 10
 
 
