@@ -13,7 +13,8 @@ from finetune_hub.accounts.actions import MAX_USERNAME_LENGTH
 from finetune_hub.accounts.models import Membership, Role, Scope, User
 from finetune_hub.dashboard.forms import PLAIN_TEXT, TeamForm
 
-LIFETIMES = {"7": "7 days", "30": "30 days", "90": "90 days", "365": "a year", "": "for ever"}
+NEVER = "never"
+LIFETIMES = {"7": "7 days", "30": "30 days", "90": "90 days", "365": "a year", NEVER: "until it is revoked"}
 
 
 class NewMemberForm(TeamForm):
@@ -38,11 +39,13 @@ class NewTokenForm(TeamForm):
         widget=forms.TextInput(attrs={"placeholder": "ci", "autocomplete": "off", **PLAIN_TEXT}),
     )
     scopes = forms.MultipleChoiceField(widget=forms.CheckboxSelectMultiple)
-    days = forms.ChoiceField(choices=list(LIFETIMES.items()), initial="90", required=False, label="Valid")
+    days = forms.ChoiceField(choices=list(LIFETIMES.items()), initial="90", label="Valid for")
 
     def __init__(self, *args: Any, memberships: Sequence[Membership], **kwargs: Any) -> None:
         super().__init__(*args, teams=[membership.team for membership in memberships], **kwargs)
         grantable = {scope for membership in memberships for scope in membership.grantable_scopes()}
+        if "team" in self.fields:
+            self.fields["team"].help_text = "It sees and changes nothing of another."
         scopes = self.fields["scopes"]
         assert isinstance(scopes, forms.MultipleChoiceField)
         scopes.choices = [choice for choice in Scope.choices if choice[0] in grantable]
@@ -51,7 +54,7 @@ class NewTokenForm(TeamForm):
     @property
     def lifetime(self) -> timedelta | None:
         days = self.cleaned_data["days"]
-        return timedelta(days=int(days)) if days else None
+        return None if days == NEVER else timedelta(days=int(days))
 
 
 def password_form(user: User, data: Any = None) -> SetPasswordForm[User]:

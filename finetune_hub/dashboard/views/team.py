@@ -82,7 +82,7 @@ def remove(request: MemberRequest, slug: str, membership_id: int) -> HttpRespons
     except Refusal as refusal:
         return render_team(request, team, refusal=refusal, status=refusal.status)
     messages.success(request, f"{membership.user} is out of the team, and their tokens of it are revoked.")
-    return redirect("team")
+    return redirect("team") if membership.user == request.user else redirect("team-of", slug)
 
 
 def render_team(request: MemberRequest, team: Team, *, status: int = 200, **context: Any) -> HttpResponse:
@@ -91,7 +91,7 @@ def render_team(request: MemberRequest, team: Team, *, status: int = 200, **cont
     context |= {
         "team": team,
         "members": members,
-        "roles": Role.choices,
+        "roles": Role.values,
         "may_manage": any(member.user == request.user and member.may_manage_members for member in members),
         "events": AuditEvent.objects.seen_by(team)[:SHOWN_EVENTS],
     }
