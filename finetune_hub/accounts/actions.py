@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
 from django.conf import settings
+from django.contrib.auth.hashers import make_password
 from django.contrib.auth.tokens import PasswordResetTokenGenerator
 from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.core.exceptions import ValidationError
@@ -71,25 +72,33 @@ def ensure_owner(username: str = "owner", *, team_slug: str = "team") -> Members
 def add_member(team: Team, username: str, *, role: Role, actor: User, email: str = "") -> tuple[Membership, str | None]:
     """Add a user to the team; a name that nobody has yet becomes a user, with this e-mail address.
 
-    Returns the membership, and for somebody who was only invited a one-time login link to hand over. Adding such a
-    person again renews the link and changes nothing else.
+    Returns the membership, and for who never signed in a one-time login link to hand over. Adding such a person again
+    makes a fresh link, spends the ones before, and changes nothing else.
 
     Raises:
-        Refusal: `invalid_username`, `invalid_email`, `already_member`.
+        Refusal: `invalid_username`, `invalid_email`, `already_member`, `invited_elsewhere`.
     """
     username = check_username(username)
     if email:
         check_email(email)
     _lock(team)
-    user, is_new = User.objects.get_or_create(username=username, defaults={"email": email})
-    if is_new:
-        user.set_unusable_password()
-        user.save(update_fields=["password"])
+    user, _ = User.objects.select_for_update(no_key=True).get_or_create(
+        username=username, defaults={"email": email, "password": make_password(None)}
+    )
+    is_invited = user.awaits_first_sign_in()
+    if is_invited and user.memberships.exclude(team=team).exists():
+        # That team's admin may hold a link into this account, which would then open our team too.
+        raise Refusal(
+            "invited_elsewhere",
+            f"{username} was invited by another team and has never signed in.",
+            "Add them when they have, or choose another username.",
+            field="username",
+            status=409,
+        )
     membership, was_added = Membership.objects.get_or_create(team=team, user=user, defaults={"role": role})
-    may_hold_link = user.was_only_invited()
     if was_added:
         record(Verb.MEMBER_ADDED, f"{username} as {role}", team=team, actor=actor)
-    elif not may_hold_link:
+    elif not is_invited:
         raise Refusal(
             "already_member",
             f"{username} is in the team already, as {membership.role}.",
@@ -97,7 +106,7 @@ def add_member(team: Team, username: str, *, role: Role, actor: User, email: str
             field="username",
             status=409,
         )
-    return membership, login_link(user, next_page=reverse("account")) if may_hold_link else None
+    return membership, _fresh_login_link(user) if is_invited else None
 
 
 @transaction.atomic
@@ -171,6 +180,13 @@ def check_email(email: str) -> None:
             "Write name@example.org, or leave it out.",
             field="email",
         ) from error
+
+
+def _fresh_login_link(user: User) -> str:
+    """A link to setting a password. The unusable one is part of its hash, so another one spends all earlier links."""
+    user.set_unusable_password()
+    user.save(update_fields=["password"])
+    return login_link(user, next_page=reverse("account"))
 
 
 def _lock(team: Team) -> None:

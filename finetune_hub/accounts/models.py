@@ -23,10 +23,9 @@ class User(AbstractUser):
         """All teams share the workers, so an admin of any team manages them; staff do too (docs/adr/0004)."""
         return self.is_staff or self.memberships.filter(role=Role.ADMIN).exists()
 
-    def was_only_invited(self) -> bool:
-        """Added by one team and never here: nothing is theirs yet, so that team's admin may hold their login link."""
-        is_blank = self.last_login is None and not self.has_usable_password() and not self.is_staff
-        return is_blank and self.memberships.count() == 1
+    def awaits_first_sign_in(self) -> bool:
+        """Invited and never here: nothing is theirs yet, so the admin who invites them may hold their login link."""
+        return self.last_login is None and not self.has_usable_password() and not self.is_staff
 
 
 class TeamQuerySet(models.QuerySet["Team"]):
@@ -96,7 +95,7 @@ class Membership(models.Model):
         scopes = [Scope.READ]
         if self.may_submit:
             scopes.append(Scope.WRITE)
-        if self.may_manage_members or self.user.may_manage_workers():
+        if self.may_manage_members or self.user.is_staff:
             scopes.append(Scope.ADMIN)
         return scopes
 

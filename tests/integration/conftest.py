@@ -87,9 +87,9 @@ class RunningHub:
         children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
         return int(children[0])
 
-    def new_token(self) -> str:
+    def new_token(self, *options: str) -> str:
         made = subprocess.run(
-            [sys.executable, "-P", "-m", "django", "create_token"],
+            [sys.executable, "-P", "-m", "django", "create_token", *options],
             env=load_environment(self.home),
             capture_output=True,
             text=True,
