@@ -60,7 +60,7 @@ def test_take_screenshots(open_page: OpenPage, device: str, scheme: str) -> None
     sign_in(page, newcomer)
     page.goto("/")
     shoot(page, f"empty-home-{device}-{scheme}")
-    for name in ("jobs", "base-models", "adapters"):
+    for name in ("jobs", "base-models", "adapters", "team", "account"):
         page.goto(f"/{name}/")
         shoot(page, f"empty-{name}-{device}-{scheme}")
 

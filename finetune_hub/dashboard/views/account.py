@@ -57,8 +57,7 @@ def create(request: MemberRequest) -> HttpResponse:
         except Refusal as refusal:
             form.add_refusal(refusal)
         else:
-            made = {"made": token, "secret": secret, "public_url": settings.PUBLIC_URL}
-            return render_account(request, **made, status=201)
+            return render_account(request, made=token, secret=secret, status=201)
     return render_account(request, token_form=form, status=422)
 
 
@@ -77,5 +76,5 @@ def render_account(request: MemberRequest, *, status: int = 200, **context: Any)
     memberships = memberships_of(request.user)
     if memberships:
         context.setdefault("token_form", NewTokenForm(memberships=memberships))
-    context["tokens"] = ApiToken.objects.of(request.user)
+    context |= {"tokens": ApiToken.objects.of(request.user), "public_url": settings.PUBLIC_URL}
     return render(request, "account/account.html", context, status=status)
