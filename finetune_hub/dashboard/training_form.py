@@ -82,6 +82,10 @@ class TrainingForm(TeamForm):
     def has_advanced_errors(self) -> bool:
         return any(field.errors for field in self.advanced())
 
+    def recipe(self) -> dict[str, Any]:
+        """What was typed as a document, every default written out: what a file or a program would send."""
+        return self.spec.model_dump(mode="json", exclude_none=True)
+
     def idempotency_key(self) -> str:
         """The same page sent twice with the same content is one job; sent with other content it is another."""
         content = hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()

@@ -290,7 +290,13 @@ def succeed(lease: Lease, result: dict[str, Any]) -> None:
 
 
 def publish_adapter(
-    lease: Lease, *, artifact_prefix: str, files: list[FileEntry], result: dict[str, Any], verification: dict[str, Any]
+    lease: Lease,
+    *,
+    artifact_prefix: str,
+    files: list[FileEntry],
+    result: dict[str, Any],
+    verification: dict[str, Any],
+    model_card: str,
 ) -> AdapterVersion:
     """Publish the trained adapter and end attempt and job, in one transaction.
 
@@ -313,6 +319,7 @@ def publish_adapter(
             training_spec=job.spec,
             summary=result,
             verification=verification,
+            model_card=model_card,
         )
         Publication.objects.create(job=job, attempt=attempt, step=step, adapter_version=version)
         _succeed(job, attempt, result, f"Published {version}, reloaded and compared with what was trained.")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import html
+import json
+import shlex
 from typing import Any
 
 import pytest
+import yaml
 from django.http import HttpResponse
 from django.urls import reverse
 
@@ -97,6 +101,24 @@ def test_sent_twice_it_is_one_job_and_changed_it_is_another(world: World) -> Non
     first, again = submit(world), submit(world)
     assert first["Location"] == again["Location"]
     assert submit(world, **{"method.rank": "8"})["Location"] != first["Location"]
+
+
+def test_the_same_job_as_yaml_and_as_curl(world: World) -> None:
+    response = submit(world, show_recipe="1", **{"method.rank": "8"})
+    assert response.status_code == 200
+    assert Job.objects.count() == 1
+    page = html.unescape(response.content.decode())
+    recipe = yaml.safe_load(page.split('id="recipe-yaml" tabindex="0">')[1].split("</pre>")[0])
+    assert TrainingSpec.model_validate(recipe) == response.context["form"].spec
+    curl = shlex.split(page.split('id="recipe-curl" tabindex="0">')[1].split("</pre>")[0].replace("\\\n", ""))
+    assert curl[:2] == ["curl", "http://testserver/api/jobs"]
+    assert json.loads(curl[-1]) == recipe
+
+
+def test_a_recipe_needs_a_sound_form(world: World) -> None:
+    page = submit(world, show_recipe="1", **{"method.rank": "0"}).content.decode()
+    assert "Mend the marked fields" in page
+    assert "recipe-yaml" not in page
 
 
 def test_a_job_like_another(world: World) -> None:

@@ -60,7 +60,12 @@ def end_lease(lease: Lease) -> None:
 
 def publish(lease: Lease) -> AdapterVersion:
     return worker_port.publish_adapter(
-        lease, artifact_prefix=f"jobs/{lease.attempt_id}", files=FILES, result=RESULT, verification={}
+        lease,
+        artifact_prefix=f"jobs/{lease.attempt_id}",
+        files=FILES,
+        result=RESULT,
+        verification={},
+        model_card="# It",
     )
 
 
