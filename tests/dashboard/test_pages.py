@@ -185,9 +185,11 @@ def test_a_silent_worker_is_called_unhealthy_and_why(world: World) -> None:
 
 @pytest.mark.parametrize("name", sorted(LISTS | FORMS | (OF_THE_TEAM - {"job-stream"})))
 def test_a_page_asks_the_same_number_of_questions_for_few_and_for_many(world: World, name: str) -> None:
+    url = address(world, name)
+
     def questions() -> int:
         with CaptureQueriesContext(connection) as queries:
-            response = world["owner"].get(address(world, name))
+            response = world["owner"].get(url)
             if response.streaming:
                 list(response.streaming_content)
         assert response.status_code == 200
