@@ -2,6 +2,7 @@
 
     checkpoints/step-N/
       adapter/                 the adapter in PEFT's format: a checkpoint can be served as it is
+      trained.safetensors      its tensors as they are trained, which that format does not always keep
       optimizer.safetensors    AdamW's averages and step count of each trained tensor
       random.safetensors       states of the random number generators (dropout)
       state.json               step, position in the data, and what run this is
@@ -32,7 +33,7 @@ from finetune_hub.spec.events import Checkpoint
 
 CHECKPOINTS_DIR = "checkpoints"
 KEPT_CHECKPOINTS = 2
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class CheckpointState(BaseModel):
@@ -65,6 +66,10 @@ def write_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     peft_format.write_adapter(temporary / "adapter", adapter, base_model_name=base_model_name)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.state().items()},
+        temporary / "trained.safetensors",
+    )
     save_file(_optimizer_tensors(adapter, optimizer), temporary / "optimizer.safetensors")
     save_file(_random_states(), temporary / "random.safetensors")
     (temporary / "state.json").write_text(state.model_dump_json(indent=2), encoding="utf-8")
@@ -114,12 +119,15 @@ def check_identity(state: CheckpointState, identity: dict[str, Any]) -> None:
 
 def restore(folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:
     """Put adapter, optimizer and random number generators back to where the checkpoint was written."""
-    peft_format.load_weights(adapter, folder / "adapter")
     try:
+        trained = load_file(folder / "trained.safetensors")
         tensors = load_file(folder / "optimizer.safetensors")
         random_states = load_file(folder / "random.safetensors")
     except (OSError, SafetensorError) as broken:
         raise BadConfig(f"The checkpoint {folder.name} cannot be read ({broken}).", "Start the job anew.") from broken
+    with torch.no_grad():
+        for name, tensor in adapter.state().items():
+            tensor.copy_(trained[name])
     for name, parameter in adapter.parameters().items():
         optimizer.state[parameter] = {
             field: _beside(parameter, field, tensors[f"{name}.{field}"]) for field in ("step", "exp_avg", "exp_avg_sq")

@@ -19,6 +19,7 @@ from finetune_hub.engine.errors import BadConfig, BadData
 from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.generate import generate
 from finetune_hub.engine.model import choose_dtype, load_base_model
+from finetune_hub.engine.quantization import Quantization
 from finetune_hub.spec.events import Progress
 from finetune_hub.spec.run import EvaluateResult, EvaluateRun, EvaluateSample
 
@@ -48,7 +49,8 @@ def evaluate(run: EvaluateRun, log: EventLog) -> EvaluateResult:
         raise BadConfig(unusable.message, unusable.remedy) from unusable
     questions = [_question(template, row) for row in islice(_rows(run), run.max_rows)]
     dtype = choose_dtype(run.dtype, run.base_model_dir, run.device, log)
-    model = load_base_model(run.base_model_dir, dtype=dtype, device=run.device)
+    quantization = None if run.quantization is None else Quantization(run.quantization)
+    model = load_base_model(run.base_model_dir, dtype=dtype, device=run.device, quantization=quantization)
     adapter = peft_format.attach_adapter(model, run.adapter_dir)
 
     # Batches of like lengths pad least; answers go back to the rows' own order.

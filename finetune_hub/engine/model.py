@@ -10,7 +10,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +21,8 @@ from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.kernels import document_attention
 from finetune_hub.engine.kernels.document_attention import DOCUMENT_ATTENTION, UnsupportedAttention, documents
+from finetune_hub.engine.kernels.frozen_linear import replace_quantized_layers
+from finetune_hub.engine.quantization import Quantization
 
 DtypeChoice = Literal["auto", "float32", "bfloat16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -57,13 +59,21 @@ def read_config(folder: Path) -> PretrainedConfig:
     return config
 
 
-def load_base_model(folder: Path, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
+def load_base_model(
+    folder: Path, *, dtype: torch.dtype, device: str, quantization: Quantization | None = None
+) -> PreTrainedModel:
     """The base model in evaluation mode, with transformers' own fused attention.
+
+    Args:
+        quantization: How its linear layers are kept, all but the head's; each is quantised as it is read.
 
     Raises:
         BadConfig: the folder does not hold a causal language model that can be loaded.
     """
     config = read_config(folder)
+    placement: dict[str, Any] = {}
+    if quantization is not None:
+        placement = {"quantization_config": quantization.for_transformers(dtype), "device_map": {"": device}}
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -73,11 +83,13 @@ def load_base_model(folder: Path, *, dtype: torch.dtype, device: str) -> PreTrai
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            **placement,
         )
     except (OSError, ValueError, SafetensorError) as broken:
         raise BadConfig(f"The base model cannot be loaded ({_first_line(broken)}).", "Import it again.") from broken
     assert isinstance(model, PreTrainedModel)
     nn.Module.to(model, device)
+    replace_quantized_layers(model)
     return nn.Module.eval(model)
 
 

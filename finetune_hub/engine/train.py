@@ -34,6 +34,7 @@ from finetune_hub.engine.errors import BadConfig, Diverged, Stopped
 from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.model import DTYPES, choose_dtype, fingerprint, load_base_model, prove_fast_paths
 from finetune_hub.engine.objectives import sft
+from finetune_hub.engine.quantization import quantization_of
 from finetune_hub.spec.events import Plan, Step
 from finetune_hub.spec.run import TrainResult, TrainRun
 from finetune_hub.spec.training import TrainingOptions
@@ -76,11 +77,15 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         dtype = choose_dtype(run.spec.runtime.dtype, run.base_model_dir, run.device, log)
     else:
         dtype = DTYPES[resumed.dtype]
-    model = load_base_model(run.base_model_dir, dtype=dtype, device=run.device)
+    model = load_base_model(
+        run.base_model_dir, dtype=dtype, device=run.device, quantization=quantization_of(run.spec.method)
+    )
     paths = prove_fast_paths(model)
     adapter = registry.attach(model, run.spec.method, seed=options.seed)
     trained = list(adapter.parameters().values())
-    optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        registry.parameter_groups(adapter), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+    )
     if resumed is None:
         state = CheckpointState(
             step=0, rows_drawn=0, trained_tokens=0, supervised_tokens=0, dtype=str(dtype)[6:], identity=identity
@@ -114,7 +119,8 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             break
         started = time.perf_counter()
         learning_rate = options.learning_rate * schedule(step, total_steps, options)
-        optimizer.param_groups[0]["lr"] = learning_rate
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * group["factor"]
         step_rows = order.rows(state.rows_drawn, min(state.rows_drawn + rows_per_step, total_rows))
         supervised_tokens = sum(len(row.targets) for row in step_rows)
 

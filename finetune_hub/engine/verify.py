@@ -13,6 +13,7 @@ model than the one trained on show here, before anybody is served.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from finetune_hub.engine.dataset import TokenRow
 from finetune_hub.engine.errors import BadConfig, EngineError
 from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.model import DTYPES, load_base_model
+from finetune_hub.engine.quantization import Quantization, quantization_in
 from finetune_hub.spec.run import VerifyResult, VerifyRun
 
 PROBE_ROWS = 2
@@ -51,7 +53,12 @@ def write_probe(path: Path, model: PreTrainedModel, rows: list[TokenRow]) -> Non
         logits = _logits(model, ids, positions)
         noise = max(noise, _difference(logits, _logits(model, ids, positions)))
         tensors |= {f"input_ids.{number}": ids, f"positions.{number}": positions, f"logits.{number}": logits}
-    metadata = {"noise": json.dumps(noise), "dtype": str(model.dtype).removeprefix("torch.")}
+    quantization = quantization_in(model)
+    metadata = {
+        "noise": json.dumps(noise),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": json.dumps(None if quantization is None else asdict(quantization)),
+    }
     save_file(tensors, path, metadata=metadata)
 
 
@@ -64,7 +71,9 @@ def verify(run: VerifyRun, log: EventLog) -> VerifyResult:
     """
     tensors, metadata = _read_probe(run.probe_file)
     dtype, noise = metadata["dtype"], float(metadata["noise"])
-    model = load_base_model(run.base_model_dir, dtype=DTYPES[dtype], device=run.device)
+    kept_as = json.loads(metadata.get("quantization", "null"))
+    quantization = None if kept_as is None else Quantization(**kept_as)
+    model = load_base_model(run.base_model_dir, dtype=DTYPES[dtype], device=run.device, quantization=quantization)
     adapter = peft_format.attach_adapter(model, run.adapter_dir)
     difference, largest, moved = 0.0, 0.0, 0.0
     for number in range(len(tensors) // 3):

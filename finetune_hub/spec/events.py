@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from finetune_hub.spec.files import FileEntry
-from finetune_hub.spec.training import Part
+from finetune_hub.spec.part import Part
 
 FailureClass = Literal[
     "bad_config", "bad_data", "out_of_memory", "diverged", "worker_lost", "infrastructure", "internal"

@@ -12,7 +12,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from finetune_hub.spec.training import Part, TrainingSpec
+from finetune_hub.spec.part import Part
+from finetune_hub.spec.training import TrainingSpec
 
 DeviceKind = Literal["cpu", "cuda"]
 
@@ -62,6 +63,9 @@ class EvaluateRun(Part):
     device: DeviceKind = "cpu"
     threads: int | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Literal["nf4", "fp4", "int8"] | None = Field(
+        None, description="How the base model is kept; as QLoRA trained it, for one that fits in no other way."
+    )
 
 
 class ImportRun(Part):

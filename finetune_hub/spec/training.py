@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from finetune_hub.spec.methods import LoraMethod as LoraMethod
+from finetune_hub.spec.methods import Method, method_type
+from finetune_hub.spec.part import Part as Part
 
 SPEC_VERSION: Final = 1
 
@@ -21,12 +25,6 @@ Name = Annotated[
         description="Lower-case letters and digits, with single '-', '.' or '_' between them.",
     ),
 ]
-
-
-class Part(BaseModel):
-    """A part of the spec: immutable, and a misspelt key is an error instead of a silent default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DatasetChoice(Part):
@@ -44,22 +42,6 @@ class DatasetChoice(Part):
         if (self.name is None) == (self.path is None):
             raise ValueError("give either `name` (a registered dataset) or `path` (a local file)")
         return self
-
-
-class LoraMethod(Part):
-    """LoRA (arXiv:2106.09685): two thin matrices beside each frozen linear layer."""
-
-    type: Literal["lora"] = "lora"
-    rank: int = Field(
-        16, ge=1, le=512, description="Width of the two matrices; memory and trainable parameters grow with it."
-    )
-    alpha: float = Field(32.0, gt=0, le=4096, description="The update is scaled by alpha / rank.")
-    dropout: float = Field(
-        0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped while training; 0 is fastest."
-    )
-    target_modules: Literal["all-linear"] | list[str] = Field(
-        "all-linear", description="Which linear layers get an adapter: all but the output head, or names they end with."
-    )
 
 
 class SftObjective(Part):
@@ -80,7 +62,10 @@ class TrainingOptions(Part):
     gradient_accumulation_steps: int = Field(1, ge=1, le=1024, description="Forward passes in one optimizer step.")
     max_seq_len: int = Field(1024, ge=16, le=1_048_576, description="Tokens of a row; longer rows are cut at the end.")
     learning_rate: float = Field(
-        2e-4, gt=0, le=1, description="Peak learning rate; LoRA likes about 10x full fine-tuning's."
+        LoraMethod.default_learning_rate,
+        gt=0,
+        le=1,
+        description="Peak learning rate; left out, it is the method's own. LoRA likes about 10x full fine-tuning's.",
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "linear", description="How the learning rate falls after warm-up."
@@ -111,7 +96,7 @@ class TrainingSpec(Part):
     adapter_name: Name | None = Field(
         None, description="The adapter to publish into; made from the data and model when left out."
     )
-    method: LoraMethod = Field(default_factory=LoraMethod)
+    method: Method = Field(default_factory=LoraMethod)
     objective: SftObjective = Field(default_factory=SftObjective)
     training: TrainingOptions = Field(default_factory=TrainingOptions)
     runtime: RuntimeOptions = Field(default_factory=RuntimeOptions)
@@ -123,8 +108,14 @@ class TrainingSpec(Part):
 
 
 def upgrade(document: dict[str, Any]) -> dict[str, Any]:
-    """The document in today's shape. `dataset: {…}` is the short form of a single entry of `datasets`."""
+    """The document in today's shape, with what depends on another part filled in.
+
+    `dataset: {…}` is the short form of a single entry of `datasets`; the learning rate defaults to the method's.
+    """
     document = dict(document)
     if "dataset" in document and "datasets" not in document:
         document["datasets"] = [document.pop("dataset")]
+    method, training = method_type(document.get("method", {})), document.get("training", {})
+    if method is not None and isinstance(training, dict):
+        document["training"] = {"learning_rate": method.default_learning_rate, **training}
     return document

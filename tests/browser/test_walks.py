@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from finetune_hub.accounts.models import Role
@@ -84,3 +85,27 @@ def test_no_page_errs_or_scrolls_sideways(open_page: OpenPage) -> None:
             for width in (1920, 1440, 768, 390):
                 page.set_viewport_size({"width": width, "height": 900})
                 expect_no_sideways_scroll(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_no_page_keeps_anybody_out(open_page: OpenPage, width: int, scheme: str) -> None:
+    """axe-core finds nothing serious: contrast, names of controls, landmarks, the order of headings."""
+    hub = make_sample_hub()
+    page = open_page(width=width, scheme=scheme)
+    sign_in(page, hub.user)
+    found = {path: serious_findings(page, path) for path in paths_of(hub).values()}
+    assert {path: findings for path, findings in found.items() if findings} == {}
+
+
+def serious_findings(page: Page, path: str) -> list[str]:
+    """What axe-core calls serious or critical on the page, each with the element that it is about."""
+    page.goto(path)
+    page.wait_for_load_state("load")
+    violations = Axe().run(page).response["violations"]
+    return [
+        f"{violation['id']}: {node['html'][:120]}"
+        for violation in violations
+        if violation["impact"] in {"serious", "critical"}
+        for node in violation["nodes"]
+    ]

@@ -85,6 +85,7 @@ def test_it_tells_what_there_is_then_what_is_new_then_the_end() -> None:
         assert [point["step"] for point in json.loads(await reader.read_until("metrics"))] == [1, 2]
         assert "Submitted." in await reader.read_until("history")
         assert "running" in await reader.read_until("summary")
+        assert "Attempt 1" in await reader.read_until("attempts")
         assert await reader.read_until("log") == "the last words"
         started = time.monotonic()
         await sync_to_async(report_step)(world, 3)
@@ -109,7 +110,7 @@ def test_it_goes_on_from_the_last_event_id() -> None:
         assert [point["step"] for point in json.loads(await reader.read_until("metrics"))] == [3]
         assert reader.last_id == "2-1-3"
         again = await watch(world, {"Last-Event-ID": "2-1-3"})
-        assert [(await again.read())[0] for _ in range(2)] == ["summary", "log"]
+        assert [(await again.read())[0] for _ in range(3)] == ["summary", "attempts", "log"]
 
     run(scenario)
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from finetune_hub.engine.adapters.lora import LoraAdapter, merge
+from finetune_hub.engine.adapters.lora import LoraAdapter
+from finetune_hub.engine.adapters.merge import merge
 from finetune_hub.engine.dataset import Batch, TokenRow
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.model import FastPaths, load_base_model, prove_fast_paths
 from finetune_hub.engine.objectives import sft
-from finetune_hub.spec.training import LoraMethod
+from finetune_hub.spec.methods import LoraMethod
 from tests.tiny_models import make_tiny_model
 
 ARCHITECTURES = ["llama", "qwen2", "gpt_neox", "mistral"]

@@ -13,7 +13,7 @@ from finetune_hub.engine import peft_format
 from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.model import load_base_model
-from finetune_hub.spec.training import LoraMethod
+from finetune_hub.spec.methods import LoraMethod
 from tests.tiny_models import make_tiny_model
 
 # PEFT 0.21 asks transformers for an attribute that transformers 5.23 has renamed.
@@ -106,6 +106,6 @@ def test_what_does_not_fit_is_refused(base_model_dir: Path, tmp_path: Path) -> N
     refuses(weights | {key: torch.full_like(weights[key], torch.nan)}, "not finite")
     save_file(weights, tmp_path / "adapter_model.safetensors")
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
-    with pytest.raises(BadConfig, match="use_dora"):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"bias": "all"}))
+    with pytest.raises(BadConfig, match="bias = 'all'"):
         peft_format.attach_adapter(load(base_model_dir), tmp_path)

@@ -14,7 +14,7 @@ from finetune_hub.accounts.models import Team, User
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.dashboard.access import MemberRequest, may_submit_in, require_submitter, submitting_teams
 from finetune_hub.dashboard.curve import curve_points
-from finetune_hub.dashboard.live import Cursor, history_of, log_of, stream_job, summary_of
+from finetune_hub.dashboard.live import Cursor, attempts_of, history_of, log_of, stream_job, summary_of
 from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.training_form import TrainingForm, dataset_value, initial_from
 from finetune_hub.jobs.actions import cancel_job, submit_training
@@ -53,9 +53,9 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
     context = {
         **summary,
         **history_of(job),
+        **attempts_of(job),
         **log_of(job),
         "cursor": Cursor(job.event_count),
-        "attempts": job.attempts.for_page(),
         "publications": publications,
         "may_cancel": not job.has_ended and may_submit_in(request.user, job.team_id),
     }

@@ -1,17 +1,17 @@
-"""LoRA: train two thin matrices beside a frozen linear layer.
+"""LoRA: train two thin matrices beside frozen layers.
 
-    y = x Wᵀ + b + (alpha / rank) · dropout(x) Aᵀ Bᵀ
+    y = x Wᵀ + b + s · dropout(x) Aᵀ Bᵀ            s = alpha / rank,  or alpha / √rank (rsLoRA)
 
-A starts uniform in ±1/√I, B at zero, so a fresh adapter changes nothing. Both stay in float32, also on a bfloat16
-base: steps of 1e-4 would be lost in bfloat16's 8 bits.
+A starts uniform in ±1/√I, B at zero, so a fresh adapter changes nothing. Both stay in float32, also on a bfloat16 or a
+4-bit base: steps of 1e-4 would be lost in bfloat16's 8 bits.
 
-Shape letters:  T tokens (packed),  I in_features,  O out_features,  R rank.
-Source: Hu et al., "LoRA", arXiv:2106.09685, section 4.1.
+Shape letters:  I in_features,  O out_features,  R rank.
+Source: Hu et al., "LoRA", arXiv:2106.09685, section 4.1; Kalajdzievski, "rsLoRA", arXiv:2312.03732; Hayou et al.,
+"LoRA+", arXiv:2402.12354, section 4 (B learns faster than A).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,64 +19,89 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from finetune_hub.engine.adapters.dora import DoraLinear
+from finetune_hub.engine.adapters.lora_experts import LoraExperts
+from finetune_hub.engine.adapters.lora_layers import LoraEmbedding, LoraLinear
+from finetune_hub.engine.adapters.targets import targeted_modules, targeted_parameters
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.engine.kernels.lora_linear import lora_linear
-from finetune_hub.engine.model import output_head
-from finetune_hub.spec.training import LoraMethod
+from finetune_hub.spec.methods import LoraMethod, LowRankMethod, QloraMethod
 
-
-class LoraLinear(nn.Linear):
-    """A frozen linear layer with an adapter beside it; the weight is the base layer's own, not a copy."""
-
-    def __init__(self, linear: nn.Linear, method: LoraMethod, generator: torch.Generator) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
-        self.scale = method.alpha / method.rank
-        self.dropout = method.dropout
-        self.enabled = True
-        bound = 1 / math.sqrt(self.in_features)
-        initial_a = torch.empty(method.rank, self.in_features).uniform_(-bound, bound, generator=generator)
-        self.lora_a = nn.Parameter(initial_a.to(linear.weight.device))  # (R, I)
-        self.lora_b = nn.Parameter(torch.zeros(self.out_features, method.rank, device=linear.weight.device))  # (O, R)
-
-    def forward(self, x: Tensor) -> Tensor:  # (…, I) -> (…, O)
-        if not self.enabled:
-            return super().forward(x)
-        x_dropped = nn.functional.dropout(x, self.dropout) if self.training and self.dropout else None
-        return lora_linear(x, x_dropped, self.weight, self.bias, self.lora_a, self.lora_b, self.scale)
+LoraLayer = LoraLinear | LoraEmbedding | LoraExperts
 
 
 class LoraAdapter:
     """The LoRA layers of one model, by the path of the module that each stands in for."""
 
-    def __init__(self, method: LoraMethod, layers: dict[str, LoraLinear]) -> None:
-        self.method = method
-        self.layers = layers
+    def __init__(
+        self, model: PreTrainedModel, method: LoraMethod | QloraMethod, layers: dict[str, LoraLinear | LoraEmbedding]
+    ) -> None:
+        self.model, self.method = model, method
+        self.replacements = layers
+        self.replaced = {path: model.get_submodule(path) for path in layers}
+        self.experts: dict[str, LoraExperts] = {}
 
     @classmethod
-    def attach(cls, model: PreTrainedModel, method: LoraMethod, *, seed: int = 0) -> LoraAdapter:
-        """Freeze the model and put an adapter beside each targeted linear layer, in place.
+    def attach(cls, model: PreTrainedModel, method: LoraMethod | QloraMethod, *, seed: int = 0) -> LoraAdapter:
+        """Freeze the model and put an adapter beside each targeted layer, in place.
 
         Raises:
-            BadConfig: a target names no linear layer.
+            BadConfig: a target names no layer, or one that the method cannot adapt.
         """
         model.requires_grad_(False)
         generator = torch.Generator().manual_seed(seed)
-        layers = {}
-        for path, linear in targeted_layers(model, method).items():
-            layer = layers[path] = LoraLinear(linear, method, generator)
-            layer.train(linear.training)
-            parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, layer)
-        return cls(method, layers)
+        layers = {
+            path: _layer_for(module, method, path, generator)
+            for path, module in targeted_modules(model, method).items()
+        }
+        adapter = cls(model, method, layers)
+        for path in targeted_parameters(model, method):
+            adapter.experts[path] = LoraExperts(model, path, method, generator)
+        adapter.install()
+        return adapter
+
+    @property
+    def layers(self) -> dict[str, LoraLayer]:
+        """Every layer, by the path of what it adapts."""
+        return {**self.replacements, **self.experts}
+
+    def install(self) -> None:
+        """Put the layers into the model, in the place of the base model's own."""
+        for path, layer in self.replacements.items():
+            layer.train(self.replaced[path].training)
+            self.model.set_submodule(path, layer)
+        for experts in self.experts.values():
+            experts.install()
+
+    def remove(self) -> None:
+        """Give the model its own layers back."""
+        for path, module in self.replaced.items():
+            module.train(self.replacements[path].training)
+            self.model.set_submodule(path, module)
+        for experts in self.experts.values():
+            experts.remove()
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""
-        named = {}
-        for path, layer in self.layers.items():
-            named[f"{path}.lora_a"] = layer.lora_a
-            named[f"{path}.lora_b"] = layer.lora_b
-        return named
+        return {
+            f"{path}.{name}": parameter
+            for path, layer in self.layers.items()
+            for name in ("lora_a", "lora_b", "magnitude")
+            if (parameter := getattr(layer, name, None)) is not None
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs: the parameters, and what PiSSA's factors started from."""
+        starts = {
+            f"{path}.{name}": tensor
+            for path, layer in self.layers.items()
+            for name in ("start_a", "start_b")
+            if (tensor := getattr(layer, name, None)) is not None
+        }
+        return {**self.parameters(), **starts}
+
+    def learning_rate_factor(self, name: str) -> float:
+        """LoRA+: B's learning rate in units of A's."""
+        return self.method.learning_rate_ratio if name.endswith(".lora_b") else 1.0
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -90,40 +115,14 @@ class LoraAdapter:
                 layer.enabled = True
 
 
-def targeted_layers(model: PreTrainedModel, method: LoraMethod) -> dict[str, nn.Linear]:
-    """The linear layers that get an adapter, by path, in the model's order.
-
-    Raises:
-        BadConfig: a target names no linear layer.
-    """
-    head = output_head(model)
-    linears = {
-        path: module for path, module in model.named_modules() if type(module) is nn.Linear and module is not head
-    }
-    if method.target_modules == "all-linear":
-        targets = set(linears)
-    else:
-        targets = set()
-        for target in method.target_modules:
-            matching = {path for path in linears if path == target or path.endswith(f".{target}")}
-            if not matching:
-                names = ", ".join(sorted({path.rpartition(".")[2] for path in linears}))
-                raise BadConfig(
-                    f"No linear layer of the base model is called {target!r}.",
-                    f"Choose `target_modules` among {names}.",
-                )
-            targets |= matching
-    if not targets:
+def _layer_for(
+    module: nn.Module, method: LowRankMethod, path: str, generator: torch.Generator
+) -> LoraLinear | LoraEmbedding:
+    if not isinstance(module, nn.Embedding):
+        return (DoraLinear if method.use_dora else LoraLinear)(module, method, path, generator)
+    if method.use_dora or method.init_weights == "pissa" or method.dropout:
         raise BadConfig(
-            f"{type(model).__name__} has no linear layers that LoRA could be put beside.", "Choose another base model."
+            f"{path} is an embedding, which has plain LoRA alone.",
+            "Leave it out of `target_modules`, or train without DoRA, PiSSA and dropout.",
         )
-    return {path: linear for path, linear in linears.items() if path in targets}
-
-
-@torch.no_grad()
-def merge(adapter: LoraAdapter) -> None:
-    """Add each update to the base weight, in float32, in place, and switch the adapter off for good."""
-    for layer in adapter.layers.values():
-        update = layer.scale * (layer.lora_b @ layer.lora_a)
-        layer.weight.copy_(layer.weight.float() + update)
-        layer.enabled = False
+    return LoraEmbedding(module, method, path, generator)

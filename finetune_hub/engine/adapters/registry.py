@@ -8,25 +8,46 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finetune_hub.engine.adapters.lora import LoraAdapter
-from finetune_hub.spec.training import LoraMethod
+from finetune_hub.engine.adapters.prefix_tuning import PrefixTuningAdapter
+from finetune_hub.engine.adapters.prompt_tuning import PromptTuningAdapter
+from finetune_hub.spec.methods import Method
 
 
 class Adapter(Protocol):
     """One method attached to one model."""
 
-    method: LoraMethod
+    model: PreTrainedModel
+
+    @property
+    def method(self) -> Method: ...
 
     @classmethod
     def attach(cls, model: PreTrainedModel, method: Any, *, seed: int = 0) -> Self:
         """Freeze the model and add the method's tensors to it, in place."""
         ...
 
+    def install(self) -> None:
+        """Put an adapter that was removed back onto the model."""
+        ...
+
+    def remove(self) -> None:
+        """Leave the model as it was before; the adapter keeps its tensors."""
+        ...
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by a name that stays the same from run to run."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs: the parameters, and constants that training started from."""
+        ...
+
+    def learning_rate_factor(self, name: str) -> float:
+        """A parameter's learning rate, in units of the run's."""
         ...
 
     def disabled(self) -> AbstractContextManager[None]:
@@ -34,11 +55,23 @@ class Adapter(Protocol):
         ...
 
 
-ADAPTERS: dict[str, type[Adapter]] = {
+ADAPTERS: dict[str, type[Any]] = {
     "lora": LoraAdapter,
+    "qlora": LoraAdapter,
+    "prompt_tuning": PromptTuningAdapter,
+    "prefix_tuning": PrefixTuningAdapter,
 }
 
 
-def attach(model: PreTrainedModel, method: LoraMethod, *, seed: int = 0) -> Adapter:
+def attach(model: PreTrainedModel, method: Method, *, seed: int = 0) -> Adapter:
     """Attach the method that the spec names."""
-    return ADAPTERS[method.type].attach(model, method, seed=seed)
+    adapter: Adapter = ADAPTERS[method.type].attach(model, method, seed=seed)
+    return adapter
+
+
+def parameter_groups(adapter: Adapter) -> list[dict[str, Any]]:
+    """The optimizer's groups: the parameters of one learning rate, and its `factor` in units of the run's."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in adapter.parameters().items():
+        groups.setdefault(adapter.learning_rate_factor(name), []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]

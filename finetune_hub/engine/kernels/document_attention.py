@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from finetune_hub.engine.kernels.prefixed_attention import prefixed_attention
+
 DOCUMENT_ATTENTION = "documents"
 _lengths: tuple[int, ...] = ()
 
@@ -37,11 +39,16 @@ def documents(lengths: tuple[int, ...]) -> Iterator[None]:
         _lengths = before
 
 
+def document_lengths() -> tuple[int, ...]:
+    """What `documents` was told; empty outside of it."""
+    return _lengths
+
+
 def document_attention(
     module: nn.Module,
     query: Tensor,  # (1, N, T, D)
-    key: Tensor,  # (1, K, T, D)
-    value: Tensor,  # (1, K, T, D)
+    key: Tensor,  # (1, K, T, D), or (1, K, P + T, D) behind a prefix
+    value: Tensor,  # as key
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
@@ -52,6 +59,8 @@ def document_attention(
     extras = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if extras or attention_mask is not None or not getattr(module, "is_causal", True):
         raise UnsupportedAttention(", ".join(extras) or "a mask of its own")
+    if key.shape[2] > query.shape[2]:
+        return prefixed_attention(query, key, value, _lengths, dropout, scaling, sliding_window), None
     bounds = (0, *accumulate(_lengths)) if _lengths else (0, query.shape[2])
     outputs = []
     for start, stop in pairwise(bounds):

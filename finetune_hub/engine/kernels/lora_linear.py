@@ -5,7 +5,9 @@
 
 Shape letters:  T tokens,  I in_features,  O out_features,  R rank;  x̃ is x, or x after dropout.
 PEFT's graph of separate nodes saves x twice when dropout is off and multiplies by s over all of [T, O].
-Here s rides on a product (addmm's alpha), dx is one buffer, and W gets no gradient at all.
+Here s rides on a product (addmm's alpha), dx is one buffer, and W gets no gradient at all: it is not even saved, but
+remembered, so that a quantised one is written out again in the backward, and so that offloading what is saved never
+moves it.
 Source: Hu et al., "LoRA", arXiv:2106.09685, equation 3.
 """
 
@@ -16,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune_hub.engine.kernels.frozen_weight import dense
+
 
 class LoraLinearFunction(torch.autograd.Function):
     """y = x Wᵀ + b + s · x̃ Aᵀ Bᵀ with gradients for x, x̃, A and B."""
@@ -25,7 +29,7 @@ class LoraLinearFunction(torch.autograd.Function):
         ctx: Any,
         x: Tensor,  # (T, I)
         x_dropped: Tensor | None,  # (T, I); None: the same as x
-        weight: Tensor,  # (O, I), frozen
+        weight: Tensor,  # (O, I), frozen; or quantised
         bias: Tensor | None,  # (O,), frozen
         lora_a: Tensor,  # (R, I), float32
         lora_b: Tensor,  # (O, R), float32
@@ -33,22 +37,22 @@ class LoraLinearFunction(torch.autograd.Function):
     ) -> Tensor:
         a, b = lora_a.to(x.dtype), lora_b.to(x.dtype)
         u = (x if x_dropped is None else x_dropped) @ a.t()
-        y = torch.nn.functional.linear(x, weight, bias)
+        y = torch.nn.functional.linear(x, dense(weight, x.dtype), bias)
         y.addmm_(u, b.t(), alpha=scale)
-        ctx.scale = scale
+        ctx.scale, ctx.weight = scale, weight
         ctx.has_dropout = x_dropped is not None
-        ctx.save_for_backward(x if x_dropped is None else x_dropped, u, weight, lora_a, lora_b)
+        ctx.save_for_backward(x if x_dropped is None else x_dropped, u, lora_a, lora_b)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, u, weight, lora_a, lora_b = ctx.saved_tensors
+        x, u, lora_a, lora_b = ctx.saved_tensors
         grad_u = (grad_y @ lora_b.to(grad_y.dtype)).mul_(ctx.scale)
         grad_b = (grad_y.t() @ u).to(lora_b.dtype).mul_(ctx.scale)
         grad_a = (grad_u.t() @ x).to(lora_a.dtype)
         grad_x = grad_x_dropped = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad_y @ weight
+            grad_x = grad_y @ dense(ctx.weight, grad_y.dtype)
             if not ctx.has_dropout:
                 grad_x.addmm_(grad_u, lora_a.to(grad_u.dtype))
         if ctx.has_dropout and ctx.needs_input_grad[1]:

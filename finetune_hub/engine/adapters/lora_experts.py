@@ -1,0 +1,93 @@
+"""LoRA on a mixture's experts, whose matrices are kept as one three-dimensional parameter.
+
+    W'ₑ = Wₑ + s · Bₑ Aₑ            A (E·R, I),  B (O, R·E), laid out as PEFT's `target_parameters` lays them out
+
+The sum is written out once a forward of the experts' module, because that module picks its matrices by itself.
+Shape letters:  E experts,  R rank,  I in_features,  O out_features.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
+
+from finetune_hub.engine.adapters.targets import rank_and_alpha
+from finetune_hub.engine.errors import BadConfig
+from finetune_hub.spec.methods import LowRankMethod
+
+
+class LoraExperts(nn.Module):
+    """The adapter of one parameter of (E, O, I), or of (E, I, O) where the module says `is_transposed`."""
+
+    def __init__(self, model: PreTrainedModel, path: str, method: LowRankMethod, generator: torch.Generator) -> None:
+        super().__init__()
+        if method.use_dora or method.init_weights == "pissa" or method.dropout:
+            raise BadConfig(
+                f"{path} is a parameter, not a layer: it has plain LoRA alone.",
+                "Train without DoRA, PiSSA and dropout, or without `target_parameters`.",
+            )
+        owner, _, self.parameter_name = path.rpartition(".")
+        self._owner = [model.get_submodule(owner)]  # In a list, so that it is no submodule of ours.
+        weight = getattr(self.owner, self.parameter_name)
+        self.experts, rows, columns = weight.shape
+        self.is_transposed = bool(getattr(self.owner, "is_transposed", False))
+        in_features, out_features = (rows, columns) if self.is_transposed else (columns, rows)
+        self.rank, self.alpha = rank_and_alpha(method, path)
+        self.scale = self.alpha / (math.sqrt(self.rank) if method.use_rslora else self.rank)
+        self.enabled = True
+        initial_a = torch.empty(self.experts * self.rank, in_features)
+        bound = 1 / math.sqrt(in_features)
+        self.lora_a = nn.Parameter(initial_a.uniform_(-bound, bound, generator=generator).to(weight.device))
+        self.lora_b = nn.Parameter(torch.zeros(out_features, self.rank * self.experts, device=weight.device))
+        self._hooks: list[Any] = []
+
+    @property
+    def owner(self) -> nn.Module:
+        return self._owner[0]
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen parameter itself."""
+        if parametrize.is_parametrized(self.owner, self.parameter_name):
+            original: Tensor = self.owner.parametrizations[self.parameter_name].original  # type: ignore[index, union-attr]
+            return original
+        own: Tensor = getattr(self.owner, self.parameter_name)
+        return own
+
+    def install(self) -> None:
+        parametrize.register_parametrization(self.owner, self.parameter_name, _Adapted(self), unsafe=True)
+        written_out = ExitStack()  # While the module runs, each of its parameters is computed once.
+        self._hooks = [
+            self.owner.register_forward_pre_hook(lambda *_: written_out.enter_context(parametrize.cached())),
+            self.owner.register_forward_hook(lambda *_: written_out.close(), always_call=True),
+        ]
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        parametrize.remove_parametrizations(self.owner, self.parameter_name, leave_parametrized=False)
+
+    def adapted_weight(self, weight: Tensor) -> Tensor:
+        """The parameter with its update."""
+        lora_a = self.lora_a.view(self.experts, self.rank, -1)  # (E, R, I)
+        lora_b = self.lora_b.view(-1, self.rank, self.experts).permute(2, 0, 1)  # (E, O, R)
+        update = self.scale * (lora_b @ lora_a)
+        return weight + (update.transpose(1, 2) if self.is_transposed else update).to(weight.dtype)
+
+
+class _Adapted(nn.Module):
+    """The parametrisation; it refers to the layer without owning it."""
+
+    def __init__(self, layer: LoraExperts) -> None:
+        super().__init__()
+        self._layer = [layer]
+
+    def forward(self, weight: Tensor) -> Tensor:
+        (layer,) = self._layer
+        return layer.adapted_weight(weight) if layer.enabled else weight

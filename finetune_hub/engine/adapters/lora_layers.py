@@ -1,0 +1,135 @@
+"""The layers that LoRA puts in the place of frozen ones; the weights stay the base layers' own, not copies.
+
+    linear       y = x Wᵀ + b + s · dropout(x) Aᵀ Bᵀ                       A (R, I),  B (O, R)
+    embedding    y = W[id] + s · Aᵀ[id] Bᵀ                                 A (R, V),  B (H, R)
+    PiSSA        … − s · dropout(x) A₀ᵀ B₀ᵀ, where A₀ and B₀ are what A and B started from
+
+Shape letters:  T tokens,  I in_features,  O out_features,  R rank,  V vocabulary,  H hidden.
+Source: Hu et al., "LoRA", arXiv:2106.09685, section 4.1; Meng et al., "PiSSA", arXiv:2404.02948, section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from finetune_hub.engine.adapters.targets import rank_and_alpha
+from finetune_hub.engine.kernels.frozen_linear import frozen_linear
+from finetune_hub.engine.kernels.frozen_weight import dense, shape_of
+from finetune_hub.engine.kernels.lora_linear import lora_linear
+from finetune_hub.spec.methods import LowRankMethod
+
+# Above this a weight's principal components are found by a randomised decomposition: the exact one takes minutes.
+EXACT_SVD_LIMIT = 1024
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer, dense or quantised, with an adapter beside it."""
+
+    def __init__(
+        self,
+        linear: Any,  # torch's, GPT-2's Conv1D, or a quantised one
+        method: LowRankMethod,
+        path: str,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.weight: nn.Parameter = linear.weight
+        self.bias: nn.Parameter | None = linear.bias
+        self.is_transposed = isinstance(linear, Conv1D)  # GPT-2 keeps (I, O).
+        self.out_features, self.in_features = shape_of(self.base_weight())
+        self.rank, self.alpha = rank_and_alpha(method, path)
+        self.scale = self.alpha / (math.sqrt(self.rank) if method.use_rslora else self.rank)
+        self.dropout = method.dropout
+        self.enabled = True
+        self.start_a: Tensor | None = None
+        self.start_b: Tensor | None = None
+        device = self.weight.device
+        self.lora_a = nn.Parameter(_start_a(self.rank, self.in_features, method, generator).to(device))  # (R, I)
+        self.lora_b = nn.Parameter(torch.zeros(self.out_features, self.rank, device=device))  # (O, R)
+        if method.init_weights == "pissa":
+            self._start_from_principal_components(generator)
+        self.train(linear.training)
+
+    def base_weight(self) -> Tensor:
+        """(O, I), frozen; packed where it is quantised."""
+        return self.weight.t() if self.is_transposed else self.weight
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A and B of the whole update: twice the rank where what they started from is taken off again."""
+        if self.start_a is None or self.start_b is None:
+            return self.lora_a, self.lora_b
+        return torch.cat([self.lora_a, self.start_a]), torch.cat([self.lora_b, -self.start_b], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:  # (…, I) -> (…, O)
+        if not self.enabled:
+            return frozen_linear(x, self.base_weight(), self.bias)
+        return lora_linear(x, self.drop(x), self.base_weight(), self.bias, *self.factors(), self.scale)
+
+    def drop(self, x: Tensor) -> Tensor | None:
+        """The adapter's input after dropout; None: it is x itself."""
+        return nn.functional.dropout(x, self.dropout) if self.training and self.dropout else None
+
+    @torch.no_grad()
+    def adapted_weight(self, weight: Tensor) -> Tensor:
+        """The weight (O, I) that computes alone what the layer computes, from the base weight in float32."""
+        lora_a, lora_b = self.factors()
+        return weight + self.scale * (lora_b @ lora_a)
+
+    @torch.no_grad()
+    def _start_from_principal_components(self, generator: torch.Generator) -> None:
+        weight = dense(self.base_weight(), torch.float32).float()
+        if min(weight.shape) <= EXACT_SVD_LIMIT:
+            u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+        else:
+            with torch.random.fork_rng(devices=[weight.device] if weight.is_cuda else []):
+                torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+                u, s, v = torch.svd_lowrank(weight, q=min(2 * self.rank, *weight.shape), niter=8)
+                vh = v.t()
+        root = (s[: self.rank] / self.scale).sqrt()
+        self.lora_a.copy_(root[:, None] * vh[: self.rank])
+        self.lora_b.copy_(u[:, : self.rank] * root)
+        self.start_a, self.start_b = self.lora_a.detach().clone(), self.lora_b.detach().clone()
+
+
+class LoraEmbedding(nn.Module):
+    """A frozen embedding with an adapter beside it. It forwards what the base module gives, scaled or not."""
+
+    def __init__(self, embedding: nn.Embedding, method: LowRankMethod, path: str, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = embedding.weight
+        self.num_embeddings, self.embedding_dim = embedding.weight.shape
+        self.padding_idx = embedding.padding_idx
+        self.embed_scale = getattr(embedding, "embed_scale", 1.0)  # Gemma multiplies what it looks up.
+        self.rank, self.alpha = rank_and_alpha(method, path)
+        self.scale = self.alpha / (math.sqrt(self.rank) if method.use_rslora else self.rank)
+        self.enabled = True
+        device = self.weight.device
+        self.lora_a = nn.Parameter(torch.zeros(self.rank, self.num_embeddings, device=device))  # (R, V)
+        initial_b = torch.randn(self.embedding_dim, self.rank, generator=generator)
+        self.lora_b = nn.Parameter(initial_b.to(device))  # (H, R)
+        self.train(embedding.training)
+
+    def forward(self, input_ids: Tensor) -> Tensor:  # (…) -> (…, H)
+        base = nn.functional.embedding(input_ids, self.weight)
+        if self.enabled:
+            update = nn.functional.embedding(input_ids, self.lora_a.t()) @ self.lora_b.t()
+            base = base + (self.scale * update).to(base.dtype)
+        return base * torch.as_tensor(self.embed_scale, dtype=base.dtype, device=base.device)
+
+    @torch.no_grad()
+    def adapted_weight(self, weight: Tensor) -> Tensor:
+        """As `LoraLinear.adapted_weight`, for a weight of (V, H)."""
+        return weight + self.scale * (self.lora_b @ self.lora_a).t()
+
+
+def _start_a(rank: int, in_features: int, method: LowRankMethod, generator: torch.Generator) -> Tensor:
+    initial = torch.empty(rank, in_features)
+    if method.init_weights == "gaussian":
+        return initial.normal_(std=1 / rank, generator=generator)
+    bound = 1 / math.sqrt(in_features)
+    return initial.uniform_(-bound, bound, generator=generator)

@@ -1,0 +1,129 @@
+"""Merging: the base model with the update in its weights, which needs no adapter any more; and back again.
+
+    W' = W + s B A   in float32, rounded once to the weight's own dtype            DoRA: W' = m ⊙ (W + s B A) / n
+
+The base weights are kept beside, on the CPU, and unmerging puts them back: subtracting would leave roundings. A base in
+4 or 8 bits cannot hold an update: see `merge_dense`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from finetune_hub.engine.adapters.lora import LoraAdapter
+from finetune_hub.engine.adapters.lora_layers import LoraEmbedding, LoraLinear
+from finetune_hub.engine.errors import BadConfig
+from finetune_hub.engine.kernels.frozen_weight import dense, is_quantised
+
+
+@dataclass
+class Merge:
+    """An adapter that is in its base model's weights now, and what they were."""
+
+    adapter: LoraAdapter
+    base_weights: dict[str, Tensor]
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Put the base weights back, bit for bit, and the adapter beside them again."""
+        for path, weight in self.base_weights.items():
+            self.adapter.layers[path].weight.copy_(weight)
+        self.adapter.install()
+
+
+@torch.no_grad()
+def merge(adapter: LoraAdapter) -> Merge:
+    """Write the updates into the weights, in place, and take the adapter off the model.
+
+    Raises:
+        BadConfig: a weight is quantised, or is an embedding that the output head shares.
+    """
+    _check_embeddings(adapter)
+    for path, layer in adapter.layers.items():
+        if is_quantised(layer.weight):
+            raise BadConfig(
+                f"{path} is quantised and cannot take up an update.", "Merge onto 16-bit weights: see `merge_dense`."
+            )
+    kept: dict[str, Tensor] = {}
+    for path, layer in adapter.layers.items():
+        weight = layer.weight
+        kept[path] = weight.detach().cpu().clone()
+        transposed = isinstance(layer, LoraLinear) and layer.is_transposed
+        adapted = layer.adapted_weight((weight.t() if transposed else weight).float())
+        weight.copy_(adapted.t() if transposed else adapted)
+    adapter.remove()
+    return Merge(adapter, kept)
+
+
+@dataclass(frozen=True)
+class DenseMerge:
+    """A model in 16 or 32 bits with a quantised base's adapter in it, and how far each way of making it was off."""
+
+    model: PreTrainedModel
+    base: str
+    """`stored`: the weights as they were before quantisation; `dequantised`: what the adapter was trained beside."""
+    distances: dict[str, float]
+    """Of each way's logits from the adapted quantised model's: their difference's norm in units of theirs."""
+
+
+@torch.no_grad()
+def merge_dense(adapter: LoraAdapter, load_stored: Callable[[], PreTrainedModel], input_ids: Tensor) -> DenseMerge:
+    """Merge the adapter of a quantised base onto dense weights, both ways, and keep the one that is closer.
+
+    Args:
+        load_stored: Loads the base model unquantised, in the dtype that the merged model is to have.
+        input_ids: (rows, T), what both are measured on: better real text than noise.
+    """
+    _check_embeddings(adapter)
+    expected = _logits(adapter.model, input_ids)
+    distances = {}
+    for base in ("stored", "dequantised"):
+        model = _merged_onto(adapter, load_stored(), base)
+        distances[base] = float((_logits(model, input_ids) - expected).norm() / expected.norm())
+    # One dense model at a time: the closer one is made again unless it was the last.
+    if distances["stored"] < distances["dequantised"]:
+        return DenseMerge(_merged_onto(adapter, load_stored(), "stored"), "stored", distances)
+    return DenseMerge(model, "dequantised", distances)
+
+
+def _merged_onto(adapter: LoraAdapter, model: PreTrainedModel, base: str) -> PreTrainedModel:
+    """The dense model with the adapter in it; with `dequantised` all that was quantised is taken over first."""
+    if base == "dequantised":
+        for path, module in adapter.model.named_modules():
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, Tensor) and is_quantised(weight):
+                _write(model.get_submodule(path), dense(weight, torch.float32))
+    for path, layer in adapter.replacements.items():
+        target = model.get_submodule(path)
+        _write(target, layer.adapted_weight(_read(target).float()))
+    return model
+
+
+def _read(module: Any) -> Tensor:
+    weight: Tensor = module.weight
+    return weight.t() if type(module).__name__ == "Conv1D" else weight
+
+
+def _write(module: Any, weight: Tensor) -> None:
+    _read(module).copy_(weight)
+
+
+def _logits(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    logits: Tensor = model(input_ids=input_ids.to(model.device), use_cache=False).logits
+    return logits.float().cpu()
+
+
+def _check_embeddings(adapter: LoraAdapter) -> None:
+    head = adapter.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    for path, layer in adapter.layers.items():
+        if isinstance(layer, LoraEmbedding) and isinstance(head, nn.Module) and head.weight is layer.weight:
+            raise BadConfig(
+                f"{path} shares its weight with the output head, which the adapter leaves alone.",
+                "Serve this adapter beside its base model: it cannot be merged.",
+            )

@@ -1,0 +1,108 @@
+"""Prompt tuning: train the embeddings of a few virtual tokens in front of every row, and nothing else.
+
+    model([p₁ … p_P, e(t₁), e(t₂), …])
+
+The embeddings start from real tokens by default: from noise the method learns far worse (Lester et al., figure 3b).
+A fresh adapter therefore does change the model: it reads a few random words first.
+Shape letters:  B rows,  T tokens,  P virtual tokens,  H hidden.
+Source: Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", arXiv:2104.08691, section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from finetune_hub.engine.adapters.virtual_tokens import Inputs, VirtualTokens, input_embeddings, starting_ids
+from finetune_hub.engine.kernels.document_attention import document_lengths, documents
+from finetune_hub.spec.methods import PromptTuningMethod
+
+
+class PromptTuningAdapter:
+    """The trained embeddings of one model's virtual tokens."""
+
+    def __init__(self, model: PreTrainedModel, method: PromptTuningMethod, embeddings: Tensor) -> None:
+        self.model, self.method = model, method
+        self.prompt_embeddings = nn.Parameter(embeddings)  # (P, H), float32
+        self.hooks = VirtualTokens(model, method.virtual_tokens, self._enter, self._leave)
+        self._real: Tensor | None = None  # Where the real tokens of the pass at hand lie.
+
+    @classmethod
+    def attach(cls, model: PreTrainedModel, method: PromptTuningMethod, *, seed: int = 0) -> PromptTuningAdapter:
+        """Freeze the model and put the virtual tokens in front of whatever it reads.
+
+        Raises:
+            BadConfig: the model, or the text to start from, does not suit the method.
+        """
+        model.requires_grad_(False)
+        vocabulary = input_embeddings(model).weight.detach()
+        if method.init == "random":
+            generator = torch.Generator().manual_seed(seed)
+            shape = (method.virtual_tokens, vocabulary.shape[1])
+            start = torch.randn(shape, generator=generator) * vocabulary.float().std().cpu()
+        else:
+            start = vocabulary[starting_ids(model, method, seed).to(vocabulary.device)]
+        adapter = cls(model, method, start.float().to(vocabulary.device))
+        adapter.install()
+        return adapter
+
+    def install(self) -> None:
+        """Put the virtual tokens in front."""
+        self.hooks.install()
+
+    def remove(self) -> None:
+        """Leave the model as it was."""
+        self.hooks.remove()
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name."""
+        return {"prompt_embeddings": self.prompt_embeddings}
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs."""
+        return {**self.parameters()}
+
+    def learning_rate_factor(self, _: str) -> float:
+        return 1.0
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The base model alone, inside the context."""
+        self.hooks.enabled = False
+        try:
+            yield
+        finally:
+            self.hooks.enabled = True
+
+    def _enter(self, inputs: Inputs, scope: ExitStack) -> Inputs:
+        count = self.method.virtual_tokens
+        embeddings = inputs.get("inputs_embeds")
+        if embeddings is None:
+            embeddings = input_embeddings(self.model)(inputs["input_ids"])
+        rows, tokens, _ = embeddings.shape
+        prompt = self.prompt_embeddings.to(embeddings.dtype).expand(rows, -1, -1)
+        lengths = document_lengths() or (tokens,)
+        parts: list[Tensor] = []
+        real = []
+        for number, document in enumerate(embeddings.split(lengths, dim=1)):
+            start = (number + 1) * count + sum(lengths[:number])
+            real.append(torch.arange(start, start + lengths[number]))
+            parts += [prompt, document]
+        self._real = torch.cat(real).to(embeddings.device)
+        inputs = inputs | {"input_ids": None, "inputs_embeds": torch.cat(parts, dim=1)}
+        positions = inputs.get("position_ids")
+        if positions is not None:
+            virtual = torch.arange(count, device=positions.device).expand(positions.shape[0], -1)
+            split = (positions + count).split(lengths, dim=1)
+            inputs["position_ids"] = torch.cat([part for own in split for part in (virtual, own)], dim=1)
+        if document_lengths():
+            scope.enter_context(documents(tuple(count + length for length in lengths)))
+        return inputs
+
+    def _leave(self, hidden: Tensor) -> Tensor:
+        assert self._real is not None
+        return hidden.index_select(1, self._real)

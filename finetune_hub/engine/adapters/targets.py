@@ -1,0 +1,108 @@
+"""Which modules of a model an adapter is put beside, and under which rank and alpha.
+
+    all-linear            every linear layer but the output head
+    a list of names       the modules whose path ends with one of them: linear layers, and embeddings
+    one text              a regular expression for the whole path
+
+The rules are PEFT's, so that one configuration means the same there and here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from finetune_hub.engine.errors import BadConfig
+from finetune_hub.engine.kernels.frozen_linear import QuantizedLinear
+from finetune_hub.engine.model import output_head
+from finetune_hub.spec.methods import LowRankMethod
+
+# A linear layer with a forward of their own that computes the same.
+_SAME_AS_LINEAR = {"FalconLinear"}
+
+
+def targeted_modules(model: PreTrainedModel, method: LowRankMethod) -> dict[str, nn.Module]:
+    """The modules that get an adapter, by path, in the model's order.
+
+    Raises:
+        BadConfig: a target names no module, or nothing is left.
+    """
+    head = output_head(model)
+    linears = {path: module for path, module in model.named_modules() if is_linear(module) and module is not head}
+    targets = method.target_modules
+    candidates = linears
+    if targets != "all-linear":
+        candidates = {
+            path: module
+            for path, module in model.named_modules()
+            if path in linears or isinstance(module, nn.Embedding)
+        }
+        for target in [targets] if isinstance(targets, str) else targets:
+            if not any(matches(path, targets if isinstance(targets, str) else [target]) for path in candidates):
+                raise BadConfig(
+                    f"No linear layer of the base model is called {target!r}.",
+                    f"Choose `target_modules` among {last_names(linears)}, or name an embedding.",
+                )
+        candidates = {path: module for path, module in candidates.items() if matches(path, targets)}
+    if method.exclude_modules is not None:
+        candidates = {path: module for path, module in candidates.items() if not matches(path, method.exclude_modules)}
+    if not candidates and not method.target_parameters:
+        raise BadConfig(
+            f"{type(model).__name__} has no layer that LoRA could be put beside.",
+            f"It has {last_names(linears)}: target others, or choose another base model.",
+        )
+    return candidates
+
+
+def targeted_parameters(model: PreTrainedModel, method: LowRankMethod) -> dict[str, nn.Parameter]:
+    """The parameters that get an adapter of their own, by path.
+
+    Raises:
+        BadConfig: a name fits none, or one that is not a matrix for each expert.
+    """
+    wanted = method.target_parameters or []
+    parameters = {path: parameter for path, parameter in model.named_parameters() if matches(path, wanted)}
+    for target in wanted:
+        if not any(matches(path, [target]) for path in parameters):
+            stacks = (path for path, parameter in model.named_parameters() if parameter.dim() == 3)
+            raise BadConfig(
+                f"No parameter of the base model is called {target!r}.",
+                f"Choose `target_parameters` among its three-dimensional ones: {last_names(stacks) or 'it has none'}.",
+            )
+    flat = next((path for path, parameter in parameters.items() if parameter.dim() != 3), None)
+    if flat is not None:
+        raise BadConfig(f"{flat} is no stack of matrices.", "Name its layer in `target_modules`.")
+    return parameters
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module computes x Wᵀ + b and nothing else."""
+    if isinstance(module, nn.Linear):
+        return type(module).forward is nn.Linear.forward or type(module).__name__ in _SAME_AS_LINEAR
+    return type(module) in (Conv1D, QuantizedLinear)
+
+
+def matches(path: str, pattern: str | list[str]) -> bool:
+    """Whether a path ends with one of the names, or is fully matched by the regular expression."""
+    if isinstance(pattern, str):
+        return re.fullmatch(pattern, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in pattern)
+
+
+def rank_and_alpha(method: LowRankMethod, path: str) -> tuple[int, float]:
+    """What the patterns say for this path, or the method's own."""
+    rank = _by_pattern(method.rank_pattern or {}, path)
+    alpha = _by_pattern(method.alpha_pattern or {}, path)
+    return (method.rank if rank is None else int(rank)), (method.alpha if alpha is None else alpha)
+
+
+def last_names(paths: Iterable[str]) -> str:
+    return ", ".join(sorted({path.rpartition(".")[2] for path in paths}))
+
+
+def _by_pattern(patterns: dict[str, int] | dict[str, float], path: str) -> float | None:
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", path)), None)

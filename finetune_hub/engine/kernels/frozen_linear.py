@@ -1,0 +1,63 @@
+"""The frozen linear layer over a quantised weight: written out for the forward, and again for the backward.
+
+    y = x Wᵀ + b            dx = ȳ W
+
+It takes the place of bitsandbytes' layers, whose forwards do more than that: on the CPU the 4-bit one repacks its
+weight when nothing is trained, and the int8 one rounds its inputs: base and adapter would not compute the same.
+Shape letters:  T tokens,  I in_features,  O out_features.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune_hub.engine.kernels.frozen_weight import dense
+
+
+class FrozenLinearFunction(torch.autograd.Function):
+    """y = x Wᵀ + b with a gradient for x alone; saves nothing."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,  # (…, I)
+        weight: Tensor,  # (O, I), or packed
+        bias: Tensor | None,  # (O,)
+    ) -> Tensor:
+        ctx.weight = weight
+        return nn.functional.linear(x, dense(weight, x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        return grad_y @ dense(ctx.weight, grad_y.dtype), None, None
+
+
+def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + b over any leading shape."""
+    y: Tensor = FrozenLinearFunction.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return y
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer whose weight bitsandbytes has packed."""
+
+    def __init__(self, linear: Any) -> None:
+        super().__init__()
+        self.weight: nn.Parameter = linear.weight
+        self.bias: nn.Parameter | None = linear.bias
+        if linear.weight.dtype == torch.int8:
+            self.weight.row_absmax = linear.weight.SCB
+        self.train(linear.training)
+
+    def forward(self, x: Tensor) -> Tensor:  # (…, I) -> (…, O)
+        return frozen_linear(x, self.weight, self.bias)
+
+
+def replace_quantized_layers(model: nn.Module) -> None:
+    """Put a `QuantizedLinear` in the place of each of bitsandbytes' layers; call it before the first forward."""
+    packed = [path for path, module in model.named_modules() if type(module).__name__ in {"Linear4bit", "Linear8bitLt"}]
+    for path in packed:
+        model.set_submodule(path, QuantizedLinear(model.get_submodule(path)))

@@ -1,0 +1,63 @@
+"""Frozen weights as products need them, (O, I) and dense, however they are kept: as numbers, in 4 bits, or in 8.
+
+    NF4, FP4   w = code[4 bits] · absmax of its block of 64          (the absmax itself in 8 bits: double quantisation)
+    int8       w = integer · absmax of its row / 127
+
+A quantised weight is written out for one product, into a buffer that the next one overwrites; it is never saved for the
+backward, which writes it out again. bitsandbytes has no such call on the CPU: there the allocator hands the same
+memory out again.
+Shape letters:  I in_features,  O out_features.
+Source: Dettmers et al., "QLoRA", arXiv:2305.14314, section 3, and "LLM.int8()", arXiv:2208.07339, section 2.1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+
+def is_quantised(weight: Tensor) -> bool:
+    """Whether bitsandbytes keeps this weight in 4 or 8 bits."""
+    return hasattr(weight, "quant_state") or hasattr(weight, "row_absmax")
+
+
+def shape_of(weight: Tensor) -> tuple[int, int]:
+    """(O, I), also of a weight that is packed."""
+    state = getattr(weight, "quant_state", None)
+    out_features, in_features = weight.shape if state is None else state.shape
+    return out_features, in_features
+
+
+def dense(
+    weight: Tensor,  # (O, I), or packed by bitsandbytes
+    dtype: torch.dtype,
+) -> Tensor:
+    """The weight as (O, I). What a quantised one gives is overwritten by the next call: use it up at once."""
+    state = getattr(weight, "quant_state", None)
+    if state is not None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        if weight.device.type == "cpu":
+            unpacked: Tensor = dequantize_4bit(weight.data, state)
+            return unpacked.to(dtype)
+        out = _buffer(state.shape, weight.device, state.dtype)
+        dequantize_4bit(weight.data, state, out=out)
+        return out.to(dtype)
+    row_absmax = getattr(weight, "row_absmax", None)
+    if row_absmax is not None:
+        out = _buffer(weight.shape, weight.device, dtype)
+        return torch.mul(weight.data, row_absmax[:, None].float() / 127, out=out)
+    return weight
+
+
+def _buffer(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """As large as the largest weight so far; one for each device and dtype."""
+    count = math.prod(shape)
+    buffer = _buffers.get((device, dtype))
+    if buffer is None or buffer.numel() < count:
+        buffer = _buffers[device, dtype] = torch.empty(count, device=device, dtype=dtype)
+    return buffer[:count].view(shape)

@@ -1,0 +1,55 @@
+"""How a base model's linear layers are kept: NF4 or FP4 with or without double quantisation, or int8.
+
+Computing is done in the run's own dtype: a weight is written out for each product, see `kernels.frozen_weight`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from finetune_hub.spec.methods import Method, QloraMethod
+
+QuantizationKind = Literal["nf4", "fp4", "int8"]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What bitsandbytes is asked for."""
+
+    kind: QuantizationKind
+    double: bool = True
+
+    def for_transformers(self, compute_dtype: torch.dtype) -> Any:
+        """Transformers' configuration of it."""
+        from transformers import BitsAndBytesConfig
+
+        if self.kind == "int8":
+            return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+        return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.kind,
+            bnb_4bit_use_double_quant=self.double,
+            bnb_4bit_compute_dtype=compute_dtype,
+        )
+
+
+def quantization_of(method: Method) -> Quantization | None:
+    """What the method wants of its base model."""
+    if not isinstance(method, QloraMethod):
+        return None
+    return Quantization(method.quantization, double=method.double_quantization)
+
+
+def quantization_in(model: PreTrainedModel) -> Quantization | None:
+    """How a loaded model is kept."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is None:
+        return None
+    config = quantizer.quantization_config
+    if config.load_in_8bit:
+        return Quantization("int8")
+    return Quantization(config.bnb_4bit_quant_type, double=config.bnb_4bit_use_double_quant)
