@@ -72,5 +72,8 @@ def real_ids(path: str, world: World) -> dict[str, Any]:
         "datasets": {"id": world.job.dataset_versions.get().dataset_id},
         "base-models": {"id": world.job.base_model_id},
         "adapters": {"id": world.version.adapter_id, "number": 1, "path": "adapter_config.json"},
+        "workers": {"name": "gpu-1"},
+        "members": {"username": "bob"},
+        "tokens": {"id": world.team.api_tokens.filter(user__username="alice").earliest("created_at").pk},
     }
     return {name: value for name, value in ids.get(noun, {}).items() if f"{{{name}}}" in path}

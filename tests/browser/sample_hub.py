@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from django.utils import timezone
 
+from finetune_hub.accounts.actions import add_member, change_role, create_token
 from finetune_hub.accounts.models import Role, Team, User
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.jobs.lifecycle import EventDraft, add_events
@@ -65,8 +66,9 @@ class SampleHub:
 
 
 def make_sample_hub() -> SampleHub:
-    user = factories.make_user("alice", is_staff=True)
+    user = factories.make_user("alice", email="alice@example.org")
     team = factories.make_team(user, slug="support", role=Role.ADMIN)
+    factories.make_team(user, slug="research", role=Role.VIEWER)
     model = factories.make_base_model(team, "smollm2-135m-instruct", facts=FACTS)
     tickets = factories.make_dataset_version(team, "support-tickets", [ticket(number) for number in range(400)])
     held_out = factories.make_dataset_version(team, "support-tickets-held-out", [ticket(n) for n in range(900, 940)])
@@ -74,9 +76,10 @@ def make_sample_hub() -> SampleHub:
     for index in range(2):
         worker.devices.create(index=index, kind="cuda", name="NVIDIA RTX 6000 Ada", memory_bytes=48 * 2**30)
     idle = factories.make_worker("lab-desk")
-    idle.cordoned = True
-    idle.save(update_fields=["cordoned"])
+    idle.drain_requested = True
+    idle.save(update_fields=["drain_requested"])
 
+    make_people(team, user)
     succeeded = make_trained(team, model, tickets, "support-tickets-smollm2", hours_ago=5)
     attempt = ended_attempt(succeeded, worker)
     record_steps(attempt, 50)
@@ -103,9 +106,19 @@ def make_sample_hub() -> SampleHub:
         base_model=model,
         dataset_version=tickets,
         spec=spec_of(model, "tone-of-voice"),
-        waiting_reason="Both devices of gpu-1 are in use; lab-desk is cordoned. First in the queue.",
+        waiting_reason="Both devices of gpu-1 are in use; lab-desk is drained. First in the queue.",
     )
     return SampleHub(user, team, running, succeeded, failed, evaluation, version)
+
+
+def make_people(team: Team, admin: User) -> None:
+    """Colleagues, tokens, and the record of both."""
+    bob, _ = add_member(team, "bob", role=Role.MEMBER, actor=admin, email="bob@example.org")
+    add_member(team, "vera", role=Role.VIEWER, actor=admin)
+    change_role(bob, Role.ADMIN, actor=admin)
+    create_token(admin, team, name="ci", scopes=["read", "write"])
+    create_token(admin, team, name="laptop", lifetime=None)
+    create_token(admin, team, name="workshop", scopes=["read"], lifetime=timedelta(days=-2))
 
 
 def ticket(number: int) -> dict[str, Any]:

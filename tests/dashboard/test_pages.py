@@ -10,6 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from finetune_hub.accounts.actions import create_token
 from finetune_hub.catalog.known_models import KNOWN_MODELS
 from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.fleet.models import Worker
@@ -24,6 +25,7 @@ from tests.factories import (
     make_base_model,
     make_dataset_version,
     make_job,
+    make_member,
     make_worker,
 )
 
@@ -183,9 +185,11 @@ def test_a_silent_worker_is_called_unhealthy_and_why(world: World) -> None:
 
 @pytest.mark.parametrize("name", sorted(LISTS | FORMS | (OF_THE_TEAM - {"job-stream"})))
 def test_a_page_asks_the_same_number_of_questions_for_few_and_for_many(world: World, name: str) -> None:
+    url = address(world, name)
+
     def questions() -> int:
         with CaptureQueriesContext(connection) as queries:
-            response = world["owner"].get(address(world, name))
+            response = world["owner"].get(url)
             if response.streaming:
                 list(response.streaming_content)
         assert response.status_code == 200
@@ -200,6 +204,8 @@ def test_a_page_asks_the_same_number_of_questions_for_few_and_for_many(world: Wo
         again = make_adapter_version(world.team)
         make_base_model(world.team, f"more-{number}")
         make_attempt(make_job(world.team), make_worker())
+        make_member(world.team)
+        create_token(world.alice, world.team, name=f"more-{number}")
         make_attempt(world.job, make_worker(), state=AttemptState.LOST, finished_at=timezone.now())
         make_job(world.team, kind=JobKind.EVALUATE, adapter_version=again)
         make_job(world.team, kind=JobKind.EVALUATE, adapter_version=world.version)

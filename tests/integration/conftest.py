@@ -88,8 +88,8 @@ class RunningHub:
         children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
         return int(children[0])
 
-    def new_token(self) -> str:
-        return self.manage("create_token")
+    def new_token(self, *options: str) -> str:
+        return self.manage("create_token", *options)
 
     def login_link(self) -> str:
         return self.manage("login_link", "--base-url", self.state.url)
