@@ -14,7 +14,7 @@ TORCH_REQUIREMENT := torch>=2.6,<2.14
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart up test check fmt screenshots clean
+.PHONY: help quickstart up test check verify-full fmt screenshots clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ check: $(DEV_STAMP) ## Format, lint, types, import contracts, then all tests (mi
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest $(ARGS)
+
+verify-full: $(DEV_STAMP) ## What is too long for every test run: all model types, into docs/model-types.md
+	MODEL_TYPES=all $(BIN)/python -m pytest tests/engine/test_model_types.py $(ARGS)
 
 fmt: $(DEV_STAMP) ## Format the code, and list its files in the README
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/python -m tests.readme_tree

@@ -62,7 +62,7 @@ def read_config(folder: Path) -> PretrainedConfig:
 def load_base_model(
     folder: Path, *, dtype: torch.dtype, device: str, quantization: Quantization | None = None
 ) -> PreTrainedModel:
-    """The base model in evaluation mode, with transformers' own fused attention.
+    """The base model in evaluation mode, with transformers' own choice of attention: the fused one where it is exact.
 
     Args:
         quantization: How its linear layers are kept, all but the head's; each is quantised as it is read.
@@ -79,7 +79,6 @@ def load_base_model(
             folder,
             config=config,
             dtype=dtype,
-            attn_implementation="sdpa",
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -158,17 +157,19 @@ def prove_fast_paths(model: PreTrainedModel) -> FastPaths:
 
 def _packing_is_exact(model: PreTrainedModel, ids: Tensor) -> bool:
     lengths = (5, 7)
-    alone = _hidden_states(model, ids[5:], (7,))
-    model.set_attn_implementation(DOCUMENT_ATTENTION)
+    own_attention = model.config._attn_implementation
     try:
+        alone = _hidden_states(model, ids[5:], (7,))
+        model.set_attn_implementation(DOCUMENT_ATTENTION)
         packed = _hidden_states(model, ids, lengths)[5:]
         other = _hidden_states(model, torch.cat([ids[:5].flip(0), ids[5:]]), lengths)[5:]
-    except (UnsupportedAttention, TypeError):
-        packed = other = torch.full_like(alone, float("nan"))
+    except (UnsupportedAttention, TypeError, ValueError):
+        model.set_attn_implementation(own_attention)
+        return False
     scale = alone.norm()
     if (packed - other).norm() <= _ISOLATION_TOLERANCE * scale and (packed - alone).norm() <= _ALONE_TOLERANCE * scale:
         return True
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(own_attention)
     return False
 
 

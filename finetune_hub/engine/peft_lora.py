@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from finetune_hub.engine.adapters.lora import LoraAdapter, LoraLayer
-from finetune_hub.engine.adapters.lora_experts import LoraExperts
 from finetune_hub.engine.adapters.lora_layers import LoraEmbedding, LoraLinear
+from finetune_hub.engine.adapters.lora_parameter import LoraParameter
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.spec.methods import LoraMethod
 
@@ -139,7 +139,7 @@ def portable(adapter: LoraAdapter) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _layer_tensors(key: str, layer: LoraLayer) -> dict[str, Tensor]:
     if isinstance(layer, LoraEmbedding):
         return {f"{key}.lora_embedding_A": layer.lora_a, f"{key}.lora_embedding_B": layer.lora_b}
-    if isinstance(layer, LoraExperts):
+    if isinstance(layer, LoraParameter):
         return {f"{key}.lora_A.weight": layer.lora_a, f"{key}.lora_B.weight": layer.lora_b}
     lora_a, lora_b = layer.factors()
     tensors = {f"{key}.lora_A.weight": lora_a, f"{key}.lora_B.weight": lora_b}

@@ -84,7 +84,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     adapter = registry.attach(model, run.spec.method, seed=options.seed)
     trained = list(adapter.parameters().values())
     optimizer = torch.optim.AdamW(
-        registry.parameter_groups(adapter), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+        registry.parameter_groups(adapter, options.learning_rate), weight_decay=options.weight_decay, fused=True
     )
     if resumed is None:
         state = CheckpointState(

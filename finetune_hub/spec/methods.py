@@ -47,7 +47,7 @@ class LowRankMethod(Part):
         None, description="Layers left alone although targeted: names, or a regular expression for the whole path."
     )
     target_parameters: list[str] | None = Field(
-        None, description="Paths' ends of parameters that are no layer's weight: a mixture's experts (3-D)."
+        None, description="Parameters of no linear layer, by the end of their path: a mixture's experts, its router."
     )
     rank_pattern: dict[str, Annotated[int, Field(ge=1, le=512)]] | None = Field(
         None, description="Another rank for the layers whose path ends with the key, a regular expression."

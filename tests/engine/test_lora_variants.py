@@ -20,6 +20,8 @@ from finetune_hub.engine.adapters.registry import parameter_groups
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.model import load_base_model
 from finetune_hub.spec.methods import LoraMethod
+from tests.engine.conftest import MakeRun, adapter_bytes, train
+from tests.engine.test_verify import check
 from tests.tiny_models import make_tiny_model
 
 # PEFT 0.21 asks transformers for an attribute that transformers 5.23 has renamed.
@@ -152,10 +154,44 @@ def test_scales(base_model_dir: Path) -> None:
 
 def test_lora_plus_gives_b_a_learning_rate_of_its_own(base_model_dir: Path) -> None:
     adapter = LoraAdapter.attach(load(base_model_dir), LoraMethod(rank=4, learning_rate_ratio=16))
-    groups = {group["factor"]: group["params"] for group in parameter_groups(adapter)}
-    assert groups.keys() == {1.0, 16}
-    assert all(parameter.shape[1] == 4 for parameter in groups[16])
-    assert all(parameter.shape[0] == 4 for parameter in groups[1.0])
+    groups = {group["lr"]: group["params"] for group in parameter_groups(adapter, 0.5)}
+    assert groups.keys() == {0.5, 8.0}
+    assert all(parameter.shape[1] == 4 for parameter in groups[8.0])
+    assert all(parameter.shape[0] == 4 for parameter in groups[0.5])
+
+
+@pytest.mark.parametrize("name", ["dora", "pissa", "rslora", "patterns", "embedding"])
+def test_a_run_resumes_bit_for_bit(make_run: MakeRun, tmp_path: Path, name: str) -> None:
+    method = {"learning_rate_ratio": 4.0, "dropout": 0.0 if name == "embedding" else 0.1, **VARIANTS[name]}
+    options: dict[str, Any] = {"max_steps": 4, "checkpoint_every_steps": 2, "method": method}
+    whole = make_run(**options, run={"output_dir": tmp_path / "whole"})
+    train(whole)
+    half = {"output_dir": tmp_path / "half", "resume_from": whole.output_dir / "checkpoints" / "step-2"}
+    resumed = make_run(**options, run=half)
+    train(resumed)
+    assert adapter_bytes(resumed.output_dir) == adapter_bytes(whole.output_dir)
+    result = check(whole)
+    assert result.changes_something
+    assert result.max_difference <= result.tolerance
+
+
+@pytest.mark.parametrize("name", ["plain", "dora", "pissa"])
+def test_what_is_saved_for_the_backward_is_not_changed(base_model_dir: Path, name: str) -> None:
+    model = load(base_model_dir)
+    adapter = LoraAdapter.attach(model, LoraMethod(rank=4, dropout=0.1, **VARIANTS[name]))
+    model.train()
+    saved: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append((tensor, tensor.detach().clone()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(input_ids=IDS, labels=IDS, use_cache=False).loss
+    loss.backward()
+    assert len(saved) > 50
+    assert all(torch.equal(tensor, before) for tensor, before in saved)
+    assert all(parameter.grad is not None for parameter in adapter.parameters().values())
 
 
 def test_pissa_trains_the_principal_components(base_model_dir: Path) -> None:
@@ -174,5 +210,5 @@ def test_what_excludes_each_other_is_refused(base_model_dir: Path) -> None:
         LoraAdapter.attach(load(base_model_dir), LoraMethod(target_modules=["embed_tokens"], use_dora=True))
     with pytest.raises(BadConfig, match="no layer that LoRA could be put beside"):
         LoraAdapter.attach(load(base_model_dir), LoraMethod(exclude_modules=".*"))
-    with pytest.raises(BadConfig, match="it has none"):
+    with pytest.raises(BadConfig, match="this model has none"):
         LoraAdapter.attach(load(base_model_dir), LoraMethod(target_parameters=["gate_up_proj"]))

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finetune_hub.engine.adapters.dora import DoraLinear
-from finetune_hub.engine.adapters.lora_experts import LoraExperts
 from finetune_hub.engine.adapters.lora_layers import LoraEmbedding, LoraLinear
+from finetune_hub.engine.adapters.lora_parameter import LoraParameter
 from finetune_hub.engine.adapters.targets import targeted_modules, targeted_parameters
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.spec.methods import LoraMethod, LowRankMethod, QloraMethod
 
-LoraLayer = LoraLinear | LoraEmbedding | LoraExperts
+LoraLayer = LoraLinear | LoraEmbedding | LoraParameter
 
 
 class LoraAdapter:
@@ -38,7 +38,7 @@ class LoraAdapter:
         self.model, self.method = model, method
         self.replacements = layers
         self.replaced = {path: model.get_submodule(path) for path in layers}
-        self.experts: dict[str, LoraExperts] = {}
+        self.experts: dict[str, LoraParameter] = {}
 
     @classmethod
     def attach(cls, model: PreTrainedModel, method: LoraMethod | QloraMethod, *, seed: int = 0) -> LoraAdapter:
@@ -55,7 +55,7 @@ class LoraAdapter:
         }
         adapter = cls(model, method, layers)
         for path in targeted_parameters(model, method):
-            adapter.experts[path] = LoraExperts(model, path, method, generator)
+            adapter.experts[path] = LoraParameter(model, path, method, generator)
         adapter.install()
         return adapter
 

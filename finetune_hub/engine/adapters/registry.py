@@ -69,9 +69,11 @@ def attach(model: PreTrainedModel, method: Method, *, seed: int = 0) -> Adapter:
     return adapter
 
 
-def parameter_groups(adapter: Adapter) -> list[dict[str, Any]]:
+def parameter_groups(adapter: Adapter, learning_rate: float) -> list[dict[str, Any]]:
     """The optimizer's groups: the parameters of one learning rate, and its `factor` in units of the run's."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in adapter.parameters().items():
         groups.setdefault(adapter.learning_rate_factor(name), []).append(parameter)
-    return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
+    return [
+        {"params": parameters, "lr": factor * learning_rate, "factor": factor} for factor, parameters in groups.items()
+    ]

@@ -21,6 +21,8 @@ from finetune_hub.engine.kernels.frozen_linear import QuantizedLinear
 from finetune_hub.engine.model import output_head
 from finetune_hub.spec.methods import LowRankMethod
 
+# Mamba reads this layer's weight and never calls the layer: an adapter there would do nothing until it is merged.
+_NEVER_CALLED = {"mamba": ["dt_proj"], "falcon_mamba": ["dt_proj"]}
 # A linear layer with a forward of their own that computes the same.
 _SAME_AS_LINEAR = {"FalconLinear"}
 
@@ -32,7 +34,12 @@ def targeted_modules(model: PreTrainedModel, method: LowRankMethod) -> dict[str,
         BadConfig: a target names no module, or nothing is left.
     """
     head = output_head(model)
-    linears = {path: module for path, module in model.named_modules() if is_linear(module) and module is not head}
+    never_called = _NEVER_CALLED.get(model.config.model_type, [])
+    linears = {
+        path: module
+        for path, module in model.named_modules()
+        if is_linear(module) and module is not head and not matches(path, never_called)
+    }
     targets = method.target_modules
     candidates = linears
     if targets != "all-linear":
@@ -62,7 +69,7 @@ def targeted_parameters(model: PreTrainedModel, method: LowRankMethod) -> dict[s
     """The parameters that get an adapter of their own, by path.
 
     Raises:
-        BadConfig: a name fits none, or one that is not a matrix for each expert.
+        BadConfig: a name fits none, or one that is neither a matrix nor a stack of them.
     """
     wanted = method.target_parameters or []
     parameters = {path: parameter for path, parameter in model.named_parameters() if matches(path, wanted)}
@@ -71,11 +78,11 @@ def targeted_parameters(model: PreTrainedModel, method: LowRankMethod) -> dict[s
             stacks = (path for path, parameter in model.named_parameters() if parameter.dim() == 3)
             raise BadConfig(
                 f"No parameter of the base model is called {target!r}.",
-                f"Choose `target_parameters` among its three-dimensional ones: {last_names(stacks) or 'it has none'}.",
+                f"Choose among a mixture's experts: {last_names(stacks) or 'this model has none'}.",
             )
-    flat = next((path for path, parameter in parameters.items() if parameter.dim() != 3), None)
-    if flat is not None:
-        raise BadConfig(f"{flat} is no stack of matrices.", "Name its layer in `target_modules`.")
+    other = next((path for path, parameter in parameters.items() if parameter.dim() not in (2, 3)), None)
+    if other is not None:
+        raise BadConfig(f"{other} is neither a matrix nor a stack of them.", "Leave it out of `target_parameters`.")
     return parameters
 
 

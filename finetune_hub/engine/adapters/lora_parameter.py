@@ -1,8 +1,8 @@
-"""LoRA on a mixture's experts, whose matrices are kept as one three-dimensional parameter.
+"""LoRA on parameters that are no linear layer's: a mixture's experts, kept as one of three dimensions, and its router.
 
     W'ₑ = Wₑ + s · Bₑ Aₑ            A (E·R, I),  B (O, R·E), laid out as PEFT's `target_parameters` lays them out
 
-The sum is written out once a forward of the experts' module, because that module picks its matrices by itself.
+The sum is written out once a forward of the parameter's module, because that module uses it in ways of its own.
 Shape letters:  E experts,  R rank,  I in_features,  O out_features.
 """
 
@@ -22,8 +22,8 @@ from finetune_hub.engine.errors import BadConfig
 from finetune_hub.spec.methods import LowRankMethod
 
 
-class LoraExperts(nn.Module):
-    """The adapter of one parameter of (E, O, I), or of (E, I, O) where the module says `is_transposed`."""
+class LoraParameter(nn.Module):
+    """The adapter of one parameter of (O, I), of (E, O, I), or of (E, I, O) where the module says `is_transposed`."""
 
     def __init__(self, model: PreTrainedModel, path: str, method: LowRankMethod, generator: torch.Generator) -> None:
         super().__init__()
@@ -35,8 +35,9 @@ class LoraExperts(nn.Module):
         owner, _, self.parameter_name = path.rpartition(".")
         self._owner = [model.get_submodule(owner)]  # In a list, so that it is no submodule of ours.
         weight = getattr(self.owner, self.parameter_name)
-        self.experts, rows, columns = weight.shape
-        self.is_transposed = bool(getattr(self.owner, "is_transposed", False))
+        *stacked, rows, columns = weight.shape
+        self.experts = math.prod(stacked)
+        self.is_transposed = weight.dim() == 3 and bool(getattr(self.owner, "is_transposed", False))
         in_features, out_features = (rows, columns) if self.is_transposed else (columns, rows)
         self.rank, self.alpha = rank_and_alpha(method, path)
         self.scale = self.alpha / (math.sqrt(self.rank) if method.use_rslora else self.rank)
@@ -78,13 +79,14 @@ class LoraExperts(nn.Module):
         lora_a = self.lora_a.view(self.experts, self.rank, -1)  # (E, R, I)
         lora_b = self.lora_b.view(-1, self.rank, self.experts).permute(2, 0, 1)  # (E, O, R)
         update = self.scale * (lora_b @ lora_a)
-        return weight + (update.transpose(1, 2) if self.is_transposed else update).to(weight.dtype)
+        update = update.transpose(1, 2) if self.is_transposed else update
+        return weight + update.to(weight.dtype).reshape(weight.shape)
 
 
 class _Adapted(nn.Module):
     """The parametrisation; it refers to the layer without owning it."""
 
-    def __init__(self, layer: LoraExperts) -> None:
+    def __init__(self, layer: LoraParameter) -> None:
         super().__init__()
         self._layer = [layer]
 

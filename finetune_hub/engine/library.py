@@ -1,0 +1,67 @@
+"""The engine in a few lines of Python, without the service: docs/python.md shows how.
+
+model = load("model")
+adapter = apply(model, LoraMethod(rank=16))
+…                                              # train it, in a loop of your own
+save(adapter, "adapter")                       # PEFT's format
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from finetune_hub.engine import peft_format
+from finetune_hub.engine.adapters import registry
+from finetune_hub.engine.adapters.registry import Adapter
+from finetune_hub.engine.model import load_base_model
+from finetune_hub.engine.quantization import Quantization, QuantizationKind
+from finetune_hub.spec.methods import Method
+
+
+def load(
+    folder: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    quantization: QuantizationKind | None = None,
+) -> PreTrainedModel:
+    """A base model from its folder, in evaluation mode.
+
+    Raises:
+        BadConfig: the folder does not hold a causal language model that can be loaded.
+    """
+    kept_as = None if quantization is None else Quantization(quantization)
+    return load_base_model(Path(folder), dtype=dtype, device=device, quantization=kept_as)
+
+
+def apply(model: PreTrainedModel, method: Method, *, seed: int = 0) -> Adapter:
+    """Freeze the model and put a fresh adapter on it, in place; `optimizer_for` trains it.
+
+    Raises:
+        BadConfig: the method does not suit the model.
+    """
+    return registry.attach(model, method, seed=seed)
+
+
+def optimizer_for(adapter: Adapter, learning_rate: float | None = None) -> torch.optim.AdamW:
+    """AdamW over what the adapter trains; the method's own learning rate when none is given."""
+    rate = adapter.method.default_learning_rate if learning_rate is None else learning_rate
+    return torch.optim.AdamW(registry.parameter_groups(adapter, rate), weight_decay=0.0)
+
+
+def save(adapter: Adapter, folder: str | Path) -> None:
+    """Write the adapter as PEFT reads it."""
+    name = adapter.model.name_or_path or ""
+    peft_format.write_adapter(Path(folder), adapter, base_model_name=str(name))
+
+
+def attach(model: PreTrainedModel, folder: str | Path) -> Adapter:
+    """Read a saved adapter, ours or PEFT's, and put it on its base model.
+
+    Raises:
+        BadConfig: the files do not fit the model.
+    """
+    return peft_format.attach_adapter(model, Path(folder))
