@@ -10,9 +10,7 @@ Within a step nothing waits for the device; the loss and the gradient's norm are
 from __future__ import annotations
 
 import math
-import resource
 import signal
-import sys
 import time
 from typing import Any
 
@@ -20,7 +18,7 @@ import torch
 from torch import nn
 
 from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
-from finetune_hub.engine import peft_format, verify
+from finetune_hub.engine import fast_modules, peft_format, verify
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.checkpoint import (
     CheckpointState,
@@ -32,6 +30,7 @@ from finetune_hub.engine.checkpoint import (
 from finetune_hub.engine.dataset import RowOrder, load_dataset
 from finetune_hub.engine.errors import BadConfig, Diverged, Stopped
 from finetune_hub.engine.events import EventLog
+from finetune_hub.engine.memory import keep_freed_memory, peak_memory_bytes
 from finetune_hub.engine.model import DTYPES, choose_dtype, fingerprint, load_base_model, prove_fast_paths
 from finetune_hub.engine.objectives import sft
 from finetune_hub.engine.quantization import quantization_of
@@ -53,6 +52,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     """
     options = run.spec.training
     wants_stop = _catch_stop_signals()
+    keep_freed_memory()
 
     # The data first: a defect in it shows within a second, before the base model is read.
     template = _read_template(run)
@@ -82,6 +82,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     )
     paths = prove_fast_paths(model)
     adapter = registry.attach(model, run.spec.method, seed=options.seed)
+    fast_modules.install(model)
     trained = list(adapter.parameters().values())
     optimizer = torch.optim.AdamW(
         registry.parameter_groups(adapter, options.learning_rate), weight_decay=options.weight_decay, fused=True
@@ -196,14 +197,6 @@ def schedule(step: int, total_steps: int, options: TrainingOptions) -> float:
     if options.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
     return 1.0
-
-
-def peak_memory_bytes(device: str) -> int:
-    """Peak allocated memory on CUDA, peak resident memory of the process on the CPU."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _catch_stop_signals() -> Any:
