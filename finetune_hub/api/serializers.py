@@ -52,7 +52,7 @@ class TokenSerializer(serializers.ModelSerializer[ApiToken]):
         fields = ["id", "name", "scopes", "created_at", "last_used_at", "expires_at"]
 
 
-class NewTokenSerializer(TokenSerializer):
+class CreatedTokenSerializer(TokenSerializer):
     secret = serializers.CharField(help_text="Shown now and never again.")
 
     class Meta(TokenSerializer.Meta):
@@ -70,7 +70,7 @@ class MemberSerializer(serializers.ModelSerializer[Membership]):
         fields = ["username", "email", "role", "joined_at", "last_sign_in_at"]
 
 
-class NewMemberSerializer(MemberSerializer):
+class AddedMemberSerializer(MemberSerializer):
     login_link = serializers.CharField(
         allow_null=True, help_text="Hand it over: it signs a new user in once. null: the user can sign in already."
     )

@@ -14,7 +14,7 @@ from finetune_hub.api.bodies import NewMember, RoleChange, read_body
 from finetune_hub.api.lookups import get_row
 from finetune_hub.api.paging import page_of
 from finetune_hub.api.permissions import AdminsManageMembers
-from finetune_hub.api.serializers import MemberSerializer, NewMemberSerializer
+from finetune_hub.api.serializers import AddedMemberSerializer, MemberSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
 
 
@@ -37,7 +37,7 @@ class Members(HubView):
     @extend_schema(
         operation_id="add_member",
         request=NewMember,
-        responses={201: NewMemberSerializer, **errors(400, 401, 409, 413, 415, 422)},
+        responses={201: AddedMemberSerializer, **errors(400, 401, 409, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
         """Add a user to the team; a new one gets a login link, which is shown once. Its e-mail is kept if it is new."""

@@ -16,7 +16,7 @@ from finetune_hub.api.bodies import NewToken, read_body
 from finetune_hub.api.lookups import get_row
 from finetune_hub.api.paging import page_of
 from finetune_hub.api.permissions import AnyToken
-from finetune_hub.api.serializers import MeSerializer, NewTokenSerializer, TokenSerializer
+from finetune_hub.api.serializers import CreatedTokenSerializer, MeSerializer, TokenSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
 
 
@@ -56,7 +56,7 @@ class Tokens(HubView):
     @extend_schema(
         operation_id="create_token",
         request=NewToken,
-        responses={201: NewTokenSerializer, **errors(400, 401, 413, 415, 422)},
+        responses={201: CreatedTokenSerializer, **errors(400, 401, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
         """Make a token, with no scope that yours lacks and no longer life. The answer alone has its secret."""
