@@ -109,3 +109,18 @@ def serious_findings(page: Page, path: str) -> list[str]:
         if violation["impact"] in {"serious", "critical"}
         for node in violation["nodes"]
     ]
+
+
+def test_an_admin_drains_a_worker(open_page: OpenPage) -> None:
+    hub = make_sample_hub()
+    page = open_page(width=390)
+    sign_in(page, hub.user)
+    page.get_by_role("link", name="Workers").click()
+    card = page.locator("section.card").filter(has=page.get_by_role("heading", name="gpu-1"))
+    expect(card.get_by_text("healthy")).to_be_visible()
+    card.get_by_role("button", name="Drain").click()
+    expect(card.get_by_text("draining")).to_be_visible()
+    expect(card.get_by_role("link", name=hub.running.subject)).to_be_visible()  # What runs goes on.
+    expect_no_sideways_scroll(page)
+    card.get_by_role("button", name="Resume").click()
+    expect(card.get_by_text("healthy")).to_be_visible()
