@@ -60,6 +60,19 @@ def test_from_the_sign_in_to_a_job(open_page: OpenPage, width: int, scheme: str)
     expect_no_sideways_scroll(page)
 
 
+def test_an_upload_tells_how_far_it_is(open_page: OpenPage) -> None:
+    hub = make_sample_hub()
+    page = open_page()
+    sign_in(page, hub.user)
+    page.goto("/datasets/upload/")
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 400_000}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+    page.get_by_label("Name").fill("large")
+    upload(page, b"".join(json.dumps(ticket(number)).encode() + b"\n" for number in range(3000)))
+    expect(page.locator("[data-upload-progress]")).to_contain_text("kB of")
+    expect(page.get_by_text("large v1 is ready: 3,000 rows.")).to_be_visible(timeout=20_000)
+
+
 def test_the_page_of_a_running_job_lives(open_page: OpenPage) -> None:
     hub = make_sample_hub()
     page = open_page()
