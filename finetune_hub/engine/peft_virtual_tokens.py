@@ -38,7 +38,7 @@ def config_of(adapter: PromptTuningAdapter | PrefixTuningAdapter) -> dict[str, A
     }
     if isinstance(adapter, PromptTuningAdapter):
         return common | {
-            "num_attention_heads": text.num_attention_heads,
+            "num_attention_heads": getattr(text, "num_attention_heads", 1),
             "peft_type": "PROMPT_TUNING",
             # How it started is not needed any more, and PEFT would want a tokenizer for it.
             "prompt_tuning_init": "RANDOM",

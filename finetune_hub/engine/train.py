@@ -80,8 +80,8 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     model = load_base_model(
         run.base_model_dir, dtype=dtype, device=run.device, quantization=quantization_of(run.spec.method)
     )
-    paths = prove_fast_paths(model)
     adapter = registry.attach(model, run.spec.method, seed=options.seed)
+    paths = prove_fast_paths(model)  # With the adapter: behind a prefix some models cannot keep rows apart.
     fast_modules.install(model)
     trained = list(adapter.parameters().values())
     optimizer = torch.optim.AdamW(
@@ -105,7 +105,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             supervised_tokens=sum(len(row.targets) for row in order.rows(0, order.rows_per_epoch)),
             truncated_rows=sum(row.truncated_tokens > 0 for row in rows),
             trainable_parameters=sum(tensor.numel() for tensor in trained),
-            total_parameters=sum(tensor.numel() for tensor in model.parameters()),
+            total_parameters=registry.total_parameters(adapter),
             dtype=state.dtype,
             device=run.device,
         )

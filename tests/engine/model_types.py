@@ -15,12 +15,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from finetune_hub.engine import peft_format
+from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.adapters.merge import merge
 from finetune_hub.engine.dataset import TokenRow
-from finetune_hub.engine.model import load_base_model, prove_fast_paths
+from finetune_hub.engine.model import FastPaths, load_base_model, prove_fast_paths
 from finetune_hub.engine.objectives import sft
-from finetune_hub.spec.methods import LoraMethod
+from finetune_hub.spec.methods import LoraMethod, PrefixTuningMethod, PromptTuningMethod
 
 Shape = dict[str, Any]
 MODERN: Shape = {
@@ -128,22 +129,26 @@ ORDINARY = "llama mistral qwen2 qwen3 gemma2 phi3 gpt2 gpt_neo falcon bloom opt 
 
 # What cannot work, and why.
 _TAKEN_FOR_EXPERTS = "PEFT 0.21 takes the dense layers' `gate_proj`, `up_proj` and `down_proj` for the experts'"
+_NO_CACHE = "Its layers do not all keep keys and values, so nothing could stand in front of them"
+_UNEQUAL = "Its keys and values differ in size, which PEFT's format for a prefix cannot say"
 _FUSED = "PEFT refuses `out_proj`, whose weight Mamba's CUDA kernels read past the layer"
 EXCEPTIONS: dict[str, dict[str, str]] = {
-    "deepseek_v2": {"PEFT reads ours": _TAKEN_FOR_EXPERTS},
-    "deepseek_v3": {"PEFT reads ours": _TAKEN_FOR_EXPERTS},
+    "deepseek_v2": {"PEFT reads ours": _TAKEN_FOR_EXPERTS, "prefix tuning": _UNEQUAL},
+    "deepseek_v3": {"PEFT reads ours": _TAKEN_FOR_EXPERTS, "prefix tuning": _UNEQUAL},
     "glm4_moe": {"PEFT reads ours": _TAKEN_FOR_EXPERTS},
-    "mamba": {"PEFT reads ours": _FUSED, "we read PEFT's": _FUSED},
+    "lfm2": {"prefix tuning": _NO_CACHE},
+    "mamba": {"PEFT reads ours": _FUSED, "we read PEFT's": _FUSED, "prefix tuning": _NO_CACHE},
     "phimoe": {"we read PEFT's": "PEFT puts LoRA beside the router too, a layer that computes something else"},
+    "rwkv": {"prefix tuning": _NO_CACHE},
 }
 
-STEPS = ["train a step", "PEFT reads ours", "we read PEFT's", "merge agrees"]
+STEPS = ["train a step", "PEFT reads ours", "we read PEFT's", "merge agrees", "prompt tuning", "prefix tuning"]
 IDS = torch.arange(16)[None] * 7 % 256 + 3
 
 
 def try_model_type(model_type: str, folder: Path) -> dict[str, str]:
     """What works: each of `STEPS` → "yes" or why not; `packed` tells whether rows share a pass; all under `folder`."""
-    base = _write_base(model_type, folder / "base")
+    base = write_base(model_type, folder / "base")
     outcome: dict[str, str] = {}
     state: dict[str, Any] = {}
 
@@ -200,10 +205,32 @@ def try_model_type(model_type: str, folder: Path) -> dict[str, str]:
         merge(state["adapter"])
         _agree(_logits(state["model"]), state["logits"])
 
-    for step, work in zip(STEPS, (train_a_step, peft_reads_ours, we_read_pefts, merge_agrees), strict=True):
+    for step, work in zip(STEPS, (train_a_step, peft_reads_ours, we_read_pefts, merge_agrees), strict=False):
         attempt(step, work)
+    attempt("prompt tuning", lambda: _try_virtual_tokens(base, PromptTuningMethod(virtual_tokens=3), folder / "prompt"))
+    attempt("prefix tuning", lambda: _try_virtual_tokens(base, PrefixTuningMethod(virtual_tokens=3), folder / "prefix"))
     shutil.rmtree(folder)
     return outcome
+
+
+def _try_virtual_tokens(base: Path, method: PromptTuningMethod | PrefixTuningMethod, folder: Path) -> None:
+    """One step lowers the loss, rows do not see each other, and PEFT computes the same from the files."""
+    from peft import PeftModel
+
+    model = _load(base)
+    adapter = registry.attach(model, method)
+    peft_format.write_adapter(folder, adapter, base_model_name="tiny")
+    fresh = _logits(model)
+    paths = prove_fast_paths(model)
+    rows = [_row(9), _row(14)]
+    before = sft.backward(model, paths, rows, supervised_tokens=20)
+    optimizer = torch.optim.AdamW(list(adapter.parameters().values()), lr=1e-3)
+    optimizer.step()
+    after = sft.backward(model, paths, rows, supervised_tokens=20)
+    assert after < before, f"the loss went from {float(before):.4f} to {float(after):.4f}"
+    alone = sft.backward(model, FastPaths(packed=False, plain_head=False), rows, supervised_tokens=20)
+    assert abs(float(after - alone)) < 1e-4, "rows see each other"
+    _agree(_logits(PeftModel.from_pretrained(_load(base), folder).eval())[:, -IDS.shape[1] :], fresh)
 
 
 def table(outcomes: dict[str, dict[str, str]]) -> str:
@@ -213,11 +240,12 @@ def table(outcomes: dict[str, dict[str, str]]) -> str:
     lines = [
         "# Model types",
         "",
-        "Tiny random models of each type, in float32 on a CPU: LoRA on every linear layer, and on a mixture's experts;",
-        "logits agree within 1e-4 of the largest. `make verify-full` wrote this table with",
+        "Tiny random models of each type, in float32 on a CPU. The first four columns are LoRA's, on linear layers and",
+        "on a mixture's experts; the last two train a step, pack rows, and are read by PEFT. Logits agree within",
+        "1e-4 of the largest. `make verify-full` wrote this table with",
         f"{versions}. {works} of {len(outcomes)} types pass everything.",
         "",
-        "*Packed*: rows share a pass, each attending to itself alone; otherwise each row is a pass of its own.",
+        "*Packed*: LoRA's rows share a pass, each attending to itself alone; otherwise each row is a pass of its own.",
         "",
         f"| model type | {' | '.join(STEPS)} | packed |",
         f"|---|{'---|' * (len(STEPS) + 1)}",
@@ -237,7 +265,7 @@ def table(outcomes: dict[str, dict[str, str]]) -> str:
     return "\n".join([*lines, "", *(f"{number}. {reason}." for number, reason in enumerate(reasons, 1)), ""])
 
 
-def _write_base(model_type: str, folder: Path) -> Path:
+def write_base(model_type: str, folder: Path) -> Path:
     config = AutoConfig.for_model(model_type, **MODEL_TYPES[model_type])
     with torch.random.fork_rng():
         torch.manual_seed(0)

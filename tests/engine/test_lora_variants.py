@@ -115,6 +115,33 @@ def test_an_embedding_of_its_own_is_merged(untied: Path) -> None:
     assert (logits(model) - adapted).norm() <= 1e-5 * adapted.norm()
 
 
+def test_a_mixtures_experts_are_adapted_and_given_back(tmp_path: Path) -> None:
+    model = load(make_mixture(tmp_path / "base"))
+    before, stored = logits(model), {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    method = LoraMethod(rank=2, target_modules=["q_proj"], target_parameters=["gate_up_proj", "down_proj"])
+    adapter = LoraAdapter.attach(model, method)
+    torch.testing.assert_close(logits(model), before)
+    assert len(adapter.experts) == 4  # 2 layers × 2 parameters
+    stir(adapter)
+    adapted = logits(model)
+    assert (adapted - before).abs().max() > 0.1
+    with adapter.disabled():
+        assert torch.equal(logits(model), before)
+    merged = merge(adapter)
+    assert (logits(model) - adapted).norm() <= 1e-5 * adapted.norm()
+    merged.undo()
+    assert torch.equal(logits(model), adapted)
+    adapter.remove()
+    assert model.state_dict().keys() == stored.keys()
+    assert all(torch.equal(tensor, stored[key]) for key, tensor in model.state_dict().items())
+
+
+def make_mixture(folder: Path) -> Path:
+    from tests.engine.model_types import write_base
+
+    return write_base("mixtral", folder)
+
+
 @pytest.mark.parametrize("name", ["plain", "rslora", "pissa", "patterns"])
 def test_the_portable_form_computes_the_same(base_model_dir: Path, tmp_path: Path, name: str) -> None:
     model = load(base_model_dir)

@@ -18,6 +18,7 @@ from finetune_hub.engine.quantization import Quantization, QuantizationKind, qua
 from finetune_hub.spec.methods import QloraMethod
 from finetune_hub.spec.training import TrainingSpec
 from tests.engine.conftest import MakeRun, adapter_bytes, events_of, train
+from tests.engine.model_types import write_base
 from tests.engine.test_verify import check
 from tests.tiny_models import make_tiny_model
 
@@ -106,6 +107,19 @@ def test_a_quantised_base_is_merged_onto_what_is_closer(tmp_path: Path) -> None:
     assert merged.base == min(merged.distances, key=merged.distances.__getitem__) == "dequantised"
     assert merged.distances["dequantised"] < 1e-4 < merged.distances["stored"]
     assert (logits(merged.model) - logits(model)).norm() <= 1e-4 * logits(model).norm()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gpt2s_transposed_layers_are_quantised_too(tmp_path: Path, kind: QuantizationKind) -> None:
+    folder = write_base("gpt2", tmp_path / "base")
+    model = load(folder, kind)
+    before = logits(model)
+    adapter = LoraAdapter.attach(model, QloraMethod(quantization=kind, rank=4))
+    assert all(is_quantised(layer.weight) for layer in adapter.layers.values())
+    torch.testing.assert_close(logits(model), before, rtol=1e-5, atol=1e-5)
+    stir(adapter)
+    merged = merge_dense(adapter, lambda: load(folder, None), IDS)
+    assert merged.distances["dequantised"] < 1e-4
 
 
 def test_fresh_qlora_changes_nothing(base_model_dir: Path) -> None:

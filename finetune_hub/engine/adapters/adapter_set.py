@@ -85,9 +85,13 @@ class AdapterSet:
                     own = None if name is None else chosen[name].replacements.get(path)
                     layers.append((module if own is None else own, indices))
                 self.model.set_submodule(path, _MixedLayer(path, layers))
+            for adapter in chosen.values():
+                adapter.enable(True)
             try:
                 yield
             finally:
+                for adapter in chosen.values():
+                    adapter.enable(False)
                 for path, module in base.items():
                     self.model.set_submodule(path, module)
 

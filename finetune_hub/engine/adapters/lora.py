@@ -66,6 +66,7 @@ class LoraAdapter:
 
     def install(self) -> None:
         """Put the layers into the model, in the place of the base model's own."""
+        self.enable(True)
         for path, layer in self.replacements.items():
             layer.train(self.replaced[path].training)
             self.model.set_submodule(path, layer)
@@ -73,7 +74,8 @@ class LoraAdapter:
             experts.install()
 
     def remove(self) -> None:
-        """Give the model its own layers back."""
+        """Give the model its own layers back; whoever still holds one of ours computes the base layer with it."""
+        self.enable(False)
         for path, module in self.replaced.items():
             module.train(self.replacements[path].training)
             self.model.set_submodule(path, module)
@@ -106,13 +108,16 @@ class LoraAdapter:
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """The base model alone, inside the context."""
-        for layer in self.layers.values():
-            layer.enabled = False
+        self.enable(False)
         try:
             yield
         finally:
-            for layer in self.layers.values():
-                layer.enabled = True
+            self.enable(True)
+
+    def enable(self, enabled: bool) -> None:
+        """Let the layers compute with their updates or without, wherever they are."""
+        for layer in self.layers.values():
+            layer.enabled = enabled
 
 
 def _layer_for(

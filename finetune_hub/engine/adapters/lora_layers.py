@@ -103,7 +103,6 @@ class LoraEmbedding(nn.Module):
         super().__init__()
         self.weight = embedding.weight
         self.num_embeddings, self.embedding_dim = embedding.weight.shape
-        self.padding_idx = embedding.padding_idx
         self.embed_scale = getattr(embedding, "embed_scale", 1.0)  # Gemma multiplies what it looks up.
         self.rank, self.alpha = rank_and_alpha(method, path)
         self.scale = self.alpha / (math.sqrt(self.rank) if method.use_rslora else self.rank)

@@ -102,6 +102,9 @@ def _merged_onto(adapter: LoraAdapter, model: PreTrainedModel, base: str) -> Pre
     for path, layer in adapter.replacements.items():
         target = model.get_submodule(path)
         _write(target, layer.adapted_weight(_read(target).float()))
+    for path, experts in adapter.experts.items():
+        parameter = model.get_parameter(path)
+        parameter.copy_(experts.adapted_weight(parameter.float()))
     return model
 
 

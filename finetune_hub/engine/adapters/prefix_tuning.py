@@ -185,7 +185,7 @@ def _projection(method: PrefixTuningMethod, shape: PrefixShape, seed: int) -> nn
 def _keys_and_values(model: PreTrainedModel, input_ids: Tensor) -> tuple[PrefixShape, Tensor]:
     """The shape of the model's cache, and its content for these tokens as (P, L·2·K·D) in float32."""
     decoder = decoder_of(model)
-    cache: Any = DynamicCache()
+    cache: Any = DynamicCache(config=model.config)
     was_training = decoder.training
     nn.Module.eval(decoder)
     decoder(**{"input_ids": input_ids[None].to(model.device), "use_cache": True, cache_name(decoder): cache})

@@ -5,6 +5,7 @@ An adapter is what a method leaves on a model: it names its trainable tensors an
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.adapters.prefix_tuning import PrefixTuningAdapter
 from finetune_hub.engine.adapters.prompt_tuning import PromptTuningAdapter
+from finetune_hub.engine.kernels.frozen_weight import is_quantised, shape_of
 from finetune_hub.spec.methods import Method
 
 
@@ -77,3 +79,12 @@ def parameter_groups(adapter: Adapter, learning_rate: float) -> list[dict[str, A
     return [
         {"params": parameters, "lr": factor * learning_rate, "factor": factor} for factor, parameters in groups.items()
     ]
+
+
+def total_parameters(adapter: Adapter) -> int:
+    """Of the base model and the adapter together; a packed weight counts as what it stands for."""
+    counts = {
+        id(weight): math.prod(shape_of(weight)) if is_quantised(weight) else weight.numel()
+        for weight in [*adapter.model.parameters(), *adapter.parameters().values()]
+    }
+    return sum(counts.values())

@@ -84,12 +84,12 @@ class VirtualTokens:
 
 
 def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The transformer without its head.
+    """The transformer without its head, down to what the model with its head calls itself (OPT skips a level).
 
     Raises:
         BadConfig: the model has none that could be told apart.
     """
-    decoder = model.base_model
+    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
     if decoder is model:
         raise BadConfig(
             f"{type(model).__name__} keeps its transformer and its head in one module.", "Train with LoRA instead."
