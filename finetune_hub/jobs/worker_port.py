@@ -42,7 +42,7 @@ from finetune_hub.jobs.models import (
 from finetune_hub.registry import actions as registry
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.events import Checkpoint as CheckpointEvent
-from finetune_hub.spec.events import EngineEvent, Log, Plan, Progress, Step, Stopped
+from finetune_hub.spec.events import EngineEvent, Evaluation, Log, Plan, Progress, Step, Stopped
 from finetune_hub.spec.events import Failure as FailureEvent
 from finetune_hub.spec.files import FileEntry
 
@@ -206,6 +206,9 @@ def describe(event: EngineEvent) -> EventDraft | None:
             )
         case CheckpointEvent():
             return EventDraft(f"Checkpoint at step {event.step}.")
+        case Evaluation():
+            mark = ", the lowest so far" if event.is_best else ""
+            return EventDraft(f"Held-out loss {event.loss:.4f} at step {event.step}{mark}.")
         case Stopped():
             return EventDraft(f"Stopped at step {event.step}.")
         case FailureEvent():

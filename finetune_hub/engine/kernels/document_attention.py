@@ -11,7 +11,7 @@ Shape letters:  N query heads,  K key heads,  T tokens of all documents,  D head
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Any
@@ -89,8 +89,8 @@ def document_attention(
     return torch.cat(outputs, dim=1), None
 
 
-def register() -> None:
+def register(implementation: Callable[..., Any] = document_attention) -> None:
     """Make `DOCUMENT_ATTENTION` known to transformers; it has no mask function, so no mask is built."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    ALL_ATTENTION_FUNCTIONS.register(DOCUMENT_ATTENTION, document_attention)
+    ALL_ATTENTION_FUNCTIONS.register(DOCUMENT_ATTENTION, implementation)
