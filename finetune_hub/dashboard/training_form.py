@@ -23,9 +23,13 @@ from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.dashboard.forms import PLAIN_TEXT, TeamForm
 from finetune_hub.spec.methods import METHODS
 from finetune_hub.spec.part import Part
-from finetune_hub.spec.training import RuntimeOptions, TrainingOptions, TrainingSpec
+from finetune_hub.spec.training import EvaluationOptions, RuntimeOptions, TrainingOptions, TrainingSpec
 
-PARTS: dict[str, type[Part]] = {"training": TrainingOptions, "runtime": RuntimeOptions}
+PARTS: dict[str, type[Part]] = {
+    "training": TrainingOptions,
+    "evaluation": EvaluationOptions,
+    "runtime": RuntimeOptions,
+}
 ESSENTIAL = [
     "training.epochs",
     "training.learning_rate",
@@ -99,11 +103,16 @@ class TrainingForm(TeamForm):
     def essential(self) -> list[forms.BoundField]:
         return [self[name] for name in ESSENTIAL]
 
-    def advanced(self) -> list[forms.BoundField]:
-        return [self[name] for name in self.fields if "." in name and name not in {*ESSENTIAL, "method.type"}]
+    def advanced(self) -> dict[str, list[forms.BoundField]]:
+        """Everything else, by the part of the spec that it belongs to."""
+        parts: dict[str, list[forms.BoundField]] = {}
+        for key in KINDS:
+            if key not in ESSENTIAL:
+                parts.setdefault(key.partition(".")[0], []).append(self[key])
+        return parts
 
     def has_advanced_errors(self) -> bool:
-        return any(field.errors for field in self.advanced())
+        return any(field.errors for fields in self.advanced().values() for field in fields)
 
     def recipe(self) -> dict[str, Any]:
         """What was typed as a document, every default written out: what a file or a program would send."""

@@ -309,7 +309,7 @@ def publish_adapter(
     with fenced(lease) as (job, attempt):
         spec = job.training_spec()
         assert spec.adapter_name is not None  # Set when the job was submitted.
-        step = int(result["steps"])
+        step = int(result.get("published_step") or result["steps"])
         version = registry.add_version(
             team=job.team,
             name=spec.adapter_name,
