@@ -23,6 +23,7 @@ def _check_pattern(value: str | list[str] | None) -> str | list[str] | None:
 
 
 Modules = Annotated[str | list[str], AfterValidator(_check_pattern)]
+Pattern = Annotated[str, AfterValidator(_check_pattern)]
 
 
 class LowRankMethod(Part):
@@ -49,10 +50,10 @@ class LowRankMethod(Part):
     target_parameters: list[str] | None = Field(
         None, description="Parameters of no linear layer, by the end of their path: a mixture's experts, its router."
     )
-    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=512)]] | None = Field(
+    rank_pattern: dict[Pattern, Annotated[int, Field(ge=1, le=512)]] | None = Field(
         None, description="Another rank for the layers whose path ends with the key, a regular expression."
     )
-    alpha_pattern: dict[str, Annotated[float, Field(gt=0, le=4096)]] | None = Field(
+    alpha_pattern: dict[Pattern, Annotated[float, Field(gt=0, le=4096)]] | None = Field(
         None, description="Another alpha for the layers whose path ends with the key, a regular expression."
     )
     use_rslora: bool = Field(
@@ -99,48 +100,43 @@ class QloraMethod(LowRankMethod):
     )
 
 
-class PromptTuningMethod(Part):
-    """Prompt tuning (arXiv:2104.08691): learned embeddings in front of every row."""
+class VirtualTokensMethod(Part):
+    """What prompt and prefix tuning share."""
 
-    default_learning_rate: ClassVar[float] = 1e-2
-
-    type: Literal["prompt_tuning"] = "prompt_tuning"
-    virtual_tokens: int = Field(32, ge=1, le=1024, description="Learned embeddings; each costs a token of context.")
+    type: str
+    virtual_tokens: int = Field(
+        32, ge=1, le=1024, description="What is learned stands in front of every row; each costs a token of context."
+    )
     init: Literal["sample_vocab", "text", "random"] = Field(
         "sample_vocab", description="Start from tokens drawn from the vocabulary, from `init_text`, or from noise."
     )
     init_text: str | None = Field(None, min_length=1, description="Repeated or cut to `virtual_tokens` tokens.")
 
     @model_validator(mode="after")
-    def _text_where_wanted(self) -> PromptTuningMethod:
+    def _text_where_wanted(self) -> VirtualTokensMethod:
         if (self.init == "text") != (self.init_text is not None):
             raise ValueError("`init_text` belongs to `init: text`: give both or neither")
         return self
 
 
-class PrefixTuningMethod(Part):
+class PromptTuningMethod(VirtualTokensMethod):
+    """Prompt tuning (arXiv:2104.08691): learned embeddings in front of every row."""
+
+    default_learning_rate: ClassVar[float] = 1e-2
+
+    type: Literal["prompt_tuning"] = "prompt_tuning"
+
+
+class PrefixTuningMethod(VirtualTokensMethod):
     """Prefix tuning (arXiv:2101.00190): learned keys and values in front of every row, in each layer."""
 
     default_learning_rate: ClassVar[float] = 1e-3
 
     type: Literal["prefix_tuning"] = "prefix_tuning"
-    virtual_tokens: int = Field(32, ge=1, le=1024, description="Learned keys and values of each layer.")
-    init: Literal["sample_vocab", "text", "random"] = Field(
-        "sample_vocab",
-        description="Start from the keys and values that the model computes for drawn tokens or for `init_text`, "
-        "or from noise.",
-    )
-    init_text: str | None = Field(None, min_length=1, description="Repeated or cut to `virtual_tokens` tokens.")
     prefix_projection: bool = Field(
         False, description="Make the prefix by a small network, which is dropped when the adapter is saved."
     )
     projection_hidden_size: int = Field(512, ge=1, le=65536, description="Width of that network.")
-
-    @model_validator(mode="after")
-    def _text_where_wanted(self) -> PrefixTuningMethod:
-        if (self.init == "text") != (self.init_text is not None):
-            raise ValueError("`init_text` belongs to `init: text`: give both or neither")
-        return self
 
 
 METHODS: dict[str, type[LoraMethod | QloraMethod | PromptTuningMethod | PrefixTuningMethod]] = {

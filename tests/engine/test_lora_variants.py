@@ -233,6 +233,10 @@ def test_what_excludes_each_other_is_refused(base_model_dir: Path) -> None:
         LoraMethod(use_dora=True, init_weights="pissa")
     with pytest.raises(ValueError, match="not a regular expression"):
         LoraMethod(target_modules="(q_proj")
+    with pytest.raises(ValueError, match="not a regular expression"):
+        LoraMethod(rank_pattern={"q_proj[": 4})
+    with pytest.raises(BadConfig, match=r"'q_proj' matches from end to end.*\[q_proj\]"):
+        LoraAdapter.attach(load(base_model_dir), LoraMethod(target_modules="q_proj"))
     with pytest.raises(BadConfig, match="embedding, which has plain LoRA alone"):
         LoraAdapter.attach(load(base_model_dir), LoraMethod(target_modules=["embed_tokens"], use_dora=True))
     with pytest.raises(BadConfig, match="no layer that LoRA could be put beside"):

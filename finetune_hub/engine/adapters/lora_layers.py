@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from finetune_hub.engine.adapters.targets import rank_and_alpha
+from finetune_hub.engine.adapters.targets import rank_and_scale
 from finetune_hub.engine.kernels.frozen_linear import frozen_linear
 from finetune_hub.engine.kernels.frozen_weight import dense, shape_of
 from finetune_hub.engine.kernels.lora_linear import lora_linear
@@ -42,8 +42,7 @@ class LoraLinear(nn.Module):
         self.bias: nn.Parameter | None = linear.bias
         self.is_transposed = isinstance(linear, Conv1D)  # GPT-2 keeps (I, O).
         self.out_features, self.in_features = shape_of(self.base_weight())
-        self.rank, self.alpha = rank_and_alpha(method, path)
-        self.scale = self.alpha / (math.sqrt(self.rank) if method.use_rslora else self.rank)
+        self.rank, self.scale = rank_and_scale(method, path)
         self.dropout = method.dropout
         self.enabled = True
         self.start_a: Tensor | None = None
@@ -97,15 +96,14 @@ class LoraLinear(nn.Module):
 
 
 class LoraEmbedding(nn.Module):
-    """A frozen embedding with an adapter beside it. It forwards what the base module gives, scaled or not."""
+    """A frozen embedding with an adapter beside it; both are looked up, added, and scaled as the base module scales."""
 
     def __init__(self, embedding: nn.Embedding, method: LowRankMethod, path: str, generator: torch.Generator) -> None:
         super().__init__()
         self.weight = embedding.weight
         self.num_embeddings, self.embedding_dim = embedding.weight.shape
         self.embed_scale = getattr(embedding, "embed_scale", 1.0)  # Gemma multiplies what it looks up.
-        self.rank, self.alpha = rank_and_alpha(method, path)
-        self.scale = self.alpha / (math.sqrt(self.rank) if method.use_rslora else self.rank)
+        self.rank, self.scale = rank_and_scale(method, path)
         self.enabled = True
         device = self.weight.device
         self.lora_a = nn.Parameter(torch.zeros(self.rank, self.num_embeddings, device=device))  # (R, V)

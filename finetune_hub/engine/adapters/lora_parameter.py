@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from finetune_hub.engine.adapters.targets import rank_and_alpha
+from finetune_hub.engine.adapters.targets import rank_and_scale
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.spec.methods import LowRankMethod
 
@@ -39,8 +39,7 @@ class LoraParameter(nn.Module):
         self.experts = math.prod(stacked)
         self.is_transposed = weight.dim() == 3 and bool(getattr(self.owner, "is_transposed", False))
         in_features, out_features = (rows, columns) if self.is_transposed else (columns, rows)
-        self.rank, self.alpha = rank_and_alpha(method, path)
-        self.scale = self.alpha / (math.sqrt(self.rank) if method.use_rslora else self.rank)
+        self.rank, self.scale = rank_and_scale(method, path)
         self.enabled = True
         initial_a = torch.empty(self.experts * self.rank, in_features)
         bound = 1 / math.sqrt(in_features)

@@ -82,14 +82,14 @@ def merge_dense(adapter: LoraAdapter, load_stored: Callable[[], PreTrainedModel]
     """
     _check_embeddings(adapter)
     expected = _logits(adapter.model, input_ids)
-    distances = {}
-    for base in ("stored", "dequantised"):
-        model = _merged_onto(adapter, load_stored(), base)
-        distances[base] = float((_logits(model, input_ids) - expected).norm() / expected.norm())
-    # One dense model at a time: the closer one is made again unless it was the last.
-    if distances["stored"] < distances["dequantised"]:
-        return DenseMerge(_merged_onto(adapter, load_stored(), "stored"), "stored", distances)
-    return DenseMerge(model, "dequantised", distances)
+
+    def distance(base: str) -> float:  # Its model is gone when it returns: one dense model at a time.
+        logits = _logits(_merged_onto(adapter, load_stored(), base), input_ids)
+        return float((logits - expected).norm() / expected.norm())
+
+    distances = {base: distance(base) for base in ("stored", "dequantised")}
+    closer = min(distances, key=distances.__getitem__)
+    return DenseMerge(_merged_onto(adapter, load_stored(), closer), closer, distances)
 
 
 def _merged_onto(adapter: LoraAdapter, model: PreTrainedModel, base: str) -> PreTrainedModel:

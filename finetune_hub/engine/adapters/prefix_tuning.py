@@ -12,8 +12,7 @@ Source: Li and Liang, "Prefix-Tuning", arXiv:2101.00190, sections 4.2 and 4.3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,14 +110,9 @@ class PrefixTuningAdapter:
         projected: Tensor = self.projection(torch.arange(self.method.virtual_tokens, device=self.start.device))
         return self.start + projected
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
+    def disabled(self) -> AbstractContextManager[None]:
         """The base model alone, inside the context."""
-        self.hooks.enabled = False
-        try:
-            yield
-        finally:
-            self.hooks.enabled = True
+        return self.hooks.disabled()
 
     def _enter(self, inputs: Inputs, _: ExitStack) -> Inputs:
         tokens = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
@@ -152,8 +146,9 @@ class _PrefixLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         assert self.values is not None
         return torch.cat([self.keys, key_states], dim=2), torch.cat([self.values, value_states], dim=2)
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
+    def get_mask_sizes(self, query: int | Tensor) -> tuple[int, int]:
+        """Keys, and where they start; older releases of transformers 5 hand in positions, newer ones their number."""
+        return self.get_seq_length() + (query if isinstance(query, int) else len(query)), 0
 
     def get_seq_length(self) -> int:
         assert self.keys is not None
@@ -162,7 +157,7 @@ class _PrefixLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def get_max_length(self) -> int:
         return -1
 
-    get_max_cache_shape = get_max_length  # Its name before transformers 5.20.
+    get_max_cache_shape = get_max_length  # Its older name.
 
 
 def _projection(method: PrefixTuningMethod, shape: PrefixShape, seed: int) -> nn.Sequential:

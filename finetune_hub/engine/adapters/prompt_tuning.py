@@ -10,8 +10,7 @@ Source: Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -69,14 +68,9 @@ class PromptTuningAdapter:
     def learning_rate_factor(self, _: str) -> float:
         return 1.0
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
+    def disabled(self) -> AbstractContextManager[None]:
         """The base model alone, inside the context."""
-        self.hooks.enabled = False
-        try:
-            yield
-        finally:
-            self.hooks.enabled = True
+        return self.hooks.disabled()
 
     def _enter(self, inputs: Inputs, scope: ExitStack) -> Inputs:
         count = self.method.virtual_tokens

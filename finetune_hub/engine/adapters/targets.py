@@ -9,6 +9,7 @@ The rules are PEFT's, so that one configuration means the same there and here.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -23,7 +24,7 @@ from finetune_hub.spec.methods import LowRankMethod
 
 # Mamba reads this layer's weight and never calls the layer: an adapter there would do nothing until it is merged.
 _NEVER_CALLED = {"mamba": ["dt_proj"], "falcon_mamba": ["dt_proj"]}
-# A linear layer with a forward of their own that computes the same.
+# Linear layers with a forward of their own that computes the same.
 _SAME_AS_LINEAR = {"FalconLinear"}
 
 
@@ -48,12 +49,7 @@ def targeted_modules(model: PreTrainedModel, method: LowRankMethod) -> dict[str,
             for path, module in model.named_modules()
             if path in linears or isinstance(module, nn.Embedding)
         }
-        for target in [targets] if isinstance(targets, str) else targets:
-            if not any(matches(path, targets if isinstance(targets, str) else [target]) for path in candidates):
-                raise BadConfig(
-                    f"No linear layer of the base model is called {target!r}.",
-                    f"Choose `target_modules` among {last_names(linears)}, or name an embedding.",
-                )
+        _check_targets(targets, candidates, linears)
         candidates = {path: module for path, module in candidates.items() if matches(path, targets)}
     if method.exclude_modules is not None:
         candidates = {path: module for path, module in candidates.items() if not matches(path, method.exclude_modules)}
@@ -100,15 +96,31 @@ def matches(path: str, pattern: str | list[str]) -> bool:
     return any(path == name or path.endswith(f".{name}") for name in pattern)
 
 
-def rank_and_alpha(method: LowRankMethod, path: str) -> tuple[int, float]:
-    """What the patterns say for this path, or the method's own."""
-    rank = _by_pattern(method.rank_pattern or {}, path)
-    alpha = _by_pattern(method.alpha_pattern or {}, path)
-    return (method.rank if rank is None else int(rank)), (method.alpha if alpha is None else alpha)
+def rank_and_scale(method: LowRankMethod, path: str) -> tuple[int, float]:
+    """R and s: by what the patterns say for this path, or by the method's own rank and alpha."""
+    rank = int(_by_pattern(method.rank_pattern or {}, path) or method.rank)
+    alpha = _by_pattern(method.alpha_pattern or {}, path) or method.alpha
+    return rank, alpha / (math.sqrt(rank) if method.use_rslora else rank)
 
 
 def last_names(paths: Iterable[str]) -> str:
     return ", ".join(sorted({path.rpartition(".")[2] for path in paths}))
+
+
+def _check_targets(targets: str | list[str], candidates: Iterable[str], linears: Iterable[str]) -> None:
+    if isinstance(targets, str):
+        if not any(matches(path, targets) for path in candidates):
+            raise BadConfig(
+                f"No layer of the base model has a path that {targets!r} matches from end to end.",
+                r"Write a list of names, such as [q_proj], or a pattern such as '.*\.(q|v)_proj'.",
+            )
+        return
+    for target in targets:
+        if not any(matches(path, [target]) for path in candidates):
+            raise BadConfig(
+                f"No linear layer of the base model is called {target!r}.",
+                f"Choose `target_modules` among {last_names(linears)}, or name an embedding.",
+            )
 
 
 def _by_pattern(patterns: dict[str, int] | dict[str, float], path: str) -> float | None:

@@ -12,8 +12,8 @@ Shape letters:  B rows,  T real tokens,  P virtual tokens,  H hidden.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.spec.methods import PrefixTuningMethod, PromptTuningMethod
+from finetune_hub.spec.methods import VirtualTokensMethod
 
 Inputs = dict[str, Any]
 
@@ -60,6 +60,15 @@ class VirtualTokens:
     def remove(self) -> None:
         for hook in self._hooks:
             hook.remove()
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The base model alone, inside the context."""
+        self.enabled = False
+        try:
+            yield
+        finally:
+            self.enabled = True
 
     def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: Inputs) -> tuple[tuple[Any, ...], Inputs] | None:
         if not self.enabled:
@@ -110,7 +119,7 @@ def cache_name(decoder: nn.Module) -> str:
     return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
 
 
-def starting_ids(model: PreTrainedModel, method: PromptTuningMethod | PrefixTuningMethod, seed: int) -> Tensor:
+def starting_ids(model: PreTrainedModel, method: VirtualTokensMethod, seed: int) -> Tensor:
     """(P,) ids of the real tokens that the virtual ones start from.
 
     Raises:
