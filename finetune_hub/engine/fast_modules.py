@@ -63,7 +63,7 @@ def _rms_norm(module: nn.Module) -> Forward | None:
 def _gated_mlp(module: nn.Module) -> Forward | None:
     """An MLP of gate, up and down projections, each dense and with plain LoRA beside it."""
     children = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
-    linears = [child for child in children if type(child) is LoraLinear and child.dropout == 0]
+    linears = [child for child in children if isinstance(child, LoraLinear) and _is_plain(child)]
     act = getattr(module, "act_fn", None)
     if len(linears) < len(children) or not isinstance(act, nn.Module):
         return None
@@ -71,6 +71,12 @@ def _gated_mlp(module: nn.Module) -> Forward | None:
         return None
     activation = _activation(act)
     return None if activation is None else partial(_run_gated_mlp, module, linears, activation, type(module).forward)
+
+
+def _is_plain(linear: LoraLinear) -> bool:
+    """Exactly LoRA without dropout, beside a weight that is not quantised."""
+    has_whole_weight = linear.weight.is_floating_point() and linear.weight.dim() == 2
+    return type(linear) is LoraLinear and linear.dropout == 0 and has_whole_weight
 
 
 def _run_gated_mlp(

@@ -66,7 +66,9 @@ def measure(
 def answer(
     model: PreTrainedModel, rows: Sequence[TokenRow], template: ChatTemplate, max_new_tokens: int
 ) -> list[Sample]:
-    """The model's own answers to what stands before each row's first supervised token."""
+    """The model's own answers to what stands before each row's first supervised token; none to no rows."""
+    if not rows:
+        return []
     starts = [int(row.targets[0]) + 1 for row in rows]
     prompts = [row.input_ids[:start].tolist() for row, start in zip(rows, starts, strict=True)]
     stop_ids = template.stop_token_ids()

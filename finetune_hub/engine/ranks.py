@@ -65,6 +65,12 @@ class Ranks:
         self.add_up([flags])
         return bool(flags.item())
 
+    def choice_of_first(self, choice: Item, choices: Sequence[Item], device: str) -> Item:
+        """What the first rank chose: where each rank measures for itself, they need not agree."""
+        index = torch.tensor([choices.index(choice) if self.is_first else 0], device=device)
+        self.add_up([index])
+        return choices[int(index.item())]
+
     def gather(self, tensor: Tensor, device: str) -> list[Tensor]:
         """The tensor of every rank, in their order, on the CPU."""
         if self.count == 1:

@@ -89,7 +89,8 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     _check_device(run)
     torch.manual_seed(options.seed)
     if resumed is None:
-        dtype = choose_dtype(runtime.dtype, run.base_model_dir, run.device, log)
+        chosen = choose_dtype(runtime.dtype, run.base_model_dir, run.device, log)
+        dtype = ranks.choice_of_first(chosen, list(DTYPES.values()), run.device)
     else:
         dtype = DTYPES[resumed.dtype]
     model = load_base_model(
@@ -208,20 +209,15 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         if held_out_rows and (step % evaluation.every_steps == 0 or step == total_steps):
             started = time.perf_counter()
             held_out_loss = held_out.measure(model, paths, held_out_rows, options.micro_batch_size, ranks)
-            is_best = best.offer(held_out_loss, step, adapter)
-            samples = (
-                held_out.answer(model, held_out_rows[: evaluation.samples], template, evaluation.sample_tokens)
-                if evaluation.samples and ranks.is_first
-                else []
-            )
+            asked = held_out_rows[: evaluation.samples] if ranks.is_first else []
             log.emit(
                 Evaluation(
                     step=step,
                     loss=held_out_loss,
-                    is_best=is_best,
+                    is_best=best.offer(held_out_loss, step, adapter),
                     rows=len(held_out_rows),
+                    samples=held_out.answer(model, asked, template, evaluation.sample_tokens),
                     seconds=time.perf_counter() - started,
-                    samples=samples,
                 )
             )
             state = state.model_copy(
@@ -238,6 +234,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     if state.step < total_steps and not is_stopping_early:
         if state.step > checkpointed_step:
             _write_checkpoint(run, log, ranks, adapter, optimizer, state, best)
+        ranks.leave()
         raise Stopped(state.step)
 
     published_step = state.step
