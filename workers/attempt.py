@@ -20,6 +20,7 @@ from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.lifecycle import Failed
 from finetune_hub.jobs.models import Attempt, DesiredState, JobKind
 from finetune_hub.jobs.worker_port import LeaseLost
+from finetune_hub.registry.model_card import CARD_FILE, write_card
 from finetune_hub.spec.events import EXIT_FAILED, EXIT_STOPPED, EXIT_SUCCEEDED, Checkpoint
 from finetune_hub.spec.files import FileEntry
 from workers.attempt_folder import AttemptFolder, ExitReport
@@ -177,14 +178,28 @@ class AttemptThread(threading.Thread):
 
     def _publish(self) -> None:
         """Store the attempt's files, then publish them in one fenced transaction."""
-        attempt = Attempt.objects.select_related("job").get(pk=self.lease.attempt_id)
+        attempt = Attempt.objects.select_related("job__base_model").get(pk=self.lease.attempt_id)
         result = self.folder.result()
         match JobKind(attempt.job.kind):
             case JobKind.TRAIN:
                 verification = self.folder.verification_result()
+                card = write_card(
+                    attempt.job.training_spec(),
+                    job_id=attempt.job_id,
+                    base_model=attempt.job.base_model,
+                    dataset_versions=attempt.job.dataset_versions.select_related("dataset"),
+                    summary=result,
+                    verification=verification,
+                )
+                (self.folder.output / "adapter" / CARD_FILE).write_text(card, encoding="utf-8")
                 prefix, files = self._store_output("adapter")
                 worker_port.publish_adapter(
-                    self.lease, artifact_prefix=prefix, files=files, result=result, verification=verification
+                    self.lease,
+                    artifact_prefix=prefix,
+                    files=files,
+                    result=result,
+                    verification=verification,
+                    model_card=card,
                 )
             case JobKind.IMPORT:
                 prefix, files = self._store_output("model")

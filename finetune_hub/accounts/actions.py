@@ -1,14 +1,41 @@
-"""The verbs of people: create the first owner, make a token, hand out a one-time login link."""
+"""The verbs of people: the first owner, members and their roles, tokens, and one-time login links.
+
+Each is recorded as an `AuditEvent`. Whoever calls an action has checked that the actor may: the rules are methods of
+the models, which pages and API ask alike.
+"""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from urllib.parse import urlencode
 
+from django.conf import settings
+from django.contrib.auth.hashers import make_password
 from django.contrib.auth.tokens import PasswordResetTokenGenerator
+from django.contrib.auth.validators import UnicodeUsernameValidator
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
 from django.db import transaction
+from django.db.models.functions import Now
+from django.urls import reverse
 from django.utils import timezone
 
-from finetune_hub.accounts.models import ApiToken, Membership, Role, Team, User, new_token_secret, sha256_of_secret
+from finetune_hub.accounts.models import (
+    ApiToken,
+    AuditEvent,
+    Membership,
+    Role,
+    Scope,
+    Team,
+    User,
+    Verb,
+    new_token_secret,
+    sha256_of_secret,
+)
+from finetune_hub.spec.refusal import Refusal
+
+MAX_USERNAME_LENGTH = 150
 
 
 class LoginLinkTokens(PasswordResetTokenGenerator):
@@ -18,6 +45,12 @@ class LoginLinkTokens(PasswordResetTokenGenerator):
 
 
 login_link_tokens = LoginLinkTokens()
+
+
+def login_link(user: User, *, next_page: str = "/", base_url: str | None = None) -> str:
+    """A link that signs the user in once, within `PASSWORD_RESET_TIMEOUT`."""
+    path = reverse("login-link", args=[user.pk, login_link_tokens.make_token(user)])
+    return f"{(base_url or settings.PUBLIC_URL).rstrip('/')}{path}?{urlencode({'next': next_page})}"
 
 
 @transaction.atomic
@@ -32,20 +65,240 @@ def ensure_owner(username: str = "owner", *, team_slug: str = "team") -> Members
     return membership
 
 
+# ---- members
+
+
+@transaction.atomic
+def add_member(team: Team, username: str, *, role: Role, actor: User, email: str = "") -> tuple[Membership, str | None]:
+    """Add a user to the team; a name that nobody has yet becomes a user, with this e-mail address.
+
+    Returns the membership, and for who never signed in a one-time login link to hand over. Adding such a person again
+    makes a fresh link, spends the ones before, and changes nothing else.
+
+    Raises:
+        Refusal: `invalid_username`, `invalid_email`, `already_member`, `invited_elsewhere`.
+    """
+    username = check_username(username)
+    if email:
+        check_email(email)
+    _lock(team)
+    user, _ = User.objects.select_for_update(no_key=True).get_or_create(
+        username=username, defaults={"email": email, "password": make_password(None)}
+    )
+    is_invited = user.awaits_first_sign_in()
+    if is_invited and user.memberships.exclude(team=team).exists():
+        # That team's admin may hold a link into this account, which would then open our team too.
+        raise Refusal(
+            "invited_elsewhere",
+            f"{username} was invited by another team and has never signed in.",
+            "Add them when they have, or choose another username.",
+            field="username",
+            status=409,
+        )
+    membership, was_added = Membership.objects.get_or_create(team=team, user=user, defaults={"role": role})
+    if was_added:
+        record(Verb.MEMBER_ADDED, f"{username} as {role}", team=team, actor=actor)
+    elif not is_invited:
+        raise Refusal(
+            "already_member",
+            f"{username} is in the team already, as {membership.role}.",
+            "Change the role in the list of members.",
+            field="username",
+            status=409,
+        )
+    return membership, _fresh_login_link(user) if is_invited else None
+
+
+@transaction.atomic
+def change_role(membership: Membership, role: Role, *, actor: User) -> Membership:
+    """Give the member another role; the same one again changes nothing.
+
+    Raises:
+        Refusal: `last_admin`, `not_found`.
+    """
+    membership = _lock_membership(membership)
+    before = membership.role
+    if role == before:
+        return membership
+    _keep_an_admin(membership)
+    membership.role = role
+    membership.save(update_fields=["role"])
+    subject = f"{membership.user.username} from {before} to {role}"
+    record(Verb.ROLE_CHANGED, subject, team=membership.team, actor=actor)
+    return membership
+
+
+@transaction.atomic
+def remove_member(membership: Membership, *, actor: User) -> None:
+    """Take the member out of the team. Their tokens of this team are revoked, for good; their jobs stay.
+
+    Raises:
+        Refusal: `last_admin`, `not_found`.
+    """
+    membership = _lock_membership(membership)
+    _keep_an_admin(membership)
+    user, team = membership.user, membership.team
+    membership.delete()
+    ApiToken.objects.filter(user=user, team=team, revoked_at=None).update(revoked_at=Now())
+    record(Verb.MEMBER_REMOVED, user.username, team=team, actor=actor)
+
+
+def check_username(username: str) -> str:
+    """The name in its normal form.
+
+    Raises:
+        Refusal: `invalid_username`.
+    """
+    normal = User.normalize_username(username)
+    try:
+        UnicodeUsernameValidator()(normal)
+    except ValidationError:
+        is_valid = False
+    else:  # "." and ".." would not survive in an address.
+        is_valid = len(normal) <= MAX_USERNAME_LENGTH and any(map(str.isalnum, normal))
+    if not is_valid:
+        raise Refusal(
+            "invalid_username",
+            f"{username!r} cannot be a username.",
+            f"Use letters, digits and `@ . + - _`, at most {MAX_USERNAME_LENGTH} of them.",
+            field="username",
+        )
+    return normal
+
+
+def check_email(email: str) -> None:
+    """
+    Raises:
+        Refusal: `invalid_email`.
+    """
+    try:
+        validate_email(email)
+    except ValidationError as error:
+        raise Refusal(
+            "invalid_email",
+            f"{email!r} is no e-mail address.",
+            "Write name@example.org, or leave it out.",
+            field="email",
+        ) from error
+
+
+def _fresh_login_link(user: User) -> str:
+    """A link to setting a password. The unusable one is part of its hash, so another one spends all earlier links."""
+    user.set_unusable_password()
+    user.save(update_fields=["password"])
+    return login_link(user, next_page=reverse("account"))
+
+
+def _lock(team: Team) -> None:
+    """Let one change of the team's members wait for another: only so is the last admin known to be the last."""
+    Team.objects.select_for_update(no_key=True).get(pk=team.pk)
+
+
+def _lock_membership(membership: Membership) -> Membership:
+    """The membership as it is now, while nobody else changes the team's members."""
+    _lock(membership.team)
+    found = Membership.objects.select_related("user", "team").filter(pk=membership.pk).first()
+    if found is None:
+        message = f"{membership.user.username} is not in the team any more."
+        raise Refusal("not_found", message, "Look at the list of members again.", status=404)
+    return found
+
+
+def _keep_an_admin(membership: Membership) -> None:
+    """Refuse to take the last admin's role; call it under the team's lock."""
+    if membership.role != Role.ADMIN:
+        return
+    others = Membership.objects.filter(team=membership.team, role=Role.ADMIN, user__is_active=True)
+    if not others.exclude(pk=membership.pk).exists():
+        raise Refusal(
+            "last_admin",
+            f"{membership.user.username} is the last admin of the team.",
+            "Make another member admin first.",
+            field="role",
+            status=409,
+        )
+
+
+# ---- tokens
+
+
+@transaction.atomic
 def create_token(
-    user: User, team: Team, *, name: str, lifetime: timedelta | None = timedelta(days=90)
+    user: User,
+    team: Team,
+    *,
+    name: str,
+    scopes: Collection[str] | None = None,
+    lifetime: timedelta | None = timedelta(days=90),
+    made_with: ApiToken | None = None,
 ) -> tuple[ApiToken, str]:
-    """A token and its secret, which is shown now and never again."""
+    """A token and its secret, which is shown now and never again.
+
+    Args:
+        scopes: all that the user's role in the team allows when left out.
+        lifetime: None: it does not expire.
+        made_with: the token that asks for this one, which gets no scope and no day more than it.
+
+    Raises:
+        Refusal: `invalid_scopes`, `scope_not_allowed`.
+    """
+    grantable = Membership.objects.get(user=user, team=team).grantable_scopes()
+    if made_with:
+        grantable = [scope for scope in grantable if scope in made_with.scopes]
     secret = new_token_secret()
     token = ApiToken.objects.create(
         user=user,
         team=team,
         name=name,
+        scopes=grantable if scopes is None else check_scopes(scopes, grantable),
         secret_sha256=sha256_of_secret(secret),
-        expires_at=timezone.now() + lifetime if lifetime else None,
+        expires_at=_first_of(
+            timezone.now() + lifetime if lifetime else None, made_with.expires_at if made_with else None
+        ),
     )
+    record(Verb.TOKEN_CREATED, f"{name} ({', '.join(token.scopes)})", team=team, actor=user)
     return token, secret
 
 
-def revoke_token(token: ApiToken) -> None:
-    ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now())
+@transaction.atomic
+def revoke_token(token: ApiToken, *, actor: User) -> None:
+    """Make the token open nothing from now on; twice is once."""
+    if ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=Now()):
+        record(Verb.TOKEN_REVOKED, token.name, team=token.team, actor=actor)
+
+
+def check_scopes(scopes: Collection[str], grantable: Collection[Scope]) -> list[Scope]:
+    """The scopes in their order, each once.
+
+    Raises:
+        Refusal: `invalid_scopes`, `scope_not_allowed`.
+    """
+    if not scopes or not set(scopes) <= set(Scope.values):
+        raise Refusal(
+            "invalid_scopes",
+            f"{', '.join(scopes) or 'Nothing'} is no set of scopes.",
+            f"Choose among {', '.join(Scope.values)}, one at least.",
+            field="scopes",
+        )
+    if missing := sorted(set(scopes) - set(grantable)):
+        raise Refusal(
+            "scope_not_allowed",
+            f"You cannot hand out the scope {', '.join(missing)}: you do not have it yourself.",
+            f"Choose among {', '.join(grantable)}." if grantable else "Ask an admin of the team for another role.",
+            field="scopes",
+            status=403,
+        )
+    return [scope for scope in Scope if scope in scopes]
+
+
+def _first_of(*moments: datetime | None) -> datetime | None:
+    """The earliest; None, which means never, only when all are."""
+    return min((moment for moment in moments if moment), default=None)
+
+
+# ---- the record
+
+
+def record(verb: Verb, subject: str, *, team: Team | None, actor: User) -> None:
+    """Note what was done, in the transaction that does it. No team: it concerns the workers, which all teams share."""
+    AuditEvent.objects.create(verb=verb, subject=subject, team=team, actor=actor)

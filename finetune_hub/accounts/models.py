@@ -1,4 +1,4 @@
-"""Who may do what: users, teams, memberships with a role, and API tokens."""
+"""Who may do what: users, teams, memberships with a role, API tokens with scopes, and a record of who changed what."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import partial
 
 from django.contrib.auth.models import AbstractUser
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -16,7 +17,15 @@ from finetune_hub.spec.ids import new_id
 
 
 class User(AbstractUser):
-    """A person. Staff manage the fleet's workers; everything else hangs on memberships."""
+    """A person. What they may do hangs on their memberships."""
+
+    def may_manage_workers(self) -> bool:
+        """All teams share the workers, so an admin of any team manages them; staff do too (docs/adr/0004)."""
+        return self.is_staff or self.memberships.filter(role=Role.ADMIN).exists()
+
+    def awaits_first_sign_in(self) -> bool:
+        """Invited and never here: nothing is theirs yet, so the admin who invites them may hold their login link."""
+        return self.last_login is None and not self.has_usable_password() and not self.is_staff
 
 
 class TeamQuerySet(models.QuerySet["Team"]):
@@ -44,16 +53,25 @@ class Team(models.Model):
 class Role(models.TextChoices):
     VIEWER = "viewer", "Viewer: looks"
     MEMBER = "member", "Member: submits"
-    ADMIN = "admin", "Admin: manages members"
+    ADMIN = "admin", "Admin: manages members and workers"
 
 
 SUBMITTING_ROLES = [Role.MEMBER, Role.ADMIN]
+
+
+class Scope(models.TextChoices):
+    """What a token may be used for, within what its user may do at that time."""
+
+    READ = "read", "read: look at everything of the team"
+    WRITE = "write", "write: submit, upload, cancel, make tokens"
+    ADMIN = "admin", "admin: manage members and workers"
 
 
 class Membership(models.Model):
     team = models.ForeignKey(Team, models.CASCADE, related_name="memberships")
     user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=10, choices=Role)
+    joined_at = models.DateTimeField(db_default=Now())
 
     class Meta:
         constraints = [
@@ -68,8 +86,25 @@ class Membership(models.Model):
     def may_submit(self) -> bool:
         return self.role in SUBMITTING_ROLES
 
+    @property
+    def may_manage_members(self) -> bool:
+        return self.role == Role.ADMIN
+
+    def grantable_scopes(self) -> list[Scope]:
+        """The scopes that a token of this user may have in this team."""
+        scopes = [Scope.READ]
+        if self.may_submit:
+            scopes.append(Scope.WRITE)
+        if self.may_manage_members or self.user.is_staff:
+            scopes.append(Scope.ADMIN)
+        return scopes
+
 
 class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
+    def of(self, user: User) -> ApiTokenQuerySet:
+        """The user's tokens for a list: those not revoked, newest first, expired ones among them."""
+        return self.filter(user=user, revoked_at=None).select_related("team").order_by("-created_at", "-pk")
+
     def usable(self) -> ApiTokenQuerySet:
         return self.filter(
             models.Q(expires_at=None) | models.Q(expires_at__gt=Now()), revoked_at=None, user__is_active=True
@@ -81,12 +116,13 @@ class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
 
 
 class ApiToken(models.Model):
-    """A key for the API, bound to one user and one team. Only the hash of its secret is stored."""
+    """A key for the API, bound to one user, one team and some scopes. Only the hash of its secret is stored."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "tok"))
     user = models.ForeignKey(User, models.CASCADE, related_name="api_tokens")
     team = models.ForeignKey(Team, models.CASCADE, related_name="api_tokens")
     name = models.CharField(max_length=100)
+    scopes = ArrayField(models.CharField(max_length=10))
     secret_sha256 = models.CharField(max_length=64, unique=True)
     created_at = models.DateTimeField(db_default=Now())
     last_used_at = models.DateTimeField(null=True)
@@ -95,13 +131,72 @@ class ApiToken(models.Model):
 
     objects = ApiTokenQuerySet.as_manager()
 
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(scopes__contained_by=Scope.values, scopes__len__gt=0), name="token_scopes_known"
+            )
+        ]
+
     def __str__(self) -> str:
         return f"{self.name} ({self.id})"
+
+    @property
+    def has_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= timezone.now()
 
     def record_use(self) -> None:
         """Note the day's use; at most one write a minute, so that a busy client costs nothing."""
         stale = models.Q(last_used_at=None) | models.Q(last_used_at__lt=timezone.now() - timedelta(minutes=1))
         ApiToken.objects.filter(stale, pk=self.pk).update(last_used_at=Now())
+
+
+class Verb(models.TextChoices):
+    """What was done, so that "alice <label> <subject>" is a sentence."""
+
+    MEMBER_ADDED = "member_added", "added"
+    ROLE_CHANGED = "role_changed", "changed the role of"
+    MEMBER_REMOVED = "member_removed", "removed"
+    TOKEN_CREATED = "token_created", "created the token"
+    TOKEN_REVOKED = "token_revoked", "revoked the token"
+    WORKER_DRAINED = "worker_drained", "drained"
+    WORKER_RESUMED = "worker_resumed", "resumed"
+
+
+class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
+    def seen_by(self, team: Team) -> AuditEventQuerySet:
+        """What happened in the team and to the workers, newest first.
+
+        Adds `actor_is_known`: whoever drained a worker may be of another team, which has no names here.
+        """
+        members = Membership.objects.filter(team=team, user=models.OuterRef("actor"))
+        return (
+            self.filter(models.Q(team=team) | models.Q(team=None))
+            .annotate(actor_is_known=models.Q(team=team) | models.Exists(members))
+            .select_related("actor")
+            .order_by("-pk")
+        )
+
+
+class AuditEvent(models.Model):
+    """Who changed what and when. Rows are only ever added: a trigger refuses the rest."""
+
+    team = models.ForeignKey(Team, models.PROTECT, null=True, related_name="audit_events", help_text="None: the fleet.")
+    actor = models.ForeignKey(User, models.PROTECT, related_name="audit_events")
+    verb = models.CharField(max_length=20, choices=Verb)
+    subject = models.CharField(max_length=300)
+    created_at = models.DateTimeField(db_default=Now())
+
+    objects = AuditEventQuerySet.as_manager()
+
+    class Meta:
+        indexes = [models.Index(fields=["team", "-id"], name="audit_newest_of_team")]
+        constraints = [
+            models.CheckConstraint(condition=models.Q(verb__in=Verb.values), name="audit_verb_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.actor} {self.get_verb_display()} {self.subject}"
 
 
 def new_token_secret() -> str:

@@ -33,6 +33,15 @@ def user_of(request: Request) -> User:
     return cast(User, request.user)
 
 
+def token_of(request: Request) -> ApiToken:
+    return cast(ApiToken, request.auth)
+
+
 def team_of(request: Request) -> Team:
     """The team that the request's token acts in: it sees and makes this team's rows, and no other's."""
-    return cast(ApiToken, request.auth).team
+    return token_of(request).team
+
+
+def membership_of(request: Request) -> Membership:
+    """What the user is in that team."""
+    return Membership.objects.select_related("user").get(user=user_of(request), team=team_of(request))

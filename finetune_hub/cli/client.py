@@ -262,6 +262,14 @@ class Hub:
     def workers(self) -> list[Row]:
         return self._list("workers")
 
+    def drain_worker(self, name: str) -> Row:
+        """Keep new jobs away from the worker; twice is once."""
+        return self._send("POST", f"workers/{name}/drain")
+
+    def resume_worker(self, name: str) -> Row:
+        """Let new jobs come to the worker again."""
+        return self._send("POST", f"workers/{name}/resume")
+
     # ---- HTTP
 
     def _adapter_id(self, name_or_id: str) -> str:

@@ -27,7 +27,7 @@ from finetune_hub.embedded.state import UpState, read_state
 
 BASE_MODEL = "smollm2-135m-instruct"
 DATASET, HELD_OUT = "support-tickets", "support-tickets-held-out"
-TRAINED_ROWS, HELD_OUT_ROWS, SHOWN_ROWS = 400, 40, 3
+TRAINED_ROWS, HELD_OUT_ROWS, SHOWN_ROWS = 600, 40, 3
 ANSWER_TOKENS = 64  # Twice what an answer needs; the base model would write on until it is stopped.
 START_SECONDS = 120.0
 SPEC: Row = {

@@ -1,17 +1,20 @@
-"""`finetune-hub workers`: list."""
+"""`finetune-hub workers`: list, drain, resume."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from finetune_hub.cli import style
+from finetune_hub.cli.client import Row
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, print_json, print_table, reports_errors
 
-app = style.new_group("Workers: list them with their devices and health.")
+app = style.new_group("Workers: list them with their devices and health, drain one, resume it.")
 
 
-@app.callback()
-def workers() -> None:
-    """typer would make a group with one command that command itself; this keeps `workers list`."""
+Name = Annotated[str, typer.Argument(help="The worker, as `workers list` names it.")]
 
 
 @app.command("list")
@@ -36,3 +39,26 @@ def list_workers(as_json: Json = False) -> None:
             for worker in found
         ],
     )
+
+
+@app.command("drain")
+@reports_errors
+def drain_worker(name: Name, as_json: Json = False) -> None:
+    """Keep new jobs away from a worker; running ones go on."""
+    with connect() as hub:
+        _print_health(hub.drain_worker(name), as_json)
+
+
+@app.command("resume")
+@reports_errors
+def resume_worker(name: Name, as_json: Json = False) -> None:
+    """Let new jobs come to a worker again."""
+    with connect() as hub:
+        _print_health(hub.resume_worker(name), as_json)
+
+
+def _print_health(worker: Row, as_json: bool) -> None:
+    if as_json:
+        print_json(worker)
+    else:
+        print(f"{worker['name']} is {worker['health']}: {worker['health_reason']}")

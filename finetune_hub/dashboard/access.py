@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest
 
-from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.models import Membership, Team, User
 
 
 class MemberRequest(HttpRequest):
@@ -37,3 +37,23 @@ def require_submitter(user: User, team_id: int) -> None:
     """
     if not may_submit_in(user, team_id):
         raise PermissionDenied("A viewer may look, but not submit or change anything.")
+
+
+def memberships_of(user: User) -> list[Membership]:
+    """What the user is in each of their teams, oldest first."""
+    return list(user.memberships.select_related("team", "user").order_by("pk"))
+
+
+def administered_team(user: User, slug: str) -> Team:
+    """The team, whose members the user may manage.
+
+    Raises:
+        Http404: the user is not in such a team.
+        PermissionDenied: the user is no admin of it.
+    """
+    membership = user.memberships.select_related("team").filter(team__slug=slug).first()
+    if membership is None:
+        raise Http404
+    if not membership.may_manage_members:
+        raise PermissionDenied("Only an admin of the team manages its members.")
+    return membership.team

@@ -8,7 +8,8 @@ from typing import Any
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
-from finetune_hub.accounts.models import Membership, User
+from finetune_hub.accounts.models import User
+from finetune_hub.dashboard.access import memberships_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ SECTIONS = [
     Section("base-models", "Base models", "cube"),
     Section("adapters", "Adapters", "layers"),
     Section("workers", "Workers", "chip"),
+    Section("team", "Team", "people"),
 ]
 
 
@@ -40,7 +42,3 @@ def site(request: HttpRequest) -> dict[str, Any]:
         "memberships": memberships,
         "may_submit": SimpleLazyObject(lambda: any(membership.may_submit for membership in memberships)),
     }
-
-
-def memberships_of(user: User) -> list[Membership]:
-    return list(user.memberships.select_related("team").order_by("pk"))

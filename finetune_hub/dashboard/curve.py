@@ -10,7 +10,7 @@ from django.db.models.functions import Mod
 
 from finetune_hub.jobs.models import Job, MetricPoint
 
-MAX_POINTS = 2000  # More than a chart has pixels.
+MAX_POINTS = 1000  # As many as a chart has pixels.
 
 
 def curve_points(job: Job, *, after: int = 0) -> list[dict[str, Any]]:
@@ -23,9 +23,10 @@ def curve_points(job: Job, *, after: int = 0) -> list[dict[str, Any]]:
 
 
 def point_json(point: MetricPoint) -> dict[str, Any]:
+    """The point for the chart; needs `with_attempt_number()`."""
     return {
         "step": point.step,
-        "attempt": point.attempt.number,
+        "attempt": point.attempt_number,
         "loss": finite(point.loss),
         "learning_rate": finite(point.learning_rate),
         "grad_norm": finite(point.grad_norm),

@@ -13,6 +13,9 @@ PATHS = {
     "layers": '<path d="M12 3l9 5-9 5-9-5z"/><path d="M3 12.5l9 5 9-5M3 17l9 5 9-5"/>',
     "chip": '<rect x="6" y="6" width="12" height="12" rx="2"/><rect x="10" y="10" width="4" height="4"/>'
     '<path d="M9 2v4M15 2v4M9 18v4M15 18v4M2 9h4M2 15h4M18 9h4M18 15h4"/>',
+    "people": '<circle cx="9" cy="8" r="3.5"/><path d="M2.5 20a6.5 6.5 0 0 1 13 0M15.5 4.8a3.5 3.5 0 0 1 0 6.4"/>'
+    '<path d="M18 14.2a6.5 6.5 0 0 1 3.5 5.8"/>',
+    "key": '<circle cx="8" cy="15" r="4.5"/><path d="M11.3 11.7L20 3M16 7l3.5 3.5"/>',
     "search": '<circle cx="11" cy="11" r="6.5"/><path d="M16 16l5 5"/>',
     "clock": '<circle cx="12" cy="12" r="9"/><path d="M12 7v5l3.5 2"/>',
     "play": '<circle cx="12" cy="12" r="9"/><path d="M10 8.5v7l5.5-3.5z"/>',
@@ -47,7 +50,9 @@ STATE_ICONS = {
     "offline": "cross",
     "unhealthy": "warning",
     "cancelled": "stop",
-    "cordoned": "stop",
+    "draining": "clock",
+    "drained": "stop",
+    "expired": "clock",
     "stopping": "stop",
 }
 

@@ -2,6 +2,7 @@
 
     event: summary   HTML: state, why it waits, progress, newest numbers
     event: history   HTML: its newest events
+    event: attempts  HTML: each attempt with its state, worker and devices
     event: log       HTML: the end of the newest attempt's output
     event: metrics   JSON: points of the curve, each once
     event: end       nothing more will come
@@ -89,7 +90,7 @@ class JobWatch:
             ]
         )
         if points:
-            self.cursor = self.cursor._replace(attempt_number=points[-1].attempt.number, step=points[-1].step)
+            self.cursor = self.cursor._replace(attempt_number=points[-1].attempt_number, step=points[-1].step)
         has_new_events = job.event_count > self.cursor.event_number
         self.cursor = self.cursor._replace(event_number=job.event_count)
         events = []
@@ -97,7 +98,7 @@ class JobWatch:
             events.append(event("metrics", json.dumps([point_json(point) for point in points]), self.cursor))
         if has_new_events:
             events.append(event("history", render_to_string("jobs/_history.html", history_of(job)), self.cursor))
-        for name, context in (("summary", summary_of(job)), ("log", log_of(job))):
+        for name, context in (("summary", summary_of(job)), ("attempts", attempts_of(job)), ("log", log_of(job))):
             html = render_to_string(f"jobs/_{name}.html", context)
             if self._told.get(name) != html:
                 self._told[name] = html
@@ -108,8 +109,11 @@ class JobWatch:
 
 
 def summary_of(job: Job) -> dict[str, Any]:
-    newest = MetricPoint.objects.filter(attempt__job=job).order_by("-attempt__number", "-step").first()
-    return {"job": job, "newest": newest}
+    return {"job": job, "newest": MetricPoint.objects.newest_of(job)}
+
+
+def attempts_of(job: Job) -> dict[str, Any]:
+    return {"job": job, "attempts": job.attempts.for_page()}
 
 
 def history_of(job: Job) -> dict[str, Any]:

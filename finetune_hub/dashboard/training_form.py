@@ -1,11 +1,18 @@
-"""The new-job form, grown from `TrainingSpec`: its fields, defaults, ranges and help are the model's own (P4)."""
+"""The new-job form, grown from `TrainingSpec`: its fields, defaults, ranges and help are the model's own (P4).
+
+A field is called by its place in the spec: `training.epochs`. The methods' fields stand side by side; those of another
+method than the chosen one are hidden by the page's script, and not read.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import yaml
 from annotated_types import Ge, Le
 from django import forms
 from pydantic import ValidationError
@@ -14,17 +21,27 @@ from pydantic.fields import FieldInfo
 from finetune_hub.accounts.models import Team
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.dashboard.forms import PLAIN_TEXT, TeamForm
-from finetune_hub.spec.training import LoraMethod, Part, RuntimeOptions, TrainingOptions, TrainingSpec
+from finetune_hub.spec.methods import METHODS
+from finetune_hub.spec.part import Part
+from finetune_hub.spec.training import EvaluationOptions, RuntimeOptions, TrainingOptions, TrainingSpec
 
-PARTS: dict[str, type[Part]] = {"method": LoraMethod, "training": TrainingOptions, "runtime": RuntimeOptions}
+PARTS: dict[str, type[Part]] = {
+    "training": TrainingOptions,
+    "evaluation": EvaluationOptions,
+    "runtime": RuntimeOptions,
+}
 ESSENTIAL = [
     "training.epochs",
     "training.learning_rate",
     "method.rank",
     "method.alpha",
+    "method.quantization",
+    "method.virtual_tokens",
     "training.micro_batch_size",
     "training.max_seq_len",
 ]
+LEARNING_RATE = "training.learning_rate"  # Its default is the method's own, so the field starts empty.
+YES_NO = [("true", "yes"), ("false", "no")]
 
 
 class TrainingForm(TeamForm):
@@ -38,6 +55,7 @@ class TrainingForm(TeamForm):
     form_token = forms.CharField(widget=forms.HiddenInput)
 
     spec: TrainingSpec
+    owners: dict[str, list[str]]  # Of a method's field: the methods that have it.
 
     def __init__(
         self,
@@ -56,10 +74,15 @@ class TrainingForm(TeamForm):
         adapter = self.fields["adapter_name"]
         adapter.help_text = TrainingSpec.model_fields["adapter_name"].description or ""
         adapter.widget.attrs |= {"placeholder": "support-tickets", **PLAIN_TEXT}
-        for part, model in PARTS.items():
-            for name, info in model.model_fields.items():
-                if name != "type":
-                    self.fields[f"{part}.{name}"] = form_field(name, info)
+        self.fields["method.type"] = forms.ChoiceField(
+            choices=[(name, summary_of(model)) for name, model in METHODS.items()], label="Method"
+        )
+        self.owners = {}
+        for key, info, owners in spec_fields():
+            field = self.fields[key] = form_field(key, info)
+            if owners:
+                self.owners[key] = owners
+                field.widget.attrs["data-methods"] = " ".join(owners)
 
     @property
     def dataset_field(self) -> forms.ChoiceField:
@@ -73,14 +96,27 @@ class TrainingForm(TeamForm):
         assert isinstance(field, forms.ChoiceField)
         return field
 
+    @property
+    def method_field(self) -> forms.BoundField:
+        return self["method.type"]
+
     def essential(self) -> list[forms.BoundField]:
         return [self[name] for name in ESSENTIAL]
 
-    def advanced(self) -> list[forms.BoundField]:
-        return [self[name] for name in self.fields if "." in name and name not in ESSENTIAL]
+    def advanced(self) -> dict[str, list[forms.BoundField]]:
+        """Everything else, by the part of the spec that it belongs to."""
+        parts: dict[str, list[forms.BoundField]] = {}
+        for key in KINDS:
+            if key not in ESSENTIAL:
+                parts.setdefault(key.partition(".")[0], []).append(self[key])
+        return parts
 
     def has_advanced_errors(self) -> bool:
-        return any(field.errors for field in self.advanced())
+        return any(field.errors for fields in self.advanced().values() for field in fields)
+
+    def recipe(self) -> dict[str, Any]:
+        """What was typed as a document, every default written out: what a file or a program would send."""
+        return self.spec.model_dump(mode="json", exclude_none=True)
 
     def idempotency_key(self) -> str:
         """The same page sent twice with the same content is one job; sent with other content it is another."""
@@ -105,10 +141,12 @@ class TrainingForm(TeamForm):
             "datasets": [{"name": name, "version": number}],
             "adapter_name": values.get("adapter_name") or None,
         }
-        for key in self.fields:
-            part, dot, field = key.partition(".")
-            if dot and (value := values.get(key)):
-                document.setdefault(part, {})[field] = parse_modules(value) if field == "target_modules" else value
+        method = values.get("method.type") or next(iter(METHODS))
+        document["method"] = {"type": method}
+        for key in KINDS:
+            part, _, field = key.partition(".")
+            if (value := values.get(key)) and method in self.owners.get(key, [method]):
+                document.setdefault(part, {})[field] = parse(key, value)
         return document
 
     def _add_defect(self, location: tuple[int | str, ...], message: str) -> None:
@@ -129,24 +167,66 @@ def dataset_value(version: DatasetVersion) -> str:
     return f"{version.dataset.name}@{version.number}"
 
 
-def parse_modules(text: str) -> str | list[str]:
-    """`all-linear`, or names between commas."""
+def spec_fields() -> Iterable[tuple[str, FieldInfo, list[str]]]:
+    """Every field of the form that is a field of the spec: its name, the model's field, and the methods that own it."""
+    owned: dict[str, tuple[FieldInfo, list[str]]] = {}
+    for method, model in METHODS.items():
+        for name, info in model.model_fields.items():
+            if name != "type":
+                owned.setdefault(name, (info, []))[1].append(method)
+    for name, (info, owners) in owned.items():
+        yield f"method.{name}", info, owners
+    for part, options in PARTS.items():
+        for name, info in options.model_fields.items():
+            yield f"{part}.{name}", info, []
+
+
+def kinds_of(annotation: Any) -> set[Any]:
+    """The plain types that a value may have: of a union, each; of `list[str]`, `list`."""
+    origin = get_origin(annotation)
+    if origin in {Union, UnionType}:
+        return set().union(*map(kinds_of, get_args(annotation)))
+    if origin is Annotated:
+        return kinds_of(get_args(annotation)[0])
+    return {origin or annotation}
+
+
+KINDS = {key: kinds_of(info.annotation) for key, info, _ in spec_fields()}
+
+
+def summary_of(model: type[Part]) -> str:
+    """The first line of a method's docstring, without its source."""
+    return re.sub(r" \(arXiv:[\d.]+\)", "", (model.__doc__ or "").partition("\n")[0]).rstrip(".")
+
+
+def parse(key: str, text: str) -> Any:
+    """What was typed in a field: names between commas become a list, `{key: value}` a mapping, the rest stays text."""
+    kinds = KINDS[key]
+    if dict in kinds:
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            return text  # The model says what it should be.
     names = [name.strip() for name in text.split(",") if name.strip()]
-    return text if names == ["all-linear"] else names
+    is_pattern = str in kinds and (names == ["all-linear"] or any(re.search(r"[^\w.-]", name) for name in names))
+    return names if list in kinds and not is_pattern else text
 
 
-def form_field(name: str, info: FieldInfo) -> forms.Field:
+def form_field(key: str, info: FieldInfo) -> forms.Field:
     """A form field with the model field's default and help; numbers carry their inclusive bounds."""
-    label = name.replace("_", " ").capitalize()
-    default = info.get_default()
-    if get_origin(info.annotation) is Literal:
-        choices = [(word, word) for word in get_args(info.annotation)]
-        return forms.ChoiceField(
-            choices=choices, initial=default, label=label, required=False, help_text=info.description or ""
-        )
+    name = key.partition(".")[2]
+    shared: dict[str, Any] = {"label": name.replace("_", " ").capitalize(), "required": False}
+    shared["help_text"] = info.description or ""
+    default = None if key == LEARNING_RATE else info.get_default()
+    kinds = KINDS[key]
+    words = [word for kind in (info.annotation, *get_args(info.annotation)) for word in choices_of(kind)]
+    if words:
+        blank = [] if default is not None else [("", "")]
+        return forms.ChoiceField(choices=blank + [(word, word) for word in words], initial=default, **shared)
+    if bool in kinds:
+        return forms.ChoiceField(choices=YES_NO, initial=str(default).lower(), **shared)
     if isinstance(default, float):
         default = f"{default:g}"
-    kinds = {info.annotation, *get_args(info.annotation)}
     widget: forms.Widget = forms.TextInput(attrs=PLAIN_TEXT)
     if kinds & {int, float}:
         attributes = {"step": "any" if float in kinds else "1"}
@@ -156,9 +236,13 @@ def form_field(name: str, info: FieldInfo) -> forms.Field:
             elif isinstance(bound, Le):
                 attributes["max"] = str(bound.le)
         widget = forms.NumberInput(attrs=attributes)
-    return forms.CharField(
-        initial=default, label=label, required=False, widget=widget, help_text=info.description or ""
-    )
+    if key == LEARNING_RATE:
+        widget.attrs["placeholder"] = "the method's own"
+    return forms.CharField(initial=default, widget=widget, **shared)
+
+
+def choices_of(annotation: Any) -> Sequence[str]:
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 def initial_from(spec: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +252,16 @@ def initial_from(spec: dict[str, Any]) -> dict[str, Any]:
     initial: dict[str, Any] = {"base_model": parsed.base_model, "adapter_name": parsed.adapter_name}
     if choice.name and choice.version:
         initial["dataset"] = f"{choice.name}@{choice.version}"
-    for part in PARTS:
+    for part in ("method", *PARTS):
         for name, value in getattr(parsed, part).model_dump().items():
-            initial[f"{part}.{name}"] = ", ".join(value) if isinstance(value, list) else value
+            initial[f"{part}.{name}"] = typed(value)
     return initial
+
+
+def typed(value: Any) -> Any:
+    """A value of the spec as a person would type it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ", ".join(value)
+    return yaml.safe_dump(value, default_flow_style=True).strip() if isinstance(value, dict) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from finetune_hub.dashboard.views import adapters, base_models, datasets, home, jobs, sign_in, workers
+from finetune_hub.dashboard.views import account, adapters, base_models, datasets, home, jobs, sign_in, team, workers
 
 urlpatterns = [
     path("", home.show_home, name="home"),
@@ -30,6 +30,15 @@ urlpatterns = [
     path("adapters/<str:adapter_id>/<int:number>/files/<path:path>", adapters.download_file, name="adapter-file"),
     path("adapters/<str:adapter_id>/<int:number>/zip", adapters.download_zip, name="adapter-zip"),
     path("workers/", workers.list_workers, name="workers"),
-    path("workers/<slug:name>/cordon", workers.cordon, {"cordoned": True}, name="worker-cordon"),
-    path("workers/<slug:name>/uncordon", workers.cordon, {"cordoned": False}, name="worker-uncordon"),
+    path("workers/<slug:name>/drain", workers.drain, name="worker-drain"),
+    path("workers/<slug:name>/resume", workers.resume, name="worker-resume"),
+    path("team/", team.show_team, name="team"),
+    path("team/<slug:slug>/", team.show_team, name="team-of"),
+    path("team/<slug:slug>/members/add", team.add, name="member-add"),
+    path("team/<slug:slug>/members/<int:membership_id>/role", team.change, name="member-role"),
+    path("team/<slug:slug>/members/<int:membership_id>/remove", team.remove, name="member-remove"),
+    path("account/", account.show_account, name="account"),
+    path("account/password", account.change_password, name="password-change"),
+    path("account/tokens", account.create, name="token-create"),
+    path("account/tokens/<str:token_id>/revoke", account.revoke, name="token-revoke"),
 ]

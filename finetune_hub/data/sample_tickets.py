@@ -25,12 +25,12 @@ SYLLABLES = (
     "nar nel nor ol or per ran rel rin ros sal san sel sor tal tan tel tor val van ver vin war wen"
 ).split()
 FIRST_NAME_ENDINGS: dict[Split, list[str]] = {
-    "train": "a as da e ek ian ina is o on ra us".split(),
-    "held_out": "eth iel ym".split(),
+    "train": "a ard as da e ek et ia ian in ina is ius o on oth ra ulf us".split(),
+    "held_out": "iel ric ym".split(),
 }
 LAST_NAME_ENDINGS: dict[Split, list[str]] = {
-    "train": "berg by den feld ford hart ley man mann sen ski son ton well".split(),
-    "held_out": "dale stead wick".split(),
+    "train": "bach berg by den eck feld ford gren hart ley man mann rup sen ski son ton vik well".split(),
+    "held_out": "dale lund wick".split(),
 }
 ORDER_NUMBERS: dict[Split, range] = {"train": range(10_000, 60_000), "held_out": range(60_000, 99_999)}
 

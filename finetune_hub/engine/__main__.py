@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import signal
+import subprocess
 import sys
 import traceback
 import warnings
@@ -25,6 +26,8 @@ from finetune_hub.engine.errors import BadData, EngineError, Infrastructure, Out
 from finetune_hub.engine.events import EventLog, write_result
 from finetune_hub.spec import events, run
 
+RANK_END_SECONDS = 30.0
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, run, and turn every ending into an exit status."""
@@ -36,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.file} is not a {command.document.__name__} document: {broken}", file=sys.stderr)
         return events.EXIT_FAILED
     _silence_libraries()
+    if (rank := os.environ.get("RANK", "0")) != "0":  # The first rank speaks for the run; the others keep notes.
+        document = document.model_copy(update={"output_dir": document.output_dir / f"rank-{rank}"})
     with EventLog(document.output_dir) as log:
         return _run(command, document, log)
 
@@ -109,9 +114,18 @@ def _use_threads(threads: int | None) -> None:
 
 def _train(document: run.TrainRun, log: EventLog) -> BaseModel:
     _use_threads(document.threads)
+    from finetune_hub.engine.ranks import start_others
     from finetune_hub.engine.train import train
 
-    return train(document, log)
+    others = start_others(document.spec.runtime.gpus)
+    try:
+        return train(document, log)
+    finally:
+        for other in others:  # Theirs end with ours; one that hangs would keep its GPU.
+            try:
+                other.wait(RANK_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                other.kill()
 
 
 def _verify(document: run.VerifyRun, log: EventLog) -> BaseModel:

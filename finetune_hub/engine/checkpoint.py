@@ -4,8 +4,9 @@
       adapter/                 the adapter in PEFT's format: a checkpoint can be served as it is
       trained.safetensors      its tensors as they are trained, which that format does not always keep
       optimizer.safetensors    AdamW's averages and step count of each trained tensor
-      random.safetensors       states of the random number generators (dropout)
-      state.json               step, position in the data, and what run this is
+      random.safetensors       states of the random number generators (dropout, noise), of every rank
+      best.safetensors         the weights of the lowest held-out loss so far, where there is one
+      state.json               step, position in the data, evaluations, and what run this is
 
 The folder is written under a temporary name, flushed to the disk and renamed: it is complete or it is not there.
 """
@@ -29,6 +30,7 @@ from finetune_hub.engine import peft_format
 from finetune_hub.engine.adapters.registry import Adapter
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.events import sync_folder
+from finetune_hub.engine.ranks import Ranks
 from finetune_hub.spec.events import Checkpoint
 
 CHECKPOINTS_DIR = "checkpoints"
@@ -46,6 +48,13 @@ class CheckpointState(BaseModel):
     rows_drawn: int
     trained_tokens: int
     supervised_tokens: int
+    loss_scale: float | None = None
+    good_steps: int = 0
+    best_loss: float | None = None
+    """Lowest held-out loss so far, in nats, and the step it was measured at."""
+    best_step: int = 0
+    worse_evaluations: int = 0
+    """Evaluations since then."""
     dtype: str
     """What the base model computes in: `auto` must not choose anew in the middle of a run."""
     identity: dict[str, Any]
@@ -58,6 +67,8 @@ def write_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: CheckpointState,
     *,
+    best: dict[str, Tensor],
+    random_states: dict[str, Tensor],
     base_model_name: str,
 ) -> Checkpoint:
     """Write `checkpoints/step-N` durably and delete all but the newest; returns the event to send."""
@@ -71,7 +82,9 @@ def write_checkpoint(
         temporary / "trained.safetensors",
     )
     save_file(_optimizer_tensors(adapter, optimizer), temporary / "optimizer.safetensors")
-    save_file(_random_states(), temporary / "random.safetensors")
+    save_file(random_states, temporary / "random.safetensors")
+    if best:
+        save_file(best, temporary / "best.safetensors")
     (temporary / "state.json").write_text(state.model_dump_json(indent=2), encoding="utf-8")
     _flush(temporary)
     shutil.rmtree(folder, ignore_errors=True)
@@ -117,45 +130,59 @@ def check_identity(state: CheckpointState, identity: dict[str, Any]) -> None:
         )
 
 
-def restore(folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:
-    """Put adapter, optimizer and random number generators back to where the checkpoint was written."""
+def restore(folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer, rank: int = 0) -> dict[str, Tensor]:
+    """Put adapter, optimizer and random number generators back to where the checkpoint was written.
+
+    Returns:
+        The weights of the lowest held-out loss until then; empty where nothing was held out.
+    """
     try:
         trained = load_file(folder / "trained.safetensors")
         tensors = load_file(folder / "optimizer.safetensors")
         random_states = load_file(folder / "random.safetensors")
+        best_file = folder / "best.safetensors"
+        best = load_file(best_file) if best_file.exists() else {}
     except (OSError, SafetensorError) as broken:
         raise BadConfig(f"The checkpoint {folder.name} cannot be read ({broken}).", "Start the job anew.") from broken
     with torch.no_grad():
         for name, tensor in adapter.state().items():
             tensor.copy_(trained[name])
     for name, parameter in adapter.parameters().items():
-        optimizer.state[parameter] = {
-            field: _beside(parameter, field, tensors[f"{name}.{field}"]) for field in ("step", "exp_avg", "exp_avg_sq")
-        }
-    torch.set_rng_state(random_states["cpu"])
-    if "cuda" in random_states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(random_states["cuda"])
+        fields = {key.rpartition(".")[2]: tensor for key, tensor in tensors.items() if key.rpartition(".")[0] == name}
+        optimizer.state[parameter] = {field: _beside(parameter, tensor) for field, tensor in fields.items()}
+    if f"cpu.{rank}" not in random_states:
+        raise BadConfig(f"The checkpoint {folder.name} is of a run on fewer GPUs.", "Resume with as many as before.")
+    torch.set_rng_state(random_states[f"cpu.{rank}"])
+    if f"cuda.{rank}" in random_states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random_states[f"cuda.{rank}"])
+    return best
 
 
-def _beside(parameter: nn.Parameter, field: str, tensor: Tensor) -> Tensor:
-    """AdamW keeps everything on the parameter's device; its step count is a float32 scalar."""
-    return tensor.to(parameter.device) if field == "step" else tensor.to(parameter.device, parameter.dtype)
+def collect_random_states(ranks: Ranks, device: str) -> dict[str, Tensor]:
+    """The random number generators of every rank; all ranks must call it together."""
+    own = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        own["cuda"] = torch.cuda.get_rng_state()
+    return {
+        f"{kind}.{rank}": state
+        for kind, tensor in own.items()
+        for rank, state in enumerate(ranks.gather(tensor, device))
+    }
+
+
+def _beside(parameter: nn.Parameter, tensor: Tensor) -> Tensor | int:
+    """On the parameter's device; bitsandbytes counts steps in a plain number, torch in a float32 tensor."""
+    return int(tensor) if tensor.dtype == torch.int64 else tensor.to(parameter.device)
 
 
 def _optimizer_tensors(adapter: Adapter, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Each field of each parameter's state; fields that parameters share (a table of 8-bit values) are copied."""
     tensors = {}
     for name, parameter in adapter.parameters().items():
-        averages: Mapping[str, Tensor] = optimizer.state[parameter]
-        for field, tensor in averages.items():
-            tensors[f"{name}.{field}"] = tensor.detach().cpu().contiguous()
+        averages: Mapping[str, Tensor | int] = optimizer.state[parameter]
+        for field, value in averages.items():
+            tensors[f"{name}.{field}"] = torch.as_tensor(value).detach().cpu().contiguous().clone()
     return tensors
-
-
-def _random_states() -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
 
 
 def _flush(folder: Path) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.events import EventLog
@@ -24,8 +27,9 @@ from finetune_hub.engine.kernels.document_attention import DOCUMENT_ATTENTION, U
 from finetune_hub.engine.kernels.frozen_linear import replace_quantized_layers
 from finetune_hub.engine.quantization import Quantization
 
-DtypeChoice = Literal["auto", "float32", "bfloat16"]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DtypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_MEASURED_DTYPES = ("float32", "bfloat16")
 _MEASURED_TOKENS = 256
 _MEASURED_ROUNDS = 6
 _WORTHWHILE = 0.9  # bfloat16 costs precision: it must be faster by more than a tenth.
@@ -97,11 +101,11 @@ def choose_dtype(choice: DtypeChoice, folder: Path, device: str, log: EventLog) 
     if choice != "auto":
         return DTYPES[choice]
     shapes = _linear_shapes(read_config(folder))
-    seconds = dict.fromkeys(DTYPES, math.inf)
+    seconds = dict.fromkeys(_MEASURED_DTYPES, math.inf)
     for _ in range(_MEASURED_ROUNDS):  # In turn, and the best of each: another process's load must not decide.
-        for name, dtype in DTYPES.items():
+        for name in _MEASURED_DTYPES:
             if not _HOPELESS * min(seconds.values()) < seconds[name] < math.inf:
-                seconds[name] = min(seconds[name], _time_products(shapes, dtype, device))
+                seconds[name] = min(seconds[name], _time_products(shapes, DTYPES[name], device))
     chosen = "bfloat16" if seconds["bfloat16"] < _WORTHWHILE * seconds["float32"] else "float32"
     timings = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in seconds.items())
     log.info(f"Computing in {chosen}: a layer's products over {_MEASURED_TOKENS} tokens take {timings}.")
@@ -179,6 +183,29 @@ def _head_is_plain(model: PreTrainedModel, ids: Tensor) -> bool:
         return False
     logits = model(input_ids=ids[None], use_cache=False).logits[0]
     return bool(torch.allclose(head(_hidden_states(model, ids, (len(ids),))), logits, rtol=1e-3, atol=1e-3))
+
+
+@contextmanager
+def plain_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Transformers' own attention inside: generation pads and caches, which document attention does not know."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def compile_layers(model: PreTrainedModel) -> None:
+    """Compile each decoder layer with torch.compile, in place; document attention stays outside of the graphs.
+
+    The first step of every shape compiles for a while; shapes are dynamic, so that is once or twice.
+    """
+    uncompiled = torch.compiler.disable(document_attention.document_attention)  # type: ignore[no-untyped-call]
+    document_attention.register(uncompiled)
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.compile(dynamic=True)
 
 
 def _hidden_states(model: PreTrainedModel, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:

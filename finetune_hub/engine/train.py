@@ -9,22 +9,23 @@ Within a step nothing waits for the device; the loss and the gradient's norm are
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import resource
 import signal
-import sys
 import time
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
-from finetune_hub.engine import peft_format, verify
+from finetune_hub.engine import fast_modules, held_out, optimizers, peft_format, verify
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.checkpoint import (
     CheckpointState,
     check_identity,
+    collect_random_states,
     read_state,
     restore,
     write_checkpoint,
@@ -32,12 +33,24 @@ from finetune_hub.engine.checkpoint import (
 from finetune_hub.engine.dataset import RowOrder, load_dataset
 from finetune_hub.engine.errors import BadConfig, Diverged, Stopped
 from finetune_hub.engine.events import EventLog
-from finetune_hub.engine.model import DTYPES, choose_dtype, fingerprint, load_base_model, prove_fast_paths
+from finetune_hub.engine.held_out import BestWeights
+from finetune_hub.engine.loss_scale import LossScale
+from finetune_hub.engine.memory import keep_freed_memory, peak_memory_bytes
+from finetune_hub.engine.model import (
+    DTYPES,
+    choose_dtype,
+    compile_layers,
+    fingerprint,
+    load_base_model,
+    plain_attention,
+    prove_fast_paths,
+)
 from finetune_hub.engine.objectives import sft
 from finetune_hub.engine.quantization import quantization_of
-from finetune_hub.spec.events import Plan, Step
+from finetune_hub.engine.ranks import Ranks
+from finetune_hub.spec.events import Evaluation, Plan, Step
 from finetune_hub.spec.run import TrainResult, TrainRun
-from finetune_hub.spec.training import TrainingOptions
+from finetune_hub.spec.training import RuntimeOptions, TrainingOptions
 
 ADAPTER_DIR = "adapter"
 PROBE_FILE = "probe.safetensors"
@@ -51,12 +64,15 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         EngineError: the run cannot start or go on; says why.
         Stopped: SIGTERM or SIGINT came; the step at hand was finished and a checkpoint written.
     """
-    options = run.spec.training
+    options, evaluation, runtime = run.spec.training, run.spec.evaluation, run.spec.runtime
     wants_stop = _catch_stop_signals()
+    keep_freed_memory()
+    ranks = Ranks.join(run.device)
 
     # The data first: a defect in it shows within a second, before the base model is read.
     template = _read_template(run)
-    datasets = [load_dataset(file, template, options.max_seq_len, log) for file in run.datasets]
+    loaded = [load_dataset(file, template, options.max_seq_len, log) for file in run.datasets]
+    datasets, held_out_rows = held_out.split(loaded, evaluation.fraction, options.seed)
     order = RowOrder(datasets, options.seed)
     rows_per_step = options.micro_batch_size * options.gradient_accumulation_steps
     total_rows = (
@@ -70,11 +86,11 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         check_identity(resumed, identity)
 
     # The base model, frozen, and the adapter on it.
-    if run.device == "cuda" and not torch.cuda.is_available():
-        raise BadConfig("The run wants a CUDA GPU, and this machine has none.", "Run it on a GPU worker or on the CPU.")
+    _check_device(run)
     torch.manual_seed(options.seed)
     if resumed is None:
-        dtype = choose_dtype(run.spec.runtime.dtype, run.base_model_dir, run.device, log)
+        chosen = choose_dtype(runtime.dtype, run.base_model_dir, run.device, log)
+        dtype = ranks.choice_of_first(chosen, list(DTYPES.values()), run.device)
     else:
         dtype = DTYPES[resumed.dtype]
     model = load_base_model(
@@ -82,18 +98,21 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     )
     adapter = registry.attach(model, run.spec.method, seed=options.seed)
     paths = prove_fast_paths(model)  # With the adapter: behind a prefix some models cannot keep rows apart.
+    _use_runtime(model, runtime)
     trained = list(adapter.parameters().values())
-    optimizer = torch.optim.AdamW(
-        registry.parameter_groups(adapter, options.learning_rate), weight_decay=options.weight_decay, fused=True
-    )
+    optimizer = optimizers.build(registry.parameter_groups(adapter, options.learning_rate), options, run.device)
+    best = BestWeights()
     if resumed is None:
+        torch.manual_seed(options.seed + ranks.rank)  # Each rank draws a dropout of its own.
         state = CheckpointState(
             step=0, rows_drawn=0, trained_tokens=0, supervised_tokens=0, dtype=str(dtype)[6:], identity=identity
         )
     else:
         assert run.resume_from is not None
-        restore(run.resume_from, adapter, optimizer)
+        best.tensors = restore(run.resume_from, adapter, optimizer, ranks.rank)
+        best.loss, best.step, best.worse_evaluations = resumed.best_loss, resumed.best_step, resumed.worse_evaluations
         state = resumed
+    scale = LossScale(dtype, state.loss_scale, state.good_steps)
 
     rows = [row for dataset in datasets for row in dataset.rows]
     log.emit(
@@ -101,6 +120,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             total_steps=total_steps,
             first_step=state.step,
             rows=len(rows),
+            held_out_rows=len(held_out_rows),
             supervised_tokens=sum(len(row.targets) for row in order.rows(0, order.rows_per_epoch)),
             truncated_rows=sum(row.truncated_tokens > 0 for row in rows),
             trainable_parameters=sum(tensor.numel() for tensor in trained),
@@ -111,11 +131,12 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     )
     if not paths.packed:
         log.warn("This base model cannot keep packed rows apart, so every row is a pass of its own, which is slower.")
+    paths = dataclasses.replace(paths, packed=paths.packed and options.packing)
 
     model.train()
-    loss, checkpointed_step = math.nan, state.step
+    loss, held_out_loss, checkpointed_step, is_stopping_early = math.nan, None, state.step, False
     for step in range(state.step + 1, total_steps + 1):
-        if wants_stop():
+        if ranks.any(wants_stop(), run.device):
             break
         started = time.perf_counter()
         learning_rate = options.learning_rate * schedule(step, total_steps, options)
@@ -123,21 +144,42 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             group["lr"] = learning_rate * group["factor"]
         step_rows = order.rows(state.rows_drawn, min(state.rows_drawn + rows_per_step, total_rows))
         supervised_tokens = sum(len(row.targets) for row in step_rows)
+        micro_batches = [
+            step_rows[start : start + options.micro_batch_size]
+            for start in range(0, len(step_rows), options.micro_batch_size)
+        ]
 
-        loss_on_device = torch.zeros((), device=run.device)
-        for start in range(0, len(step_rows), options.micro_batch_size):
-            micro_batch = step_rows[start : start + options.micro_batch_size]
-            loss_on_device += sft.backward(model, paths, micro_batch, supervised_tokens)
-        norm_on_device = nn.utils.clip_grad_norm_(trained, options.max_grad_norm)
-        loss, grad_norm = torch.stack([loss_on_device, norm_on_device]).tolist()
-        if not math.isfinite(loss) or not math.isfinite(grad_norm):
+        while True:  # Once, unless float16 overflows: then again with a smaller scale.
+            for tensor in trained:
+                tensor.grad = None if ranks.count == 1 else torch.zeros_like(tensor)
+            loss_on_device = torch.zeros((), device=run.device)
+            for micro_batch in ranks.share(micro_batches):
+                loss_on_device += sft.backward(
+                    model,
+                    paths,
+                    micro_batch,
+                    supervised_tokens,
+                    label_smoothing=options.label_smoothing,
+                    neftune_alpha=options.neftune_alpha,
+                    loss_scale=scale.value,
+                    offload=runtime.activation_offload,
+                )
+            gradients = [tensor.grad for tensor in trained if tensor.grad is not None]
+            ranks.add_up([loss_on_device, *gradients])
+            scale.unscale(gradients)
+            norm_on_device = nn.utils.clip_grad_norm_(trained, options.max_grad_norm)
+            loss, grad_norm = torch.stack([loss_on_device, norm_on_device]).tolist()
+            is_finite = math.isfinite(loss) and math.isfinite(grad_norm)
+            if is_finite or not scale.halve():
+                break
+        if not is_finite:
             named = ", ".join(row.name for row in step_rows[:_NAMED_ROWS])
             raise Diverged(
                 f"Step {step} has the loss {loss} and the gradient norm {grad_norm}; its rows are {named}.",
                 "Lower `learning_rate`, raise `warmup_ratio`, or look at these rows.",
             )
         optimizer.step()
-        optimizer.zero_grad()
+        scale.grow()
 
         tokens = sum(row.tokens for row in step_rows)
         state = state.model_copy(
@@ -146,6 +188,8 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
                 "rows_drawn": state.rows_drawn + len(step_rows),
                 "trained_tokens": state.trained_tokens + tokens,
                 "supervised_tokens": state.supervised_tokens + supervised_tokens,
+                "loss_scale": scale.value,
+                "good_steps": scale.good_steps,
             }
         )
         log.emit(
@@ -161,18 +205,48 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
                 peak_memory_bytes=peak_memory_bytes(run.device),
             )
         )
-        if step % options.checkpoint_every_steps == 0 and step < total_steps:
-            log.emit(write_checkpoint(run.output_dir, adapter, optimizer, state, base_model_name=run.base_model_name))
-            checkpointed_step = step
 
-    if state.step < total_steps:
+        if held_out_rows and (step % evaluation.every_steps == 0 or step == total_steps):
+            started = time.perf_counter()
+            held_out_loss = held_out.measure(model, paths, held_out_rows, options.micro_batch_size, ranks)
+            asked = held_out_rows[: evaluation.samples] if ranks.is_first else []
+            log.emit(
+                Evaluation(
+                    step=step,
+                    loss=held_out_loss,
+                    is_best=best.offer(held_out_loss, step, adapter),
+                    rows=len(held_out_rows),
+                    samples=held_out.answer(model, asked, template, evaluation.sample_tokens),
+                    seconds=time.perf_counter() - started,
+                )
+            )
+            state = state.model_copy(
+                update={"best_loss": best.loss, "best_step": best.step, "worse_evaluations": best.worse_evaluations}
+            )
+        is_stopping_early = best.worse_evaluations >= (evaluation.early_stopping_patience or math.inf)
+        if step % options.checkpoint_every_steps == 0 and step < total_steps and not is_stopping_early:
+            _write_checkpoint(run, log, ranks, adapter, optimizer, state, best)
+            checkpointed_step = step
+        if is_stopping_early:
+            log.info(f"Stopping at step {step}: the held-out loss was lowest at step {best.step}.")
+            break
+
+    if state.step < total_steps and not is_stopping_early:
         if state.step > checkpointed_step:
-            log.emit(write_checkpoint(run.output_dir, adapter, optimizer, state, base_model_name=run.base_model_name))
+            _write_checkpoint(run, log, ranks, adapter, optimizer, state, best)
+        ranks.leave()
         raise Stopped(state.step)
 
+    published_step = state.step
+    if evaluation.keep_best and best.tensors:
+        best.put_back(adapter)
+        held_out_loss, published_step = best.loss, best.step
     nn.Module.eval(model)
-    peft_format.write_adapter(run.output_dir / ADAPTER_DIR, adapter, base_model_name=run.base_model_name)
-    verify.write_probe(run.output_dir / PROBE_FILE, model, rows)
+    if ranks.is_first:
+        peft_format.write_adapter(run.output_dir / ADAPTER_DIR, adapter, base_model_name=run.base_model_name)
+        with plain_attention(model):  # As `verify` computes it.
+            verify.write_probe(run.output_dir / PROBE_FILE, model, rows)
+    ranks.leave()
     return TrainResult(
         adapter_dir=ADAPTER_DIR,
         probe_file=PROBE_FILE,
@@ -180,6 +254,8 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         trained_tokens=state.trained_tokens,
         supervised_tokens=state.supervised_tokens,
         final_loss=loss,
+        evaluation_loss=held_out_loss,
+        published_step=published_step,
         dtype=state.dtype,
         chat_template_sha256=template.sha256,
     )
@@ -198,12 +274,63 @@ def schedule(step: int, total_steps: int, options: TrainingOptions) -> float:
     return 1.0
 
 
-def peak_memory_bytes(device: str) -> int:
-    """Peak allocated memory on CUDA, peak resident memory of the process on the CPU."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _check_device(run: TrainRun) -> None:
+    """Raises:
+    BadConfig: the run wants what this machine has not.
+    """
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise BadConfig("The run wants a CUDA GPU, and this machine has none.", "Run it on a GPU worker or on the CPU.")
+    if run.device == "cuda" and run.spec.runtime.gpus > torch.cuda.device_count():
+        raise BadConfig(
+            f"The run wants {run.spec.runtime.gpus} GPUs, and this machine has {torch.cuda.device_count()}.",
+            "Lower `runtime.gpus`.",
+        )
+    if run.device == "cpu" and run.spec.runtime.activation_offload:
+        raise BadConfig(
+            "`activation_offload` moves memory from a GPU to the host, and this run is on the CPU.",
+            "Set `runtime.activation_offload` to false, or `activation_checkpointing` to true.",
+        )
+
+
+def _use_runtime(model: PreTrainedModel, runtime: RuntimeOptions) -> None:
+    """Kernels of our own or torch.compile's, and activation checkpointing."""
+    if runtime.compile:
+        compile_layers(model)
+    else:
+        fast_modules.install(model)
+    if runtime.activation_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise BadConfig(
+                f"{type(model).__name__} has no activation checkpointing.",
+                "Set `runtime.activation_checkpointing` to false, or lower `micro_batch_size`.",
+            )
+        # Older releases of transformers 5 know only the second name, newer ones warn of it.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+
+
+def _write_checkpoint(
+    run: TrainRun,
+    log: EventLog,
+    ranks: Ranks,
+    adapter: registry.Adapter,
+    optimizer: torch.optim.Optimizer,
+    state: CheckpointState,
+    best: BestWeights,
+) -> None:
+    """All ranks hand in their random states; the first one writes."""
+    random_states = collect_random_states(ranks, run.device)
+    if ranks.is_first:
+        checkpoint = write_checkpoint(
+            run.output_dir,
+            adapter,
+            optimizer,
+            state,
+            best=best.tensors,
+            random_states=random_states,
+            base_model_name=run.base_model_name,
+        )
+        log.emit(checkpoint)
 
 
 def _catch_stop_signals() -> Any:
@@ -229,6 +356,8 @@ def _identity_of(run: TrainRun, template: ChatTemplate) -> dict[str, Any]:
         "datasets": [[file.sha256, file.weight] for file in run.datasets],
         "method": run.spec.method.model_dump(mode="json"),
         "objective": run.spec.objective.model_dump(mode="json"),
+        "evaluation.fraction": run.spec.evaluation.fraction,
+        "runtime.gpus": run.spec.runtime.gpus,
         **{
             f"training.{key}": value
             for key, value in run.spec.training.model_dump(mode="json", exclude={"checkpoint_every_steps"}).items()

@@ -11,20 +11,22 @@ from django.db.models.functions import Now
 
 class WorkerQuerySet(models.QuerySet["Worker"]):
     def fit_for_work(self) -> WorkerQuerySet:
-        """Workers that may be given an attempt: not cordoned, alive, and consuming their queue."""
+        """Workers that may be given an attempt: not draining, alive, and consuming their queue."""
         return self.filter(
-            cordoned=False,
+            drain_requested=False,
             heartbeat_at__gt=Now() - settings.CANARY_MISSING_AFTER,
             canary_at__gt=Now() - settings.CANARY_MISSING_AFTER,
         )
 
     def with_health(self) -> WorkerQuerySet:
-        """Adds `heartbeat_age` and `canary_age`, both on the database's clock."""
-        ages = {
+        """Adds `heartbeat_age` and `canary_age`, both on the database's clock, and `has_attempts`."""
+        added: dict[str, models.expressions.Combinable] = {
             f"{name}_age": models.ExpressionWrapper(Now() - models.F(f"{name}_at"), output_field=models.DurationField())
             for name in ("heartbeat", "canary")
         }
-        return self.annotate(**ages)
+        active = Worker.objects.filter(pk=models.OuterRef("pk"), attempts__finished_at=None, attempts__isnull=False)
+        added["has_attempts"] = models.Exists(active)
+        return self.annotate(**added)
 
 
 class Worker(models.Model):
@@ -33,13 +35,14 @@ class Worker(models.Model):
     name = models.SlugField(max_length=64, unique=True)
     hostname = models.CharField(max_length=255)
     version = models.CharField(max_length=40)
-    cordoned = models.BooleanField(default=False, help_text="Gets no new attempts; running ones go on.")
+    drain_requested = models.BooleanField(default=False, help_text="Gets no new attempts; running ones go on.")
     registered_at = models.DateTimeField(db_default=Now())
     heartbeat_at = models.DateTimeField(db_default=Now())
     canary_at = models.DateTimeField(db_default=Now(), help_text="When it last consumed a canary task.")
 
     heartbeat_age: timedelta
     canary_age: timedelta
+    has_attempts: bool
 
     objects = WorkerQuerySet.as_manager()
 
@@ -61,8 +64,10 @@ class Worker(models.Model):
                 f"It has consumed no canary task for {self.canary_age.total_seconds():.0f} s, so it gets no job. "
                 "Its connection to Redis is stuck: restart the worker; running trainers are found again."
             )
-        if self.cordoned:
-            return "cordoned", "It gets no new jobs; running ones go on."
+        if self.drain_requested and self.has_attempts:
+            return "draining", "It gets no new job; what runs goes on."
+        if self.drain_requested:
+            return "drained", "It gets no new job, and nothing runs: it may be stopped or mended."
         return "healthy", f"Heartbeat {self.heartbeat_age.total_seconds():.0f} s ago."
 
 

@@ -26,8 +26,15 @@ def submit_training(team: Team, user: User, spec: TrainingSpec, *, idempotency_k
 
     Raises:
         Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
-            `duplicate_dataset`, `idempotency_key_reused`.
+            `duplicate_dataset`, `too_many_gpus`, `idempotency_key_reused`.
     """
+    if spec.runtime.gpus > 1:
+        raise Refusal(
+            "too_many_gpus",
+            f"The service gives a job one device, and this one wants {spec.runtime.gpus}.",
+            "Leave `runtime.gpus` at 1, or run the recipe with `finetune-hub train` on a machine with several GPUs.",
+            field="runtime.gpus",
+        )
     base_model = find_base_model(team, spec.base_model)
     choices = [(find_dataset_version(team, choice), choice.weight) for choice in spec.datasets]
     if len({version.pk for version, _ in choices}) < len(choices):

@@ -308,15 +308,28 @@ class JobEvent(models.Model):
 class MetricPointQuerySet(models.QuerySet["MetricPoint"]):
     def curve_of(self, job: Job) -> MetricPointQuerySet:
         """One point a step: a resumed attempt repeats steps, and the newest attempt's point stands."""
-        points = self.filter(attempt__job=job).order_by("step", "-attempt__number")
-        return points.distinct("step").select_related("attempt")
+        attempts = list(job.attempts.values_list("pk", flat=True))
+        points = self.filter(attempt__in=attempts).with_attempt_number()
+        if len(attempts) == 1:  # Nothing is repeated, and the primary key has the points in order.
+            return points.order_by("step")
+        return points.order_by("step", "-attempt__number").distinct("step")
 
     def of_job_after(self, job_id: str, *, attempt_number: int, step: int) -> MetricPointQuerySet:
         """The points recorded after this one, in the order in which attempts record them."""
         later_attempt = models.Q(attempt__number__gt=attempt_number)
         later_step = models.Q(attempt__number=attempt_number, step__gt=step)
         points = self.filter(later_attempt | later_step, attempt__job_id=job_id)
-        return points.order_by("attempt__number", "step").select_related("attempt")
+        return points.order_by("attempt__number", "step").with_attempt_number()
+
+    def newest_of(self, job: Job) -> MetricPoint | None:
+        """The last step of the newest attempt that has taken one."""
+        begun = job.attempts.filter(models.Exists(self.filter(attempt=models.OuterRef("pk")))).order_by("-number")
+        return self.filter(attempt=models.Subquery(begun.values("pk")[:1])).order_by("-step").first()
+
+    def with_attempt_number(self) -> MetricPointQuerySet:
+        """Adds `attempt_number` without the attempt's row, whose log is long."""
+        number = {"attempt_number": models.F("attempt__number")}
+        return self.annotate(**number)
 
 
 class MetricPoint(models.Model):
@@ -333,6 +346,8 @@ class MetricPoint(models.Model):
     supervised_tokens = models.PositiveIntegerField()
     seconds = models.FloatField()
     peak_memory_bytes = models.BigIntegerField()
+
+    attempt_number: int
 
     objects = MetricPointQuerySet.as_manager()
 

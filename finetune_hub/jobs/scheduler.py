@@ -29,14 +29,19 @@ def schedule_pass() -> int:
     queue = {job.pk: job for job in Job.objects.in_queue_order().exclude(Exists(active))[:LOOKED_AT_JOBS]}
     if not queue:
         return 0
-    workers = {worker.pk: worker for worker in Worker.objects.fit_for_work()}
+    # Locked, so that a worker whose drain has returned gets nothing from a pass that began before it.
+    workers = {worker.pk: worker for worker in Worker.objects.fit_for_work().select_for_update(no_key=True)}
     held = DeviceUse.objects.filter(device=OuterRef("pk"), released_at=None)
     devices = Device.objects.filter(present=True)
     usable = devices.filter(worker__in=workers)
     planned = plan(
         [WaitingJob(job_id) for job_id in queue],
         [FreeDevice(d.pk, d.worker_id, d.memory_bytes) for d in usable.exclude(Exists(held))],
-        Fleet(devices=devices.count(), usable_devices=usable.count()),
+        Fleet(
+            devices=devices.count(),
+            usable_devices=usable.count(),
+            draining_devices=devices.filter(worker__drain_requested=True).count(),
+        ),
     )
     for assignment in planned.assignments:
         if _assign(assignment):

@@ -42,7 +42,7 @@ from finetune_hub.jobs.models import (
 from finetune_hub.registry import actions as registry
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.events import Checkpoint as CheckpointEvent
-from finetune_hub.spec.events import EngineEvent, Log, Plan, Progress, Step, Stopped
+from finetune_hub.spec.events import EngineEvent, Evaluation, Log, Plan, Progress, Step, Stopped
 from finetune_hub.spec.events import Failure as FailureEvent
 from finetune_hub.spec.files import FileEntry
 
@@ -206,6 +206,9 @@ def describe(event: EngineEvent) -> EventDraft | None:
             )
         case CheckpointEvent():
             return EventDraft(f"Checkpoint at step {event.step}.")
+        case Evaluation():
+            mark = ", the lowest so far" if event.is_best else ""
+            return EventDraft(f"Held-out loss {event.loss:.4f} at step {event.step}{mark}.")
         case Stopped():
             return EventDraft(f"Stopped at step {event.step}.")
         case FailureEvent():
@@ -290,7 +293,13 @@ def succeed(lease: Lease, result: dict[str, Any]) -> None:
 
 
 def publish_adapter(
-    lease: Lease, *, artifact_prefix: str, files: list[FileEntry], result: dict[str, Any], verification: dict[str, Any]
+    lease: Lease,
+    *,
+    artifact_prefix: str,
+    files: list[FileEntry],
+    result: dict[str, Any],
+    verification: dict[str, Any],
+    model_card: str,
 ) -> AdapterVersion:
     """Publish the trained adapter and end attempt and job, in one transaction.
 
@@ -300,7 +309,7 @@ def publish_adapter(
     with fenced(lease) as (job, attempt):
         spec = job.training_spec()
         assert spec.adapter_name is not None  # Set when the job was submitted.
-        step = int(result["steps"])
+        step = int(result.get("published_step") or result["steps"])
         version = registry.add_version(
             team=job.team,
             name=spec.adapter_name,
@@ -313,6 +322,7 @@ def publish_adapter(
             training_spec=job.spec,
             summary=result,
             verification=verification,
+            model_card=model_card,
         )
         Publication.objects.create(job=job, attempt=attempt, step=step, adapter_version=version)
         _succeed(job, attempt, result, f"Published {version}, reloaded and compared with what was trained.")

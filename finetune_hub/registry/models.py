@@ -65,6 +65,7 @@ class AdapterVersion(models.Model):
     training_spec = models.JSONField()
     summary = models.JSONField(help_text="What the trainer reported at the end: steps, tokens, losses.")
     verification = models.JSONField(help_text="How the reloaded adapter compared with the trainer's logits.")
+    model_card = models.TextField(default="", help_text="Markdown; the same text as the file README.md.")
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:

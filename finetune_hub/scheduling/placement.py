@@ -30,10 +30,11 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Fleet:
-    """What the reasons are made of: how many devices there are, and how many of them work at all."""
+    """What the reasons are made of: how many devices there are, work at all, and are being drained."""
 
     devices: int
     usable_devices: int
+    draining_devices: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,10 @@ def waiting_reason(place: int, fleet: Fleet) -> str:
     """A sentence with facts: what blocks the job that is `place`th in line."""
     if fleet.devices == 0:
         return "No worker has joined yet. Start one with `finetune-hub up`."
+    if fleet.draining_devices == fleet.devices:
+        return "Every worker is drained: no new job starts until an admin resumes one on the Workers page."
     if fleet.usable_devices == 0:
-        return "No worker is fit for work: each one is offline, unhealthy or cordoned. See the Workers page."
+        return "No worker is fit for work: each one is offline, unhealthy or drained. See the Workers page."
     line = "Next in line" if place == 1 else f"Number {place} in line"
     busy = "the one device is busy" if fleet.usable_devices == 1 else f"all {fleet.usable_devices} devices are busy"
     return f"{line}: {busy}."

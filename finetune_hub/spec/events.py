@@ -35,6 +35,7 @@ class Plan(Event):
     total_steps: int
     first_step: int = Field(description="0 for a fresh run; the checkpoint's step for a resumed one.")
     rows: int
+    held_out_rows: int = 0
     supervised_tokens: int = Field(description="In one epoch, after truncation.")
     truncated_rows: int
     trainable_parameters: int
@@ -56,6 +57,26 @@ class Step(Event):
     supervised_tokens: int
     seconds: float = Field(description="Wall time of this step.")
     peak_memory_bytes: int = Field(description="Peak resident memory on CPU, peak allocated memory on CUDA.")
+
+
+class Sample(Part):
+    """A held-out row, answered by the adapter as it is at this step."""
+
+    prompt: str
+    expected: str
+    answer: str
+
+
+class Evaluation(Event):
+    """The held-out rows were measured."""
+
+    type: Literal["evaluation"] = "evaluation"
+    step: int
+    loss: float = Field(description="Mean over all held-out supervised tokens, in nats, without label smoothing.")
+    is_best: bool = Field(description="Lower than at every evaluation before.")
+    rows: int
+    seconds: float
+    samples: list[Sample] = []
 
 
 class Checkpoint(Event):
@@ -92,7 +113,9 @@ class Stopped(Event):
     step: int
 
 
-EngineEvent = Annotated[Log | Plan | Step | Checkpoint | Progress | Failure | Stopped, Field(discriminator="type")]
+EngineEvent = Annotated[
+    Log | Plan | Step | Evaluation | Checkpoint | Progress | Failure | Stopped, Field(discriminator="type")
+]
 engine_event: TypeAdapter[EngineEvent] = TypeAdapter(EngineEvent)
 
 # Exit statuses of `python -m finetune_hub.engine`.

@@ -84,6 +84,10 @@ class TrainResult(Part):
     trained_tokens: int = Field(description="Real tokens seen, over all steps, also those before a resume.")
     supervised_tokens: int = Field(description="Of them, the tokens that counted in the loss.")
     final_loss: float = Field(description="Loss of the last step, in nats.")
+    evaluation_loss: float | None = Field(None, description="Held-out loss of the published weights, in nats.")
+    published_step: int | None = Field(
+        None, description="Step of the published weights; `steps` unless one was better."
+    )
     dtype: str = Field(description="Numbers of the frozen base model: what `auto` chose.")
     chat_template_sha256: str
 

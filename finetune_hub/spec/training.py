@@ -73,18 +73,64 @@ class TrainingOptions(Part):
     warmup_ratio: float = Field(
         0.03, ge=0, le=1, description="Share of the steps in which the learning rate rises from 0."
     )
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "adamw",
+        description="AdamW; its averages in 8 bits save six bytes a trained parameter, paged ones move to the host "
+        "when the GPU is full. 8 bits need bitsandbytes, paging a CUDA GPU.",
+    )
     weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of each target's probability spread over the whole vocabulary."
+    )
+    neftune_alpha: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="NEFTune: strength of the noise on embeddings while training; 5 is usual, 0 is off.",
+    )
+    packing: bool = Field(
+        True,
+        description="Rows of a micro batch lie one behind the other, isolated and without padding; "
+        "off, each row is a pass of its own: the same numbers, slower.",
+    )
     seed: int = Field(7, ge=0, le=2**31 - 1, description="Same seed, same data, same machine: same adapter.")
     checkpoint_every_steps: int = Field(50, ge=1, description="A crash costs at most so many steps.")
+
+
+class EvaluationOptions(Part):
+    """Rows held out of training, and what is done with them."""
+
+    fraction: float = Field(
+        0.0, ge=0, le=0.5, description="Share of each dataset's rows held out of training; 0: none."
+    )
+    every_steps: int = Field(50, ge=1, description="Optimizer steps between evaluations; the last step has one too.")
+    samples: int = Field(0, ge=0, le=32, description="Held-out rows answered at each evaluation, for a human to read.")
+    sample_tokens: int = Field(64, ge=1, le=1024, description="Longest such answer, in tokens.")
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="Stop after so many evaluations without a lower loss; never when left out."
+    )
+    keep_best: bool = Field(True, description="Publish the weights of the lowest held-out loss, not the last ones.")
 
 
 class RuntimeOptions(Part):
     """Where and in which numbers the run computes."""
 
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Numbers of the frozen base model; `auto` measures the device and takes the faster."
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Numbers of the frozen base model; `auto` measures the device and takes the faster of float32 and "
+        "bfloat16. float16 is for GPUs without bfloat16; its loss is scaled.",
     )
+    activation_checkpointing: bool = Field(
+        False, description="Keep only each layer's input and run it forward a second time: slower, far less memory."
+    )
+    activation_offload: bool = Field(
+        False, description="Keep what the backward pass needs in the host's memory; CUDA only, slower."
+    )
+    compile: bool = Field(
+        False, description="Compile the layers with torch.compile: minutes of warm-up, then often faster on a GPU."
+    )
+    gpus: int = Field(1, ge=1, le=64, description="Processes that share each step's micro batches, one a GPU.")
 
 
 class TrainingSpec(Part):
@@ -99,6 +145,7 @@ class TrainingSpec(Part):
     method: Method = Field(default_factory=LoraMethod)
     objective: SftObjective = Field(default_factory=SftObjective)
     training: TrainingOptions = Field(default_factory=TrainingOptions)
+    evaluation: EvaluationOptions = Field(default_factory=EvaluationOptions)
     runtime: RuntimeOptions = Field(default_factory=RuntimeOptions)
 
     @model_validator(mode="before")

@@ -1,4 +1,4 @@
-"""One team's world: alice owns it, bob is her teammate, vera only looks; charlie is in a team of his own."""
+"""One team's world: alice owns it, bob is her teammate, vera only looks; charlie owns a team of his own."""
 
 from __future__ import annotations
 
@@ -29,9 +29,13 @@ class World:
         return self.clients[caller]
 
 
-def client_with(user: User, team: Team, lifetime: timedelta = timedelta(days=1)) -> APIClient:
+def client_with(
+    user: User, team: Team, *, lifetime: timedelta = timedelta(days=1), scopes: list[str] | None = None
+) -> APIClient:
+    """A client with a token of these scopes; of all that the user's role allows when left out."""
     client = APIClient()
-    client.credentials(HTTP_AUTHORIZATION=f"Bearer {create_token(user, team, name='test', lifetime=lifetime)[1]}")
+    _, secret = create_token(user, team, name="test", lifetime=lifetime, scopes=scopes)
+    client.credentials(HTTP_AUTHORIZATION=f"Bearer {secret}")
     return client
 
 
@@ -52,7 +56,7 @@ def world(db: None) -> World:
         "owner": client_with(alice, team),
         "teammate": client_with(bob, team),
         "viewer": client_with(vera, team),
-        "outsider": client_with(charlie, make_team(charlie)),
+        "outsider": client_with(charlie, make_team(charlie, role=Role.ADMIN)),
         "anonymous": APIClient(),
         "expired": client_with(alice, team, lifetime=timedelta(seconds=-1)),
     }

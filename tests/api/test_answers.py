@@ -13,6 +13,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import AsyncRequestFactory
 from pytest_django import DjangoAssertNumQueries
 
+from finetune_hub.accounts.actions import create_token
 from finetune_hub.jobs.models import AttemptState, Job
 from finetune_hub.registry.downloads import FileChunks, streaming_response
 from tests.api.bad_files import GOOD_ROW
@@ -23,6 +24,7 @@ from tests.factories import (
     make_base_model,
     make_dataset_version,
     make_job,
+    make_member,
     make_worker,
 )
 
@@ -177,7 +179,7 @@ def test_lists_filter_by_name(world: World) -> None:
     assert world["owner"].get("/api/datasets", {"name": "absent"}).json()["data"] == []
 
 
-@pytest.mark.parametrize("address", ["datasets", "base-models", "jobs", "adapters", "workers"])
+@pytest.mark.parametrize("address", ["datasets", "base-models", "jobs", "adapters", "workers", "members", "tokens"])
 def test_a_longer_list_needs_no_more_queries(
     address: str, world: World, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
@@ -192,6 +194,8 @@ def test_a_longer_list_needs_no_more_queries(
     before = count()
     for number in range(3):
         make_worker(f"more-{number}", devices=2)
+        make_member(world.team)
+        create_token(world.alice, world.team, name=f"more-{number}")
         base_model = make_base_model(world.team, f"more-{number}")
         version = make_dataset_version(world.team, f"more-{number}")
         make_job(world.team, base_model=base_model, dataset_version=version)

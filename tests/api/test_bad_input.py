@@ -96,6 +96,7 @@ def test_an_unknown_field_is_named_and_the_nearest_offered(world: World) -> None
         ({"dataset": {"path": "../../etc/passwd"}}, "path_not_allowed"),
         ({"datasets": [{"name": "tickets"}, {"name": "tickets"}], "dataset": None}, "invalid_spec"),
         ({"base_model": 7}, "invalid_spec"),
+        ({"runtime": {"gpus": 2}}, "too_many_gpus"),
     ],
 )
 def test_a_spec_that_cannot_be_run_is_refused(changes: dict[str, Any], code: str, world: World) -> None:

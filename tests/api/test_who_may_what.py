@@ -12,8 +12,10 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import transaction
 from django.urls import reverse
 
+from finetune_hub.accounts.actions import create_token
+from finetune_hub.accounts.models import AuditEvent, Scope
 from finetune_hub.api.urls import urlpatterns
-from tests.api.conftest import World
+from tests.api.conftest import World, client_with
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,12 @@ class Call:
     outsider: int = 404
     is_public: bool = False
     format: str = "json"
+    scope: str = ""  # The one it needs; by the method when left out.
+    role: str = "member"  # The least that may do it, where it changes something.
+
+    @property
+    def needs(self) -> str:
+        return self.scope or ("read" if self.method == "get" else "write")
 
     def expected(self, caller: str) -> int:
         if self.is_public:
@@ -36,7 +44,7 @@ class Call:
             return 401
         if caller == "outsider":
             return self.outsider
-        if caller == "viewer" and self.method == "post":
+        if self.method != "get" and (caller == "viewer" or (self.role == "admin" and caller == "teammate")):
             return 403
         return self.ok
 
@@ -56,6 +64,14 @@ def an_upload(world: World) -> dict[str, Any]:
 
 def a_spec(world: World) -> dict[str, Any]:
     return {"base_model": "tiny", "dataset": {"name": "tickets"}}
+
+
+def a_newcomer(world: World) -> dict[str, Any]:
+    return {"username": "nina", "role": "viewer"}
+
+
+def the_teammate(world: World) -> dict[str, Any]:
+    return {"username": "bob"}
 
 
 CALLS = [
@@ -85,7 +101,15 @@ CALLS = [
     Call("get", "adapter-file", lambda world: {**the_version(world), "path": "adapter_config.json"}),
     Call("get", "adapter-archive", the_version),
     Call("get", "workers", outsider=200),
-    Call("get", "me", outsider=200),
+    Call("post", "worker-drain", lambda world: {"name": "gpu-1"}, outsider=200, scope="admin", role="admin"),
+    Call("post", "worker-resume", lambda world: {"name": "gpu-1"}, outsider=200, scope="admin", role="admin"),
+    Call("get", "members", outsider=200),
+    Call("post", "members", body=a_newcomer, ok=201, outsider=201, scope="admin", role="admin"),
+    Call("patch", "member", the_teammate, lambda world: {"role": "viewer"}, scope="admin", role="admin"),
+    Call("delete", "member", the_teammate, ok=204, scope="admin", role="admin"),
+    Call("get", "tokens", outsider=200),
+    Call("post", "tokens", body=lambda world: {"name": "ci"}, ok=201, outsider=201),
+    Call("get", "me", outsider=200, scope="any"),
     Call("get", "health", is_public=True),
     Call("get", "schema", is_public=True),
 ]
@@ -93,7 +117,7 @@ CALLERS = ["owner", "teammate", "viewer", "outsider", "anonymous", "expired"]
 
 
 def test_every_route_is_here() -> None:
-    assert {call.route for call in CALLS} == {pattern.name for pattern in urlpatterns if pattern.name}
+    assert {call.route for call in CALLS} | {"token"} == {pattern.name for pattern in urlpatterns if pattern.name}
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call.method}-{call.route}")
@@ -105,9 +129,9 @@ def test_callers_get_what_their_role_allows(call: Call, world: World) -> None:
 
 
 def check(call: Call, address: str, caller: str, world: World) -> None:
-    before = world.team.jobs.count(), world.team.datasets.count()
+    before = rows_of(world)
     send = getattr(world[caller], call.method)
-    response = send(address, call.body(world), format=call.format) if call.method == "post" else send(address)
+    response = send(address) if call.method == "get" else send(address, call.body(world), format=call.format)
     content = b"".join(response)  # Also of a download, which closes its file at its end.
 
     assert response.status_code == call.expected(caller), (caller, content)
@@ -117,9 +141,44 @@ def check(call: Call, address: str, caller: str, world: World) -> None:
         assert set(error) == {"code", "message", "remedy", "field", "details"}
         assert error["message"]
         assert error["remedy"]
-        assert (world.team.jobs.count(), world.team.datasets.count()) == before
+        assert rows_of(world) == before
     if caller == "outsider" and call.method == "get" and call.ok == 200 and call.outsider == 200:
         assert b"tickets" not in content
+
+
+def rows_of(world: World) -> tuple[int, ...]:
+    """What a refused call must leave as it is."""
+    team = world.team
+    return team.jobs.count(), team.datasets.count(), team.memberships.count(), AuditEvent.objects.count()
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call.method}-{call.route}")
+def test_a_token_does_no_more_than_its_scopes(call: Call, world: World) -> None:
+    """alice may do all of it; her token does what it has the scope for."""
+    address = reverse(f"api:{call.route}", kwargs=call.ids(world))
+    for scope in Scope.values:
+        client = client_with(world.alice, world.team, scopes=[scope])
+        with rolled_back():
+            send = getattr(client, call.method)
+            response = send(address) if call.method == "get" else send(address, call.body(world), format=call.format)
+            content = b"".join(response)
+            if call.is_public or call.needs in {scope, "any"}:
+                assert b"insufficient_scope" not in content, scope
+                continue
+            assert response.status_code == 403, (scope, content)
+            error = response.json()["error"]
+            assert error["code"] == "insufficient_scope"
+            assert f"`{call.needs}`" in error["message"]
+
+
+@pytest.mark.parametrize("caller", ["owner", "teammate", "viewer", "outsider", "anonymous", "expired"])
+def test_a_token_is_its_users_alone(caller: str, world: World) -> None:
+    token, _ = create_token(world.alice, world.team, name="ci")
+    expected = {"owner": 204, "viewer": 403, "anonymous": 401, "expired": 401}
+    address = reverse("api:token", kwargs={"id": token.pk})
+    assert world[caller].delete(address).status_code == expected.get(caller, 404)
+    token.refresh_from_db()
+    assert (token.revoked_at is not None) == (caller == "owner")
 
 
 @contextmanager

@@ -12,10 +12,12 @@ from uuid import uuid4
 
 from django.utils import timezone
 
+from finetune_hub.accounts.actions import add_member, change_role, create_token
 from finetune_hub.accounts.models import Role, Team, User
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.jobs.lifecycle import EventDraft, add_events
 from finetune_hub.jobs.models import Attempt, Job, JobKind, MetricPoint, Publication
+from finetune_hub.registry.model_card import write_card
 from finetune_hub.registry.models import AdapterVersion
 from tests import factories
 
@@ -34,6 +36,21 @@ FACTS = {
     "dtype": "bfloat16",
     "size_bytes": 269_060_552,
 }
+SUMMARY = {
+    "steps": 50,
+    "trained_tokens": 41_200,
+    "supervised_tokens": 12_100,
+    "final_loss": 0.0213,
+    "dtype": "bfloat16",
+}
+VERIFICATION = {
+    "max_difference": 3.1e-6,
+    "tolerance": 1e-4,
+    "noise": 0.0,
+    "dtype": "float32",
+    "changes_something": True,
+    "warnings": [],
+}
 TOPICS = ["delivery", "refund", "login", "invoice", "warranty"]
 
 
@@ -49,8 +66,9 @@ class SampleHub:
 
 
 def make_sample_hub() -> SampleHub:
-    user = factories.make_user("alice", is_staff=True)
+    user = factories.make_user("alice", email="alice@example.org")
     team = factories.make_team(user, slug="support", role=Role.ADMIN)
+    factories.make_team(user, slug="research", role=Role.VIEWER)
     model = factories.make_base_model(team, "smollm2-135m-instruct", facts=FACTS)
     tickets = factories.make_dataset_version(team, "support-tickets", [ticket(number) for number in range(400)])
     held_out = factories.make_dataset_version(team, "support-tickets-held-out", [ticket(n) for n in range(900, 940)])
@@ -58,27 +76,24 @@ def make_sample_hub() -> SampleHub:
     for index in range(2):
         worker.devices.create(index=index, kind="cuda", name="NVIDIA RTX 6000 Ada", memory_bytes=48 * 2**30)
     idle = factories.make_worker("lab-desk")
-    idle.cordoned = True
-    idle.save(update_fields=["cordoned"])
+    idle.drain_requested = True
+    idle.save(update_fields=["drain_requested"])
 
+    make_people(team, user)
     succeeded = make_trained(team, model, tickets, "support-tickets-smollm2", hours_ago=5)
     attempt = ended_attempt(succeeded, worker)
     record_steps(attempt, 50)
+    told = {"summary": SUMMARY, "verification": VERIFICATION}
     version = factories.make_adapter_version(
         team,
         "support-tickets-smollm2",
         base_model=model,
         dataset_version=tickets,
         training_spec=succeeded.spec,
-        summary={"steps": 50, "final_loss": 0.0213},
-        verification={
-            "max_difference": 3.1e-6,
-            "tolerance": 1e-4,
-            "noise": 0.0,
-            "dtype": "float32",
-            "changes_something": True,
-            "warnings": [],
-        },
+        model_card=write_card(
+            succeeded.training_spec(), job_id=succeeded.pk, base_model=model, dataset_versions=[tickets], **told
+        ),
+        **told,
     )
     Publication.objects.create(job=succeeded, attempt=attempt, step=50, adapter_version=version)
     add_events(succeeded, [EventDraft("Published, reloaded and compared with what was trained.")], attempt=attempt)
@@ -91,9 +106,19 @@ def make_sample_hub() -> SampleHub:
         base_model=model,
         dataset_version=tickets,
         spec=spec_of(model, "tone-of-voice"),
-        waiting_reason="Both devices of gpu-1 are in use; lab-desk is cordoned. First in the queue.",
+        waiting_reason="Both devices of gpu-1 are in use; lab-desk is drained. First in the queue.",
     )
     return SampleHub(user, team, running, succeeded, failed, evaluation, version)
+
+
+def make_people(team: Team, admin: User) -> None:
+    """Colleagues, tokens, and the record of both."""
+    bob, _ = add_member(team, "bob", role=Role.MEMBER, actor=admin, email="bob@example.org")
+    add_member(team, "vera", role=Role.VIEWER, actor=admin)
+    change_role(bob, Role.ADMIN, actor=admin)
+    create_token(admin, team, name="ci", scopes=["read", "write"])
+    create_token(admin, team, name="laptop", lifetime=None)
+    create_token(admin, team, name="workshop", scopes=["read"], lifetime=timedelta(days=-2))
 
 
 def ticket(number: int) -> dict[str, Any]:

@@ -35,6 +35,14 @@ def test_take_screenshots(open_page: OpenPage, device: str, scheme: str) -> None
         if "job" in name:
             page.wait_for_timeout(700)  # The curve is drawn when its points have come.
         shoot(page, f"{name}-{device}-{scheme}")
+    for name, button in (("token", "Make the token"), ("invited", "Add")):
+        page.goto("/account/" if name == "token" else "/team/")
+        page.get_by_label("Username" if name == "invited" else "Name").fill("new-one")
+        page.get_by_role("button", name=button, exact=True).click()
+        page.get_by_text("shown only").wait_for()
+        shoot(page, f"{name}-{device}-{scheme}")
+    page.get_by_text("Change", exact=False).nth(1).click()
+    shoot(page, f"member-{device}-{scheme}")
     page.goto("/datasets/upload/")
     page.fill("[name=name]", "support-tickets")
     rows = b'{"messages": [{"role": "user", "content": "hi"}]}\nnot json\n{"messages": []}\n'
@@ -52,7 +60,7 @@ def test_take_screenshots(open_page: OpenPage, device: str, scheme: str) -> None
     sign_in(page, newcomer)
     page.goto("/")
     shoot(page, f"empty-home-{device}-{scheme}")
-    for name in ("jobs", "base-models", "adapters"):
+    for name in ("jobs", "base-models", "adapters", "team", "account"):
         page.goto(f"/{name}/")
         shoot(page, f"empty-{name}-{device}-{scheme}")
 
@@ -75,6 +83,8 @@ def paths_of(hub: SampleHub) -> dict[str, str]:
         "adapters": "/adapters/",
         "adapter": f"/adapters/{adapter}/",
         "workers": "/workers/",
+        "team": "/team/",
+        "account": "/account/",
     }
 
 

@@ -35,7 +35,7 @@ def test_error_pages_leave_no_connection_open(server: str) -> None:
     """Django renders them in threads that nobody tidies, so they may not ask the database."""
     world = make_world()
     with client_of(world, server) as http:
-        for path in ("/adapters/none/", "/jobs/none/stream", "/no/such/page", "/workers/none/cordon"):
+        for path in ("/adapters/none/", "/jobs/none/stream", "/no/such/page", "/workers/none/drain"):
             assert http.get(path).status_code in {404, 405}
         wait_for_connections(1)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from finetune_hub.accounts.models import Role
@@ -50,12 +52,25 @@ def test_from_the_sign_in_to_a_job(open_page: OpenPage, width: int, scheme: str)
     upload(page, good)
     expect(page.get_by_text("support-tickets v1 is ready: 20 rows.")).to_be_visible()
     page.get_by_role("link", name="Train on it").click()
-    page.get_by_label("Rank").fill("8")
+    page.get_by_role("spinbutton", name="Rank").fill("8")
     expect_no_sideways_scroll(page)
     page.get_by_role("button", name="Submit the job").click()
     expect(page.get_by_role("heading", name="support-tickets-tiny")).to_be_visible()
     expect(page.get_by_text("rank: 8")).to_be_visible()
     expect_no_sideways_scroll(page)
+
+
+def test_an_upload_tells_how_far_it_is(open_page: OpenPage) -> None:
+    hub = make_sample_hub()
+    page = open_page()
+    sign_in(page, hub.user)
+    page.goto("/datasets/upload/")
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 400_000}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+    page.get_by_label("Name").fill("large")
+    upload(page, b"".join(json.dumps(ticket(number)).encode() + b"\n" for number in range(3000)))
+    expect(page.locator("[data-upload-progress]")).to_contain_text("kB of")
+    expect(page.get_by_text("large v1 is ready: 3,000 rows.")).to_be_visible(timeout=20_000)
 
 
 def test_the_page_of_a_running_job_lives(open_page: OpenPage) -> None:
@@ -84,3 +99,51 @@ def test_no_page_errs_or_scrolls_sideways(open_page: OpenPage) -> None:
             for width in (1920, 1440, 768, 390):
                 page.set_viewport_size({"width": width, "height": 900})
                 expect_no_sideways_scroll(page)
+
+
+def test_no_page_keeps_anybody_out(open_page: OpenPage) -> None:
+    """axe-core finds nothing serious: contrast, names of controls, landmarks, the order of headings."""
+    hub = make_sample_hub()
+    page = open_page()
+    sign_in(page, hub.user)
+    found = []
+    for path in paths_of(hub).values():
+        page.goto(path)
+        for width, scheme in product((390, 1440), ("light", "dark")):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme)
+            found += [f"{path} {width} {scheme}: {finding}" for finding in serious_findings(page)]
+    assert found == []
+
+
+def test_axe_would_find_something(open_page: OpenPage) -> None:
+    page = open_page()
+    page.goto("/login/")
+    page.evaluate("document.querySelectorAll('label').forEach((label) => label.remove())")
+    assert any(finding.startswith("label: ") for finding in serious_findings(page))
+
+
+def serious_findings(page: Page) -> list[str]:
+    """What axe-core calls serious or critical on the page, each with the element that it is about."""
+    violations = Axe().run(page).response["violations"]
+    return [
+        f"{violation['id']}: {node['html'][:120]}"
+        for violation in violations
+        if violation["impact"] in {"serious", "critical"}
+        for node in violation["nodes"]
+    ]
+
+
+def test_an_admin_drains_a_worker(open_page: OpenPage) -> None:
+    hub = make_sample_hub()
+    page = open_page(width=390)
+    sign_in(page, hub.user)
+    page.get_by_role("link", name="Workers").click()
+    card = page.locator("section.card").filter(has=page.get_by_role("heading", name="gpu-1"))
+    expect(card.get_by_text("healthy")).to_be_visible()
+    card.get_by_role("button", name="Drain").click()
+    expect(card.get_by_text("draining")).to_be_visible()
+    expect(card.get_by_role("link", name=hub.running.subject)).to_be_visible()  # What runs goes on.
+    expect_no_sideways_scroll(page)
+    card.get_by_role("button", name="Resume").click()
+    expect(card.get_by_text("healthy")).to_be_visible()

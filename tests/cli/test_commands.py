@@ -114,6 +114,13 @@ def test_workers_are_listed(hub: RunCommand, team: Team) -> None:
     assert hub("workers", "list", "--json").json[0]["health"] == "healthy"
 
 
+def test_workers_are_drained_and_resumed(hub: RunCommand, team: Team) -> None:
+    make_worker("gpu-1")
+    assert hub("workers", "drain", "gpu-1").out.startswith("gpu-1 is drained: ")
+    assert hub("workers", "resume", "gpu-1", "--json").json["health"] == "healthy"
+    assert hub("workers", "drain", "no-such").code == 3
+
+
 # ---- pull
 
 

@@ -1,4 +1,4 @@
-"""One team's world: alice owns it, bob is her teammate, vera only looks; charlie is in a team of his own."""
+"""One team's world: alice owns it, bob is her teammate, vera only looks; charlie owns a team of his own."""
 
 from __future__ import annotations
 
@@ -42,8 +42,6 @@ def signed_in(user: User) -> Client:
 
 def make_world() -> World:
     alice, bob, vera, charlie = (User.objects.create(username=name) for name in ("alice", "bob", "vera", "charlie"))
-    alice.is_staff = True
-    alice.save(update_fields=["is_staff"])
     team = make_team(bob)
     Membership.objects.create(team=team, user=alice, role=Role.ADMIN)
     Membership.objects.create(team=team, user=vera, role=Role.VIEWER)
@@ -62,7 +60,7 @@ def make_world() -> World:
         "outsider": signed_in(charlie),
         "anonymous": Client(),
     }
-    make_team(charlie)
+    make_team(charlie, role=Role.ADMIN)
     return World(team, alice, job, attempt, worker, version, clients)
 
 

@@ -14,11 +14,14 @@ from django.db import connection, connections, transaction
 from django.test import AsyncClient
 from django.urls import reverse
 
+from finetune_hub.accounts.models import User
 from finetune_hub.dashboard import live
 from finetune_hub.dashboard.live import Cursor
+from finetune_hub.dashboard.middleware import CONTENT_SECURITY_POLICY
 from finetune_hub.jobs.lifecycle import EventDraft, add_events, end_job
 from finetune_hub.jobs.models import Job, JobState
-from tests.dashboard.conftest import World, make_point, make_world
+from tests.dashboard.conftest import CALLERS, World, make_point, make_world
+from tests.dashboard.test_who_sees_what import expected_status
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -85,6 +88,7 @@ def test_it_tells_what_there_is_then_what_is_new_then_the_end() -> None:
         assert [point["step"] for point in json.loads(await reader.read_until("metrics"))] == [1, 2]
         assert "Submitted." in await reader.read_until("history")
         assert "running" in await reader.read_until("summary")
+        assert "Attempt 1" in await reader.read_until("attempts")
         assert await reader.read_until("log") == "the last words"
         started = time.monotonic()
         await sync_to_async(report_step)(world, 3)
@@ -109,7 +113,7 @@ def test_it_goes_on_from_the_last_event_id() -> None:
         assert [point["step"] for point in json.loads(await reader.read_until("metrics"))] == [3]
         assert reader.last_id == "2-1-3"
         again = await watch(world, {"Last-Event-ID": "2-1-3"})
-        assert [(await again.read())[0] for _ in range(2)] == ["summary", "log"]
+        assert [(await again.read())[0] for _ in range(3)] == ["summary", "attempts", "log"]
 
     run(scenario)
 
@@ -154,13 +158,15 @@ def test_a_cursor_that_spells_nothing_is_the_beginning(text: str) -> None:
     assert Cursor.parse(text) == Cursor()
 
 
-def test_an_outsider_finds_no_stream_and_a_stranger_signs_in() -> None:
+def test_the_stream_is_a_row_of_the_matrix_too() -> None:
     async def scenario(world: World) -> None:
-        client = AsyncClient()
-        url = reverse("job-stream", args=[world.job.pk])
-        assert (await client.get(url)).status_code == 302
-        outsider = await sync_to_async(lambda: world["outsider"].session["_auth_user_id"])()
-        await client.aforce_login(await world.alice.__class__.objects.aget(pk=outsider))
-        assert (await client.get(url)).status_code == 404
+        names = {"owner": "alice", "teammate": "bob", "viewer": "vera", "outsider": "charlie"}
+        for caller in CALLERS:
+            client = AsyncClient()
+            if caller in names:
+                await client.aforce_login(await User.objects.aget(username=names[caller]))
+            response = await client.get(reverse("job-stream", args=[world.job.pk]))
+            assert response.status_code == expected_status("job-stream", caller), caller
+            assert response["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
 
     run(scenario)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import html
+import json
+import shlex
 from typing import Any
 
 import pytest
+import yaml
 from django.http import HttpResponse
 from django.urls import reverse
 
 from finetune_hub.catalog.models import BaseModel, BaseModelState
-from finetune_hub.dashboard.training_form import PARTS
+from finetune_hub.dashboard.training_form import LEARNING_RATE, PARTS, spec_fields
 from finetune_hub.jobs.models import Job, JobState
+from finetune_hub.spec.methods import METHODS
 from finetune_hub.spec.training import TrainingSpec
 from tests.dashboard.conftest import World, signed_in
 from tests.factories import make_dataset_version, make_team, make_user
 
-FIELDS = {"dataset": "tickets@1", "base_model": "tiny", "adapter_name": "fresh", "form_token": "once"}
+FIELDS = {
+    "dataset": "tickets@1",
+    "base_model": "tiny",
+    "adapter_name": "fresh",
+    "form_token": "once",
+    "method.type": "lora",
+}
 
 
 def submit(world: World, **fields: Any) -> HttpResponse:
@@ -40,16 +51,17 @@ def test_left_as_it_is_it_submits_the_defaults(world: World) -> None:
 def test_the_form_shows_every_field_with_its_default_and_help(world: World) -> None:
     page = world["owner"].get(reverse("job-new"))
     form = page.context["form"]
-    for part, model in PARTS.items():
-        for name, info in model.model_fields.items():
-            if name != "type":
-                field = form.fields[f"{part}.{name}"]
-                assert field.help_text == info.description
-                assert (
-                    str(field.initial) in {str(info.get_default()), f"{info.get_default():g}"}
-                    if isinstance(info.get_default(), float)
-                    else field.initial == info.get_default()
-                )
+    shown = {f"method.{name}" for model in METHODS.values() for name in model.model_fields}
+    shown |= {f"{part}.{name}" for part, model in PARTS.items() for name in model.model_fields}
+    assert shown == {name for name in form.fields if "." in name}
+    for key, info, _ in spec_fields():
+        field, default = form.fields[key], info.get_default()
+        assert field.help_text == info.description
+        if isinstance(default, bool):
+            default = str(default).lower()
+        elif isinstance(default, float):
+            default = f"{default:g}"
+        assert field.initial == (None if key == LEARNING_RATE else default)
 
 
 def test_what_is_typed_reaches_the_spec(world: World) -> None:
@@ -65,10 +77,41 @@ def test_what_is_typed_reaches_the_spec(world: World) -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "method"),
+    [
+        ({"type": "qlora", "quantization": "int8", "rank": "8"}, {"quantization": "int8", "rank": 8}),
+        ({"type": "qlora", "double_quantization": "false", "virtual_tokens": "9"}, {"double_quantization": False}),
+        ({"type": "prompt_tuning", "virtual_tokens": "8", "rank": "many"}, {"virtual_tokens": 8}),
+        (
+            {"type": "prefix_tuning", "init": "text", "init_text": "Answer in JSON."},
+            {"init": "text", "init_text": "Answer in JSON."},
+        ),
+        ({"type": "lora", "target_modules": r".*\.[qv]_proj"}, {"target_modules": r".*\.[qv]_proj"}),
+        ({"type": "lora", "exclude_modules": "lm_head"}, {"exclude_modules": ["lm_head"]}),
+        ({"type": "lora", "rank_pattern": "{q_proj: 4, v_proj: 8}"}, {"rank_pattern": {"q_proj": 4, "v_proj": 8}}),
+    ],
+)
+def test_a_method_takes_its_own_fields_and_no_others(
+    world: World, typed: dict[str, str], method: dict[str, Any]
+) -> None:
+    response = submit(world, **{f"method.{name}": value for name, value in typed.items()})
+    job = Job.objects.get(pk=response["Location"].split("/")[2])
+    expected = METHODS[typed["type"]].model_validate({"type": typed["type"], **method})
+    assert job.training_spec().method == expected
+    assert job.training_spec().training.learning_rate == expected.default_learning_rate
+    again = world["owner"].get(reverse("job-new"), {"like": job.pk}).context["form"]
+    assert again["method.type"].value() == typed["type"]
+    for name in method:
+        assert str(again[f"method.{name}"].value()) == typed[name]
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("method.rank", "0"),
         ("method.rank", "many"),
+        ("method.rank_pattern", "{q_proj: 0"),
+        ("method.type", "full"),
         ("training.learning_rate", "2"),
         ("training.epochs", "-1"),
         ("adapter_name", "No Spaces"),
@@ -97,6 +140,24 @@ def test_sent_twice_it_is_one_job_and_changed_it_is_another(world: World) -> Non
     first, again = submit(world), submit(world)
     assert first["Location"] == again["Location"]
     assert submit(world, **{"method.rank": "8"})["Location"] != first["Location"]
+
+
+def test_the_same_job_as_yaml_and_as_curl(world: World) -> None:
+    response = submit(world, show_recipe="1", **{"method.rank": "8"})
+    assert response.status_code == 200
+    assert Job.objects.count() == 1
+    page = html.unescape(response.content.decode())
+    recipe = yaml.safe_load(page.split('id="recipe-yaml" tabindex="0">')[1].split("</pre>")[0])
+    assert TrainingSpec.model_validate(recipe) == response.context["form"].spec
+    curl = shlex.split(page.split('id="recipe-curl" tabindex="0">')[1].split("</pre>")[0].replace("\\\n", ""))
+    assert curl[:2] == ["curl", "http://testserver/api/jobs"]
+    assert json.loads(curl[-1]) == recipe
+
+
+def test_a_recipe_needs_a_sound_form(world: World) -> None:
+    page = submit(world, show_recipe="1", **{"method.rank": "0"}).content.decode()
+    assert "Mend the marked fields" in page
+    assert "recipe-yaml" not in page
 
 
 def test_a_job_like_another(world: World) -> None:

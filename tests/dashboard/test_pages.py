@@ -10,17 +10,22 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from finetune_hub.accounts.actions import create_token
 from finetune_hub.catalog.known_models import KNOWN_MODELS
 from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.fleet.models import Worker
-from finetune_hub.jobs.models import Job, JobKind, JobState, Publication
+from finetune_hub.jobs.lifecycle import EventDraft, add_events
+from finetune_hub.jobs.models import AttemptState, Job, JobKind, JobState, Publication
 from tests.dashboard.conftest import World, make_point
+from tests.dashboard.test_who_sees_what import FORMS, LISTS, OF_THE_TEAM, address
 from tests.factories import (
+    chat_row,
     make_adapter_version,
     make_attempt,
     make_base_model,
     make_dataset_version,
     make_job,
+    make_member,
     make_worker,
 )
 
@@ -178,22 +183,35 @@ def test_a_silent_worker_is_called_unhealthy_and_why(world: World) -> None:
     assert "has consumed no canary task" in page
 
 
-@pytest.mark.parametrize("name", ["home", "jobs", "datasets", "base-models", "adapters", "workers"])
-def test_a_list_asks_the_same_number_of_questions_for_few_and_for_many(world: World, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(LISTS | FORMS | (OF_THE_TEAM - {"job-stream"})))
+def test_a_page_asks_the_same_number_of_questions_for_few_and_for_many(world: World, name: str) -> None:
+    url = address(world, name)
+
     def questions() -> int:
-        with CaptureQueriesContext(
-            connection,
-        ) as queries:
-            assert world["owner"].get(reverse(name)).status_code == 200
+        with CaptureQueriesContext(connection) as queries:
+            response = world["owner"].get(url)
+            if response.streaming:
+                list(response.streaming_content)
+        assert response.status_code == 200
         return len(queries)
 
     few = questions()
+    rows = [chat_row(f"question {number}") for number in range(20)]
     for number in range(4):
         make_dataset_version(world.team, f"more-{number}")
+        make_dataset_version(world.team, "tickets", rows[: number + 1])
         make_adapter_version(world.team, f"more-{number}")
+        again = make_adapter_version(world.team)
         make_base_model(world.team, f"more-{number}")
         make_attempt(make_job(world.team), make_worker())
-    assert questions() == few <= 10
+        make_member(world.team)
+        create_token(world.alice, world.team, name=f"more-{number}")
+        make_attempt(world.job, make_worker(), state=AttemptState.LOST, finished_at=timezone.now())
+        make_job(world.team, kind=JobKind.EVALUATE, adapter_version=again)
+        make_job(world.team, kind=JobKind.EVALUATE, adapter_version=world.version)
+        make_point(world.attempt, 3 + number)
+        add_events(world.job, [EventDraft(f"Event {number}.")], actor=world.alice)
+    assert questions() == few <= 16
 
 
 def test_jobs_come_in_pages_of_fifty(world: World) -> None:
@@ -203,6 +221,25 @@ def test_jobs_come_in_pages_of_fifty(world: World) -> None:
     first, second = (world["viewer"].get(reverse("jobs"), {"page": number}).context["page"] for number in (1, 2))
     assert (len(first), len(second)) == (50, 1)
     assert list(second) == [world.job]
+
+
+def test_the_list_of_jobs_narrows_to_a_state(world: World) -> None:
+    waiting = make_job(world.team)
+    for show, found in (
+        ("waiting", [waiting]),
+        ("running", [world.job]),
+        ("failed", []),
+        ("zigzag", [waiting, world.job]),
+    ):
+        assert list(world["viewer"].get(reverse("jobs"), {"show": show}).context["page"]) == found
+    assert "No job is failed." in world["viewer"].get(reverse("jobs"), {"show": "failed"}).content.decode()
+
+
+def test_an_adapter_shows_its_model_card(world: World) -> None:
+    version = make_adapter_version(world.team, "carded", model_card="# carded\n<b>by hand</b>")
+    page = world["viewer"].get(reverse("adapter", args=[version.adapter_id])).content.decode()
+    assert "# carded\n&lt;b&gt;by hand&lt;/b&gt;" in page
+    assert "finetune-hub adapters pull carded:1" in page
 
 
 def test_a_page_that_is_not_there(world: World) -> None:
@@ -215,7 +252,7 @@ def test_a_broken_page_is_still_a_page(world: World, monkeypatch: pytest.MonkeyP
     def broken(*args: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("finetune_hub.dashboard.views.jobs.Paginator", broken)
+    monkeypatch.setattr("finetune_hub.dashboard.views.jobs.page_of", broken)
     world["owner"].raise_request_exception = False
     response = world["owner"].get(reverse("jobs"))
     assert response.status_code == 500

@@ -51,7 +51,7 @@ def test_a_link_works_once(client: Client, alice: User) -> None:
     stranger = Client()
     for response in (stranger.get(link), stranger.post(link)):
         assert response.status_code == 410
-        assert "prints a fresh one" in response.content.decode()
+        assert "Ask an admin of your team" in response.content.decode()
     assert not is_signed_in(stranger)
 
 

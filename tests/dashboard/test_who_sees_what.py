@@ -5,16 +5,20 @@ from __future__ import annotations
 import pytest
 from django.urls import URLPattern, reverse
 
+from finetune_hub.accounts.actions import create_token
+from finetune_hub.accounts.models import ApiToken, AuditEvent, Membership, Role, User
 from finetune_hub.dashboard.middleware import CONTENT_SECURITY_POLICY
 from finetune_hub.dashboard.urls import urlpatterns
 from finetune_hub.jobs.models import DesiredState
-from tests.dashboard.conftest import CALLERS, World
+from tests.dashboard.conftest import CALLERS, World, signed_in
+from tests.factories import make_user
 
 OPEN_TO_STRANGERS = {"login", "login-link", "logout"}
-LISTS = {"home", "jobs", "datasets", "base-models", "adapters", "workers"}
+LISTS = {"home", "jobs", "datasets", "base-models", "adapters", "workers", "team", "account"}
 FORMS = {"job-new", "dataset-upload"}
 DEEDS = {"job-cancel", "base-model-import"}
-STAFF_DEEDS = {"worker-cordon", "worker-uncordon"}
+DEEDS_OF_ADMINS = {"worker-drain", "worker-resume", "member-add", "member-role", "member-remove"}
+DEEDS_FOR_ONESELF = {"password-change", "token-create", "token-revoke"}
 OF_THE_TEAM = {
     "job",
     "job-stream",
@@ -25,6 +29,7 @@ OF_THE_TEAM = {
     "adapter-version",
     "adapter-file",
     "adapter-zip",
+    "team-of",
 }
 
 
@@ -42,14 +47,28 @@ def address(world: World, name: str) -> str:
         "adapter-version": [adapter, 1],
         "adapter-file": [adapter, 1, "adapter_config.json"],
         "adapter-zip": [adapter, 1],
-        "worker-cordon": [world.worker.name],
-        "worker-uncordon": [world.worker.name],
+        "worker-drain": [world.worker.name],
+        "worker-resume": [world.worker.name],
+        "team-of": [world.team.slug],
+        "member-add": [world.team.slug],
+        "member-role": [world.team.slug, membership_of(world, "bob").pk],
+        "member-remove": [world.team.slug, membership_of(world, "bob").pk],
+        "token-revoke": [a_token_of(world, "alice").pk],
     }
     return reverse(name, args=arguments.get(name, []))
 
 
+def membership_of(world: World, username: str) -> Membership:
+    return world.team.memberships.get(user__username=username)
+
+
+def a_token_of(world: World, username: str) -> ApiToken:
+    user = User.objects.get(username=username)
+    return user.api_tokens.first() or create_token(user, world.team, name="ci")[0]
+
+
 def test_the_matrix_names_every_address() -> None:
-    named = OPEN_TO_STRANGERS | LISTS | FORMS | DEEDS | STAFF_DEEDS | OF_THE_TEAM
+    named = OPEN_TO_STRANGERS | LISTS | FORMS | DEEDS | DEEDS_OF_ADMINS | DEEDS_FOR_ONESELF | OF_THE_TEAM
     assert {pattern.name for pattern in urlpatterns if isinstance(pattern, URLPattern)} == named
 
 
@@ -107,18 +126,51 @@ def test_a_viewer_sees_no_buttons(world: World) -> None:
             )
 
 
-@pytest.mark.parametrize(("caller", "status"), [("owner", 302), ("teammate", 403), ("anonymous", 302)])
-def test_only_staff_cordons(world: World, caller: str, status: int) -> None:
-    assert world[caller].post(address(world, "worker-cordon")).status_code == status
-    world.worker.refresh_from_db()
-    assert world.worker.cordoned == (caller == "owner")
+# What each deed of an admin is sent, and what it is answered. An admin of any team manages the workers.
+DATA = {"member-add": {"username": "bob", "role": "viewer"}, "member-role": {"role": "viewer"}}
+REFUSED_TO_MEMBERS = {"owner": 302, "teammate": 403, "viewer": 403, "outsider": 404, "anonymous": 302}
 
 
-def test_staff_uncordons(world: World) -> None:
-    world["owner"].post(address(world, "worker-cordon"))
-    world["owner"].post(address(world, "worker-uncordon"))
-    world.worker.refresh_from_db()
-    assert not world.worker.cordoned
+@pytest.mark.parametrize("name", sorted(DEEDS_OF_ADMINS))
+@pytest.mark.parametrize("caller", CALLERS)
+def test_only_admins_manage(world: World, name: str, caller: str) -> None:
+    expected = REFUSED_TO_MEMBERS[caller]
+    if name == "member-add" and caller == "owner":
+        expected = 409  # bob is in the team already.
+    if name.startswith("worker-") and caller == "outsider":
+        expected = 302
+    url, recorded = address(world, name), AuditEvent.objects.count()
+    response = world[caller].post(url, DATA.get(name, {}))
+    assert response.status_code == expected
+    if caller == "anonymous":
+        assert response["Location"].startswith(reverse("login"))
+    if caller not in {"owner", "outsider"}:
+        assert AuditEvent.objects.count() == recorded
+        assert membership_of(world, "bob").role == Role.MEMBER
+
+
+@pytest.mark.parametrize("name", sorted(DEEDS_FOR_ONESELF))
+def test_what_one_does_for_oneself(world: World, name: str) -> None:
+    """Everybody signed in has a password and tokens; alice's token is hers alone, for her teammates too."""
+    url = address(world, name)
+    expected = {"anonymous": 302, "owner": 302 if name == "token-revoke" else 422}
+    for caller in reversed(CALLERS):
+        status = world[caller].post(url).status_code
+        assert status == expected.get(caller, 404 if name == "token-revoke" else 422), caller
+        assert a_token_of(world, "alice").revoked_at is None or caller == "owner"
+
+
+def test_a_member_sees_no_buttons_of_admins(world: World) -> None:
+    for name, deed in (("workers", "worker-drain"), ("team", "member-add"), ("team", "member-remove")):
+        url = address(world, deed)
+        assert url in world["owner"].get(address(world, name)).content.decode()
+        assert url not in world["teammate"].get(address(world, name)).content.decode()
+
+
+def test_staff_of_no_team_manages_workers_but_no_members(world: World) -> None:
+    staff = signed_in(make_user(is_staff=True))
+    assert staff.post(address(world, "worker-drain")).status_code == 302
+    assert staff.post(address(world, "member-remove")).status_code == 404
 
 
 def test_an_outsider_sees_that_a_worker_is_busy_but_not_with_what(world: World) -> None:
@@ -127,7 +179,7 @@ def test_an_outsider_sees_that_a_worker_is_busy_but_not_with_what(world: World) 
     assert world.worker.name in page
 
 
-@pytest.mark.parametrize("name", ["job-cancel", "worker-cordon", "base-model-import", "logout"])
+@pytest.mark.parametrize("name", sorted(DEEDS | DEEDS_OF_ADMINS | DEEDS_FOR_ONESELF | {"logout"}))
 def test_a_get_changes_nothing(world: World, name: str) -> None:
     assert world["owner"].get(address(world, name)).status_code == 405
 

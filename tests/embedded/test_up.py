@@ -42,18 +42,19 @@ def start_up(home: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts `up` and waits until it has said so; its output is in home/up.out."""
     started = []
 
-    def start(**environment: str) -> subprocess.Popen[str]:
-        with (home / "up.out").open("w") as output:
+    def start(name: str = "hub", **environment: str) -> subprocess.Popen[str]:
+        out = home / ("up.out" if name == "hub" else f"{name}.out")
+        with out.open("w") as output:
             process = subprocess.Popen(
-                [*CLI, "up", "--home", str(home / "hub"), "--port", "0", "--worker-name", "tester"],
+                [*CLI, "up", "--home", str(home / name), "--port", "0", "--worker-name", "tester"],
                 env={**CLEAN, **environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
             )
         started.append(process)
-        wait_for(lambda: "Ctrl-C stops" in (home / "up.out").read_text() or process.poll() is not None, seconds=120)
-        assert process.poll() is None, (home / "up.out").read_text()
+        wait_for(lambda: "Ctrl-C stops" in out.read_text() or process.poll() is not None, seconds=120)
+        assert process.poll() is None, out.read_text()
         return process
 
     yield start
@@ -99,6 +100,12 @@ def test_a_hub_from_first_start_to_down(start_up: Callable[..., subprocess.Popen
     assert second.returncode == 1
     assert f"already runs in {hub} (pid {process.pid}, {facts['url']})" in second.stderr
     assert "Traceback" not in second.stderr
+
+    neighbour = start_up("neighbour")
+    for name in ("hub", "neighbour"):
+        assert run("status", "--home", str(home / name)).returncode == 0, "two homes run side by side"
+    neighbour.send_signal(signal.SIGINT)
+    assert neighbour.wait(30) == 0
 
     before = family_of(home)
     before["worker"].send(signal.SIGKILL)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from finetune_hub.spec.events import EngineEvent, engine_event
 from finetune_hub.spec.run import DatasetFile, TrainResult, TrainRun
@@ -16,6 +17,12 @@ from finetune_hub.spec.training import TrainingSpec
 from tests.tiny_models import make_chat_rows, make_tiny_model
 
 MakeRun = Callable[..., TrainRun]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Models this tiny gain nothing from a second thread, and wait for it where cores are shared."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

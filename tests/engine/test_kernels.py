@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from finetune_hub.engine.kernels import block_attention as block_attention_module
 from finetune_hub.engine.kernels import linear_cross_entropy as cross_entropy_module
+from finetune_hub.engine.kernels.block_attention import block_attention, sees
 from finetune_hub.engine.kernels.document_attention import UnsupportedAttention, document_attention, documents
 from finetune_hub.engine.kernels.linear_cross_entropy import linear_cross_entropy
 from finetune_hub.engine.kernels.lora_linear import lora_linear
+from finetune_hub.engine.kernels.lora_mlp import ACTIVATIONS, LoraWeights, lora_mlp
+from finetune_hub.engine.kernels.rms_norm import frozen_rms_norm
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -73,3 +77,73 @@ def test_attention_with_parts_of_its_own_is_refused() -> None:
     q = randn(1, 1, 3, 4)
     with pytest.raises(UnsupportedAttention, match="softcap"):
         document_attention(torch.nn.Module(), q, q, q, None, softcap=30.0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_label_smoothing_equals_torchs(smoothing: float) -> None:
+    hidden, weight = randn(11, 6).float().requires_grad_(), randn(20, 6, seed=1).float()
+    targets = torch.arange(11)
+    loss = linear_cross_entropy(hidden, weight, None, targets, smoothing)
+    expected = F.cross_entropy(F.linear(hidden, weight), targets, reduction="sum", label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    gradient = torch.autograd.grad(loss, hidden)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, hidden), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("block_queries", [2, 128])
+def test_block_attention_equals_torchs_in_value_and_gradient(
+    monkeypatch: pytest.MonkeyPatch, window: int | None, block_queries: int
+) -> None:
+    monkeypatch.setattr(block_attention_module, "BLOCK_QUERIES", block_queries)
+    q, k, v = (randn(heads, 9, 8, seed=seed).requires_grad_() for seed, heads in enumerate((4, 2, 2)))
+    before = [tensor.detach().clone() for tensor in (q, k, v)]
+    output = block_attention(q, k, v, 0.3, (0, 2, 7, 9), window)
+
+    document = torch.tensor([0, 0, 1, 1, 1, 1, 1, 2, 2])
+    mask = (document[:, None] == document) & sees(9, 9, window, torch.device("cpu"))
+    expected = F.scaled_dot_product_attention(q[None], k[None], v[None], mask, scale=0.3, enable_gqa=True)[0]
+    expected = expected.transpose(0, 1)
+    torch.testing.assert_close(output, expected)
+    weights = randn(9, 4, 8, seed=5)
+    gradients = torch.autograd.grad((output * weights).sum(), [q, k, v])
+    torch.testing.assert_close(gradients, torch.autograd.grad((expected * weights).sum(), [q, k, v]))
+    torch.testing.assert_close([q.detach(), k.detach(), v.detach()], before, rtol=0, atol=0)
+
+
+def test_frozen_rms_norm_equals_torchs() -> None:
+    x, weight = randn(2, 5, 6).requires_grad_(), randn(6, seed=1)
+    before = x.detach().clone()
+    y, expected = frozen_rms_norm(x, weight, 1e-5), F.rms_norm(x, (6,), weight, 1e-5)
+    torch.testing.assert_close(y, expected)
+    target = randn(2, 5, 6, seed=2)
+    gradient = torch.autograd.grad((y * target).sum(), x)
+    torch.testing.assert_close(gradient, torch.autograd.grad((expected * target).sum(), x))
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_lora_mlp_equals_its_formula(activation: str, has_bias: bool) -> None:
+    x = randn(2, 5, 6).requires_grad_()
+
+    def linear(out_features: int, in_features: int, rank: int, seed: int) -> LoraWeights:
+        a, b = randn(rank, in_features, seed=seed).requires_grad_(), randn(out_features, rank, seed=seed + 1)
+        bias = randn(out_features, seed=seed + 2) if has_bias else None
+        return LoraWeights(randn(out_features, in_features, seed=seed + 3), bias, a, b.requires_grad_(), 0.5)
+
+    gate, up, down = linear(8, 6, 2, 10), linear(8, 6, 3, 20), linear(6, 8, 2, 30)
+    known = ACTIVATIONS[activation]
+    y = lora_mlp(x, gate, up, down, known)
+
+    def plain(layer: LoraWeights, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, layer.weight, layer.bias) + 0.5 * F.linear(F.linear(x, layer.lora_a), layer.lora_b)
+
+    expected = plain(down, known.forward(plain(gate, x)) * plain(up, x))
+    torch.testing.assert_close(y, expected)
+    target = randn(2, 5, 6, seed=2)
+    trained = [x, *(matrix for layer in (gate, up, down) for matrix in (layer.lora_a, layer.lora_b))]
+    gradients = torch.autograd.grad((y * target).sum(), trained, retain_graph=True)
+    torch.testing.assert_close(gradients, torch.autograd.grad((expected * target).sum(), trained))
+    # What was saved is as it was: a second backward gives the same.
+    torch.testing.assert_close(torch.autograd.grad((y * target).sum(), trained), gradients, rtol=0, atol=0)

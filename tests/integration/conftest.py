@@ -18,6 +18,7 @@ import pytest
 from finetune_hub.cli.client import Hub, Progress
 from finetune_hub.embedded.environment import load_environment
 from finetune_hub.embedded.state import UpState, read_state
+from tests.browser.conftest import browser  # noqa: F401  (a fixture)
 from tests.tiny_models import make_chat_rows, make_tiny_model
 
 START_SECONDS = 90.0
@@ -87,15 +88,17 @@ class RunningHub:
         children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
         return int(children[0])
 
-    def new_token(self) -> str:
-        made = subprocess.run(
-            [sys.executable, "-P", "-m", "django", "create_token"],
-            env=load_environment(self.home),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return made.stdout.strip()
+    def new_token(self, *options: str) -> str:
+        return self.manage("create_token", *options)
+
+    def login_link(self) -> str:
+        return self.manage("login_link", "--base-url", self.state.url)
+
+    def manage(self, *arguments: str) -> str:
+        """What a management command prints."""
+        command = [sys.executable, "-P", "-m", "django", *arguments]
+        environment = load_environment(self.home)
+        return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
     def client(self) -> Hub:
         return Hub(self.state.url, self.new_token())

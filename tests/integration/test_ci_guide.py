@@ -55,7 +55,8 @@ def token(hub: RunningHub) -> str:
     with hub.client() as client:
         job_id = client.import_base_model("smollm2-135m-instruct", "folder:tiny")["job_id"]
         assert list(client.watch(job_id))[-1].job["state"] == "succeeded"
-    return hub.new_token()
+    [command] = re.findall(r"^python manage.py create_token (.*)$", GUIDE, flags=re.MULTILINE)
+    return hub.new_token(*command.split())
 
 
 @pytest.fixture

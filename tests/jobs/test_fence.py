@@ -60,7 +60,12 @@ def end_lease(lease: Lease) -> None:
 
 def publish(lease: Lease) -> AdapterVersion:
     return worker_port.publish_adapter(
-        lease, artifact_prefix=f"jobs/{lease.attempt_id}", files=FILES, result=RESULT, verification={}
+        lease,
+        artifact_prefix=f"jobs/{lease.attempt_id}",
+        files=FILES,
+        result=RESULT,
+        verification={},
+        model_card="# It",
     )
 
 
@@ -276,6 +281,8 @@ def test_worker_without_canary_is_unhealthy_and_gets_no_job(job: Job) -> None:
     assert schedule_pass() == 1
 
 
-def test_cordoned_worker_gets_no_job(job: Job) -> None:
-    make_worker(cordoned=True)
+def test_drained_worker_gets_no_job_and_the_job_says_why(job: Job) -> None:
+    make_worker(drain_requested=True)
     assert schedule_pass() == 0
+    job.refresh_from_db()
+    assert job.waiting_reason.startswith("Every worker is drained")

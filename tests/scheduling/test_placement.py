@@ -36,6 +36,8 @@ def test_nobody_waits_while_a_device_is_free() -> None:
     [
         (Fleet(0, 0), "No worker has joined yet"),
         (Fleet(3, 0), "No worker is fit for work"),
+        (Fleet(3, 0, draining_devices=2), "No worker is fit for work"),
+        (Fleet(3, 0, draining_devices=3), "Every worker is drained"),
         (Fleet(1, 1), "Number 2 in line: the one device is busy"),
         (Fleet(4, 3), "Number 2 in line: all 3 devices are busy"),
     ],

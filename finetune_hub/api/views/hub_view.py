@@ -28,8 +28,11 @@ NAME_PARAMETER = OpenApiParameter("name", str, description="Only those with exac
 
 
 def errors(*statuses: int) -> dict[int, OpenApiResponse]:
-    """The schema's entries for the error answers of an endpoint."""
-    return dict.fromkeys(statuses, OpenApiResponse(ErrorBodySerializer, description="Refused; see `error.code`."))
+    """The schema's entries for the error answers of an endpoint. What needs a token (401) needs its scope too (403)."""
+    scoped = (403,) if 401 in statuses else ()
+    return dict.fromkeys(
+        sorted({*statuses, *scoped}), OpenApiResponse(ErrorBodySerializer, description="Refused; see `error.code`.")
+    )
 
 
 class AlwaysJson(BaseContentNegotiation):

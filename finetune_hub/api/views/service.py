@@ -1,4 +1,4 @@
-"""The service itself: who I am, the workers, the schema, whether it answers at all, and addresses that do not exist."""
+"""The service itself: the schema, whether it answers at all, and addresses that do not exist."""
 
 from __future__ import annotations
 
@@ -10,41 +10,9 @@ from drf_spectacular.views import SpectacularAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from finetune_hub.accounts.models import ApiToken, Membership
-from finetune_hub.api.authentication import team_of, user_of
-from finetune_hub.api.paging import page_of
 from finetune_hub.api.schema import SCHEMA_SETTINGS
-from finetune_hub.api.serializers import HealthSerializer, MeSerializer, WorkerSerializer
-from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
-from finetune_hub.fleet.models import Worker
-
-
-class Me(HubView):
-    @extend_schema(operation_id="get_me", responses={200: MeSerializer, **errors(401)})
-    def get(self, request: Request) -> Response:
-        """The token's user, team and role."""
-        token = cast(ApiToken, request.auth)
-        membership = Membership.objects.get(user=user_of(request), team=team_of(request))
-        return Response(
-            {
-                "user": user_of(request).username,
-                "team": team_of(request).slug,
-                "role": membership.role,
-                "name": token.name,
-                "expires_at": token.expires_at,
-            }
-        )
-
-
-class Workers(HubView):
-    @extend_schema(
-        operation_id="list_workers",
-        parameters=PAGE_PARAMETERS,
-        responses={200: page_of(WorkerSerializer), **errors(401, 422)},
-    )
-    def get(self, request: Request) -> Response:
-        """The workers, which all teams share, with their health and devices."""
-        return self.page(Worker.objects.with_health().prefetch_related("devices"), WorkerSerializer, by="registered_at")
+from finetune_hub.api.serializers import HealthSerializer
+from finetune_hub.api.views.hub_view import HubView
 
 
 class Health(HubView):

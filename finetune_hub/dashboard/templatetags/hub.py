@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from datetime import datetime, timedelta
 from typing import Any
 
 import yaml
 from django import template
+from django.template import Context
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -124,6 +127,18 @@ def as_yaml(document: Any) -> str:
 def recipe(spec: dict[str, Any]) -> str:
     """A stored TrainingSpec as YAML, in the model's order: the database keeps none."""
     return as_yaml(TrainingSpec.model_validate(spec).model_dump(mode="json", exclude_none=True))
+
+
+@register.simple_tag(takes_context=True)
+def curl_command(context: Context, document: dict[str, Any]) -> str:
+    """The API call that submits the document, ready for a shell."""
+    body = shlex.quote(json.dumps(document, indent=2, ensure_ascii=False))
+    return (
+        f"curl {context['request'].build_absolute_uri(reverse('api:jobs'))} \\\n"
+        '  -H "Authorization: Bearer $FINETUNE_HUB_TOKEN" \\\n'
+        '  -H "Content-Type: application/json" \\\n'
+        f"  -d {body}"
+    )
 
 
 @register.filter

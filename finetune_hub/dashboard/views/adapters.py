@@ -12,9 +12,11 @@ from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.dashboard.access import MemberRequest
+from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.views.refusals import render_refusal
 from finetune_hub.jobs.models import Job
 from finetune_hub.registry import downloads
+from finetune_hub.registry.model_card import usage
 from finetune_hub.registry.models import Adapter, AdapterVersion
 from finetune_hub.spec.refusal import Refusal
 
@@ -22,7 +24,8 @@ from finetune_hub.spec.refusal import Refusal
 @login_required
 @require_safe
 def list_adapters(request: MemberRequest) -> HttpResponse:
-    return render(request, "adapters/list.html", {"adapters": Adapter.objects.visible_to(request.user).for_list()})
+    page = page_of(request, Adapter.objects.visible_to(request.user).for_list())
+    return render(request, "adapters/list.html", {"page": page})
 
 
 @login_required
@@ -42,8 +45,7 @@ def show_adapter(request: MemberRequest, adapter_id: str, number: int | None = N
         "origins": shown.lineage.select_related("dataset_version__dataset", "parent__adapter"),
         "job": Job.objects.visible_to(request.user).filter(publications__adapter_version=shown).first(),
         "evaluations": shown.evaluations.for_list(),
-        "base_model_place": place_of(adapter.base_model),
-        "folder_name": downloads.folder_name(shown),
+        "usage": usage(place_of(adapter.base_model), downloads.folder_name(shown)),
     }
     return render(request, "adapters/detail.html", context)
 

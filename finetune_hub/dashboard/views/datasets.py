@@ -15,14 +15,15 @@ from finetune_hub.catalog.actions import add_dataset_version
 from finetune_hub.catalog.models import Dataset
 from finetune_hub.dashboard.access import MemberRequest, may_submit_in, submitting_teams
 from finetune_hub.dashboard.forms import DatasetUploadForm
+from finetune_hub.dashboard.paging import page_of
 from finetune_hub.spec.refusal import Refusal
 
 
 @login_required
 @require_safe
 def list_datasets(request: MemberRequest) -> HttpResponse:
-    datasets = Dataset.objects.visible_to(request.user).for_list()
-    return render(request, "datasets/list.html", {"datasets": datasets})
+    page = page_of(request, Dataset.objects.visible_to(request.user).for_list())
+    return render(request, "datasets/list.html", {"page": page})
 
 
 @login_required

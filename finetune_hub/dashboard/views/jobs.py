@@ -6,7 +6,6 @@ from uuid import uuid4
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -15,21 +14,34 @@ from finetune_hub.accounts.models import Team, User
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.dashboard.access import MemberRequest, may_submit_in, require_submitter, submitting_teams
 from finetune_hub.dashboard.curve import curve_points
-from finetune_hub.dashboard.live import Cursor, history_of, log_of, stream_job, summary_of
+from finetune_hub.dashboard.live import Cursor, attempts_of, history_of, log_of, stream_job, summary_of
+from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.training_form import TrainingForm, dataset_value, initial_from
 from finetune_hub.jobs.actions import cancel_job, submit_training
-from finetune_hub.jobs.models import Job, JobKind, Publication
+from finetune_hub.jobs.models import Job, JobKind, JobState, Publication
 from finetune_hub.spec.refusal import Refusal
 
-JOBS_ON_A_PAGE = 50
+# The words by which the list is narrowed, and the states that each stands for.
+VIEWS = {
+    "waiting": [JobState.VALIDATING, JobState.QUEUED],
+    "running": [JobState.RUNNING],
+    "succeeded": [JobState.SUCCEEDED],
+    "failed": [JobState.FAILED],
+    "cancelled": [JobState.CANCELLED],
+}
 
 
 @login_required
 @require_safe
 def list_jobs(request: MemberRequest) -> HttpResponse:
+    """Newest first; `?show=` narrows the list to the states of one word."""
     jobs = Job.objects.visible_to(request.user).for_list()
-    page = Paginator(jobs, JOBS_ON_A_PAGE).get_page(request.GET.get("page"))
-    return render(request, "jobs/list.html", {"page": page, "is_live": not all(job.has_ended for job in page)})
+    shown = request.GET.get("show", "")
+    if shown in VIEWS:
+        jobs = jobs.filter(state__in=VIEWS[shown])
+    page = page_of(request, jobs)
+    context = {"page": page, "shown": shown, "views": VIEWS, "is_live": not all(job.has_ended for job in page)}
+    return render(request, "jobs/list.html", context)
 
 
 @login_required
@@ -41,9 +53,9 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
     context = {
         **summary,
         **history_of(job),
+        **attempts_of(job),
         **log_of(job),
         "cursor": Cursor(job.event_count),
-        "attempts": job.attempts.for_page(),
         "publications": publications,
         "may_cancel": not job.has_ended and may_submit_in(request.user, job.team_id),
     }
@@ -86,8 +98,11 @@ def cancel(request: MemberRequest, job_id: str) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def new_job(request: MemberRequest) -> HttpResponse:
+    """The form. Sent with `show_recipe` it submits nothing: it comes back with the same job as YAML and as curl."""
     teams = submitting_teams(request.user)
     form = training_form(request, teams)
+    if "show_recipe" in request.POST:
+        return render(request, "jobs/new.html", {"form": form, "recipe": form.recipe() if form.is_valid() else None})
     if request.method == "POST" and form.is_valid():
         try:
             job = submit_training(form.team, request.user, form.spec, idempotency_key=form.idempotency_key())

@@ -31,7 +31,7 @@ def sign_in_by_link(request: HttpRequest, user_id: int, token: str) -> HttpRespo
         return render_refusal(
             request,
             "This link has been used, or is too old.",
-            "Each start of `finetune-hub up` prints a fresh one, good for a day.",
+            "Ask an admin of your team; where the service runs, each start of `finetune-hub up` prints a fresh one.",
             status=410,
         )
     next_url = safe_next(request)

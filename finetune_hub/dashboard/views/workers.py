@@ -1,4 +1,4 @@
-"""The page of workers. Everybody signed in sees the machines; only staff cordon them."""
+"""The page of workers. Everybody signed in sees the machines; only admins drain them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
-from finetune_hub.accounts.models import Team
+from finetune_hub.accounts.models import Team, User
 from finetune_hub.dashboard.access import MemberRequest
-from finetune_hub.fleet.actions import set_cordoned
+from finetune_hub.fleet.actions import drain_worker, resume_worker
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.models import Attempt
 
@@ -33,13 +33,29 @@ def list_workers(request: MemberRequest) -> HttpResponse:
         .order_by("name")
     )
     team_ids = set(Team.objects.of(request.user).values_list("pk", flat=True))
-    return render(request, "workers/list.html", {"workers": workers, "team_ids": team_ids})
+    context = {"workers": workers, "team_ids": team_ids, "may_manage": request.user.may_manage_workers()}
+    return render(request, "workers/list.html", context)
 
 
 @login_required
 @require_POST
-def cordon(request: MemberRequest, name: str, cordoned: bool) -> HttpResponse:
-    if not request.user.is_staff:
-        raise PermissionDenied("Only staff may cordon a worker.")
-    set_cordoned(get_object_or_404(Worker, name=name), cordoned)
+def drain(request: MemberRequest, name: str) -> HttpResponse:
+    drain_worker(managed_worker(request.user, name), actor=request.user)
     return redirect("workers")
+
+
+@login_required
+@require_POST
+def resume(request: MemberRequest, name: str) -> HttpResponse:
+    resume_worker(managed_worker(request.user, name), actor=request.user)
+    return redirect("workers")
+
+
+def managed_worker(user: User, name: str) -> Worker:
+    """
+    Raises:
+        PermissionDenied: the user manages no workers.
+    """
+    if not user.may_manage_workers():
+        raise PermissionDenied("Only an admin of a team manages the workers.")
+    return get_object_or_404(Worker, name=name)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from finetune_hub.accounts.actions import create_token, ensure_owner
+from finetune_hub.accounts.models import Scope
+from finetune_hub.spec.refusal import Refusal
 
 
 class Command(BaseCommand):
@@ -16,8 +18,19 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--name", default="command line", help="what the token is for")
         parser.add_argument("--days", type=int, default=90, help="how long it is valid")
+        every = ",".join(Scope.values)
+        parser.add_argument("--scopes", default=every, help=f"what it may be used for, a list with commas: {every}")
 
     def handle(self, *args: Any, **options: Any) -> None:
         owner = ensure_owner()
-        _, secret = create_token(owner.user, owner.team, name=options["name"], lifetime=timedelta(days=options["days"]))
+        try:
+            _, secret = create_token(
+                owner.user,
+                owner.team,
+                name=options["name"],
+                scopes=options["scopes"].split(","),
+                lifetime=timedelta(days=options["days"]),
+            )
+        except Refusal as refusal:
+            raise CommandError(str(refusal)) from refusal
         self.stdout.write(secret)

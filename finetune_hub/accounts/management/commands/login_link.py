@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlencode
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
-from django.urls import reverse
 
-from finetune_hub.accounts.actions import ensure_owner, login_link_tokens
+from finetune_hub.accounts.actions import ensure_owner, login_link
 
 
 class Command(BaseCommand):
@@ -20,7 +18,5 @@ class Command(BaseCommand):
         parser.add_argument("--next", default="/", help="the page to open after signing in")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        user = ensure_owner().user
-        query = urlencode({"next": options["next"]})
-        path = reverse("login-link", args=[user.pk, login_link_tokens.make_token(user)])
-        self.stdout.write(f"{options['base_url'].rstrip('/')}{path}?{query}")
+        link = login_link(ensure_owner().user, next_page=options["next"], base_url=options["base_url"])
+        self.stdout.write(link)

@@ -1,0 +1,61 @@
+"""How fast this machine multiplies matrices of the model's own shapes: the ceiling that training is compared with.
+
+Prints one JSON line: GFLOP/s, and the FLOP of one token (forward and the inputs' gradient, 2 + 2 per parameter).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+TOKENS = 800
+ROUNDS = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(options.model))
+    head = model.get_output_embeddings()
+    linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    shapes = [(linear.out_features, linear.in_features) for linear in linears]
+    seconds = {shape: fastest(shape, getattr(torch, options.dtype), options.device) for shape in set(shapes)}
+    parameters = sum(out * into for out, into in shapes)
+    print(
+        json.dumps(
+            {
+                "gflops": 4e-9 * TOKENS * parameters / sum(seconds[shape] for shape in shapes),
+                "flop_per_token": 4 * parameters,
+                "flop_per_supervised_token": 4 * head.weight.numel(),
+            }
+        )
+    )
+
+
+def fastest(shape: tuple[int, int], dtype: torch.dtype, device: str) -> float:
+    """Seconds of the product there and back, the best of several rounds."""
+    weight = torch.randn(shape, dtype=dtype, device=device)
+    x = torch.randn(TOKENS, shape[1], dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        torch.nn.functional.linear(x, weight) @ weight
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Our engine against TRL + PEFT: the same rows, model, rank and batch, in turn, each run in a fresh process.
+
+    python -m benchmarks.engine --model FOLDER --peer-python PEER/bin/python [--rows gsm8k.jsonl] [--rounds 3]
+
+Prints medians and ratios. Machines are noisy: only ratios within one call mean something, never two calls' numbers.
+    tokens/s   real tokens (padding not counted) by the wall clock from the end of step 2 to the end of the last
+    peak       largest resident memory of the process (allocated GPU memory with --device cuda)
+    ceiling    our tokens/s × the FLOP that the matrix products need / the GFLOP/s that this machine reaches in them
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.rows import write_rows
+
+HERE = Path(__file__).parent
+SKIPPED_STEPS = 2  # Warm-up: caches, first allocations.
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of one side."""
+
+    tokens_per_second: float
+    peak_bytes: int
+    losses: list[float]
+    supervised_share: float = 0.0
+
+
+def main() -> None:
+    options = parse()
+    print(f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores, {options.threads} threads, {options.device}")
+    versions: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = write_rows(folder / "rows.jsonl", options.count, options.rows)
+        for dtype in options.dtypes:
+            ours, peers, ceilings = [], [], []
+            for number in range(options.rounds):
+                ceilings.append(run_ceiling(options, dtype))
+                ours.append(run_ours(options, rows, dtype, folder / f"{dtype}-{number}"))
+                show(f"{dtype} round {number + 1}: ours", ours[-1])
+                if options.peer_python:
+                    measured, versions = run_peer(options, rows, dtype)
+                    peers.append(measured)
+                    show(f"{dtype} round {number + 1}: peer", measured)
+            report(dtype, ours, peers, ceilings)
+    print("peer: " + ", ".join(f"{package} {version}" for package, version in versions.items()))
+
+
+def run_ours(options: argparse.Namespace, rows: Path, dtype: str, output_dir: Path) -> Measured:
+    spec = {
+        "base_model": str(options.model),
+        "dataset": {"path": str(rows)},
+        "method": {"type": "lora", "rank": options.rank, "alpha": 2 * options.rank},
+        "training": {
+            "micro_batch_size": options.micro_batch_size,
+            "max_seq_len": options.max_seq_len,
+            "learning_rate": 2e-4,
+            "schedule": "constant",
+            "warmup_ratio": 0,
+        },
+        "runtime": {"dtype": dtype},
+    }
+    run = {
+        "spec": spec,
+        "base_model_dir": str(options.model),
+        "base_model_name": options.model.name,
+        "datasets": [{"path": str(rows), "sha256": hashlib.sha256(rows.read_bytes()).hexdigest()}],
+        "output_dir": str(output_dir),
+        "device": options.device,
+        "threads": options.threads,
+    }
+    document = output_dir.with_suffix(".json")
+    document.write_text(json.dumps(run))
+    _, peak = run_process([sys.executable, "-m", "finetune_hub.engine", "train", str(document)])
+    lines = map(json.loads, (output_dir / "events.jsonl").read_text().splitlines())
+    steps = [event for event in lines if event["type"] == "step"]
+    timed = steps[SKIPPED_STEPS:]
+    tokens = sum(step["tokens"] for step in timed)
+    return Measured(
+        tokens / (timed[-1]["at"] - steps[SKIPPED_STEPS - 1]["at"]),
+        steps[-1]["peak_memory_bytes"] if options.device == "cuda" else peak,
+        [step["loss"] for step in steps],
+        sum(step["supervised_tokens"] for step in timed) / tokens,
+    )
+
+
+def run_peer(options: argparse.Namespace, rows: Path, dtype: str) -> tuple[Measured, dict[str, str]]:
+    settings = {
+        "model": options.model,
+        "rows": rows,
+        "dtype": dtype,
+        "device": options.device,
+        "threads": options.threads,
+        "micro-batch-size": options.micro_batch_size,
+        "max-seq-len": options.max_seq_len,
+        "rank": options.rank,
+    }
+    flags = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    output, peak = run_process([options.peer_python, str(HERE / "peer_trl.py"), *flags])
+    said = json.loads(output.splitlines()[-1])
+    ended_at = said["step_ended_at"]
+    # The peer's shuffle is its own, so a step's tokens are the mean.
+    tokens = said["tokens"] * (len(ended_at) - SKIPPED_STEPS) / len(ended_at)
+    seconds = ended_at[-1] - ended_at[SKIPPED_STEPS - 1]
+    return Measured(tokens / seconds, said["peak_gpu_bytes"] or peak, said["losses"]), said["versions"]
+
+
+def run_ceiling(options: argparse.Namespace, dtype: str) -> dict[str, float]:
+    flags = ["--model", str(options.model), "--dtype", dtype, "--device", options.device]
+    output, _ = run_process([sys.executable, str(HERE / "ceiling.py"), *flags, "--threads", str(options.threads)])
+    measured: dict[str, float] = json.loads(output.splitlines()[-1])
+    return measured
+
+
+def run_process(command: list[str]) -> tuple[str, int]:
+    """Standard output, and the largest resident memory in bytes, of a process that must succeed."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with tempfile.TemporaryFile("w+") as stderr, tempfile.TemporaryFile("w+") as stdout:
+        process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            stderr.seek(0)
+            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{stderr.read()[-4000:]}")
+        stdout.seek(0)
+        return stdout.read(), usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def show(who: str, measured: Measured) -> None:
+    print(f"{who:<28} {measured.tokens_per_second:8.1f} tokens/s  {measured.peak_bytes / 1e9:6.2f} GB", flush=True)
+
+
+def report(dtype: str, ours: list[Measured], peers: list[Measured], ceilings: list[dict[str, float]]) -> None:
+    """Medians over the rounds; a ratio is the median of the rounds' own ratios."""
+    speed = median(run.tokens_per_second for run in ours)
+    ceiling = max(ceilings, key=lambda measured: measured["gflops"])
+    flop_per_token = ceiling["flop_per_token"] + ours[0].supervised_share * ceiling["flop_per_supervised_token"]
+    reached = speed * flop_per_token / (1e9 * ceiling["gflops"])
+    cells: list[Any] = [dtype, f"{speed:.0f}", f"{median(run.peak_bytes for run in ours) / 1e9:.2f} GB"]
+    if peers:
+        pairs = list(zip(ours, peers, strict=True))
+        faster = median(us.tokens_per_second / peer.tokens_per_second for us, peer in pairs)
+        leaner = median(us.peak_bytes / peer.peak_bytes for us, peer in pairs)
+        cells += [f"{median(peer.tokens_per_second for peer in peers):.0f}"]
+        cells += [f"{median(peer.peak_bytes for peer in peers) / 1e9:.2f} GB", f"{faster:.2f}x", f"{leaner:.2f}x"]
+        cells += [f"{mean(ours[0].losses):.3f} / {mean(peers[0].losses):.3f}"]
+    else:
+        cells += ["-"] * 5
+    print(
+        "\n| dtype | tokens/s | peak | peer tokens/s | peer peak | speed | memory | mean loss, ours / peer | ceiling |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(cells)} | {reached:.0%} of {ceiling['gflops']:.0f} GFLOP/s |\n", flush=True)
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=lambda text: Path(text).resolve(), required=True, help="a base model's folder")
+    parser.add_argument("--rows", type=Path, help="JSONL with `question` and `answer` (GSM8K); made up when left out")
+    parser.add_argument("--count", type=int, default=48, help="rows to train on")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--micro-batch-size", type=int, default=4)
+    parser.add_argument("--max-seq-len", type=int, default=512)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--peer-python", help="Python of an environment with trl; without it only we are measured")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Workers, which all teams share: list, drain, resume."""
+
+from __future__ import annotations
+
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from finetune_hub.api.authentication import user_of
+from finetune_hub.api.lookups import get_row
+from finetune_hub.api.paging import page_of
+from finetune_hub.api.permissions import AdminsManageWorkers
+from finetune_hub.api.serializers import WorkerSerializer
+from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
+from finetune_hub.fleet.actions import drain_worker, resume_worker
+from finetune_hub.fleet.models import Worker
+
+
+class Workers(HubView):
+    @extend_schema(
+        operation_id="list_workers",
+        parameters=PAGE_PARAMETERS,
+        responses={200: page_of(WorkerSerializer), **errors(401, 422)},
+    )
+    def get(self, request: Request) -> Response:
+        """The workers, which all teams share, with their health and devices."""
+        return self.page(Worker.objects.with_health().prefetch_related("devices"), WorkerSerializer, by="registered_at")
+
+
+class DrainWorker(HubView):
+    permission_classes = [AdminsManageWorkers]
+
+    @extend_schema(operation_id="drain_worker", request=None, responses={200: WorkerSerializer, **errors(401, 404)})
+    def post(self, request: Request, name: str) -> Response:
+        """Keep new jobs away from the worker. Running ones go on; it is drained when none is left."""
+        drain_worker(get_row(Worker.objects.all(), name=name), actor=user_of(request))
+        return Response(worker_detail(name))
+
+
+class ResumeWorker(HubView):
+    permission_classes = [AdminsManageWorkers]
+
+    @extend_schema(operation_id="resume_worker", request=None, responses={200: WorkerSerializer, **errors(401, 404)})
+    def post(self, request: Request, name: str) -> Response:
+        """Let new jobs come to the worker again."""
+        resume_worker(get_row(Worker.objects.all(), name=name), actor=user_of(request))
+        return Response(worker_detail(name))
+
+
+def worker_detail(name: str) -> dict[str, object]:
+    """The worker as it is now."""
+    return dict(WorkerSerializer(get_row(Worker.objects.with_health().prefetch_related("devices"), name=name)).data)

@@ -1,0 +1,75 @@
+"""The engine as a process of this terminal: start a command of it, follow its events, stop it. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from finetune_hub.spec.events import EngineEvent, engine_event
+
+POLL_SECONDS = 0.1
+EVENTS_FILE = "events.jsonl"
+LOG_FILE = "engine.log"
+
+
+class EngineProcess:
+    """One running command of the engine, in a session of its own: Ctrl-C reaches this program alone."""
+
+    def __init__(self, command: str, document: BaseModel, output_dir: Path) -> None:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        file = output_dir / f"{command}.json"
+        file.write_text(document.model_dump_json(indent=2), encoding="utf-8")
+        self._events = output_dir / EVENTS_FILE
+        self._offset = self._events.stat().st_size if self._events.exists() else 0
+        self.log = output_dir / LOG_FILE
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "finetune_hub.engine", command, str(file)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.exit_status: int | None = None
+        self.peak_rss_bytes = 0
+
+    def follow(self) -> Iterator[EngineEvent]:
+        """Its events as they come, until it has ended."""
+        while self.exit_status is None:
+            self._look_whether_it_ended()
+            yield from self._new_events()
+            if self.exit_status is None:
+                time.sleep(POLL_SECONDS)
+
+    def stop(self) -> None:
+        """Ask it to stop: a trainer finishes its step and writes a checkpoint first. `follow` goes on until then."""
+        if self.exit_status is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+
+    def last_words(self) -> str:
+        """The end of what it wrote beside its events."""
+        return "\n".join(self.log.read_text(errors="replace").strip().splitlines()[-3:])
+
+    def _look_whether_it_ended(self) -> None:
+        pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
+        if pid:
+            self.exit_status = self._process.returncode = os.waitstatus_to_exitcode(status)
+            self.peak_rss_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+    def _new_events(self) -> Iterator[EngineEvent]:
+        if not self._events.exists():
+            return
+        with self._events.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                yield engine_event.validate_json(line)

@@ -1,0 +1,341 @@
+"""`finetune-hub train`: a recipe runs on this machine, without any service.
+
+The engine is a process of its own; this one draws its progress. Ctrl-C stops it with a checkpoint. After training a
+fresh process reloads the adapter from its files and compares it with the trainer (P5), as the service does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from finetune_hub.artifacts.manifest import sha256_of
+from finetune_hub.cli.client import HubError
+from finetune_hub.cli.engine_process import EVENTS_FILE, EngineProcess
+from finetune_hub.cli.output import (
+    EXIT_BAD_INPUT,
+    EXIT_JOB_CANCELLED,
+    EXIT_JOB_FAILED,
+    Json,
+    print_error,
+    reports_errors,
+    size,
+)
+from finetune_hub.cli.recipes import Recipe, read_recipe
+from finetune_hub.spec.defects import defects_of
+from finetune_hub.spec.events import EXIT_STOPPED, EngineEvent, Evaluation, Failure, Log, Plan, Step, engine_event
+from finetune_hub.spec.run import DatasetFile, DeviceKind, ImportRun, TrainResult, TrainRun, VerifyResult, VerifyRun
+from finetune_hub.spec.training import TrainingSpec
+
+SKIPPED_STEPS = 2  # Left out of the speed: caches warm up, first allocations.
+LINE_EVERY_STEPS = 10
+BAD_INPUT_CLASSES = {"bad_config", "bad_data"}
+
+
+@reports_errors
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A training spec in YAML; paths in it are relative to the file.")],
+    output: Annotated[Path, typer.Option(help="Folder for the adapter, checkpoints and the run's events.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --output.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda. Default: cuda where there is an NVIDIA GPU.")] = "",
+    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.", min=1)] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe on this machine, without the hub. Prints where the adapter lies."""
+    read = read_recipe(recipe)
+    spec = parse_spec(read)
+    output = output.absolute()
+    checkpoint = choose_start(output, resume=resume)
+    chosen: DeviceKind = "cuda" if (device or found_device()) == "cuda" else "cpu"
+    datasets = dataset_files(read, spec)
+    run = TrainRun(
+        spec=spec,
+        base_model_dir=base_model_folder(read, spec, output),
+        base_model_name=spec.base_model,
+        datasets=datasets,
+        output_dir=output,
+        resume_from=checkpoint,
+        device=chosen,
+        threads=threads,
+    )
+    engine = EngineProcess("train", run, output)
+    progress = follow(engine, f"finetune-hub train {recipe} --output {output} --resume")
+    end_unless_succeeded(engine, progress, as_json=as_json)
+    verified = verify(run, as_json=as_json)
+    result = TrainResult.model_validate_json((output / "result.json").read_bytes())
+    summary = summarise(output, result, engine.peak_rss_bytes, chosen)
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        print_summary(summary, result, verified)
+
+
+# ---- what the recipe names
+
+
+def parse_spec(read: Recipe) -> TrainingSpec:
+    """The recipe as a spec.
+
+    Raises:
+        HubError: `invalid_recipe`, with the line of each defect.
+    """
+    try:
+        return TrainingSpec.model_validate(read.document)
+    except ValidationError as error:
+        details = list(defects_of(error, TrainingSpec))
+        place = ".".join(map(str, details[0]["loc"]))
+        message = f"`{place}`: {details[0]['message']}." if place else f"{details[0]['message']}."
+        refused = HubError(
+            "invalid_recipe", message, details[0]["remedy"], field=place or "base_model", details=details
+        )
+        raise read.placed(refused) from error
+
+
+def dataset_files(read: Recipe, spec: TrainingSpec) -> list[DatasetFile]:
+    """The recipe's data files.
+
+    Raises:
+        HubError: `invalid_recipe` where one is registered in the hub, or is no file.
+    """
+    files = []
+    for number, choice in enumerate(spec.datasets):
+        place = f"datasets.{number}"
+        if choice.path is None:
+            raise refused_at(read, place, f"the dataset {choice.name!r} is registered in a hub", "Give its `path`.")
+        path = (read.path.parent / choice.path).absolute()
+        if not path.is_file():
+            raise refused_at(read, place, f"there is no file {path}", "Mend the `path`; it is relative to the recipe.")
+        files.append(DatasetFile(path=path, sha256=sha256_of(path), weight=choice.weight))
+    return files
+
+
+def base_model_folder(read: Recipe, spec: TrainingSpec, output: Path) -> Path:
+    """The base model's folder; a GGUF file is turned into one below the output folder, once.
+
+    Raises:
+        HubError: `invalid_recipe` where it is neither.
+    """
+    path = (read.path.parent / Path(spec.base_model).expanduser()).absolute()
+    if path.is_dir():
+        return path
+    if path.suffix != ".gguf" or not path.is_file():
+        raise refused_at(
+            read, "base_model", f"there is no folder {path}", "Give a base model's folder, or a GGUF file."
+        )
+    imported = output / "base-model"
+    if not (imported / "result.json").is_file():
+        print(f"Importing {path.name} …", file=sys.stderr, flush=True)
+        engine = EngineProcess("import", ImportRun(source=path, output_dir=imported), imported)
+        for event in engine.follow():
+            if isinstance(event, Failure):
+                raise refused_at(read, "base_model", event.message.rstrip("."), event.remedy)
+    return imported / "model"
+
+
+def refused_at(read: Recipe, field: str, what: str, remedy: str) -> HubError:
+    return read.placed(HubError("invalid_recipe", f"{what}.", remedy, field=field))
+
+
+def choose_start(output: Path, *, resume: bool) -> Path | None:
+    """The checkpoint to go on from; None for a fresh run.
+
+    Raises:
+        HubError: `target_exists` or `nothing_to_resume`.
+    """
+    checkpoints = sorted(output.glob("checkpoints/step-*"), key=lambda folder: int(folder.name.partition("-")[2]))
+    if resume and not checkpoints:
+        raise HubError("nothing_to_resume", f"{output} holds no checkpoint.", "Leave `--resume` out to start the run.")
+    if not resume and (output / EVENTS_FILE).exists():
+        raise HubError(
+            "target_exists", f"{output} holds a run already.", "Go on with `--resume`, or choose another folder."
+        )
+    return checkpoints[-1] if resume else None
+
+
+def found_device() -> str:
+    return "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+
+
+# ---- while it runs
+
+
+@dataclass
+class Progress:
+    """What the run has said so far."""
+
+    resume_command: str
+    plan: Plan | None = None
+    steps: list[Step] = field(default_factory=list)
+    failure: Failure | None = None
+
+    def add(self, event: EngineEvent) -> str | None:
+        """Take an event; the line to print for it, if it deserves one."""
+        match event:
+            case Plan():
+                self.plan = event
+                share = event.trainable_parameters / event.total_parameters
+                return (
+                    f"{event.total_steps} steps over {event.rows} rows in {event.dtype} on {event.device}; "
+                    f"{event.trainable_parameters:,} of {event.total_parameters:,} parameters are trained ({share:.2%})"
+                )
+            case Step():
+                self.steps.append(event)
+            case Evaluation():
+                shown = [f"  {sample.answer!r} (expected {sample.expected!r})" for sample in event.samples]
+                mark = ", the lowest so far" if event.is_best else ""
+                return "\n".join([f"step {event.step}: held-out loss {event.loss:.4f}{mark}", *shown])
+            case Failure():
+                self.failure = event
+            case Log():
+                return {"warn": "warning: ", "error": "error: "}.get(event.level, "") + event.message
+        return None
+
+    def line(self) -> str:
+        """`step 12/100  loss 1.234  512 tokens/s  1.9 GiB  0:01:05 left`."""
+        if not self.steps or self.plan is None:
+            return "reading the data and the base model …"
+        last = self.steps[-1]
+        recent = self.steps[-20:]
+        seconds = sum(step.seconds for step in recent)
+        left = (self.plan.total_steps - last.step) * seconds / len(recent)
+        return "  ".join(
+            [
+                f"step {last.step}/{self.plan.total_steps}",
+                f"loss {last.loss:.4f}",
+                f"{sum(step.tokens for step in recent) / seconds:.0f} tokens/s",
+                size(last.peak_memory_bytes),
+                f"{timedelta(seconds=round(left))} left",
+            ]
+        )
+
+
+def follow(engine: EngineProcess, resume_command: str) -> Progress:
+    """Show the run until it has ended. Ctrl-C asks it to stop, and what it writes meanwhile is shown too."""
+    progress = Progress(resume_command)
+    show = _show_bar if sys.stderr.isatty() else _show_lines
+    while engine.exit_status is None:
+        try:
+            show(engine.follow(), progress)
+        except KeyboardInterrupt:
+            print("\nStopping: the step at hand is finished and a checkpoint written …", file=sys.stderr, flush=True)
+            engine.stop()
+    return progress
+
+
+def _show_lines(events: Iterable[EngineEvent], progress: Progress) -> None:
+    for event in events:
+        line = progress.add(event)
+        if isinstance(event, Step) and event.step % LINE_EVERY_STEPS == 0:
+            line = progress.line()
+        if line:
+            print(line, file=sys.stderr, flush=True)
+
+
+def _show_bar(events: Iterable[EngineEvent], progress: Progress) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True, highlight=False)
+    with Bar(BarColumn(), TextColumn("{task.description}"), console=console, transient=True) as bar:
+        task = bar.add_task(progress.line(), total=None)
+        for event in events:
+            if line := progress.add(event):
+                console.print(line, markup=False)
+            total = progress.plan.total_steps if progress.plan else None
+            done = progress.steps[-1].step if progress.steps else 0
+            bar.update(task, total=total, completed=done, description=progress.line())
+
+
+# ---- how it ends
+
+
+def end_unless_succeeded(engine: EngineProcess, progress: Progress, *, as_json: bool) -> None:
+    """Say why the run did not end well, and end with the exit code of it."""
+    if engine.exit_status == 0:
+        return
+    if progress.failure is not None:
+        failure = progress.failure
+        print_error(HubError(failure.failure_class, failure.message, failure.remedy), as_json=as_json)
+        raise typer.Exit(EXIT_BAD_INPUT if failure.failure_class in BAD_INPUT_CLASSES else EXIT_JOB_FAILED)
+    if engine.exit_status == EXIT_STOPPED:
+        steps = progress.steps
+        print(
+            f"Stopped after step {steps[-1].step}. Go on with\n  {progress.resume_command}" if steps else "Stopped.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(EXIT_JOB_CANCELLED)
+    message = f"The engine ended with status {engine.exit_status}. {engine.last_words()}".strip()
+    print_error(HubError("engine_died", message, f"See {engine.log}."), as_json=as_json)
+    raise typer.Exit(EXIT_JOB_FAILED)
+
+
+def verify(run: TrainRun, *, as_json: bool) -> VerifyResult:
+    """Reload the adapter in a fresh process and compare it with the trainer; ends with 4 when they differ."""
+    folder = run.output_dir / "verify"
+    document = VerifyRun(
+        base_model_dir=run.base_model_dir,
+        adapter_dir=run.output_dir / "adapter",
+        probe_file=run.output_dir / "probe.safetensors",
+        output_dir=folder,
+        device=run.device,
+        threads=run.threads,
+    )
+    engine = EngineProcess("verify", document, folder)
+    for event in engine.follow():
+        if isinstance(event, Failure):
+            print_error(HubError(event.failure_class, event.message, event.remedy), as_json=as_json)
+        elif isinstance(event, Log):
+            print(f"{event.level}: {event.message}", file=sys.stderr)
+    if engine.exit_status:
+        raise typer.Exit(EXIT_JOB_FAILED)
+    return VerifyResult.model_validate_json((folder / "result.json").read_bytes())
+
+
+def summarise(output: Path, result: TrainResult, peak_rss_bytes: int, device: DeviceKind) -> dict[str, Any]:
+    """What `--json` prints. A resumed run counts all its steps; of a step taken twice, the newer one."""
+    events = map(engine_event.validate_json, (output / EVENTS_FILE).read_bytes().splitlines())
+    steps: dict[int, Step] = {}
+    plan = None
+    for event in events:
+        if isinstance(event, Step):
+            steps[event.step] = event
+        elif isinstance(event, Plan):
+            plan = event
+    assert plan is not None
+    timed = [step for number, step in sorted(steps.items()) if number > plan.first_step + SKIPPED_STEPS]
+    seconds = sum(step.seconds for step in timed)
+    return {
+        "steps": result.steps,
+        "tokens": result.trained_tokens,
+        "supervised_tokens": result.supervised_tokens,
+        "tokens_per_second": round(sum(step.tokens for step in timed) / seconds, 1) if timed else None,
+        "peak_rss_bytes": peak_rss_bytes,
+        "peak_gpu_bytes": max(step.peak_memory_bytes for step in steps.values()) if device == "cuda" else 0,
+        "trainable_parameters": plan.trainable_parameters,
+        "total_parameters": plan.total_parameters,
+        "losses": [step.loss for _, step in sorted(steps.items())],
+        "evaluation_loss": result.evaluation_loss,
+        "adapter_dir": str(output / result.adapter_dir),
+    }
+
+
+def print_summary(summary: dict[str, Any], result: TrainResult, verified: VerifyResult) -> None:
+    speed = summary["tokens_per_second"]
+    parts = [f"{summary['steps']} steps", f"loss {result.final_loss:.4f}"]
+    if result.evaluation_loss is not None:
+        parts.append(f"held-out loss {result.evaluation_loss:.4f} (step {result.published_step})")
+    if speed is not None:
+        parts.append(f"{speed:.0f} tokens/s")
+    parts.append(f"{size(summary['peak_gpu_bytes'] or summary['peak_rss_bytes'])} at most")
+    print(", ".join(parts), file=sys.stderr)
+    print(f"reloaded and compared: logits differ by at most {verified.max_difference:.1e}", file=sys.stderr)
+    print(summary["adapter_dir"])

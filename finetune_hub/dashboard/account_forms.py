@@ -1,0 +1,68 @@
+"""The forms of people: a member to add, a token to make, a password to set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from django import forms
+from django.contrib.auth.forms import PasswordChangeForm, SetPasswordForm
+
+from finetune_hub.accounts.actions import MAX_USERNAME_LENGTH
+from finetune_hub.accounts.models import Membership, Role, Scope, User
+from finetune_hub.dashboard.forms import PLAIN_TEXT, TeamForm
+
+NEVER = "never"
+LIFETIMES = {"7": "7 days", "30": "30 days", "90": "90 days", "365": "a year", NEVER: "until it is revoked"}
+
+
+class NewMemberForm(TeamForm):
+    username = forms.CharField(
+        max_length=MAX_USERNAME_LENGTH,
+        help_text="Who is new here gets a link that signs in once.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", **PLAIN_TEXT}),
+    )
+    email = forms.CharField(
+        max_length=254,
+        required=False,
+        label="E-mail",
+        widget=forms.EmailInput(attrs={"autocomplete": "off", "placeholder": "name@example.org"}),
+    )
+    role = forms.ChoiceField(choices=Role.choices, initial=Role.MEMBER)
+
+
+class NewTokenForm(TeamForm):
+    name = forms.CharField(
+        max_length=100,
+        help_text="What it is for.",
+        widget=forms.TextInput(attrs={"placeholder": "ci", "autocomplete": "off", **PLAIN_TEXT}),
+    )
+    scopes = forms.MultipleChoiceField(widget=forms.CheckboxSelectMultiple)
+    days = forms.ChoiceField(choices=list(LIFETIMES.items()), initial="90", label="Valid for")
+
+    def __init__(self, *args: Any, memberships: Sequence[Membership], **kwargs: Any) -> None:
+        super().__init__(*args, teams=[membership.team for membership in memberships], **kwargs)
+        grantable = {scope for membership in memberships for scope in membership.grantable_scopes()}
+        if "team" in self.fields:
+            self.fields["team"].help_text = "It sees and changes nothing of another."
+        scopes = self.fields["scopes"]
+        assert isinstance(scopes, forms.MultipleChoiceField)
+        scopes.choices = [choice for choice in Scope.choices if choice[0] in grantable]
+        scopes.initial = [scope for scope in (Scope.READ, Scope.WRITE) if scope in grantable]
+
+    @property
+    def lifetime(self) -> timedelta | None:
+        days = self.cleaned_data["days"]
+        return None if days == NEVER else timedelta(days=int(days))
+
+
+def password_form(user: User, data: Any = None) -> SetPasswordForm[User]:
+    """The form for a first password; who has one must know it to change it."""
+    form = (PasswordChangeForm if user.has_usable_password() else SetPasswordForm)(user, data)
+    form.fields["new_password1"].help_text = "Eight characters at least, and none of the common ones."
+    form.fields["new_password2"].label = "New password again"
+    form.fields["new_password2"].help_text = ""
+    for field in form.fields.values():
+        field.widget.attrs.pop("autofocus", None)  # It is one form of several on its page.
+    return form

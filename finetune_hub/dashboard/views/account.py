@@ -1,0 +1,80 @@
+"""The page of one's own account: the password, and tokens for the API and the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth import update_session_auth_hash
+from django.contrib.auth.decorators import login_required
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_POST, require_safe
+
+from finetune_hub.accounts.actions import create_token, revoke_token
+from finetune_hub.accounts.models import ApiToken
+from finetune_hub.dashboard.access import MemberRequest, memberships_of
+from finetune_hub.dashboard.account_forms import NewTokenForm, password_form
+from finetune_hub.spec.refusal import Refusal
+
+
+@login_required
+@require_safe
+def show_account(request: MemberRequest) -> HttpResponse:
+    return render_account(request)
+
+
+@sensitive_post_parameters()
+@login_required
+@require_POST
+def change_password(request: MemberRequest) -> HttpResponse:
+    form = password_form(request.user, request.POST)
+    if not form.is_valid():
+        return render_account(request, password_form=form, status=422)
+    update_session_auth_hash(request, form.save())  # Every other session of the user ends.
+    messages.success(request, "Your password is set. Other browsers are signed out.")
+    return redirect("account")
+
+
+@never_cache
+@login_required
+@require_POST
+def create(request: MemberRequest) -> HttpResponse:
+    """Make a token. The answer is the one page that ever shows its secret, so it is no redirect."""
+    form = NewTokenForm(request.POST, memberships=memberships_of(request.user))
+    if form.is_valid():
+        try:
+            token, secret = create_token(
+                request.user,
+                form.team,
+                name=form.cleaned_data["name"],
+                scopes=form.cleaned_data["scopes"],
+                lifetime=form.lifetime,
+            )
+        except Refusal as refusal:
+            form.add_refusal(refusal)
+        else:
+            return render_account(request, made=token, secret=secret, status=201)
+    return render_account(request, token_form=form, status=422)
+
+
+@login_required
+@require_POST
+def revoke(request: MemberRequest, token_id: str) -> HttpResponse:
+    token = get_object_or_404(ApiToken.objects.of(request.user), pk=token_id)
+    revoke_token(token, actor=request.user)
+    messages.success(request, f"The token {token.name} is revoked: it opens nothing any more.")
+    return redirect("account")
+
+
+def render_account(request: MemberRequest, *, status: int = 200, **context: Any) -> HttpResponse:
+    """The page, with the forms as they are given, fresh ones otherwise."""
+    context.setdefault("password_form", password_form(request.user))
+    memberships = memberships_of(request.user)
+    if memberships:
+        context.setdefault("token_form", NewTokenForm(memberships=memberships))
+    context |= {"tokens": ApiToken.objects.of(request.user), "public_url": settings.PUBLIC_URL}
+    return render(request, "account/account.html", context, status=status)

@@ -1,0 +1,100 @@
+"""The page of a team: who is in it and as what, and who changed what. Admins add, change and remove members."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST, require_safe
+
+from finetune_hub.accounts.actions import add_member, change_role, remove_member
+from finetune_hub.accounts.models import AuditEvent, Role, Team
+from finetune_hub.dashboard.access import MemberRequest, administered_team, memberships_of
+from finetune_hub.dashboard.account_forms import NewMemberForm
+from finetune_hub.spec.refusal import Refusal
+
+SHOWN_EVENTS = 50
+
+
+@login_required
+@require_safe
+def show_team(request: MemberRequest, slug: str | None = None) -> HttpResponse:
+    """The named team; the user's first when none is named."""
+    teams = [membership.team for membership in memberships_of(request.user)]
+    if slug is None and not teams:
+        return render(request, "team/none.html")
+    team = next((team for team in teams if slug in {None, team.slug}), None)
+    if team is None:
+        raise Http404
+    return render_team(request, team)
+
+
+@never_cache
+@login_required
+@require_POST
+def add(request: MemberRequest, slug: str) -> HttpResponse:
+    """Add a member. The answer is the one page that shows a new user's login link, so it is no redirect then."""
+    team = administered_team(request.user, slug)
+    form = NewMemberForm(request.POST, teams=[team])
+    if not form.is_valid():
+        return render_team(request, team, form=form, status=422)
+    given = form.cleaned_data
+    try:
+        member, link = add_member(
+            team, given["username"], role=Role(given["role"]), actor=request.user, email=given["email"]
+        )
+    except Refusal as refusal:
+        form.add_refusal(refusal)
+        return render_team(request, team, form=form, status=refusal.status)
+    if link:
+        return render_team(request, team, invited=member.user, link=link, status=201)
+    messages.success(request, f"{member.user} is in the team now, as {member.role}.")
+    return redirect("team-of", slug)
+
+
+@login_required
+@require_POST
+def change(request: MemberRequest, slug: str, membership_id: int) -> HttpResponse:
+    team = administered_team(request.user, slug)
+    membership = get_object_or_404(team.memberships.select_related("team", "user"), pk=membership_id)
+    role = request.POST.get("role", "")
+    if role not in Role.values:
+        raise Http404
+    try:
+        change_role(membership, Role(role), actor=request.user)
+    except Refusal as refusal:
+        return render_team(request, team, refusal=refusal, status=refusal.status)
+    messages.success(request, f"{membership.user} is {role} now.")
+    return redirect("team-of", slug)
+
+
+@login_required
+@require_POST
+def remove(request: MemberRequest, slug: str, membership_id: int) -> HttpResponse:
+    team = administered_team(request.user, slug)
+    membership = get_object_or_404(team.memberships.select_related("team", "user"), pk=membership_id)
+    try:
+        remove_member(membership, actor=request.user)
+    except Refusal as refusal:
+        return render_team(request, team, refusal=refusal, status=refusal.status)
+    messages.success(request, f"{membership.user} is out of the team, and their tokens of it are revoked.")
+    return redirect("team") if membership.user == request.user else redirect("team-of", slug)
+
+
+def render_team(request: MemberRequest, team: Team, *, status: int = 200, **context: Any) -> HttpResponse:
+    """The page; `form` is given when it was refused, `invited` and `link` when somebody new was added."""
+    members = list(team.memberships.select_related("user").order_by("user__username"))
+    context |= {
+        "team": team,
+        "members": members,
+        "roles": Role.values,
+        "may_manage": any(member.user == request.user and member.may_manage_members for member in members),
+        "events": AuditEvent.objects.seen_by(team)[:SHOWN_EVENTS],
+    }
+    if context["may_manage"]:
+        context.setdefault("form", NewMemberForm(teams=[team]))
+    return render(request, "team/team.html", context, status=status)

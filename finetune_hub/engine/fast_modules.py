@@ -1,0 +1,145 @@
+"""Modules of the base model that run on a kernel of ours, each kind only after it was proven on this very model.
+
+A kind is a class with the shapes of its weights. The first module of a kind runs once as it is and once on the kernel,
+on random numbers: output and every gradient must agree within a few roundings of the dtype. If they don't (another
+formula, a hook, an adapter that is not plain LoRA), that kind keeps its own code, and nothing is lost but time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from finetune_hub.engine.adapters.lora_layers import LoraLinear
+from finetune_hub.engine.kernels.frozen_weight import is_quantised
+from finetune_hub.engine.kernels.lora_mlp import ACTIVATIONS, Activation, LoraWeights, lora_mlp
+from finetune_hub.engine.kernels.rms_norm import frozen_rms_norm
+
+Forward = Callable[[Tensor], Tensor]
+_PROOF_TOKENS = 6
+_ROUNDINGS = 16  # Of the dtype, relative to the whole tensor's norm.
+
+
+def install(model: PreTrainedModel) -> dict[str, int]:
+    """Give every module whose kind passes the proof its kernel, in place.
+
+    Call it with the adapter attached: a kernel holds the adapter's matrices.
+
+    Returns:
+        How many modules of each class run on a kernel.
+    """
+    installed: dict[str, int] = {}
+    proven: dict[Any, bool] = {}
+    for module in model.modules():
+        fast = _rms_norm(module) or _gated_mlp(module)
+        if fast is None:
+            continue
+        kind = (type(module), *(parameter.shape for parameter in module.parameters()))
+        if kind not in proven:
+            proven[kind] = _agrees(module, fast)
+        if proven[kind]:
+            module.forward = fast
+            installed[type(module).__name__] = installed.get(type(module).__name__, 0) + 1
+    return installed
+
+
+def _rms_norm(module: nn.Module) -> Forward | None:
+    """A norm with one frozen vector and an epsilon under one of its two usual names."""
+    weight = getattr(module, "weight", None)
+    epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if not isinstance(weight, Tensor) or weight.dim() != 1 or weight.requires_grad or not isinstance(epsilon, float):
+        return None
+    if len(list(module.parameters())) > 1 or "RMSNorm" not in type(module).__name__:
+        return None
+    return lambda x: frozen_rms_norm(x, weight, epsilon)
+
+
+def _gated_mlp(module: nn.Module) -> Forward | None:
+    """An MLP of gate, up and down projections, each dense and with plain LoRA beside it."""
+    children = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    linears = [child for child in children if isinstance(child, LoraLinear) and _is_plain(child)]
+    act = getattr(module, "act_fn", None)
+    if len(linears) < len(children) or not isinstance(act, nn.Module):
+        return None
+    if any(is_quantised(linear.weight) for linear in linears):
+        return None
+    activation = _activation(act)
+    return None if activation is None else partial(_run_gated_mlp, module, linears, activation, type(module).forward)
+
+
+def _is_plain(linear: LoraLinear) -> bool:
+    """Exactly LoRA without dropout, beside a weight that is not quantised."""
+    has_whole_weight = linear.weight.is_floating_point() and linear.weight.dim() == 2
+    return type(linear) is LoraLinear and linear.dropout == 0 and has_whole_weight
+
+
+def _run_gated_mlp(
+    module: nn.Module, linears: list[LoraLinear], activation: Activation, plain: Callable[..., Tensor], x: Tensor
+) -> Tensor:
+    if not all(linear.enabled for linear in linears):
+        return plain(module, x)
+    gate, up, down = (
+        LoraWeights(linear.weight, linear.bias, linear.lora_a, linear.lora_b, linear.scale) for linear in linears
+    )
+    return lora_mlp(x, gate, up, down, activation)
+
+
+def _activation(act: nn.Module) -> Activation | None:
+    """The known activation that computes what this module does."""
+    points = torch.linspace(-6, 6, 49)
+    for known in ACTIVATIONS.values():
+        if torch.allclose(act(points), known.forward(points), atol=1e-6):
+            return known
+    return None
+
+
+def _agrees(module: nn.Module, fast: Forward) -> bool:
+    """Whether the kernel gives the module's own output and gradients on random numbers."""
+    weight = next(module.parameters())
+    width = next(parameter for parameter in module.parameters() if not parameter.requires_grad).shape[-1]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, _PROOF_TOKENS, width, generator=generator).to(weight.device, _dtype_of(module))
+    with torch.enable_grad(), _random_matrices(module, generator):
+        expected = _output_and_gradients(module, module.forward, x)
+        actual = _output_and_gradients(module, fast, x)
+    tolerance = _ROUNDINGS * torch.finfo(x.dtype).eps
+    return len(expected) == len(actual) and all(
+        a.shape == e.shape and bool((a.float() - e.float()).norm() <= tolerance * e.float().norm())
+        for a, e in zip(actual, expected, strict=True)
+    )
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    return next(parameter.dtype for parameter in module.parameters() if not parameter.requires_grad)
+
+
+def _output_and_gradients(module: nn.Module, forward: Forward, x: Tensor) -> list[Tensor]:
+    """Output, x's gradient, and the gradient of each trained tensor, in order."""
+    x = x.clone().requires_grad_()
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    y = forward(x)
+    weights = torch.cos(torch.arange(y.numel(), device=y.device)).view(y.shape).to(y.dtype)
+    gradients = torch.autograd.grad((y * weights).sum(), [x, *trained], allow_unused=True)
+    return [y.detach(), *(torch.zeros(0) if gradient is None else gradient for gradient in gradients)]
+
+
+@contextmanager
+def _random_matrices(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """A fresh B is zero and would hide half of the gradients: random numbers inside, the old ones afterwards."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    before = [parameter.detach().clone() for parameter in trained]
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(trained, before, strict=True):
+                parameter.copy_(value)

@@ -1,0 +1,117 @@
+"""Rows held out of training: which they are, their loss, a few answers to them, and the best weights so far.
+
+The loss is the mean over all held-out supervised tokens, without dropout, noise or label smoothing, so that it can be
+compared between runs. Measuring draws no random numbers: a run with evaluations trains exactly as one without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from finetune_hub.data.chat_template import ChatTemplate
+from finetune_hub.engine.adapters.registry import Adapter
+from finetune_hub.engine.dataset import Batch, Dataset, TokenRow
+from finetune_hub.engine.errors import BadData
+from finetune_hub.engine.generate import generate
+from finetune_hub.engine.model import FastPaths, plain_attention
+from finetune_hub.engine.objectives import sft
+from finetune_hub.engine.ranks import Ranks
+from finetune_hub.spec.events import Sample
+
+
+def split(datasets: Sequence[Dataset], fraction: float, seed: int) -> tuple[list[Dataset], list[TokenRow]]:
+    """Hold out a share of each dataset, at least one row of it, drawn by the seed.
+
+    Raises:
+        BadData: a dataset has too few rows.
+    """
+    if not fraction:
+        return list(datasets), []
+    kept, held_out = [], []
+    generator = torch.Generator().manual_seed(seed)
+    for dataset in datasets:
+        count = max(1, round(fraction * len(dataset.rows)))
+        if count >= len(dataset.rows):
+            raise BadData(
+                f"A dataset of {len(dataset.rows)} rows is too small to hold rows out of it.",
+                "Add rows, or set `evaluation.fraction` to 0.",
+            )
+        chosen = set(torch.randperm(len(dataset.rows), generator=generator)[:count].tolist())
+        held_out += [row for index, row in enumerate(dataset.rows) if index in chosen]
+        kept.append(Dataset([row for index, row in enumerate(dataset.rows) if index not in chosen], dataset.weight))
+    return kept, held_out
+
+
+@torch.no_grad()
+def measure(
+    model: PreTrainedModel, paths: FastPaths, rows: Sequence[TokenRow], micro_batch_size: int, ranks: Ranks
+) -> float:
+    """Mean loss of the rows in nats, with the model in evaluation mode meanwhile."""
+    by_length = sorted(rows, key=lambda row: row.tokens)
+    size = micro_batch_size if paths.packed else 1
+    batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]
+    total = torch.zeros((), dtype=torch.float64, device=model.device)
+    model.eval()  # type: ignore[no-untyped-call]
+    for batch in ranks.share(batches):
+        total += sft.summed_loss(model, paths, Batch.of(batch, str(model.device)))
+    model.train()
+    ranks.add_up([total])
+    return float(total) / sum(len(row.targets) for row in rows)
+
+
+def answer(
+    model: PreTrainedModel, rows: Sequence[TokenRow], template: ChatTemplate, max_new_tokens: int
+) -> list[Sample]:
+    """The model's own answers to what stands before each row's first supervised token; none to no rows."""
+    if not rows:
+        return []
+    starts = [int(row.targets[0]) + 1 for row in rows]
+    prompts = [row.input_ids[:start].tolist() for row, start in zip(rows, starts, strict=True)]
+    stop_ids = template.stop_token_ids()
+    model.eval()  # type: ignore[no-untyped-call]
+    with plain_attention(model):
+        answers = generate(model, prompts, stop_ids=stop_ids, max_new_tokens=max_new_tokens)
+    model.train()
+    expected = [_until_gap(row) for row in rows]
+    return [
+        Sample(
+            prompt=template.decode(prompt), expected=template.decode(truth).strip(), answer=template.decode(ids).strip()
+        )
+        for prompt, truth, ids in zip(prompts, expected, answers, strict=True)
+    ]
+
+
+def _until_gap(row: TokenRow) -> list[int]:
+    """The tokens of the row's first run of supervised ones."""
+    targets = row.targets.tolist()
+    run = [target for index, target in enumerate(targets) if target == targets[0] + index]
+    return [int(row.input_ids[target + 1]) for target in run]
+
+
+class BestWeights:
+    """The adapter's tensors at the lowest held-out loss so far, on the CPU."""
+
+    def __init__(self) -> None:
+        self.loss: float | None = None
+        self.step = 0
+        self.worse_evaluations = 0
+        self.tensors: dict[str, Tensor] = {}
+
+    def offer(self, loss: float, step: int, adapter: Adapter) -> bool:
+        """Take the adapter as it is, when its loss is the lowest; whether it was."""
+        if self.loss is not None and loss >= self.loss:
+            self.worse_evaluations += 1
+            return False
+        self.loss, self.step, self.worse_evaluations = loss, step, 0
+        # `clone`: on the CPU, `cpu` alone would be the parameter itself, which training goes on to change.
+        self.tensors = {name: tensor.detach().cpu().clone() for name, tensor in adapter.parameters().items()}
+        return True
+
+    @torch.no_grad()
+    def put_back(self, adapter: Adapter) -> None:
+        for name, parameter in adapter.parameters().items():
+            parameter.copy_(self.tensors[name])

@@ -1,0 +1,37 @@
+"""NEFTune: noise on the input embeddings while training.
+
+    x ← x + u · alpha / √(L · H),    u uniform in ±1
+
+Shape letters:  T tokens (packed),  L tokens of the row a token belongs to,  H hidden.
+Source: Jain et al., "NEFTune", arXiv:2310.05914, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+@contextmanager
+def noisy_embeddings(model: PreTrainedModel, alpha: float, lengths: Sequence[int]) -> Iterator[None]:
+    """Forward passes of a training model inside see noisy embeddings; with alpha 0 nothing changes."""
+    if not alpha or not model.training:
+        yield
+        return
+
+    def add_noise(_module: Any, _inputs: Any, embedded: Tensor) -> Tensor:  # (1, T, H)
+        strength = torch.tensor([alpha / (length * embedded.shape[-1]) ** 0.5 for length in lengths])
+        per_token = strength.repeat_interleave(torch.tensor(lengths)).to(embedded.device, embedded.dtype)
+        return embedded + torch.empty_like(embedded).uniform_(-1, 1) * per_token[:, None]
+
+    embeddings = model.get_input_embeddings()
+    hook = embeddings.register_forward_hook(add_noise)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,102 @@
+"""Model cards: the README.md that lies beside an adapter's weights and says what it is, from what, and how to use it.
+
+The header in front is the model hubs' own, so that a card uploaded there is understood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from finetune_hub.catalog.models import BaseModel, DatasetVersion
+from finetune_hub.spec.training import TrainingSpec
+
+CARD_FILE = "README.md"
+
+
+def write_card(
+    spec: TrainingSpec,
+    *,
+    job_id: str,
+    base_model: BaseModel,
+    dataset_versions: Iterable[DatasetVersion],
+    summary: dict[str, Any],
+    verification: dict[str, Any],
+) -> str:
+    """The card in Markdown.
+
+    Args:
+        summary: A `TrainResult`, as the trainer wrote it.
+        verification: A `VerifyResult`, as the fresh process wrote it.
+    """
+    versions = list(dataset_versions)
+    header = {
+        "base_model": base_model.name,
+        "library_name": "peft",
+        "license": base_model.license.lower() or "other",
+        "pipeline_tag": "text-generation",
+        "tags": [spec.method.type, spec.objective.type],
+        "datasets": [version.dataset.name for version in versions],
+    }
+    rows = "\n".join(
+        f"| {version.dataset.name} | {version.number} | {version.row_count:,} | `{version.sha256}` |"
+        for version in versions
+    )
+    return f"""\
+---
+{_yaml(header)}---
+
+# {spec.adapter_name}
+
+A {spec.method.type} adapter over **{base_model.name}**, trained and verified by finetune_hub (job `{job_id}`).
+
+## Use it
+
+In the folder that holds this file:
+
+```python
+{usage(base_model.name, ".")}
+```
+
+It fits this base model only: revision `{base_model.revision}`, from `{base_model.source}`.
+
+## What it was trained on
+
+| dataset | version | rows | SHA-256 |
+|---|---|---|---|
+{rows}
+
+{summary["steps"]:,} steps over {summary["trained_tokens"]:,} tokens, of which {summary["supervised_tokens"]:,} were
+supervised; the last step's loss was {summary["final_loss"]:.4f}. The base model computed in {summary["dtype"]}.
+
+```yaml
+{_yaml(spec.model_dump(mode="json", exclude_none=True))}```
+
+## What was checked
+
+The files were loaded again in a fresh process. The logits differ from the trainer's by at most
+{verification["max_difference"]:.1e}, where {verification["tolerance"]:.1e} was allowed.
+
+## Licence
+
+The base model's: {base_model.license or "not stated"}. What the adapter says follows the data above, and was not
+examined beyond it.
+"""
+
+
+def usage(base_model: str, folder: str) -> str:
+    """The lines of Python that load the adapter with PEFT."""
+    return f"""\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = "{base_model}"
+tokenizer = AutoTokenizer.from_pretrained(base)
+model = AutoModelForCausalLM.from_pretrained(base)
+model = PeftModel.from_pretrained(model, "{folder}")"""
+
+
+def _yaml(document: Any) -> str:
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,60 @@
+"""Kernels are put into a model only where they compute what the model's own code does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from finetune_hub.engine import fast_modules
+from finetune_hub.engine.adapters.lora import LoraAdapter
+from finetune_hub.engine.model import load_base_model
+from finetune_hub.spec.training import LoraMethod
+from tests.tiny_models import make_tiny_model
+
+
+def test_a_fast_model_gives_the_same_loss_and_gradients(base_model_dir: Path) -> None:
+    results = []
+    for fast in (False, True):
+        model = load_base_model(base_model_dir, dtype=torch.float32, device="cpu")
+        adapter = LoraAdapter.attach(model, LoraMethod(rank=4))
+        for index, parameter in enumerate(adapter.parameters().values()):
+            nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(index))
+        before = [parameter.detach().clone() for parameter in adapter.parameters().values()]
+        if fast:
+            assert fast_modules.install(model) == {"LlamaMLP": 2, "LlamaRMSNorm": 5}
+            assert all(map(torch.equal, adapter.parameters().values(), before))
+        ids = torch.arange(9)[None]
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        results.append([loss, *(parameter.grad for parameter in adapter.parameters().values())])
+        with adapter.disabled(), torch.no_grad():
+            results[-1].append(model(input_ids=ids).logits)
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_module_with_another_formula_keeps_its_own_code(
+    base_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_base_model(base_model_dir, dtype=torch.float32, device="cpu")
+    LoraAdapter.attach(model, LoraMethod(rank=4))
+    norm, mlp = type(model.model.norm), type(model.model.layers[0].mlp)
+    monkeypatch.setattr(norm, "forward", lambda self, x: x * (1 + self.weight))
+    plain = mlp.forward
+    monkeypatch.setattr(mlp, "forward", lambda self, x: 2 * plain(self, x))
+    assert fast_modules.install(model) == {}
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.1}, {"target_modules": ["q_proj"]}])
+def test_an_mlp_without_plain_lora_keeps_its_own_code(base_model_dir: Path, options: dict[str, object]) -> None:
+    model = load_base_model(base_model_dir, dtype=torch.float32, device="cpu")
+    LoraAdapter.attach(model, LoraMethod(rank=4, **options))
+    assert "LlamaMLP" not in fast_modules.install(model)
+
+
+def test_other_families_train_too(tmp_path: Path) -> None:
+    model = load_base_model(make_tiny_model(tmp_path, architecture="gpt_neox"), dtype=torch.float32, device="cpu")
+    LoraAdapter.attach(model, LoraMethod(rank=4))
+    assert fast_modules.install(model) == {}
