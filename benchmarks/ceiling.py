@@ -1,6 +1,7 @@
 """How fast this machine multiplies matrices of the model's own shapes: the ceiling that training is compared with.
 
-Prints one JSON line: GFLOP per CPU second (per second on a GPU), and the FLOP of one token (forward and the inputs' gradient, 2 + 2 per parameter).
+Prints one JSON line: GFLOP per CPU second (per second on a GPU), and the FLOP of one token (forward and the inputs'
+gradient, 2 + 2 per parameter).
 """
 
 from __future__ import annotations
