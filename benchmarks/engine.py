@@ -4,8 +4,11 @@
 
 Prints medians and ratios. Machines are noisy: only ratios within one call mean something, never two calls' numbers.
     tokens/s   real tokens (padding not counted) by the wall clock from the end of step 2 to the end of the last
+    per CPU s  the same tokens by the CPU time that the process took for them: other processes' load hardly shows in it,
+               where the wall clock measures the neighbours too; with more than one thread, waiting counts as work
     peak       largest resident memory of the process (allocated GPU memory with --device cuda)
-    ceiling    our tokens/s × the FLOP that the matrix products need / the GFLOP/s that this machine reaches in them
+    ceiling    our tokens per CPU second (per second on a GPU) × the FLOP that the matrix products need for a token
+               / the GFLOP that this machine does in that time in such products alone
 """
 
 from __future__ import annotations
@@ -13,19 +16,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from benchmarks.rows import write_rows
 
 HERE = Path(__file__).parent
+POLL_SECONDS = 0.02
 SKIPPED_STEPS = 2  # Warm-up: caches, first allocations.
 
 
@@ -34,6 +39,7 @@ class Measured:
     """One run of one side."""
 
     tokens_per_second: float
+    tokens_per_cpu_second: float
     peak_bytes: int
     losses: list[float]
     supervised_share: float = 0.0
@@ -56,8 +62,9 @@ def main() -> None:
                     measured, versions = run_peer(options, rows, dtype)
                     peers.append(measured)
                     show(f"{dtype} round {number + 1}: peer", measured)
-            report(dtype, ours, peers, ceilings)
-    print("peer: " + ", ".join(f"{package} {version}" for package, version in versions.items()))
+            report(dtype, options.device == "cuda", ours, peers, ceilings)
+    if versions:
+        print("peer: " + ", ".join(f"{package} {version}" for package, version in versions.items()))
 
 
 def run_ours(options: argparse.Namespace, rows: Path, dtype: str, output_dir: Path) -> Measured:
@@ -85,13 +92,16 @@ def run_ours(options: argparse.Namespace, rows: Path, dtype: str, output_dir: Pa
     }
     document = output_dir.with_suffix(".json")
     document.write_text(json.dumps(run))
-    _, peak = run_process([sys.executable, "-m", "finetune_hub.engine", "train", str(document)])
-    lines = map(json.loads, (output_dir / "events.jsonl").read_text().splitlines())
+    events = output_dir / "events.jsonl"
+    clock = StepClock(events)
+    _, peak = run_process([sys.executable, "-m", "finetune_hub.engine", "train", str(document)], clock)
+    lines = map(json.loads, events.read_text().splitlines())
     steps = [event for event in lines if event["type"] == "step"]
     timed = steps[SKIPPED_STEPS:]
     tokens = sum(step["tokens"] for step in timed)
     return Measured(
         tokens / (timed[-1]["at"] - steps[SKIPPED_STEPS - 1]["at"]),
+        tokens / (clock.cpu_seconds[-1] - clock.cpu_seconds[SKIPPED_STEPS - 1]),
         steps[-1]["peak_memory_bytes"] if options.device == "cuda" else peak,
         [step["loss"] for step in steps],
         sum(step["supervised_tokens"] for step in timed) / tokens,
@@ -116,7 +126,9 @@ def run_peer(options: argparse.Namespace, rows: Path, dtype: str) -> tuple[Measu
     # The peer's shuffle is its own, so a step's tokens are the mean.
     tokens = said["tokens"] * (len(ended_at) - SKIPPED_STEPS) / len(ended_at)
     seconds = ended_at[-1] - ended_at[SKIPPED_STEPS - 1]
-    return Measured(tokens / seconds, said["peak_gpu_bytes"] or peak, said["losses"]), said["versions"]
+    cpu_seconds = said["step_cpu_seconds"][-1] - said["step_cpu_seconds"][SKIPPED_STEPS - 1]
+    measured = Measured(tokens / seconds, tokens / cpu_seconds, said["peak_gpu_bytes"] or peak, said["losses"])
+    return measured, said["versions"]
 
 
 def run_ceiling(options: argparse.Namespace, dtype: str) -> dict[str, float]:
@@ -126,12 +138,39 @@ def run_ceiling(options: argparse.Namespace, dtype: str) -> dict[str, float]:
     return measured
 
 
-def run_process(command: list[str]) -> tuple[str, int]:
+class StepClock:
+    """Reads a process's CPU time whenever its events file has another step. Linux only; nan elsewhere."""
+
+    def __init__(self, events: Path) -> None:
+        self.events = events
+        self.cpu_seconds: list[float] = []
+
+    def look(self, pid: int) -> None:
+        steps = self.events.read_bytes().count(b'"type":"step"') if self.events.exists() else 0
+        self.cpu_seconds += [cpu_seconds_of(pid)] * (steps - len(self.cpu_seconds))
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """User and system time of all threads of a process; of one that has ended, until it is waited for."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return math.nan
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def run_process(command: list[str], clock: StepClock | None = None) -> tuple[str, int]:
     """Standard output, and the largest resident memory in bytes, of a process that must succeed."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryFile("w+") as stderr, tempfile.TemporaryFile("w+") as stdout:
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
+        while True:
+            ended, status, usage = os.wait4(process.pid, 0 if clock is None else os.WNOHANG)
+            if ended:
+                break
+            if clock is not None:
+                clock.look(process.pid)
+            time.sleep(POLL_SECONDS)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             stderr.seek(0)
@@ -141,30 +180,34 @@ def run_process(command: list[str]) -> tuple[str, int]:
 
 
 def show(who: str, measured: Measured) -> None:
-    print(f"{who:<28} {measured.tokens_per_second:8.1f} tokens/s  {measured.peak_bytes / 1e9:6.2f} GB", flush=True)
+    speeds = f"{measured.tokens_per_second:8.1f} tokens/s {measured.tokens_per_cpu_second:8.1f} per CPU s"
+    print(f"{who:<28} {speeds} {measured.peak_bytes / 1e9:6.2f} GB", flush=True)
 
 
-def report(dtype: str, ours: list[Measured], peers: list[Measured], ceilings: list[dict[str, float]]) -> None:
+def report(
+    dtype: str, is_gpu: bool, ours: list[Measured], peers: list[Measured], ceilings: list[dict[str, float]]
+) -> None:
     """Medians over the rounds; a ratio is the median of the rounds' own ratios."""
-    speed = median(run.tokens_per_second for run in ours)
+    # The ceiling is per CPU second too, but on a GPU.
+    speed = median(run.tokens_per_second if is_gpu else run.tokens_per_cpu_second for run in ours)
     ceiling = max(ceilings, key=lambda measured: measured["gflops"])
     flop_per_token = ceiling["flop_per_token"] + ours[0].supervised_share * ceiling["flop_per_supervised_token"]
     reached = speed * flop_per_token / (1e9 * ceiling["gflops"])
-    cells: list[Any] = [dtype, f"{speed:.0f}", f"{median(run.peak_bytes for run in ours) / 1e9:.2f} GB"]
-    if peers:
-        pairs = list(zip(ours, peers, strict=True))
-        faster = median(us.tokens_per_second / peer.tokens_per_second for us, peer in pairs)
-        leaner = median(us.peak_bytes / peer.peak_bytes for us, peer in pairs)
-        cells += [f"{median(peer.tokens_per_second for peer in peers):.0f}"]
-        cells += [f"{median(peer.peak_bytes for peer in peers) / 1e9:.2f} GB", f"{faster:.2f}x", f"{leaner:.2f}x"]
-        cells += [f"{mean(ours[0].losses):.3f} / {mean(peers[0].losses):.3f}"]
-    else:
-        cells += ["-"] * 5
+    print(f"\n| {dtype} | ours | peer | ratio |\n|---|---|---|---|")
+    for name, unit, scale in (
+        ("tokens_per_second", "tokens/s", 1.0),
+        ("tokens_per_cpu_second", "tokens per CPU second", 1.0),
+        ("peak_bytes", "GB at most", 1e-9),
+    ):
+        cells = [f"{median(getattr(run, name) for run in side) * scale:.3g}" if side else "-" for side in (ours, peers)]
+        ratios = [getattr(us, name) / getattr(peer, name) for us, peer in zip(ours, peers, strict=False)]
+        print(f"| {unit} | {' | '.join(cells)} | {f'{median(ratios):.2f}x' if ratios else '-'} |")
+    losses = " | ".join(f"{mean(side[0].losses):.3f}" if side else "-" for side in (ours, peers))
+    print(f"| mean loss | {losses} | |")
     print(
-        "\n| dtype | tokens/s | peak | peer tokens/s | peer peak | speed | memory | mean loss, ours / peer | ceiling |"
+        f"| of the products' {ceiling['gflops']:.0f} GFLOP {'/ s' if is_gpu else '/ CPU s'} | {reached:.0%} | | |\n",
+        flush=True,
     )
-    print("|---|---|---|---|---|---|---|---|---|")
-    print(f"| {' | '.join(cells)} | {reached:.0%} of {ceiling['gflops']:.0f} GFLOP/s |\n", flush=True)
 
 
 def mean(values: list[float]) -> float:

@@ -1,7 +1,7 @@
 """The peer of `engine.py`: TRL's SFTTrainer with PEFT on the same rows, in an environment of its own (README.md).
 
-Prints one JSON line: when each optimizer step ended (Unix seconds), the real tokens of the run, the logged losses, and
-the versions. Padding is not counted as tokens: it is the peer's own cost.
+Prints one JSON line: when each optimizer step ended (Unix seconds, and the process's own CPU seconds), the real tokens
+of the run, the logged losses, and the versions. Padding is not counted as tokens: it is the peer's own cost.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ class StepClock(TrainerCallback):
 
     def __init__(self) -> None:
         self.ended_at: list[float] = []
+        self.cpu_seconds: list[float] = []
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.ended_at.append(time.time())
+        self.cpu_seconds.append(time.process_time())
 
 
 def main() -> None:
@@ -66,6 +68,7 @@ def main() -> None:
         json.dumps(
             {
                 "step_ended_at": clock.ended_at,
+                "step_cpu_seconds": clock.cpu_seconds,
                 "tokens": sum(len(ids) for ids in trainer.train_dataset["input_ids"]),
                 "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
                 "peak_gpu_bytes": torch.cuda.max_memory_allocated() if options.device == "cuda" else 0,
