@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finetune_hub.engine.adapters.lora_layers import LoraLinear
-from finetune_hub.engine.kernels.frozen_weight import is_quantised
+from finetune_hub.engine.kernels.frozen_weight import dtype_of, shape_of
 from finetune_hub.engine.kernels.lora_mlp import ACTIVATIONS, Activation, LoraWeights, lora_mlp
 from finetune_hub.engine.kernels.rms_norm import frozen_rms_norm
 
@@ -61,22 +61,19 @@ def _rms_norm(module: nn.Module) -> Forward | None:
 
 
 def _gated_mlp(module: nn.Module) -> Forward | None:
-    """An MLP of gate, up and down projections, each dense and with plain LoRA beside it."""
+    """An MLP of gate, up and down projections, each with plain LoRA beside it."""
     children = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     linears = [child for child in children if isinstance(child, LoraLinear) and _is_plain(child)]
     act = getattr(module, "act_fn", None)
     if len(linears) < len(children) or not isinstance(act, nn.Module):
-        return None
-    if any(is_quantised(linear.weight) for linear in linears):
         return None
     activation = _activation(act)
     return None if activation is None else partial(_run_gated_mlp, module, linears, activation, type(module).forward)
 
 
 def _is_plain(linear: LoraLinear) -> bool:
-    """Exactly LoRA without dropout, beside a weight that is not quantised."""
-    has_whole_weight = linear.weight.is_floating_point() and linear.weight.dim() == 2
-    return type(linear) is LoraLinear and linear.dropout == 0 and has_whole_weight
+    """Exactly LoRA without dropout, beside a weight that is kept as (O, I) or packed from it."""
+    return type(linear) is LoraLinear and linear.dropout == 0 and not linear.is_transposed
 
 
 def _run_gated_mlp(
@@ -84,9 +81,7 @@ def _run_gated_mlp(
 ) -> Tensor:
     if not all(linear.enabled for linear in linears):
         return plain(module, x)
-    gate, up, down = (
-        LoraWeights(linear.weight, linear.bias, linear.lora_a, linear.lora_b, linear.scale) for linear in linears
-    )
+    gate, up, down = (LoraWeights(linear.weight, linear.bias, *linear.factors(), linear.scale) for linear in linears)
     return lora_mlp(x, gate, up, down, activation)
 
 
@@ -101,10 +96,10 @@ def _activation(act: nn.Module) -> Activation | None:
 
 def _agrees(module: nn.Module, fast: Forward) -> bool:
     """Whether the kernel gives the module's own output and gradients on random numbers."""
-    weight = next(module.parameters())
-    width = next(parameter for parameter in module.parameters() if not parameter.requires_grad).shape[-1]
+    weight = next(parameter for parameter in module.parameters() if not parameter.requires_grad)
+    width = weight.shape[0] if weight.dim() == 1 else shape_of(weight)[1]
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, _PROOF_TOKENS, width, generator=generator).to(weight.device, _dtype_of(module))
+    x = torch.randn(1, _PROOF_TOKENS, width, generator=generator).to(weight.device, dtype_of(weight))
     with torch.enable_grad(), _random_matrices(module, generator):
         expected = _output_and_gradients(module, module.forward, x)
         actual = _output_and_gradients(module, fast, x)
@@ -113,10 +108,6 @@ def _agrees(module: nn.Module, fast: Forward) -> bool:
         a.shape == e.shape and bool((a.float() - e.float()).norm() <= tolerance * e.float().norm())
         for a, e in zip(actual, expected, strict=True)
     )
-
-
-def _dtype_of(module: nn.Module) -> torch.dtype:
-    return next(parameter.dtype for parameter in module.parameters() if not parameter.requires_grad)
 
 
 def _output_and_gradients(module: nn.Module, forward: Forward, x: Tensor) -> list[Tensor]:

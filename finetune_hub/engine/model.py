@@ -189,7 +189,7 @@ def _head_is_plain(model: PreTrainedModel, ids: Tensor) -> bool:
 def plain_attention(model: PreTrainedModel) -> Iterator[None]:
     """Transformers' own attention inside: generation pads and caches, which document attention does not know."""
     before = model.config._attn_implementation
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
     try:
         yield
     finally:

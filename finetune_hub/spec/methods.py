@@ -130,7 +130,7 @@ class PromptTuningMethod(VirtualTokensMethod):
 class PrefixTuningMethod(VirtualTokensMethod):
     """Prefix tuning (arXiv:2101.00190): learned keys and values in front of every row, in each layer."""
 
-    default_learning_rate: ClassVar[float] = 1e-3
+    default_learning_rate: ClassVar[float] = 1e-2
 
     type: Literal["prefix_tuning"] = "prefix_tuning"
     prefix_projection: bool = Field(

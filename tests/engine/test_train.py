@@ -20,6 +20,7 @@ from finetune_hub.engine.train import schedule
 from finetune_hub.spec import events
 from finetune_hub.spec.training import TrainingOptions
 from tests.engine.conftest import MakeRun, adapter_bytes, dataset_file, events_of, train
+from tests.engine.test_verify import check
 from tests.tiny_models import make_chat_rows, make_tiny_model
 
 
@@ -36,6 +37,14 @@ def test_a_run_learns_and_reports(make_run: MakeRun, tmp_path: Path) -> None:
     assert sum(step.tokens for step in steps) == result.trained_tokens
     assert result.final_loss == steps[-1].loss < steps[0].loss - 1
     assert (run.output_dir / result.adapter_dir / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gpt_oss"])
+def test_a_model_without_fused_attention_trains_too(make_run: MakeRun, tmp_path: Path, architecture: str) -> None:
+    base = make_tiny_model(tmp_path / "base", architecture=architecture, layers=1)
+    run = make_run(max_steps=2, run={"base_model_dir": base})
+    train(run)
+    assert check(run).changes_something
 
 
 def test_micro_batches_times_accumulation_is_all_that_counts(make_run: MakeRun, tmp_path: Path) -> None:

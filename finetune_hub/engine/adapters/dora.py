@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune_hub.engine.adapters.lora_layers import LoraLinear
-from finetune_hub.engine.kernels.frozen_weight import dense
+from finetune_hub.engine.kernels.frozen_weight import dense, dtype_of
 from finetune_hub.engine.kernels.lora_linear import lora_linear
 from finetune_hub.spec.methods import LowRankMethod
 
@@ -40,8 +40,7 @@ class DoraLinear(LoraLinear):
     @torch.no_grad()
     def row_norms(self) -> Tensor:
         """‖W + s B A‖ of each row: (O,), in float32."""
-        compute = self.weight.dtype if self.weight.dtype.is_floating_point else torch.float32
-        weight = dense(self.base_weight(), compute)
+        weight = dense(self.base_weight(), dtype_of(self.base_weight()))
         projected = (weight @ self.lora_a.t().to(weight.dtype)).float()  # (O, R)
         cross = (projected * self.lora_b).sum(dim=1)
         gram = self.lora_a @ self.lora_a.t()  # (R, R)

@@ -32,6 +32,15 @@ def shape_of(weight: Tensor) -> tuple[int, int]:
     return out_features, in_features
 
 
+def dtype_of(weight: Tensor) -> torch.dtype:
+    """What the weight is multiplied with: its own dtype, or the one it was packed from; int8 takes any."""
+    state = getattr(weight, "quant_state", None)
+    if state is not None:
+        packed: torch.dtype = state.dtype
+        return packed
+    return weight.dtype if weight.dtype.is_floating_point else torch.float32
+
+
 def dense(
     weight: Tensor,  # (O, I), or packed by bitsandbytes
     dtype: torch.dtype,

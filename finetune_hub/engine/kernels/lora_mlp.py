@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from finetune_hub.engine.kernels.frozen_weight import dense
+
 aten = torch.ops.aten
 
 
@@ -40,7 +42,7 @@ ACTIVATIONS = {
 class LoraWeights(NamedTuple):
     """One linear layer and the adapter beside it."""
 
-    weight: Tensor  # (O, I), frozen
+    weight: Tensor  # (O, I), frozen; or quantised
     bias: Tensor | None  # (O,), frozen
     lora_a: Tensor  # (R, I)
     lora_b: Tensor  # (O, R)
@@ -63,13 +65,13 @@ class LoraMlp(torch.autograd.Function):
         rank = gate.lora_a.shape[0]
         a = torch.cat([gate.lora_a, up.lora_a]).to(x.dtype)
         u = x @ a.t()  # (T, R of gate + R of up)
-        g = _with_lora(F.linear(x, gate.weight, gate.bias), u[:, :rank], gate)
-        p = _with_lora(F.linear(x, up.weight, up.bias), u[:, rank:], up)
+        g = _with_lora(F.linear(x, dense(gate.weight, x.dtype), gate.bias), u[:, :rank], gate)
+        p = _with_lora(F.linear(x, dense(up.weight, x.dtype), up.bias), u[:, rank:], up)
         h = activation.forward(g).mul_(p)
         u_down = h @ down.lora_a.to(x.dtype).t()
         ctx.gate, ctx.up, ctx.down, ctx.activation = gate, up, down, activation
         ctx.save_for_backward(x, g, p, u, u_down)
-        return _with_lora(F.linear(h, down.weight, down.bias), u_down, down)
+        return _with_lora(F.linear(h, dense(down.weight, h.dtype), down.bias), u_down, down)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
@@ -78,7 +80,7 @@ class LoraMlp(torch.autograd.Function):
         activated = ctx.activation.forward(g)
         grad_u_down = _grad_u(grad_y, down)
         grad_a_down = grad_u_down.t() @ (activated * p)
-        grad_h = (grad_y @ down.weight).addmm_(grad_u_down, down.lora_a.to(x.dtype))
+        grad_h = (grad_y @ dense(down.weight, x.dtype)).addmm_(grad_u_down, down.lora_a.to(x.dtype))
         grad_p = activated.mul_(grad_h)
         grad_g = ctx.activation.backward(grad_h.mul_(p), g)
         grad_u = torch.cat([_grad_u(grad_g, gate), _grad_u(grad_p, up)], dim=1)
@@ -86,7 +88,7 @@ class LoraMlp(torch.autograd.Function):
         grad_x = None
         if ctx.needs_input_grad[0]:
             a = torch.cat([gate.lora_a, up.lora_a]).to(x.dtype)
-            grad_x = (grad_g @ gate.weight).addmm_(grad_p, up.weight).addmm_(grad_u, a)
+            grad_x = (grad_g @ dense(gate.weight, x.dtype)).addmm_(grad_p, dense(up.weight, x.dtype)).addmm_(grad_u, a)
         thin = (
             grad_a[:rank].to(gate.lora_a.dtype),
             _grad_b(grad_g, u[:, :rank], gate),
