@@ -19,8 +19,10 @@ from finetune_hub.jobs.models import Attempt, Job, JobKind
 from finetune_hub.jobs.validation import dataset_file
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.files import FileEntry
+from finetune_hub.spec.methods import QloraMethod
 from finetune_hub.spec.run import DatasetFile, EvaluateRun, ImportRun, TrainRun, VerifyRun
 from finetune_hub.spec.run import DeviceKind as DeviceKindOfRun
+from finetune_hub.spec.training import TrainingSpec
 from workers.attempt_folder import AttemptFolder
 from workers.fetch import FetchRun
 
@@ -71,7 +73,9 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
             commands.add(folder, ENGINE, "verify", verify)
         case JobKind.EVALUATE:
             assert job.adapter_version is not None
+            method = TrainingSpec.model_validate(job.adapter_version.training_spec).method
             evaluate = EvaluateRun(
+                quantization=method.quantization if isinstance(method, QloraMethod) else None,
                 base_model_dir=base_model_folder(job.base_model),
                 adapter_dir=adapter_folder(job.adapter_version),
                 datasets=dataset_files(job),
