@@ -45,6 +45,8 @@ PAGES = [
     "/adapters/",
     "/adapters/{adapter}/",
     "/workers/",
+    "/team/",
+    "/account/",
 ]
 ENDPOINTS = [
     "/api/jobs",

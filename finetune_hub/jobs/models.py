@@ -45,6 +45,16 @@ class DesiredState(models.TextChoices):
 
 ENDED_JOB_STATES = [JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
 
+# Documents of many kilobytes, which no line of a list shows.
+LONG_COLUMNS = [
+    "result",
+    "base_model__facts",
+    "adapter_version__training_spec",
+    "adapter_version__summary",
+    "adapter_version__verification",
+    "adapter_version__model_card",
+]
+
 
 class JobQuerySet(TeamOwnedQuerySet["Job"]):
     def ended(self) -> JobQuerySet:
@@ -52,13 +62,13 @@ class JobQuerySet(TeamOwnedQuerySet["Job"]):
 
     def for_list(self) -> JobQuerySet:
         """Newest first, with what a line of the list shows, in one query."""
-        return self.select_related("base_model", "created_by", "adapter_version__adapter").order_by(
-            "-created_at", "-id"
-        )
+        rows = self.select_related("base_model", "created_by", "adapter_version__adapter").defer(*LONG_COLUMNS)
+        return rows.order_by("-created_at", "-id")
 
     def for_page(self) -> JobQuerySet:
         """With everything that the page of one job names."""
-        return self.for_list().select_related("team").prefetch_related("job_datasets__dataset_version__dataset")
+        whole = self.for_list().defer(None).select_related("team")
+        return whole.prefetch_related("job_datasets__dataset_version__dataset")
 
     def in_queue_order(self) -> JobQuerySet:
         """Queued jobs whose back-off is over, first come first."""

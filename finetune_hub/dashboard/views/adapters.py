@@ -44,7 +44,7 @@ def show_adapter(request: MemberRequest, adapter_id: str, number: int | None = N
         "files": shown.files.all(),
         "origins": shown.lineage.select_related("dataset_version__dataset", "parent__adapter"),
         "job": Job.objects.visible_to(request.user).filter(publications__adapter_version=shown).first(),
-        "evaluations": shown.evaluations.for_list(),
+        "evaluations": shown.evaluations.for_list().defer(None),
         "usage": usage(place_of(adapter.base_model), downloads.folder_name(shown)),
     }
     return render(request, "adapters/detail.html", context)
