@@ -21,7 +21,7 @@ from pydantic import Field
 
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.spec.events import EXIT_FAILED, EngineEvent, Failure, Log, Progress
-from finetune_hub.spec.training import Part
+from finetune_hub.spec.part import Part
 
 CHUNK_BYTES = 1 << 20
 TRIES = 5

@@ -12,8 +12,9 @@ from rest_framework.request import Request
 
 from finetune_hub.accounts.models import Role, Scope
 from finetune_hub.api.errors import refuse_document
+from finetune_hub.spec.part import Part
 from finetune_hub.spec.refusal import Refusal
-from finetune_hub.spec.training import DatasetChoice, Part
+from finetune_hub.spec.training import DatasetChoice
 
 Body = TypeVar("Body", bound=BaseModel)
 

@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.http import Http404
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from rest_framework import exceptions
 from rest_framework.response import Response
 
 from finetune_hub.artifacts.manifest import ArtifactError
+from finetune_hub.spec.defects import defects_of
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingSpec
 
@@ -106,30 +105,9 @@ def as_refusal(error: Exception) -> Refusal | None:
 
 def refuse_document(error: ValidationError, code: str) -> Refusal:
     """The refusal of a document that does not fit its model, with an entry in `details` for each defect."""
-    details = list(_defects(error))
+    details = list(defects_of(error, TrainingSpec))
     first, more = details[0], len(details) - 1
     rest = f" ({more} more {'error' if more == 1 else 'errors'} below.)" if more else ""
     field = ".".join(map(str, first["loc"])) or None
     place = f"`{field}`: " if field else ""
     return Refusal(code, f"{place}{first['message']}.{rest}", first["remedy"], field=field, details=details)
-
-
-def _defects(error: ValidationError) -> Iterator[dict[str, Any]]:
-    for defect in error.errors(include_url=False, include_context=False):
-        message, remedy = defect["msg"].removeprefix("Value error, "), "Give it a value that fits."
-        if defect["type"] == "extra_forbidden":
-            nearest = difflib.get_close_matches(str(defect["loc"][-1]), _field_names(TrainingSpec), n=1)
-            message = "there is no such field"
-            remedy = (
-                f"Did you mean `{nearest[0]}`?" if nearest else "Leave it out, or see `/api/schema` for the fields."
-            )
-        elif defect["type"] == "missing":
-            message, remedy = "is required", "Add it."
-        yield {"loc": list(defect["loc"]), "message": message[:1].lower() + message[1:], "remedy": remedy}
-
-
-def _field_names(model: type[BaseModel]) -> list[str]:
-    """The names of all fields of the model and of its parts."""
-    schema = model.model_json_schema()
-    parts = [schema, *schema.get("$defs", {}).values()]
-    return sorted({name for part in parts for name in part.get("properties", {})})

@@ -10,9 +10,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from finetune_hub.spec.methods import LoraMethod as LoraMethod
-from finetune_hub.spec.methods import Method, method_type
-from finetune_hub.spec.part import Part as Part
+from finetune_hub.spec.methods import LoraMethod, Method, method_type
+from finetune_hub.spec.part import Part
 
 SPEC_VERSION: Final = 1
 
