@@ -11,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from finetune_hub.accounts.models import Membership, Role, Team, User
 from finetune_hub.artifacts.manifest import manifest_of
@@ -27,7 +28,9 @@ _numbers = count(1)
 
 
 def make_user(username: str | None = None, **columns: Any) -> User:
-    return User.objects.create_user(username or f"user{next(_numbers)}", password="correct horse", **columns)
+    """Somebody who has signed in before, by a link unless there is a `password`: to hash one takes long."""
+    columns.setdefault("last_login", timezone.now() - timedelta(days=1))
+    return User.objects.create_user(username or f"user{next(_numbers)}", **columns)
 
 
 def make_team(*members: User, slug: str | None = None, role: Role = Role.MEMBER) -> Team:

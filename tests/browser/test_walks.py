@@ -32,7 +32,7 @@ def upload(page: Page, content: bytes) -> None:
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
 def test_from_the_sign_in_to_a_job(open_page: OpenPage, width: int, scheme: str) -> None:
-    alice = factories.make_user("alice")
+    alice = factories.make_user("alice", password="correct horse")
     team = factories.make_team(alice, role=Role.ADMIN)
     factories.make_base_model(team)
     page = open_page(width=width, scheme=scheme)

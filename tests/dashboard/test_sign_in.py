@@ -13,7 +13,7 @@ from tests.factories import make_user
 
 @pytest.fixture
 def alice(db: None) -> User:
-    return make_user("alice")
+    return make_user("alice", password="correct horse")
 
 
 def link_of(user: User) -> str:
