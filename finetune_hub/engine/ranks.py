@@ -60,7 +60,9 @@ class Ranks:
             tensor.copy_(part.view_as(tensor))
 
     def any(self, flag: bool, device: str) -> bool:
-        """Whether the flag is true on some rank."""
+        """Whether the flag is true on some rank. Alone, it does not wait for the device."""
+        if self.count == 1:
+            return flag
         flags = torch.tensor([float(flag)], device=device)
         self.add_up([flags])
         return bool(flags.item())
