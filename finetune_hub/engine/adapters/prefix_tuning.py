@@ -12,7 +12,7 @@ Source: Li and Liang, "Prefix-Tuning", arXiv:2101.00190, sections 4.2 and 4.3.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from finetune_hub.engine.adapters.virtual_tokens import (
     Inputs,
     VirtualTokens,
+    VirtualTokensAdapter,
     cache_name,
     decoder_of,
     starting_ids,
@@ -50,7 +51,7 @@ class PrefixShape:
         return self.heads * self.head_dim
 
 
-class PrefixTuningAdapter:
+class PrefixTuningAdapter(VirtualTokensAdapter):
     """The trained prefix of one model."""
 
     def __init__(
@@ -82,14 +83,6 @@ class PrefixTuningAdapter:
         adapter.install()
         return adapter
 
-    def install(self) -> None:
-        """Put the prefix in front."""
-        self.hooks.install()
-
-    def remove(self) -> None:
-        """Leave the model as it was."""
-        self.hooks.remove()
-
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""
         if self.start is None:
@@ -100,19 +93,12 @@ class PrefixTuningAdapter:
         """What a resumed run needs: the parameters, and what a projected prefix started from."""
         return {**self.parameters()} if self.start is None else {**self.parameters(), "start": self.start}
 
-    def learning_rate_factor(self, _: str) -> float:
-        return 1.0
-
     def prefix(self) -> Tensor:
         """(P, L·2·K·D): of each layer the key, then the value."""
         if self.start is None:
             return self.prefix_embeddings
         projected: Tensor = self.projection(torch.arange(self.method.virtual_tokens, device=self.start.device))
         return self.start + projected
-
-    def disabled(self) -> AbstractContextManager[None]:
-        """The base model alone, inside the context."""
-        return self.hooks.disabled()
 
     def _enter(self, inputs: Inputs, _: ExitStack) -> Inputs:
         tokens = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]

@@ -10,18 +10,24 @@ Source: Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from finetune_hub.engine.adapters.virtual_tokens import Inputs, VirtualTokens, input_embeddings, starting_ids
+from finetune_hub.engine.adapters.virtual_tokens import (
+    Inputs,
+    VirtualTokens,
+    VirtualTokensAdapter,
+    input_embeddings,
+    starting_ids,
+)
 from finetune_hub.engine.kernels.document_attention import document_lengths, documents
 from finetune_hub.spec.methods import PromptTuningMethod
 
 
-class PromptTuningAdapter:
+class PromptTuningAdapter(VirtualTokensAdapter):
     """The trained embeddings of one model's virtual tokens."""
 
     def __init__(self, model: PreTrainedModel, method: PromptTuningMethod, embeddings: Tensor) -> None:
@@ -49,14 +55,6 @@ class PromptTuningAdapter:
         adapter.install()
         return adapter
 
-    def install(self) -> None:
-        """Put the virtual tokens in front."""
-        self.hooks.install()
-
-    def remove(self) -> None:
-        """Leave the model as it was."""
-        self.hooks.remove()
-
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""
         return {"prompt_embeddings": self.prompt_embeddings}
@@ -64,13 +62,6 @@ class PromptTuningAdapter:
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs."""
         return {**self.parameters()}
-
-    def learning_rate_factor(self, _: str) -> float:
-        return 1.0
-
-    def disabled(self) -> AbstractContextManager[None]:
-        """The base model alone, inside the context."""
-        return self.hooks.disabled()
 
     def _enter(self, inputs: Inputs, scope: ExitStack) -> Inputs:
         count = self.method.virtual_tokens

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,27 @@ class VirtualTokens:
         if self.enabled and self._is_first_pass and output is not None:
             output.last_hidden_state = self._leave(output.last_hidden_state)
         return output
+
+
+class VirtualTokensAdapter:
+    """What the adapters of both methods do alike: they come, go and rest with their hooks."""
+
+    hooks: VirtualTokens
+
+    def install(self) -> None:
+        """Put the virtual tokens in front."""
+        self.hooks.install()
+
+    def remove(self) -> None:
+        """Leave the model as it was."""
+        self.hooks.remove()
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """The base model alone, inside the context."""
+        return self.hooks.disabled()
+
+    def learning_rate_factor(self, _: str) -> float:
+        return 1.0
 
 
 def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
