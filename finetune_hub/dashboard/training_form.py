@@ -55,7 +55,6 @@ class TrainingForm(TeamForm):
     form_token = forms.CharField(widget=forms.HiddenInput)
 
     spec: TrainingSpec
-    owners: dict[str, list[str]]  # Of a method's field: the methods that have it.
 
     def __init__(
         self,
@@ -77,11 +76,9 @@ class TrainingForm(TeamForm):
         self.fields["method.type"] = forms.ChoiceField(
             choices=[(name, summary_of(model)) for name, model in METHODS.items()], label="Method"
         )
-        self.owners = {}
-        for key, info, owners in spec_fields():
+        for key, info, owners in SPEC_FIELDS:
             field = self.fields[key] = form_field(key, info)
             if owners:
-                self.owners[key] = owners
                 field.widget.attrs["data-methods"] = " ".join(owners)
 
     @property
@@ -106,7 +103,7 @@ class TrainingForm(TeamForm):
     def advanced(self) -> dict[str, list[forms.BoundField]]:
         """Everything else, by the part of the spec that it belongs to."""
         parts: dict[str, list[forms.BoundField]] = {}
-        for key in KINDS:
+        for key, _, _ in SPEC_FIELDS:
             if key not in ESSENTIAL:
                 parts.setdefault(key.partition(".")[0], []).append(self[key])
         return parts
@@ -143,9 +140,9 @@ class TrainingForm(TeamForm):
         }
         method = values.get("method.type") or next(iter(METHODS))
         document["method"] = {"type": method}
-        for key in KINDS:
+        for key, _, owners in SPEC_FIELDS:
             part, _, field = key.partition(".")
-            if (value := values.get(key)) and method in self.owners.get(key, [method]):
+            if (value := values.get(key)) and method in (owners or [method]):
                 document.setdefault(part, {})[field] = parse(key, value)
         return document
 
@@ -191,7 +188,8 @@ def kinds_of(annotation: Any) -> set[Any]:
     return {origin or annotation}
 
 
-KINDS = {key: kinds_of(info.annotation) for key, info, _ in spec_fields()}
+SPEC_FIELDS = list(spec_fields())
+KINDS = {key: kinds_of(info.annotation) for key, info, _ in SPEC_FIELDS}
 
 
 def summary_of(model: type[Part]) -> str:

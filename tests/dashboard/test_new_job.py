@@ -13,7 +13,7 @@ from django.http import HttpResponse
 from django.urls import reverse
 
 from finetune_hub.catalog.models import BaseModel, BaseModelState
-from finetune_hub.dashboard.training_form import LEARNING_RATE, PARTS, spec_fields
+from finetune_hub.dashboard.training_form import LEARNING_RATE, PARTS, SPEC_FIELDS
 from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.spec.methods import METHODS
 from finetune_hub.spec.training import TrainingSpec
@@ -54,7 +54,7 @@ def test_the_form_shows_every_field_with_its_default_and_help(world: World) -> N
     shown = {f"method.{name}" for model in METHODS.values() for name in model.model_fields}
     shown |= {f"{part}.{name}" for part, model in PARTS.items() for name in model.model_fields}
     assert shown == {name for name in form.fields if "." in name}
-    for key, info, _ in spec_fields():
+    for key, info, _ in SPEC_FIELDS:
         field, default = form.fields[key], info.get_default()
         assert field.help_text == info.description
         if isinstance(default, bool):
