@@ -35,7 +35,7 @@ from finetune_hub.engine.errors import BadConfig, Diverged, Stopped
 from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.held_out import BestWeights
 from finetune_hub.engine.loss_scale import LossScale
-from finetune_hub.engine.memory import keep_freed_memory, peak_memory_bytes
+from finetune_hub.engine.memory import bound_kernel_caches, keep_freed_memory, peak_memory_bytes
 from finetune_hub.engine.model import (
     DTYPES,
     choose_dtype,
@@ -67,6 +67,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     options, evaluation, runtime = run.spec.training, run.spec.evaluation, run.spec.runtime
     wants_stop = _catch_stop_signals()
     keep_freed_memory()
+    bound_kernel_caches()
     ranks = Ranks.join(run.device)
 
     # The data first: a defect in it shows within a second, before the base model is read.
