@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from finetune_hub.engine.kernels import block_attention as block_attention_module
 from finetune_hub.engine.kernels import linear_cross_entropy as cross_entropy_module
+from finetune_hub.engine.kernels import padded_documents
 from finetune_hub.engine.kernels.block_attention import block_attention, sees
 from finetune_hub.engine.kernels.document_attention import UnsupportedAttention, document_attention, documents
 from finetune_hub.engine.kernels.linear_cross_entropy import linear_cross_entropy
@@ -95,7 +95,8 @@ def test_label_smoothing_equals_torchs(smoothing: float) -> None:
 def test_block_attention_equals_torchs_in_value_and_gradient(
     monkeypatch: pytest.MonkeyPatch, window: int | None, block_queries: int
 ) -> None:
-    monkeypatch.setattr(block_attention_module, "BLOCK_QUERIES", block_queries)
+    monkeypatch.setattr(padded_documents, "BLOCK_QUERIES", block_queries)
+    padded_documents.padded_documents.cache_clear()
     q, k, v = (randn(heads, 9, 8, seed=seed).requires_grad_() for seed, heads in enumerate((4, 2, 2)))
     before = [tensor.detach().clone() for tensor in (q, k, v)]
     output = block_attention(q, k, v, 0.3, (0, 2, 7, 9), window)

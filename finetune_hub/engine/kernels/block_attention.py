@@ -4,31 +4,33 @@
     backward   dV = Pᵀ dO    dP = dO Vᵀ    dS = P ∘ (dP − rowsum(P ∘ dP))    dQ = s · dS K    dK = s · dSᵀ Q
 
 A block of B queries meets the keys up to its own end, so memory grows with B · T, never with T², and half of the causal
-square is never computed. P is made anew in the backward. Query heads that share a key head lie in one product.
+square is never computed. P is made anew in the backward. Block j of all documents is one product, and so are the query
+heads that share a key head: `padded_documents` says where their rows lie.
 Scores are products in float32, also on a bfloat16 base: rounding them to 8 bits would shift probabilities by percents.
-Shape letters:  N query heads,  K key heads,  G = N / K,  T tokens,  B queries of a block,  L its keys,  D head_dim.
+Shape letters:  N query heads,  K key heads,  G = N / K,  T tokens,  M documents × K,  B queries of a block,  L its
+                keys,  D head_dim.
 Source: Dao et al., "FlashAttention", arXiv:2205.14135, appendix B, without the tiling over keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-BLOCK_QUERIES = 128
+from finetune_hub.engine.kernels.padded_documents import Group, padded_documents
 
 
 class Block(NamedTuple):
-    """Queries [start, stop) and the keys [first_key, stop) that they may see."""
+    """Block j of the documents that reach so far, as slices of its group's queries and keys."""
 
-    first_key: int
-    start: int
-    stop: int
+    queries: slice  # of (J · documents · K)
+    documents: slice  # of (documents · K)
+    keys: slice  # of (J · B)
+    bias: Tensor  # (B, the last keys)
 
 
 class BlockAttention(torch.autograd.Function):
@@ -41,38 +43,66 @@ class BlockAttention(torch.autograd.Function):
         key: Tensor,  # (K, T, D)
         value: Tensor,  # (K, T, D)
         scale: float,
-        bounds: Sequence[int],
+        bounds: tuple[int, ...],
         window: int | None,
     ) -> Tensor:
-        output = query.new_empty(query.shape[1], query.shape[0], value.shape[2])  # (T, N, D)
-        for block in blocks(bounds, window):
-            probabilities = _probabilities(query, key, scale, block, window).to(value.dtype)
-            heads_output = torch.bmm(probabilities, value[:, block.first_key : block.stop])
-            output[block.start : block.stop] = _ungrouped(heads_output, query.shape[0]).transpose(0, 1)
+        layout = padded_documents(bounds, query.shape[0], key.shape[0])
+        exact = torch.promote_types(query.dtype, torch.float32)
+        queries, keys = _rows(query, layout.query_rows).to(exact).mul_(scale), _rows(key, layout.key_rows).to(exact)
+        values = _rows(value, layout.key_rows)
+        output = values.new_empty(len(queries), value.shape[2])
+        for group in layout.groups:
+            q, o = (_blocks(rows, group, key.shape[0]) for rows in (queries, output))
+            k, v = (_documents(rows, group, key.shape[0]) for rows in (keys, values))
+            for block in blocks(group, key.shape[0], window, exact):
+                probabilities = _probabilities(q, k, block).to(v.dtype)
+                torch.bmm(probabilities, v[block.documents, block.keys], out=o[block.queries])
         ctx.save_for_backward(query, key, value)
         ctx.scale, ctx.bounds, ctx.window = scale, bounds, window
-        return output
+        return output.index_select(0, layout.queries_back).view(query.shape[1], query.shape[0], -1)  # (T, N, D)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # (T, N, D)
         query, key, value = ctx.saved_tensors
-        heads, groups = query.shape[0], query.shape[0] // key.shape[0]
-        # In the layout that projections have, so that their backward finds (T, N · D) without a copy.
-        grad_query = query.new_empty(query.shape[1], heads, query.shape[2]).transpose(0, 1)
-        grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
-        for block in blocks(ctx.bounds, ctx.window):
-            queries, keys = slice(block.start, block.stop), slice(block.first_key, block.stop)
-            probabilities = _probabilities(query, key, ctx.scale, block, ctx.window)
-            grad_heads = _grouped(grad_output[queries].transpose(0, 1), groups)
-            grad_value[:, keys] += torch.bmm(probabilities.to(value.dtype).transpose(1, 2), grad_heads)
-            grad_probabilities = torch.bmm(grad_heads, value[:, keys].transpose(1, 2)).to(probabilities.dtype)
-            grad_scores = torch.ops.aten._softmax_backward_data(
-                grad_probabilities, probabilities, -1, probabilities.dtype
+        heads, key_heads = query.shape[0], key.shape[0]
+        layout = padded_documents(ctx.bounds, heads, key_heads)
+        exact = torch.promote_types(query.dtype, torch.float32)
+        queries, keys, values = (
+            _rows(rows, places)
+            for rows, places in ((query, layout.query_rows), (key, layout.key_rows), (value, layout.key_rows))
+        )
+        exact_queries, exact_keys = queries.to(exact, copy=True).mul_(ctx.scale), keys.to(exact)
+        grad_outputs = _rows(grad_output.transpose(0, 1), layout.query_rows).index_fill_(0, layout.padding, 0)
+        grad_queries, grad_keys, grad_values = (
+            queries.new_empty(queries.shape),
+            keys.new_zeros(keys.shape),
+            values.new_zeros(values.shape),
+        )
+        for group in layout.groups:
+            q, q_exact, d_q, d_o = (
+                _blocks(rows, group, key_heads) for rows in (queries, exact_queries, grad_queries, grad_outputs)
             )
-            grad_scores = grad_scores.mul_(ctx.scale).to(query.dtype)
-            grad_query[:, queries] = _ungrouped(torch.bmm(grad_scores, key[:, keys]), heads)
-            grad_key[:, keys] += torch.bmm(grad_scores.transpose(1, 2), _grouped(query[:, queries], groups))
-        return grad_query, grad_key, grad_value, None, None, None
+            k, k_exact, v, d_k, d_v = (
+                _documents(rows, group, key_heads) for rows in (keys, exact_keys, values, grad_keys, grad_values)
+            )
+            for block in blocks(group, key_heads, ctx.window, exact):
+                seen = (block.documents, block.keys)
+                probabilities = _probabilities(q_exact, k_exact, block)
+                d_v[seen].baddbmm_(probabilities.to(v.dtype).transpose(1, 2), d_o[block.queries])
+                d_probabilities = torch.bmm(d_o[block.queries], v[seen].transpose(1, 2)).to(exact)
+                d_scores = torch.ops.aten._softmax_backward_data(d_probabilities, probabilities, -1, exact).to(q.dtype)
+                torch.bmm(d_scores, k[seen], out=d_q[block.queries])
+                d_k[seen].baddbmm_(d_scores.transpose(1, 2), q[block.queries])
+        # In the layout that projections have, so that their backward finds (T, N · D) without a copy.
+        tokens = query.shape[1]
+        return (
+            grad_queries.index_select(0, layout.queries_back).mul_(ctx.scale).view(tokens, heads, -1).transpose(0, 1),
+            grad_keys.index_select(0, layout.keys_back).mul_(ctx.scale).view(tokens, key_heads, -1).transpose(0, 1),
+            grad_values.index_select(0, layout.keys_back).view(tokens, key_heads, -1).transpose(0, 1),
+            None,
+            None,
+            None,
+        )
 
 
 def block_attention(
@@ -80,7 +110,7 @@ def block_attention(
     key: Tensor,  # (K, T, D)
     value: Tensor,  # (K, T, D)
     scale: float,
-    bounds: Sequence[int],
+    bounds: tuple[int, ...],
     window: int | None = None,
 ) -> Tensor:
     """Attention of each document [bounds[i], bounds[i + 1]) to itself; gives (T, N, D)."""
@@ -88,37 +118,46 @@ def block_attention(
     return output
 
 
-def blocks(bounds: Sequence[int], window: int | None) -> Iterator[Block]:
-    """Every document in blocks of queries, with the first key that any query of the block sees."""
-    for begin, end in pairwise(bounds):
-        for start in range(begin, end, BLOCK_QUERIES):
-            first_key = begin if window is None else max(begin, start - window + 1)
-            yield Block(first_key, start, min(start + BLOCK_QUERIES, end))
+def blocks(group: Group, key_heads: int, window: int | None, dtype: torch.dtype) -> Iterator[Block]:
+    """The group's blocks, each with the keys that any of its queries sees."""
+    for j, reaching in enumerate(group.reaching):
+        stop = (j + 1) * group.block
+        first_key = 0 if window is None else max(0, stop - group.block - window + 1)
+        first_query = j * group.documents * key_heads
+        yield Block(
+            slice(first_query, first_query + reaching * key_heads),
+            slice(0, reaching * key_heads),
+            slice(first_key, stop),
+            # Without a window only the square at the end has keys that lie behind a query.
+            _bias(group.block, group.block if window is None else stop - first_key, window, dtype),
+        )
 
 
-def _probabilities(query: Tensor, key: Tensor, scale: float, block: Block, window: int | None) -> Tensor:
-    """(K, G · B, L) in float32 or wider: softmax of the block's scores over the keys that each query sees."""
-    queries = block.stop - block.start
-    keys = key[:, block.first_key : block.stop]
-    exact = torch.promote_types(query.dtype, torch.float32)
-    grouped = _grouped(query[:, block.start : block.stop], query.shape[0] // key.shape[0]).to(exact)
-    scores = torch.bmm(grouped.mul(scale), keys.to(exact).transpose(1, 2))
-    by_head = scores.view(-1, queries, keys.shape[1])
-    if window is None:  # Only the square at the end has keys that lie behind a query.
-        by_head[:, :, -queries:] += _bias(queries, queries, None, scores.dtype)
-    else:
-        by_head += _bias(queries, keys.shape[1], window, scores.dtype)
+def _rows(heads: Tensor, places: Tensor) -> Tensor:
+    """(heads, T, D) -> (padded, D)."""
+    return heads.reshape(-1, heads.shape[2]).index_select(0, places)
+
+
+def _blocks(rows: Tensor, group: Group, key_heads: int) -> Tensor:
+    """(padded, D) -> (J · M, G · B, D)."""
+    return rows[group.queries].view(len(group.reaching) * group.documents * key_heads, -1, rows.shape[1])
+
+
+def _documents(rows: Tensor, group: Group, key_heads: int) -> Tensor:
+    """(padded, D) -> (M, J · B, D)."""
+    return rows[group.keys].view(group.documents * key_heads, -1, rows.shape[1])
+
+
+def _probabilities(
+    queries: Tensor,  # (J · M, G · B, D), scaled
+    keys: Tensor,  # (M, J · B, D)
+    block: Block,
+) -> Tensor:
+    """(documents that reach · K, G · B, L): softmax of the block's scores over the keys that each query sees."""
+    scores = torch.bmm(queries[block.queries], keys[block.documents, block.keys].transpose(1, 2))
+    queries_of_head, biased_keys = block.bias.shape
+    scores.view(-1, queries_of_head, scores.shape[2])[:, :, -biased_keys:] += block.bias
     return torch.softmax(scores, dim=-1)
-
-
-def _grouped(heads: Tensor, groups: int) -> Tensor:
-    """(N, B, D) -> (K, G · B, D)."""
-    return heads.reshape(heads.shape[0] // groups, groups * heads.shape[1], heads.shape[2])
-
-
-def _ungrouped(grouped: Tensor, heads: int) -> Tensor:
-    """(K, G · B, D) -> (N, B, D)."""
-    return grouped.view(heads, -1, grouped.shape[2])
 
 
 @cache
