@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,8 @@ def _rms_norm(module: nn.Module) -> Forward | None:
         return None
     if len(list(module.parameters())) > 1 or "RMSNorm" not in type(module).__name__:
         return None
-    return lambda x: frozen_rms_norm(x, weight, epsilon)
+    # The weight of that moment: a sharded base model's is gathered for each pass.
+    return lambda x: frozen_rms_norm(x, cast(Tensor, module.weight), epsilon)
 
 
 def _gated_mlp(module: nn.Module) -> Forward | None:

@@ -56,8 +56,9 @@ def measure(
     batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]
     total = torch.zeros((), dtype=torch.float64, device=model.device)
     model.eval()  # type: ignore[no-untyped-call]
-    for batch in ranks.share(batches):
-        total += sft.summed_loss(model, paths, Batch.of(batch, str(model.device)))
+    for batch, counts in ranks.share(batches):
+        loss = sft.summed_loss(model, paths, Batch.of(batch, str(model.device)))
+        total += loss if counts else 0
     model.train()
     ranks.add_up([total])
     return float(total) / sum(len(row.targets) for row in rows)

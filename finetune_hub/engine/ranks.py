@@ -13,7 +13,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -46,9 +46,15 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The items that this rank computes."""
-        return items[self.rank :: self.count]
+    def share(self, items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
+        """The items that this rank computes, and whether each counts.
+
+        Every rank gets equally many, because ranks that share a base model's weights gather them together: where items
+        run out, the last one stands in and does not count.
+        """
+        for start in range(0, len(items), self.count):
+            index = start + self.rank
+            yield (items[index], True) if index < len(items) else (items[-1], False)
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all ranks, in one message."""

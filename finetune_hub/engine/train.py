@@ -48,6 +48,7 @@ from finetune_hub.engine.model import (
 from finetune_hub.engine.objectives import sft
 from finetune_hub.engine.quantization import quantization_of
 from finetune_hub.engine.ranks import Ranks
+from finetune_hub.engine.sharding import shard_base_model
 from finetune_hub.spec.events import Evaluation, Plan, Step
 from finetune_hub.spec.run import TrainResult, TrainRun
 from finetune_hub.spec.training import RuntimeOptions, TrainingOptions
@@ -95,12 +96,18 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     else:
         dtype = DTYPES[resumed.dtype]
     model = load_base_model(
-        run.base_model_dir, dtype=dtype, device=run.device, quantization=quantization_of(run.spec.method)
+        run.base_model_dir,
+        dtype=dtype,
+        device="cpu" if runtime.shard_base_model else run.device,
+        quantization=quantization_of(run.spec.method),
     )
     adapter = registry.attach(model, run.spec.method, seed=options.seed)
     paths = prove_fast_paths(model)  # With the adapter: behind a prefix some models cannot keep rows apart.
-    _use_runtime(model, runtime)
     trained = list(adapter.parameters().values())
+    _use_runtime(model, runtime)
+    if runtime.shard_base_model:
+        kept_bytes = shard_base_model(model, trained, run.device, ranks.count)
+        log.info(f"The layers' weights are spread over {ranks.count} ranks; each keeps {kept_bytes:,} bytes of them.")
     optimizer = optimizers.build(registry.parameter_groups(adapter, options.learning_rate), options, run.device)
     best = BestWeights()
     if resumed is None:
@@ -154,12 +161,12 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             for tensor in trained:
                 tensor.grad = None if ranks.count == 1 else torch.zeros_like(tensor)
             loss_on_device = torch.zeros((), device=run.device)
-            for micro_batch in ranks.share(micro_batches):
+            for micro_batch, counts in ranks.share(micro_batches):
                 loss_on_device += sft.backward(
                     model,
                     paths,
                     micro_batch,
-                    supervised_tokens,
+                    supervised_tokens if counts else math.inf,
                     label_smoothing=options.label_smoothing,
                     neftune_alpha=options.neftune_alpha,
                     loss_scale=scale.value,
@@ -210,14 +217,15 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         if held_out_rows and (step % evaluation.every_steps == 0 or step == total_steps):
             started = time.perf_counter()
             held_out_loss = held_out.measure(model, paths, held_out_rows, options.micro_batch_size, ranks)
-            asked = held_out_rows[: evaluation.samples] if ranks.is_first else []
             log.emit(
                 Evaluation(
                     step=step,
                     loss=held_out_loss,
                     is_best=best.offer(held_out_loss, step, adapter),
                     rows=len(held_out_rows),
-                    samples=held_out.answer(model, asked, template, evaluation.sample_tokens),
+                    samples=held_out.answer(
+                        model, held_out_rows[: evaluation.samples], template, evaluation.sample_tokens
+                    ),
                     seconds=time.perf_counter() - started,
                 )
             )
@@ -245,8 +253,8 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     nn.Module.eval(model)
     if ranks.is_first:
         peft_format.write_adapter(run.output_dir / ADAPTER_DIR, adapter, base_model_name=run.base_model_name)
-        with plain_attention(model):  # As `verify` computes it.
-            verify.write_probe(run.output_dir / PROBE_FILE, model, rows)
+    with plain_attention(model):  # As `verify` computes it; on every rank, since a sharded base takes all of them.
+        verify.write_probe(run.output_dir / PROBE_FILE, model, rows)
     ranks.leave()
     return TrainResult(
         adapter_dir=ADAPTER_DIR,

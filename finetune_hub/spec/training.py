@@ -130,6 +130,17 @@ class RuntimeOptions(Part):
         False, description="Compile the layers with torch.compile: minutes of warm-up, then often faster on a GPU."
     )
     gpus: int = Field(1, ge=1, le=64, description="Processes that share each step's micro batches, one a GPU.")
+    shard_base_model: bool = Field(
+        False,
+        description="Spread the frozen base model over the GPUs (FSDP2), for bases that do not fit on one: slower. "
+        "Needs `gpus` above 1 and weights in 16 or 32 bits.",
+    )
+
+    @model_validator(mode="after")
+    def _shards_over_several(self) -> RuntimeOptions:
+        if self.shard_base_model and self.gpus == 1:
+            raise ValueError("`shard_base_model` spreads over several GPUs: raise `gpus`, or set it to false")
+        return self
 
 
 class TrainingSpec(Part):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from finetune_hub.engine import optimizers
 from finetune_hub.engine.errors import BadConfig, BadData
@@ -113,11 +114,16 @@ def test_checkpointed_or_unpacked_gives_the_same(make_run: MakeRun, tmp_path: Pa
     torch.testing.assert_close(weights_of(changed), weights_of(plain), rtol=1e-3, atol=1e-4)
 
 
-def test_two_ranks_equal_one(make_run: MakeRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shard_base_model", [False, True])
+def test_two_ranks_equal_one(make_run: MakeRun, tmp_path: Path, shard_base_model: bool) -> None:
     options = {"max_steps": 3, "micro_batch_size": 2, "gradient_accumulation_steps": 3}
     single = make_run(**options, run={"output_dir": tmp_path / "single", "threads": 1})
     double = make_run(**options, run={"output_dir": tmp_path / "double", "threads": 1})
-    double = with_parts(double, runtime={"gpus": 2}, evaluation={"fraction": 0.2, "keep_best": False})
+    double = with_parts(
+        double,
+        runtime={"gpus": 2, "shard_base_model": shard_base_model},
+        evaluation={"fraction": 0.2, "keep_best": False, "samples": 1},
+    )
     single = with_parts(single, evaluation={"fraction": 0.2, "keep_best": False})
     train(single)
     document = tmp_path / "run.json"
@@ -130,6 +136,10 @@ def test_two_ranks_equal_one(make_run: MakeRun, tmp_path: Path) -> None:
         losses = [[event.loss for event in events_of(run.output_dir, kind)] for run in (single, double)]
         assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert not (double.output_dir / "rank-1" / "adapter").exists()
+    spread = [event.message for event in events_of(double.output_dir, "log") if "spread" in event.message]
+    if shard_base_model:
+        layers = AutoModelForCausalLM.from_pretrained(double.base_model_dir).base_model.layers
+        assert f"{sum(weight.nbytes for weight in layers.parameters()) // 2:,} bytes" in spread[0]
 
 
 def test_float16_repeats_a_step_that_overflows(make_run: MakeRun) -> None:

@@ -27,7 +27,7 @@ def backward(
     model: PreTrainedModel,
     paths: FastPaths,
     rows: Sequence[TokenRow],
-    supervised_tokens: int,
+    supervised_tokens: float,
     *,
     label_smoothing: float = 0.0,
     neftune_alpha: float = 0.0,
@@ -37,7 +37,8 @@ def backward(
     """Add the gradient of these rows' share of the step's mean loss, times `loss_scale`.
 
     Args:
-        supervised_tokens: Of the whole optimizer step, all its micro batches together.
+        supervised_tokens: Of the whole optimizer step, all its micro batches together; infinite for rows that stand in
+            for none and must not count.
         offload: Keep what the backward pass needs in the host's memory meanwhile.
 
     Returns:
