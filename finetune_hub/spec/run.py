@@ -18,6 +18,7 @@ from finetune_hub.spec.training import TrainingSpec
 
 DeviceKind = Literal["cpu", "cuda"]
 ExportFormat = Literal["peft", "portable", "merged", "gguf-adapter", "gguf-merged"]
+QuantizationKind = Literal["nf4", "fp4", "int8"]
 NumberFormat = Literal["auto", "f32", "f16", "bf16", "q8_0"]
 
 
@@ -66,7 +67,7 @@ class EvaluateRun(Part):
     device: DeviceKind = "cpu"
     threads: int | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    quantization: Literal["nf4", "fp4", "int8"] | None = Field(
+    quantization: QuantizationKind | None = Field(
         None, description="How the base model is kept; as QLoRA trained it, for one that fits in no other way."
     )
 
@@ -85,8 +86,7 @@ class ExportRun(Part):
     adapter_dir: Path
     format: ExportFormat
     number_format: NumberFormat = "auto"
-    name: str = Field("model", max_length=255, description="What a GGUF file calls its model, and PEFT the base.")
-    quantization: Literal["nf4", "fp4", "int8"] | None = Field(
+    quantization: QuantizationKind | None = Field(
         None, description="How QLoRA kept the base model; merging then tries its stored and its dequantised weights."
     )
     output_dir: Path = Field(description="The files are written to `export/` below it, all of them or none.")

@@ -62,6 +62,11 @@ class Work:
     merged_onto: DenseBase | None = None
     merge_distances: dict[DenseBase, float] | None = None
 
+    @property
+    def base_model_name(self) -> str:
+        """As the adapter has it."""
+        return peft_format.read_base_model_name(self.run.adapter_dir) or self.run.base_model_dir.name
+
     def compare(self, model: PreTrainedModel) -> check.Agreement:
         """Compare what was loaded back with what was trained."""
         return check.compare(self.reference, model, rounded_to=self.number_format, computed_in=model.dtype)
@@ -146,12 +151,12 @@ def _check_format(run: ExportRun, number_format: NumberFormat, config: Any) -> N
 
 
 def _write_peft(work: Work) -> Callable[[], check.Agreement]:
-    peft_format.write_adapter(work.folder, work.adapter, base_model_name=work.run.name)
+    peft_format.write_adapter(work.folder, work.adapter, base_model_name=work.base_model_name)
     return lambda: _reattach(work)
 
 
 def _write_portable(work: Work) -> Callable[[], check.Agreement]:
-    peft_format.write_files(work.folder, *peft_lora.portable(work.adapter), base_model_name=work.run.name)
+    peft_format.write_files(work.folder, *peft_lora.portable(work.adapter), base_model_name=work.base_model_name)
     return lambda: _reattach(work)
 
 
@@ -186,7 +191,7 @@ def _write_gguf_merged(work: Work) -> Callable[[], check.Agreement]:
     model = _merge(work)
     path = work.folder / "model.gguf"
     gguf_file.write_merged(
-        path, model, folder=work.run.base_model_dir, name=work.run.name, number_format=work.number_format
+        path, model, folder=work.run.base_model_dir, name=work.base_model_name, number_format=work.number_format
     )
 
     def load_back() -> check.Agreement:
