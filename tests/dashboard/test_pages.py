@@ -170,6 +170,12 @@ def test_an_adapter_tells_files_origins_and_verification(world: World) -> None:
         assert text in page
 
 
+def test_an_adapter_tells_what_can_serve_it(world: World) -> None:
+    page = page_of(world, "adapter", world.version.adapter_id)
+    assert "--max-lora-rank 16" in page
+    assert "export --format gguf-adapter" in page
+
+
 def test_an_adapter_that_changes_nothing_is_marked(world: World) -> None:
     verification = world.version.verification | {"warnings": ["It changes no logit of the probe."]}
     version = make_adapter_version(world.team, "idle", verification=verification)
