@@ -143,10 +143,11 @@ def report(result: ExportResult, output: Path, *, as_json: bool) -> None:
     if result.merge_distances is not None:
         ways = ", ".join(f"{base} {distance:.2e}" for base, distance in result.merge_distances.items())
         print(f"merged onto the {result.merged_onto} weights; distances {ways}", file=sys.stderr)
+    whose = "adapter" if result.merge_distances is None else "merged model"
     total = size(sum(entry.size_bytes for entry in result.files))
     print(
         f"{len(result.files)} files, {total} in {result.number_format}; loaded back and compared: the logits are "
-        f"{result.distance:.1e} away from the adapter's, whose own effect is {result.moved:.1e}",
+        f"{result.distance:.1e} away from the {whose}'s; the adapter itself moves them by {result.moved:.1e}",
         file=sys.stderr,
     )
     print(output)

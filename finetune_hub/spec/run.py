@@ -162,7 +162,9 @@ class ExportResult(Part):
     format: ExportFormat
     number_format: NumberFormat = Field(description="Of the matrices; what `auto` chose.")
     files: list[FileEntry]
-    distance: float = Field(description="Of what was loaded back from what was trained.")
+    distance: float = Field(
+        description="Of what was loaded back from what was trained, or from the merged model over a quantised base."
+    )
     tolerance: float = Field(description="The largest distance that is let pass.")
     moved: float = Field(description="Of the base model from what was trained: what the adapter does.")
     merged_onto: Literal["stored", "dequantised"] | None = Field(
