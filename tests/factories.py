@@ -79,7 +79,12 @@ def make_base_model(team: Team, name: str = "tiny", *, folder: Path | None = Non
         entries = manifest_of(folder)
         prefix = f"base-models/{model.pk}"
         put_folder(shared_store(settings.ARTIFACT_URL), prefix, folder, entries)
-    facts = {"architecture": "llama", "parameter_count": 1_000_000, "chat_template_sha256": "0" * 64}
+    facts = {
+        "architecture": "llama",
+        "model_type": "llama",
+        "parameter_count": 1_000_000,
+        "chat_template_sha256": "0" * 64,
+    }
     model.set_ready(artifact_prefix=prefix, files=entries, facts=facts | columns.pop("facts", {}))
     return model
 

@@ -20,11 +20,10 @@ from finetune_hub.jobs.validation import dataset_file
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.methods import QloraMethod
-from finetune_hub.spec.run import DatasetFile, EvaluateRun, ImportRun, TrainRun, VerifyRun
+from finetune_hub.spec.run import DatasetFile, EvaluateRun, FetchRun, ImportRun, TrainRun, VerifyRun
 from finetune_hub.spec.run import DeviceKind as DeviceKindOfRun
 from finetune_hub.spec.training import TrainingSpec
 from workers.attempt_folder import AttemptFolder
-from workers.fetch import FetchRun
 
 
 @dataclass

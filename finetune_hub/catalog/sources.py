@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from finetune_hub.catalog.known_models import KNOWN_MODELS, PackagedModel
 from finetune_hub.spec.files import InvalidArtifactPath, check_relative_path
+from finetune_hub.spec.known_models import KNOWN_MODELS, PackagedModel
 from finetune_hub.spec.refusal import Refusal
 
 

@@ -1,4 +1,4 @@
-"""The engine as a process of this terminal: start a command of it, follow its events, stop it. Imports no torch."""
+"""The engine, or the fetcher, as a process: start a command, follow its events, stop it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ LOG_FILE = "engine.log"
 
 
 class EngineProcess:
-    """One running command of the engine, in a session of its own: Ctrl-C reaches this program alone."""
+    """One running command, in a session of its own: Ctrl-C reaches this program alone."""
 
-    def __init__(self, command: str, document: BaseModel, output_dir: Path) -> None:
+    def __init__(
+        self, command: str, document: BaseModel, output_dir: Path, *, module: str = "finetune_hub.engine"
+    ) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
         file = output_dir / f"{command}.json"
         file.write_text(document.model_dump_json(indent=2), encoding="utf-8")
@@ -31,7 +33,7 @@ class EngineProcess:
         self.log = output_dir / LOG_FILE
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "finetune_hub.engine", command, str(file)],
+                [sys.executable, "-P", "-m", module, command, str(file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -15,6 +15,7 @@ import typer
 from pydantic import ValidationError
 
 from finetune_hub.artifacts.manifest import sha256_of
+from finetune_hub.cli.base_model import find_base_model
 from finetune_hub.cli.client import HubError
 from finetune_hub.cli.engine_process import EVENTS_FILE, EngineProcess
 from finetune_hub.cli.output import (
@@ -30,7 +31,7 @@ from finetune_hub.cli.recipes import Recipe, read_recipe
 from finetune_hub.cli.training_progress import Progress, follow
 from finetune_hub.spec.defects import defects_of
 from finetune_hub.spec.events import EXIT_STOPPED, Failure, Log, Plan, Step, engine_event
-from finetune_hub.spec.run import DatasetFile, DeviceKind, ImportRun, TrainResult, TrainRun, VerifyResult, VerifyRun
+from finetune_hub.spec.run import DatasetFile, DeviceKind, TrainResult, TrainRun, VerifyResult, VerifyRun
 from finetune_hub.spec.training import TrainingSpec
 
 SKIPPED_STEPS = 2  # Left out of the speed: caches warm up, first allocations.
@@ -55,7 +56,7 @@ def train(
     datasets = dataset_files(read, spec)
     run = TrainRun(
         spec=spec,
-        base_model_dir=base_model_folder(read, spec, output),
+        base_model_dir=base_model_folder(read, spec),
         base_model_name=spec.base_model,
         datasets=datasets,
         output_dir=output,
@@ -114,27 +115,16 @@ def dataset_files(read: Recipe, spec: TrainingSpec) -> list[DatasetFile]:
     return files
 
 
-def base_model_folder(read: Recipe, spec: TrainingSpec, output: Path) -> Path:
-    """The base model's folder; a GGUF file is turned into one below the output folder, once.
+def base_model_folder(read: Recipe, spec: TrainingSpec) -> Path:
+    """The base model's folder; what a recipe may call it: see `cli.base_model`.
 
     Raises:
-        HubError: `invalid_recipe` where it is neither.
+        HubError: with the recipe's line, where there is no such model.
     """
-    path = (read.path.parent / Path(spec.base_model).expanduser()).absolute()
-    if path.is_dir():
-        return path
-    if path.suffix != ".gguf" or not path.is_file():
-        raise refused_at(
-            read, "base_model", f"there is no folder {path}", "Give a base model's folder, or a GGUF file."
-        )
-    imported = output / "base-model"
-    if not (imported / "result.json").is_file():
-        print(f"Importing {path.name} …", file=sys.stderr, flush=True)
-        engine = EngineProcess("import", ImportRun(source=path, output_dir=imported), imported)
-        for event in engine.follow():
-            if isinstance(event, Failure):
-                raise refused_at(read, "base_model", event.message.rstrip("."), event.remedy)
-    return imported / "model"
+    try:
+        return find_base_model(spec.base_model, relative_to=read.path.parent)
+    except HubError as error:
+        raise read.placed(HubError(error.code, error.message, error.remedy, field="base_model")) from error
 
 
 def refused_at(read: Recipe, field: str, what: str, remedy: str) -> HubError:

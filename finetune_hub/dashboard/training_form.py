@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from finetune_hub.accounts.models import Team
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.dashboard.forms import PLAIN_TEXT, TeamForm
+from finetune_hub.spec.compatibility import Compatibility, compatibility_of
 from finetune_hub.spec.methods import METHODS
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.training import EvaluationOptions, RuntimeOptions, TrainingOptions, TrainingSpec
@@ -41,6 +42,7 @@ ESSENTIAL = [
     "training.max_seq_len",
 ]
 LEARNING_RATE = "training.learning_rate"  # Its default is the method's own, so the field starts empty.
+DEFAULT_METHOD = next(iter(METHODS))
 YES_NO = [("true", "yes"), ("false", "no")]
 
 
@@ -65,6 +67,8 @@ class TrainingForm(TeamForm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, teams=teams, **kwargs)
+        base_models = list(base_models)
+        self.model_types = {model.name: model.model_type for model in base_models}
         self.dataset_field.choices = [
             (dataset_value(version), self._label(version.dataset.team_id, f"{version} · {version.row_count:,} rows"))
             for version in versions
@@ -123,28 +127,44 @@ class TrainingForm(TeamForm):
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
         try:
-            self.spec = TrainingSpec.model_validate(self.document())
+            self.spec = TrainingSpec.model_validate(self.document(self.cleaned_data))
         except ValidationError as error:
             for defect in error.errors(include_url=False, include_context=False):
                 self._add_defect(defect["loc"], defect["msg"].removeprefix("Value error, "))
         return cleaned
 
-    def document(self) -> dict[str, Any]:
+    def document(self, values: dict[str, Any]) -> dict[str, Any]:
         """What was typed, in the shape of a spec; the model turns texts into numbers."""
-        values = self.cleaned_data
         name, _, number = values.get("dataset", "").rpartition("@")
         document: dict[str, Any] = {
             "base_model": values.get("base_model"),
             "datasets": [{"name": name, "version": number}],
             "adapter_name": values.get("adapter_name") or None,
         }
-        method = values.get("method.type") or next(iter(METHODS))
+        method = values.get("method.type") or DEFAULT_METHOD
         document["method"] = {"type": method}
         for key, _, owners in SPEC_FIELDS:
             part, _, field = key.partition(".")
             if (value := values.get(key)) and method in (owners or [method]):
                 document.setdefault(part, {})[field] = parse(key, value)
         return document
+
+    def compatibility(self) -> list[Compatibility]:
+        """Which programs will be able to serve what is filled in; empty while the method cannot be read."""
+        if self.is_bound:
+            if any(key.startswith("method.") for key in self.errors):
+                return []
+            values = self.cleaned_data
+        else:
+            first = next(iter(self.model_types), None)  # What a browser shows where nothing is chosen yet.
+            values = {key: self.get_initial_for_field(field, key) for key, field in self.fields.items()}
+            values["base_model"] = values["base_model"] or first
+        document = self.document({key: str(value) for key, value in values.items() if value is not None})
+        try:
+            spec = METHODS[document["method"]["type"]].model_validate(document["method"])
+        except ValidationError:
+            return []
+        return compatibility_of(spec, self.model_types.get(document["base_model"]))
 
     def _add_defect(self, location: tuple[int | str, ...], message: str) -> None:
         key = ".".join(map(str, location[:2]))

@@ -151,12 +151,20 @@ def _import(document: run.ImportRun, log: EventLog) -> BaseModel:
     return import_model(document, log)
 
 
+def _export(document: run.ExportRun, log: EventLog) -> BaseModel:
+    signal.signal(signal.SIGTERM, _stop_at_once)
+    _use_threads(document.threads)
+    from finetune_hub.engine.exports.export import export
+
+    return export(document, log)
+
+
 @dataclass(frozen=True)
 class Command:
     """One command: the document it reads, and what runs it."""
 
     help: str
-    document: type[run.TrainRun] | type[run.VerifyRun] | type[run.EvaluateRun] | type[run.ImportRun]
+    document: type[run.TrainRun | run.VerifyRun | run.EvaluateRun | run.ImportRun | run.ExportRun]
     start: Callable[[Any, EventLog], BaseModel]
 
 
@@ -165,6 +173,7 @@ COMMANDS = {
     "verify": Command("reload an adapter and compare its logits with the trainer's", run.VerifyRun, _verify),
     "evaluate": Command("answer held-out rows with and without an adapter", run.EvaluateRun, _evaluate),
     "import": Command("turn a GGUF file or a folder of safetensors into a base model", run.ImportRun, _import),
+    "export": Command("write an adapter or a merged model for other programs", run.ExportRun, _export),
 }
 
 

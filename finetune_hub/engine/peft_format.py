@@ -95,15 +95,28 @@ def read_method(folder: Path) -> Method:
     Raises:
         BadConfig: it is missing, broken, or describes what the engine does not have.
     """
-    path = folder / CONFIG_FILE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as broken:
-        raise BadConfig(f"The adapter's {CONFIG_FILE} cannot be read ({broken}).", "Fetch it again.") from broken
+    config = _read_config(folder)
     kind = config.get("peft_type")
     if kind not in _READERS:
         raise BadConfig(f"Adapters of type {kind} cannot be loaded.", f"Use one of type {', '.join(_READERS)}.")
     return _READERS[kind](config, _read_weights(folder))
+
+
+def read_base_model_name(folder: Path) -> str:
+    """What `adapter_config.json` calls the base model; empty where it does not say.
+
+    Raises:
+        BadConfig: it is missing or broken.
+    """
+    return _read_config(folder).get("base_model_name_or_path") or ""
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as broken:
+        raise BadConfig(f"The adapter's {CONFIG_FILE} cannot be read ({broken}).", "Fetch it again.") from broken
+    return config
 
 
 _READERS: dict[str, Callable[[dict[str, Any], dict[str, Tensor]], Method]] = {

@@ -113,18 +113,20 @@ def portable(adapter: LoraAdapter) -> tuple[dict[str, Tensor], dict[str, Any]]:
         BadConfig: DoRA, which none of these readers has.
     """
     if adapter.method.use_dora:
-        raise BadConfig("DoRA has no portable form: it is no plain update.", "Merge it into the base model instead.")
+        raise BadConfig("DoRA has no portable form: it is no plain update.", "Export it merged (`merged`) instead.")
     factors = {}
     for path, layer in adapter.layers.items():
         if not isinstance(layer, LoraLinear):
-            raise BadConfig(f"{path} is no linear layer, which portable adapters need.", "Merge it instead.")
+            raise BadConfig(f"{path} is no linear layer, which portable adapters need.", "Export it merged instead.")
         factors[path] = (*layer.factors(), layer.scale)
     rank = max(lora_a.shape[0] for lora_a, _, _ in factors.values())
-    tensors = {}
+    padded = {}
     for path, (lora_a, lora_b, scale) in factors.items():
         missing = rank - lora_a.shape[0]
-        tensors[f"{_PREFIX}{path}.lora_A.weight"] = torch.nn.functional.pad(lora_a, (0, 0, 0, missing))
-        tensors[f"{_PREFIX}{path}.lora_B.weight"] = torch.nn.functional.pad(scale * lora_b, (0, missing))
+        padded[path] = (
+            torch.nn.functional.pad(lora_a, (0, 0, 0, missing)),
+            torch.nn.functional.pad(scale * lora_b, (0, missing)),
+        )
     config = config_of(adapter) | {
         "r": rank,
         "lora_alpha": rank,
@@ -133,7 +135,23 @@ def portable(adapter: LoraAdapter) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "alpha_pattern": {},
         "use_rslora": False,
     }
-    return tensors, config
+    return keyed(padded), config
+
+
+def keyed(factors: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """A and B of each module, by its path, under PEFT's keys."""
+    return {
+        f"{_PREFIX}{path}.lora_{letter}.weight": tensor
+        for path, pair in factors.items()
+        for letter, tensor in zip("AB", pair, strict=True)
+    }
+
+
+def factors_in(tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The reverse of `keyed`."""
+    ends = ".lora_A.weight", ".lora_B.weight"
+    paths = [key.removeprefix(_PREFIX).removesuffix(ends[0]) for key in tensors if key.endswith(ends[0])]
+    return {path: (tensors[f"{_PREFIX}{path}{ends[0]}"], tensors[f"{_PREFIX}{path}{ends[1]}"]) for path in paths}
 
 
 def _layer_tensors(key: str, layer: LoraLayer) -> dict[str, Tensor]:

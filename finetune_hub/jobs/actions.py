@@ -10,13 +10,13 @@ from django.db import IntegrityError, transaction
 
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.catalog.actions import check_name
-from finetune_hub.catalog.known_models import KNOWN_MODELS
 from finetune_hub.catalog.models import BaseModel, BaseModelState, DatasetVersion
 from finetune_hub.catalog.sources import parse_source
 from finetune_hub.jobs.lifecycle import EventDraft, add_events, end_attempt, end_job, lock_job
 from finetune_hub.jobs.live import announce, poke_control, poke_worker
 from finetune_hub.jobs.models import AttemptState, DesiredState, Job, JobDataset, JobKind, JobState
 from finetune_hub.registry.models import AdapterVersion
+from finetune_hub.spec.known_models import KNOWN_MODELS
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 

@@ -14,6 +14,7 @@ from finetune_hub.accounts.querysets import TeamOwnedQuerySet
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.registry.models import AdapterVersion
+from finetune_hub.spec.compatibility import Compatibility, compatibility_of
 from finetune_hub.spec.events import FailureClass
 from finetune_hub.spec.ids import new_id
 from finetune_hub.spec.training import TrainingSpec
@@ -164,6 +165,12 @@ class Job(models.Model):
     def training_spec(self) -> TrainingSpec:
         """The spec of a job of kind train."""
         return TrainingSpec.model_validate(self.spec)
+
+    def compatibility(self) -> list[Compatibility] | None:
+        """Which programs will be able to serve what the job trains; None for a job that trains nothing."""
+        if self.kind != JobKind.TRAIN:
+            return None
+        return compatibility_of(self.training_spec().method, self.base_model.model_type)
 
 
 class JobDataset(models.Model):

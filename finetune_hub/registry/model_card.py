@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
+from finetune_hub.spec.compatibility import Answer, compatibility_of
 from finetune_hub.spec.training import TrainingSpec
 
 CARD_FILE = "README.md"
+_ANSWERS: dict[Answer, str] = {"yes": "yes", "export": "after an export", "no": "no"}
 
 
 def write_card(
@@ -44,6 +46,10 @@ def write_card(
         f"| {version.dataset.name} | {version.number} | {version.row_count:,} | `{version.sha256}` |"
         for version in versions
     )
+    programs = "\n".join(
+        f"| {found.program} | {_ANSWERS[found.answer]} | {found.reason} |"
+        for found in compatibility_of(spec.method, base_model.model_type)
+    )
     return f"""\
 ---
 {_yaml(header)}---
@@ -61,6 +67,12 @@ In the folder that holds this file:
 ```
 
 It fits this base model only: revision `{base_model.revision}`, from `{base_model.source}`.
+
+## What can serve it
+
+| program | | |
+|---|---|---|
+{programs}
 
 ## What it was trained on
 

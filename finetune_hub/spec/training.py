@@ -147,7 +147,14 @@ class TrainingSpec(Part):
     """A whole training run."""
 
     spec_version: Literal[1] = SPEC_VERSION
-    base_model: Annotated[str, Field(min_length=1, max_length=255, description="A registered base model, or a folder.")]
+    base_model: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=255,
+            description="A registered base model; without the service, a folder, a known name or an id of the hub.",
+        ),
+    ]
     datasets: list[DatasetChoice] = Field(min_length=1, max_length=16)
     adapter_name: Name | None = Field(
         None, description="The adapter to publish into; made from the data and model when left out."

@@ -124,6 +124,15 @@ def test_a_version_shows_files_lineage_and_where_it_lies(world: World) -> None:
     assert version["verification"]["tolerance"] == 1e-4
 
 
+def test_a_version_and_its_job_tell_what_can_serve_it(world: World) -> None:
+    version = world["viewer"].get(f"/api/adapters/{world.version.adapter_id}/versions/1").json()
+    job = world["viewer"].get(f"/api/jobs/{world.job.pk}").json()
+    answers = {found["program"]: (found["answer"], found["export_format"]) for found in version["compatibility"]}
+    assert answers["vLLM"] == ("yes", None)
+    assert answers["llama.cpp"] == ("export", "gguf-adapter")
+    assert job["compatibility"] == version["compatibility"]
+
+
 def test_a_file_comes_whole(world: World) -> None:
     address = f"/api/adapters/{world.version.adapter_id}/versions/1/files/adapter_model.safetensors"
     response = world["viewer"].get(address)

@@ -89,7 +89,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(recipe: Path, tmp_path: Path)
         ("micro_batch_size: 2", "micro_batch_size: 0", 5, "greater than or equal to 1"),
         ("path: rows.jsonl", "path: none.jsonl", 2, "there is no file"),
         ("path: rows.jsonl", "name: tickets", 2, "registered in a hub"),
-        ("base_model: base", "base_model: nowhere", 1, "there is no folder"),
+        ("base_model: base", "base_model: nowhere", 1, "There is no folder"),
     ],
 )
 def test_a_bad_recipe_is_refused_with_its_line(

@@ -18,7 +18,7 @@ from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.spec.methods import METHODS
 from finetune_hub.spec.training import TrainingSpec
 from tests.dashboard.conftest import World, signed_in
-from tests.factories import make_dataset_version, make_team, make_user
+from tests.factories import make_base_model, make_dataset_version, make_team, make_user
 
 FIELDS = {
     "dataset": "tickets@1",
@@ -158,6 +158,40 @@ def test_a_recipe_needs_a_sound_form(world: World) -> None:
     page = submit(world, show_recipe="1", **{"method.rank": "0"}).content.decode()
     assert "Mend the marked fields" in page
     assert "recipe-yaml" not in page
+
+
+@pytest.mark.parametrize(
+    ("typed", "answers"),
+    [
+        ({}, {"PEFT": "yes", "vLLM": "yes", "llama.cpp": "export", "LoRAX": "yes"}),
+        ({"method.use_dora": "true"}, {"PEFT": "yes", "vLLM": "no", "llama.cpp": "no", "LoRAX": "no"}),
+        (
+            {"method.rank_pattern": "{q_proj: 4}"},
+            {"PEFT": "yes", "vLLM": "export", "llama.cpp": "export", "LoRAX": "export"},
+        ),
+        ({"method.type": "prompt_tuning"}, {"PEFT": "yes", "vLLM": "no", "llama.cpp": "no", "LoRAX": "no"}),
+        ({"base_model": "phi"}, {"PEFT": "yes", "vLLM": "yes", "llama.cpp": "no", "LoRAX": "yes"}),
+        ({"adapter_name": "No Spaces"}, {"PEFT": "yes", "vLLM": "yes", "llama.cpp": "export", "LoRAX": "yes"}),
+        ({"method.rank": "many"}, {}),
+    ],
+)
+def test_what_is_filled_in_tells_which_programs_can_serve_it(
+    world: World, typed: dict[str, str], answers: dict[str, str]
+) -> None:
+    make_base_model(world.team, "phi", facts={"model_type": "phi3"})
+    response = submit(world, show_recipe="1", **typed)
+    assert {found.program: found.answer for found in response.context["form"].compatibility()} == answers
+    page = response.content.decode()
+    assert all(f"program-{answer}" in page for answer in answers.values())
+    assert ("Mend the method" in page) == (not answers)
+
+
+def test_a_fresh_form_tells_what_its_defaults_can_be_served_by(world: World) -> None:
+    spec = world.job.spec | {"method": {"type": "lora", "use_dora": True}}
+    Job.objects.filter(pk=world.job.pk).update(spec=spec)
+    for query, answer in (({}, "export"), ({"like": world.job.pk}, "no")):
+        form = world["owner"].get(reverse("job-new"), query).context["form"]
+        assert {found.program: found.answer for found in form.compatibility()}["llama.cpp"] == answer
 
 
 def test_a_job_like_another(world: World) -> None:

@@ -11,11 +11,11 @@ from django.urls import reverse
 from django.utils import timezone
 
 from finetune_hub.accounts.actions import create_token
-from finetune_hub.catalog.known_models import KNOWN_MODELS
 from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs.lifecycle import EventDraft, add_events
 from finetune_hub.jobs.models import AttemptState, Job, JobKind, JobState, Publication
+from finetune_hub.spec.known_models import KNOWN_MODELS
 from tests.dashboard.conftest import World, make_point
 from tests.dashboard.test_who_sees_what import FORMS, LISTS, OF_THE_TEAM, address
 from tests.factories import (
@@ -168,6 +168,12 @@ def test_an_adapter_tells_files_origins_and_verification(world: World) -> None:
         assert file.sha256 in page
     for text in ("tickets v1", "PeftModel.from_pretrained", "differ from the trainer’s by at most", "tickets-tiny-v1"):
         assert text in page
+
+
+def test_an_adapter_tells_what_can_serve_it(world: World) -> None:
+    page = page_of(world, "adapter", world.version.adapter_id)
+    assert "--max-lora-rank 16" in page
+    assert "export --format gguf-adapter" in page
 
 
 def test_an_adapter_that_changes_nothing_is_marked(world: World) -> None:

@@ -44,7 +44,16 @@ def test_its_header_is_the_hubs_own(card: str) -> None:
 
 
 def test_it_tells_from_what_how_and_how_well_checked(card: str) -> None:
-    for words in ("| tickets | 1 | 8 | `", "50 steps", "12,345", "0.0213", "rank: 8", "3.1e-06", "Apache-2.0"):
+    for words in (
+        "| tickets | 1 | 8 | `",
+        "50 steps",
+        "12,345",
+        "0.0213",
+        "rank: 8",
+        "3.1e-06",
+        "Apache-2.0",
+        "| llama.cpp | after an export |",
+    ):
         assert words in card
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from finetune_hub.spec.run import FetchRun
 from workers import fetch as fetch_module
-from workers.fetch import FetchFailed, FetchRun, fetch
+from workers.fetch import FetchFailed, fetch
 
 WEIGHTS = bytes(range(256)) * 20_000
 

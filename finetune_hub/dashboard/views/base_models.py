@@ -9,12 +9,12 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from finetune_hub.accounts.models import Team
-from finetune_hub.catalog.known_models import KNOWN_MODELS
 from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.dashboard.access import MemberRequest, submitting_teams
 from finetune_hub.dashboard.forms import BaseModelFolderForm
 from finetune_hub.jobs.actions import import_base_model
 from finetune_hub.jobs.models import Job, JobKind
+from finetune_hub.spec.known_models import KNOWN_MODELS
 from finetune_hub.spec.refusal import Refusal
 
 

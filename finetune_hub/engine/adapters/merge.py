@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -44,21 +44,34 @@ def merge(adapter: LoraAdapter) -> Merge:
     Raises:
         BadConfig: a weight is quantised, or is an embedding that the output head shares.
     """
+    kept = {path: layer.weight.detach().cpu().clone() for path, layer in adapter.layers.items()}
+    merge_for_good(adapter)
+    return Merge(adapter, kept)
+
+
+@torch.no_grad()
+def merge_for_good(adapter: LoraAdapter) -> None:
+    """Merge without a way back, which needs no memory beside the model.
+
+    Raises:
+        BadConfig: as `merge`.
+    """
     _check_embeddings(adapter)
     for path, layer in adapter.layers.items():
         if is_quantised(layer.weight):
             raise BadConfig(
                 f"{path} is quantised and cannot take up an update.", "Merge onto 16-bit weights: see `merge_dense`."
             )
-    kept: dict[str, Tensor] = {}
-    for path, layer in adapter.layers.items():
+    for layer in adapter.layers.values():
         weight = layer.weight
-        kept[path] = weight.detach().cpu().clone()
         transposed = isinstance(layer, LoraLinear) and layer.is_transposed
         adapted = layer.adapted_weight((weight.t() if transposed else weight).float())
         weight.copy_(adapted.t() if transposed else adapted)
     adapter.remove()
-    return Merge(adapter, kept)
+
+
+DenseBase = Literal["stored", "dequantised"]
+"""The weights as they were before quantisation, or what the adapter was trained beside."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +79,8 @@ class DenseMerge:
     """A model in 16 or 32 bits with a quantised base's adapter in it, and how far each way of making it was off."""
 
     model: PreTrainedModel
-    base: str
-    """`stored`: the weights as they were before quantisation; `dequantised`: what the adapter was trained beside."""
-    distances: dict[str, float]
+    base: DenseBase
+    distances: dict[DenseBase, float]
     """Of each way's logits from the adapted quantised model's: their difference's norm in units of theirs."""
 
 
@@ -83,16 +95,16 @@ def merge_dense(adapter: LoraAdapter, load_stored: Callable[[], PreTrainedModel]
     _check_embeddings(adapter)
     expected = _logits(adapter.model, input_ids)
 
-    def distance(base: str) -> float:  # Its model is gone when it returns: one dense model at a time.
+    def distance(base: DenseBase) -> float:  # Its model is gone when it returns: one dense model at a time.
         logits = _logits(_merged_onto(adapter, load_stored(), base), input_ids)
         return float((logits - expected).norm() / expected.norm())
 
-    distances = {base: distance(base) for base in ("stored", "dequantised")}
+    distances: dict[DenseBase, float] = {base: distance(base) for base in get_args(DenseBase)}
     closer = min(distances, key=distances.__getitem__)
     return DenseMerge(_merged_onto(adapter, load_stored(), closer), closer, distances)
 
 
-def _merged_onto(adapter: LoraAdapter, model: PreTrainedModel, base: str) -> PreTrainedModel:
+def _merged_onto(adapter: LoraAdapter, model: PreTrainedModel, base: DenseBase) -> PreTrainedModel:
     """The dense model with the adapter in it; with `dequantised` all that was quantised is taken over first."""
     if base == "dequantised":
         for path, module in adapter.model.named_modules():

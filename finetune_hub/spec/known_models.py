@@ -1,4 +1,4 @@
-"""Base models that the service can fetch by name, each pinned by version and hash."""
+"""Base models that can be fetched by name, each pinned by version and hash."""
 
 from __future__ import annotations
 

