@@ -31,6 +31,7 @@ from benchmarks.rows import write_rows
 
 HERE = Path(__file__).parent
 POLL_SECONDS = 0.02
+BASES = ("bfloat16", "float32", "nf4")
 SKIPPED_STEPS = 2  # Warm-up: caches, first allocations.
 
 
@@ -52,26 +53,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = write_rows(folder / "rows.jsonl", options.count, options.rows)
-        for dtype in options.dtypes:
+        for base in options.bases:
             ours, peers, ceilings = [], [], []
             for number in range(options.rounds):
-                ceilings.append(run_ceiling(options, dtype))
-                ours.append(run_ours(options, rows, dtype, folder / f"{dtype}-{number}"))
-                show(f"{dtype} round {number + 1}: ours", ours[-1])
+                ceilings.append(run_ceiling(options, base))
+                ours.append(run_ours(options, rows, base, folder / f"{base}-{number}"))
+                show(f"{base} round {number + 1}: ours", ours[-1])
                 if options.peer_python:
-                    measured, versions = run_peer(options, rows, dtype)
+                    measured, versions = run_peer(options, rows, base)
                     peers.append(measured)
-                    show(f"{dtype} round {number + 1}: peer", measured)
-            report(dtype, options.device == "cuda", ours, peers, ceilings)
+                    show(f"{base} round {number + 1}: peer", measured)
+            report(base, options.device == "cuda", ours, peers, ceilings)
     if versions:
         print("peer: " + ", ".join(f"{package} {version}" for package, version in versions.items()))
 
 
-def run_ours(options: argparse.Namespace, rows: Path, dtype: str, output_dir: Path) -> Measured:
+def run_ours(options: argparse.Namespace, rows: Path, base: str, output_dir: Path) -> Measured:
+    method = {"type": "qlora" if base == "nf4" else "lora", "rank": options.rank, "alpha": 2 * options.rank}
     spec = {
         "base_model": str(options.model),
         "dataset": {"path": str(rows)},
-        "method": {"type": "lora", "rank": options.rank, "alpha": 2 * options.rank},
+        "method": method,
         "training": {
             "micro_batch_size": options.micro_batch_size,
             "max_seq_len": options.max_seq_len,
@@ -79,7 +81,7 @@ def run_ours(options: argparse.Namespace, rows: Path, dtype: str, output_dir: Pa
             "schedule": "constant",
             "warmup_ratio": 0,
         },
-        "runtime": {"dtype": dtype},
+        "runtime": {"dtype": dtype_of(base)},
     }
     run = {
         "spec": spec,
@@ -108,11 +110,11 @@ def run_ours(options: argparse.Namespace, rows: Path, dtype: str, output_dir: Pa
     )
 
 
-def run_peer(options: argparse.Namespace, rows: Path, dtype: str) -> tuple[Measured, dict[str, str]]:
+def run_peer(options: argparse.Namespace, rows: Path, base: str) -> tuple[Measured, dict[str, str]]:
     settings = {
         "model": options.model,
         "rows": rows,
-        "dtype": dtype,
+        "base": base,
         "device": options.device,
         "threads": options.threads,
         "micro-batch-size": options.micro_batch_size,
@@ -131,11 +133,16 @@ def run_peer(options: argparse.Namespace, rows: Path, dtype: str) -> tuple[Measu
     return measured, said["versions"]
 
 
-def run_ceiling(options: argparse.Namespace, dtype: str) -> dict[str, float]:
-    flags = ["--model", str(options.model), "--dtype", dtype, "--device", options.device]
+def run_ceiling(options: argparse.Namespace, base: str) -> dict[str, float]:
+    flags = ["--model", str(options.model), "--dtype", dtype_of(base), "--device", options.device]
     output, _ = run_process([sys.executable, str(HERE / "ceiling.py"), *flags, "--threads", str(options.threads)])
     measured: dict[str, float] = json.loads(output.splitlines()[-1])
     return measured
+
+
+def dtype_of(base: str) -> str:
+    """What products are computed in."""
+    return "bfloat16" if base == "nf4" else base
 
 
 class StepClock:
@@ -185,7 +192,7 @@ def show(who: str, measured: Measured) -> None:
 
 
 def report(
-    dtype: str, is_gpu: bool, ours: list[Measured], peers: list[Measured], ceilings: list[dict[str, float]]
+    base: str, is_gpu: bool, ours: list[Measured], peers: list[Measured], ceilings: list[dict[str, float]]
 ) -> None:
     """Medians over the rounds; a ratio is the median of the rounds' own ratios."""
     # The ceiling is per CPU second too, but on a GPU.
@@ -193,7 +200,7 @@ def report(
     ceiling = max(ceilings, key=lambda measured: measured["gflops"])
     flop_per_token = ceiling["flop_per_token"] + ours[0].supervised_share * ceiling["flop_per_supervised_token"]
     reached = speed * flop_per_token / (1e9 * ceiling["gflops"])
-    print(f"\n| {dtype} | ours | peer | ratio |\n|---|---|---|---|")
+    print(f"\n| {base} | ours | peer | ratio |\n|---|---|---|---|")
     for name, unit, scale in (
         ("tokens_per_second", "tokens/s", 1.0),
         ("tokens_per_cpu_second", "tokens per CPU second", 1.0),
@@ -228,7 +235,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, help="JSONL with `question` and `answer` (GSM8K); made up when left out")
     parser.add_argument("--count", type=int, default=48, help="rows to train on")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--bases", nargs="+", choices=BASES, default=BASES, help="how the base model is kept")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--micro-batch-size", type=int, default=4)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 PACKAGES = ("trl", "peft", "transformers", "torch", "accelerate")
@@ -40,7 +40,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rows = [json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines()]
     data = Dataset.from_list([{"prompt": row["messages"][:-1], "completion": row["messages"][-1:]} for row in rows])
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
+    model = load(options)
     settings = SFTConfig(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=options.micro_batch_size,
@@ -78,11 +78,25 @@ def main() -> None:
     )
 
 
+def load(options: argparse.Namespace) -> Any:
+    if options.base != "nf4":
+        return AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.base))
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return AutoModelForCausalLM.from_pretrained(
+        options.model, dtype=torch.bfloat16, quantization_config=quantization, device_map={"": options.device}
+    )
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--rows", type=Path, required=True, help="chat rows in JSONL")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--base", default="bfloat16", help="float32, bfloat16, or nf4 with products in bfloat16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--micro-batch-size", type=int, default=4)

@@ -41,11 +41,11 @@ _WORDS = [
 
 
 # Patterns that split text before a byte-level tokenizer's merges, as the models of these names have them.
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS = {
-    "llama 3": rf"{_WORDS}|\p{{N}}{{1,3}}|{_REST}",
-    "qwen": rf"{_WORDS}|\p{{N}}|{_REST}",
+    "llama 3": rf"{_LETTERS}|\p{{N}}{{1,3}}|{_REST}",
+    "qwen": rf"{_LETTERS}|\p{{N}}|{_REST}",
     "words": r"\w+",
 }
 

@@ -1,0 +1,149 @@
+"""What NF4 saves where it matters: our own training over a random llama of 0.8 billion parameters, in NF4 and bfloat16.
+
+    python -m benchmarks.quantised --tokenizer FOLDER [--rounds 2]
+
+Both train the same few steps, in turn and in fresh processes. Memory is what the process cannot give back: its
+anonymous pages, and the pages of the model's own file that it has mapped, because our bfloat16 base is used where it
+lies on the disk, and every step needs it. The peak of loading, which for NF4 holds 16-bit weights too, is shown apart
+from the peak after it. Linux only: it reads /proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks.engine import SKIPPED_STEPS, cpu_name
+from benchmarks.rows import write_rows
+
+STEPS, ROWS_PER_STEP = 6, 4
+POLL_SECONDS = 0.05
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run; bytes at most."""
+
+    loading_bytes: int
+    training_bytes: int
+    tokens_per_second: float
+
+
+def main() -> None:
+    options = parse()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        parameters = make_model(folder / "model", options.tokenizer)
+        print(f"{cpu_name()}, {options.threads} threads, torch {torch.__version__}, {parameters / 1e9:.2f}B parameters")
+        rows = write_rows(folder / "rows.jsonl", STEPS * ROWS_PER_STEP, None)
+        runs: dict[str, list[Measured]] = {"nf4": [], "bfloat16": []}
+        for number in range(options.rounds):
+            for base, measured in runs.items():
+                measured.append(train(base, folder / "model", rows, folder / f"{base}-{number}", options.threads))
+                print(f"{base} round {number + 1}: {measured[-1]}", flush=True)
+    print("\n| | nf4 | bfloat16 | ratio |\n|---|---|---|---|")
+    for field, label, scale in (
+        ("training_bytes", "GB while training", 1e-9),
+        ("loading_bytes", "GB while loading", 1e-9),
+        ("tokens_per_second", "tokens/s", 1.0),
+    ):
+        ours, plain = ([getattr(run, field) * scale for run in runs[base]] for base in ("nf4", "bfloat16"))
+        ratio = median(quantised / dense for quantised, dense in zip(ours, plain, strict=True))
+        print(f"| {label} | {median(ours):.3g} | {median(plain):.3g} | {ratio:.2f}x |")
+
+
+def make_model(folder: Path, tokenizer: Path) -> int:
+    """A random llama of TinyLlama's width with the tokenizer of another model; gives its number of parameters."""
+    vocabulary = json.loads((tokenizer / "config.json").read_text())["vocab_size"]
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=2048,
+        intermediate_size=5632,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).bfloat16()
+    model.save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        shutil.copy(tokenizer / name, folder / name)
+    return int(model.num_parameters())
+
+
+def train(base: str, model: Path, rows: Path, output_dir: Path, threads: int) -> Measured:
+    """Run the engine and watch its memory until it ends."""
+    run = {
+        "spec": {
+            "base_model": str(model),
+            "dataset": {"path": str(rows)},
+            "method": {"type": "qlora" if base == "nf4" else "lora", "rank": 16, "alpha": 32},
+            "training": {"micro_batch_size": ROWS_PER_STEP, "max_seq_len": 512},
+            "runtime": {"dtype": "bfloat16"},
+        },
+        "base_model_dir": str(model),
+        "base_model_name": "random",
+        "datasets": [{"path": str(rows), "sha256": hashlib.sha256(rows.read_bytes()).hexdigest()}],
+        "output_dir": str(output_dir),
+        "threads": threads,
+    }
+    document = output_dir.with_suffix(".json")
+    document.write_text(json.dumps(run))
+    events = output_dir / "events.jsonl"
+    process = subprocess.Popen([sys.executable, "-m", "finetune_hub.engine", "train", str(document)])
+    peaks = {"loading": 0, "training": 0}
+    while process.poll() is None:
+        # The plan is told when the model is loaded and the adapter attached.
+        phase = "training" if events.exists() and b'"type":"plan"' in events.read_bytes() else "loading"
+        peaks[phase] = max(peaks[phase], held_bytes(process.pid, model))
+        time.sleep(POLL_SECONDS)
+    if process.returncode:
+        raise SystemExit(f"the {base} run ended with {process.returncode}")
+    steps = [event for event in map(json.loads, events.read_text().splitlines()) if event["type"] == "step"]
+    seconds = sum(step["seconds"] for step in steps[SKIPPED_STEPS:])
+    return Measured(
+        peaks["loading"], peaks["training"], sum(step["tokens"] for step in steps[SKIPPED_STEPS:]) / seconds
+    )
+
+
+def held_bytes(pid: int, model: Path) -> int:
+    """Anonymous pages of a process, and mapped pages of the model's files; 0 when it has just ended."""
+    held_kib, path = 0, ""
+    try:
+        with open(f"/proc/{pid}/smaps") as smaps:
+            for line in smaps:
+                field, *values = line.split()
+                if not field.endswith(":"):
+                    path = values[4] if len(values) > 4 else ""
+                elif field == "Anonymous:" or (field == "Rss:" and path.startswith(str(model))):
+                    held_kib += int(values[0])
+    except OSError:
+        return 0
+    return held_kib * 1024
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="a base model's folder, for its tokenizer")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
