@@ -9,6 +9,7 @@ from rest_framework import serializers
 
 from finetune_hub.accounts.models import ApiToken, Membership, Role, Scope
 from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion
+from finetune_hub.data.rows import RowKind
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.models import Attempt, Job, JobDataset, JobEvent, JobState, MetricPoint
 from finetune_hub.registry.downloads import artifact_url
@@ -89,9 +90,47 @@ class FileSerializer(serializers.Serializer[Any]):
 
 
 class DatasetVersionSerializer(serializers.ModelSerializer[DatasetVersion]):
+    kind = serializers.ChoiceField(choices=[kind.value for kind in RowKind], help_text="What its rows are.")
+    format = serializers.CharField(help_text="What the upload was taken for.")
+
     class Meta:
         model = DatasetVersion
-        fields = ["number", "sha256", "size_bytes", "row_count", "created_at"]
+        fields = ["number", "sha256", "size_bytes", "row_count", "kind", "format", "rejected_count", "created_at"]
+
+
+class DatasetVersionDetailSerializer(DatasetVersionSerializer):
+    id = serializers.CharField(source="dataset.id")
+    name = serializers.CharField(source="dataset.name")
+    first_rows = serializers.ListField(child=serializers.DictField())
+
+    class Meta(DatasetVersionSerializer.Meta):
+        fields = [
+            "id",
+            "name",
+            *DatasetVersionSerializer.Meta.fields,
+            "recognised",
+            "file_name",
+            "original_sha256",
+            "original_size_bytes",
+            "first_rows",
+        ]
+
+
+class PreviewTokenSerializer(serializers.Serializer[Any]):
+    id = serializers.IntegerField()
+    text = serializers.CharField(help_text="Empty where a character began in the token before.")
+    supervised = serializers.BooleanField(help_text="Whether it is learned.")
+    truncated = serializers.BooleanField(help_text="Whether it lies beyond `max_seq_len`.")
+
+
+class RowPreviewSerializer(serializers.Serializer[Any]):
+    number = serializers.IntegerField()
+    row_count = serializers.IntegerField()
+    document = serializers.DictField(help_text="The row as it is kept.")
+    token_count = serializers.IntegerField()
+    supervised_count = serializers.IntegerField(help_text="Tokens that are learned, within `max_seq_len`.")
+    truncated_count = serializers.IntegerField(help_text="Tokens beyond `max_seq_len`.")
+    tokens = PreviewTokenSerializer(many=True, help_text="The first 4,000.")
 
 
 class DatasetSerializer(serializers.ModelSerializer[Dataset]):
@@ -122,7 +161,7 @@ class DatasetDetailSerializer(serializers.ModelSerializer[Dataset]):
         fields = ["id", "name", "created_at", "created_by", "versions"]
 
 
-class AddedVersionSerializer(serializers.ModelSerializer[DatasetVersion]):
+class AddedVersionSerializer(DatasetVersionSerializer):
     """The version that an upload is, new or known."""
 
     id = serializers.CharField(source="dataset.id")
@@ -130,7 +169,7 @@ class AddedVersionSerializer(serializers.ModelSerializer[DatasetVersion]):
 
     class Meta:
         model = DatasetVersion
-        fields = ["id", "name", "number", "sha256", "size_bytes", "row_count", "created_at"]
+        fields = ["id", "name", *DatasetVersionSerializer.Meta.fields, "recognised"]
 
 
 class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):

@@ -32,6 +32,14 @@ app_name = "api"
 urlpatterns: list[URLPattern] = [
     path("datasets", datasets.Datasets.as_view(), name="datasets"),
     path("datasets/<id:id>", datasets.OneDataset.as_view(), name="dataset"),
+    path("datasets/<id:id>/versions/<int:number>", datasets.OneDatasetVersion.as_view(), name="dataset-version"),
+    path("datasets/<id:id>/versions/<int:number>/preview", datasets.DatasetPreview.as_view(), name="dataset-preview"),
+    path("datasets/<id:id>/versions/<int:number>/tokens", datasets.DatasetTokens.as_view(), name="dataset-tokens"),
+    path(
+        "datasets/<id:id>/versions/<int:number>/files/<str:name>",
+        datasets.DatasetDownload.as_view(),
+        name="dataset-file",
+    ),
     path("base-models", base_models.BaseModels.as_view(), name="base-models"),
     path("base-models/<id:id>", base_models.OneBaseModel.as_view(), name="base-model"),
     path("jobs", jobs.Jobs.as_view(), name="jobs"),

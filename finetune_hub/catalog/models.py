@@ -10,6 +10,7 @@ from django.db.models.functions import Now
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.querysets import TeamOwnedQuerySet
 from finetune_hub.artifacts.manifest import manifest_digest
+from finetune_hub.data.rows import RowKind
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.ids import new_id
 
@@ -60,6 +61,12 @@ class Dataset(models.Model):
         return self.name
 
 
+class DatasetVersionQuerySet(models.QuerySet["DatasetVersion"]):
+    def for_list(self) -> DatasetVersionQuerySet:
+        """Without what only the page of one version needs."""
+        return self.defer("first_rows", "row_offsets")
+
+
 class DatasetVersion(models.Model):
     """One upload, named by its content: immutable, which a trigger in the database enforces too."""
 
@@ -70,8 +77,19 @@ class DatasetVersion(models.Model):
     row_count = models.PositiveIntegerField()
     first_rows = models.JSONField(help_text="The first few rows, for the page.")
     artifact_key = models.CharField(max_length=500)
+    kind = models.CharField(max_length=10, default=RowKind.CHAT.value)
+    format = models.CharField(max_length=32, default="chat", help_text="What the upload was taken for.")
+    recognised = models.TextField(blank=True, help_text="The same for people, with the reason.")
+    file_name = models.CharField(max_length=255, blank=True)
+    original_sha256 = models.CharField(max_length=64, blank=True, help_text="Of the upload, kept byte for byte.")
+    original_size_bytes = models.BigIntegerField(null=True)
+    rejected_count = models.PositiveIntegerField(default=0, help_text="Rows set aside, in a file of their own.")
+    quarantine_size_bytes = models.BigIntegerField(default=0)
+    row_offsets = models.JSONField(default=list, help_text="Bytes ahead of rows 1, 1001, 2001 … of the file.")
     created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(db_default=Now())
+
+    objects = DatasetVersionQuerySet.as_manager()
 
     class Meta:
         ordering = ["-number"]
@@ -80,10 +98,25 @@ class DatasetVersion(models.Model):
             models.UniqueConstraint(fields=["dataset", "sha256"], name="dataset_version_content_unique"),
             models.CheckConstraint(condition=models.Q(row_count__gte=1), name="dataset_version_has_rows"),
             models.CheckConstraint(condition=models.Q(sha256__regex=r"^[0-9a-f]{64}$"), name="dataset_version_sha256"),
+            models.CheckConstraint(
+                condition=models.Q(kind__in=[kind.value for kind in RowKind]), name="dataset_version_kind_known"
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.dataset.name} v{self.number}"
+
+    @property
+    def original_key(self) -> str:
+        """Where the upload lies, as it came; empty for versions of an older release, which did not keep it."""
+        if self.original_sha256 == self.sha256:
+            return self.artifact_key
+        return f"{self.artifact_key}.original" if self.original_sha256 else ""
+
+    @property
+    def quarantine_key(self) -> str:
+        """Where the rows that were set aside lie; empty when there are none."""
+        return f"{self.artifact_key}.quarantine" if self.rejected_count else ""
 
 
 class BaseModelState(models.TextChoices):

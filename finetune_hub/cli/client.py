@@ -101,19 +101,50 @@ class Hub:
 
     # ---- datasets and base models
 
-    def push_dataset(self, path: Path, name: str) -> Row:
-        """Upload a file as the newest version of a dataset; the version it is, also when its content was known."""
+    def push_dataset(
+        self, path: Path, name: str, *, mapping: dict[str, str] | None = None, quarantine: bool = False
+    ) -> Row:
+        """Upload a file as the newest version of a dataset; the version it is, also when its content was known.
+
+        Args:
+            mapping: column → part, where the columns belong to no known format.
+            quarantine: go on with the good rows, and set the others aside.
+        """
+        data = {"name": name, "on_error": "quarantine" if quarantine else "refuse"}
+        if mapping:
+            data["mapping"] = json.dumps(mapping)
         with path.open("rb") as file:
             return self._send(
                 "POST",
                 "datasets",
-                data={"name": name},
+                data=data,
                 files={"file": (path.name, file)},
                 timeout=UPLOAD_TIMEOUT_SECONDS,
             )
 
     def datasets(self) -> list[Row]:
         return self._list("datasets")
+
+    def dataset_version(self, reference: str) -> Row:
+        """One version by `NAME` or `NAME:VERSION`, the newest when it names none."""
+        name, _, number = reference.partition(":")
+        found = self._list("datasets", name=name)
+        if not found or (number and not number.isdigit()):
+            raise HubError(
+                "unknown_dataset", f"There is no dataset {reference!r}.", "See `finetune-hub datasets list`."
+            )
+        dataset = found[0]
+        return self._get(f"datasets/{dataset['id']}/versions/{number or dataset['newest_number']}")
+
+    def preview(self, version: Row, base_model: str, row: int, max_seq_len: int) -> Row:
+        """One row of a dataset version through a base model's template and tokenizer, token by token."""
+        path = f"datasets/{version['id']}/versions/{version['number']}/preview"
+        return self._get(path, base_model=base_model, row=row, max_seq_len=max_seq_len)
+
+    def token_statistics(self, version: Row, base_model: str, max_seq_len: int) -> Row:
+        """How long the rows of a dataset version are for a base model, and what is cut off them."""
+        path = f"datasets/{version['id']}/versions/{version['number']}/tokens"
+        return self._get(path, base_model=base_model, max_seq_len=max_seq_len)
 
     def import_base_model(self, name: str, source: str | None = None) -> Row:
         """Start an import; `job_id` in the answer is the job to wait for."""

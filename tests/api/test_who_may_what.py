@@ -57,6 +57,11 @@ def the_version(world: World) -> dict[str, Any]:
     return {"id": world.version.adapter_id, "number": 1}
 
 
+def a_dataset_version(world: World) -> dict[str, Any]:
+    version = world.job.dataset_versions.get()
+    return {"id": version.dataset_id, "number": version.number}
+
+
 def an_upload(world: World) -> dict[str, Any]:
     row = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
     return {"name": "fresh", "file": SimpleUploadedFile("fresh.jsonl", row)}
@@ -78,6 +83,10 @@ CALLS = [
     Call("get", "datasets", outsider=200),
     Call("post", "datasets", body=an_upload, ok=201, outsider=201, format="multipart"),
     Call("get", "dataset", lambda world: {"id": world.job.dataset_versions.get().dataset_id}),
+    Call("get", "dataset-version", a_dataset_version),
+    Call("get", "dataset-preview", a_dataset_version, ok=422),
+    Call("get", "dataset-tokens", a_dataset_version, ok=422),
+    Call("get", "dataset-file", lambda world: a_dataset_version(world) | {"name": "rows.jsonl"}),
     Call("get", "base-models", outsider=200),
     Call("post", "base-models", body=lambda world: {"name": "smollm2-135m-instruct"}, ok=201, outsider=201),
     Call("get", "base-model", lambda world: {"id": world.job.base_model_id}),
