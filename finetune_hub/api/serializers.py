@@ -130,7 +130,7 @@ class RowPreviewSerializer(serializers.Serializer[Any]):
     token_count = serializers.IntegerField()
     supervised_count = serializers.IntegerField(help_text="Tokens that are learned, within `max_seq_len`.")
     truncated_count = serializers.IntegerField(help_text="Tokens beyond `max_seq_len`.")
-    tokens = PreviewTokenSerializer(many=True, help_text="The first 4,000.")
+    tokens = PreviewTokenSerializer(many=True, help_text="The first 2,000.")
 
 
 class DatasetSerializer(serializers.ModelSerializer[Dataset]):

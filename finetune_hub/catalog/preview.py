@@ -20,7 +20,7 @@ from finetune_hub.data.rows import Row, RowKind
 from finetune_hub.data.token_statistics import MeasuredRow, TokenStatistics, measure, numbers_to_measure, summarise
 from finetune_hub.spec.refusal import Refusal
 
-SHOWN_TOKENS = 4000
+SHOWN_TOKENS = 2000
 _rendering = Lock()  # A template notes its spans while it renders: one row at a time.
 
 
@@ -41,7 +41,7 @@ class RowPreview:
     number: int
     row_count: int
     document: dict[str, Any]
-    tokens: list[Token]  # The first 4,000.
+    tokens: list[Token]  # The first 2,000.
     token_count: int
     supervised_count: int  # Within `max_seq_len`.
     truncated_count: int
