@@ -37,7 +37,7 @@ def test_further_defects_are_listed(hub: RunCommand) -> None:
     Path("rows.jsonl").write_text(f"{GOOD_ROW}\n" + "{oops\n" * 20)
     answer = hub("datasets", "push", "rows.jsonl")
     assert "rows.jsonl, line 2, column 2:" in answer.err
-    assert "line 3:" in answer.err
+    assert "line 3, column 2:" in answer.err
     assert "more" in answer.err
 
 
