@@ -78,6 +78,13 @@ class Evaluation(Part):
         return {"name": dataset} if isinstance(dataset, str) else dataset
 
 
+class Split(Part):
+    """Rows to hold out of a dataset version."""
+
+    fraction: float = Field(0.1, gt=0, lt=1, description="Share of the rows that is held out.")
+    seed: int = Field(7, ge=0, le=2**31 - 1, description="The same seed and share: the same rows.")
+
+
 def read_body(request: Request, model: type[Body], *, code: str = "invalid_request") -> Body:
     """The request's JSON body as the model.
 

@@ -95,12 +95,25 @@ class DatasetVersionSerializer(serializers.ModelSerializer[DatasetVersion]):
 
     class Meta:
         model = DatasetVersion
-        fields = ["number", "sha256", "size_bytes", "row_count", "kind", "format", "rejected_count", "created_at"]
+        fields = [
+            "number",
+            "sha256",
+            "size_bytes",
+            "row_count",
+            "kind",
+            "format",
+            "rejected_count",
+            "created_at",
+            "deleted_at",
+        ]
 
 
 class DatasetVersionDetailSerializer(DatasetVersionSerializer):
     id = serializers.CharField(source="dataset.id")
     name = serializers.CharField(source="dataset.name")
+    split_from = serializers.CharField(
+        source="parent_reference", allow_null=True, help_text="The version that it was split off: `NAME:VERSION`."
+    )
     first_rows = serializers.ListField(child=serializers.DictField())
 
     class Meta(DatasetVersionSerializer.Meta):
@@ -112,8 +125,27 @@ class DatasetVersionDetailSerializer(DatasetVersionSerializer):
             "file_name",
             "original_sha256",
             "original_size_bytes",
+            "split_from",
+            "origin",
             "first_rows",
         ]
+
+
+class SplitSerializer(serializers.Serializer[Any]):
+    """Both parts of a split."""
+
+    train = DatasetVersionDetailSerializer()
+    held_out = DatasetVersionDetailSerializer()
+
+
+class FoundRowSerializer(serializers.Serializer[Any]):
+    number = serializers.IntegerField()
+    document = serializers.DictField(help_text="The row as it is kept.")
+
+
+class FoundRowsSerializer(serializers.Serializer[Any]):
+    rows = FoundRowSerializer(many=True)
+    next = serializers.IntegerField(allow_null=True, help_text="The `after` to go on with; null: this was all.")
 
 
 class PreviewTokenSerializer(serializers.Serializer[Any]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -21,6 +22,15 @@ from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import Name
 
 OnError = Literal["refuse", "quarantine"]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitOff:
+    """The version that rows were taken from, and how, in words."""
+
+    parent: DatasetVersion
+    words: str
+
 
 _name = TypeAdapter(Name)
 
@@ -51,14 +61,16 @@ def add_dataset_version(
     filename: str,
     mapping: Mapping[str, str] | None = None,
     on_error: OnError = "refuse",
+    split_off: SplitOff | None = None,
 ) -> DatasetVersion:
     """Read the file, keep its rows, and make them the newest version of the named dataset, which is created when new.
 
-    The same rows again are the version that they already are, whatever file they came in.
+    The same rows again are the version that they already are, whatever file they came in; a deleted one comes back.
 
     Args:
         mapping: Column → part, where the columns belong to no known format.
         on_error: `quarantine` goes on with the good rows and sets the others aside.
+        split_off: The version whose rows these are.
 
     Raises:
         Refusal: `invalid_name`, `invalid_mapping`, `unknown_format`, or `invalid_dataset` with an entry in `details`
@@ -76,11 +88,16 @@ def add_dataset_version(
             dataset, _ = Dataset.objects.get_or_create(team=team, name=name, defaults={"created_by": user})
             Dataset.objects.select_for_update().get(pk=dataset.pk)
             known = dataset.versions.filter(sha256=report.sha256).first()
-            return known or _create_version(dataset, user, report, file, folder)
+            if known is None:
+                return _create_version(dataset, user, report, file, folder, split_off)
+            if known.deleted_at:
+                _put_files(known, file, folder)
+                known.revive(report.first_rows)
+            return known
 
 
 def _create_version(
-    dataset: Dataset, user: User, report: DatasetReport, original: Path, folder: Path
+    dataset: Dataset, user: User, report: DatasetReport, original: Path, folder: Path, split_off: SplitOff | None
 ) -> DatasetVersion:
     assert report.recognised is not None
     assert report.kind is not None
@@ -102,13 +119,21 @@ def _create_version(
         rejected_count=report.rejected_count,
         quarantine_size_bytes=(folder / QUARANTINE_FILE).stat().st_size,
         row_offsets=report.row_offsets,
+        parent=split_off.parent if split_off else None,
+        origin=split_off.words if split_off else "",
         created_by=user,
     )
-    store = shared_store(settings.ARTIFACT_URL)
-    store.put(version.artifact_key, folder / ROWS_FILE)
-    if version.original_key != version.artifact_key:
-        store.put(version.original_key, original)
-    if version.quarantine_key:
-        store.put(version.quarantine_key, folder / QUARANTINE_FILE)
+    _put_files(version, original, folder)
     version.save(force_insert=True)
     return version
+
+
+def _put_files(version: DatasetVersion, original: Path, folder: Path) -> None:
+    """Store the rows; the upload and what was set aside too, where they are those that the version names."""
+    store = shared_store(settings.ARTIFACT_URL)
+    store.put(version.artifact_key, folder / ROWS_FILE)
+    if version.original_key != version.artifact_key and sha256_of(original) == version.original_sha256:
+        store.put(version.original_key, original)
+    aside = folder / QUARANTINE_FILE
+    if version.quarantine_key and aside.stat().st_size == version.quarantine_size_bytes:
+        store.put(version.quarantine_key, aside)

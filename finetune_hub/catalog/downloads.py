@@ -10,6 +10,7 @@ from django.conf import settings
 
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.models import DatasetVersion
+from finetune_hub.catalog.tombstones import require_alive
 from finetune_hub.data.report import QUARANTINE_FILE, ROWS_FILE
 from finetune_hub.spec.refusal import Refusal
 
@@ -44,8 +45,9 @@ def downloads_of(version: DatasetVersion) -> dict[str, Download]:
 def find_download(version: DatasetVersion, name: str) -> Download:
     """
     Raises:
-        Refusal: `unknown_file`.
+        Refusal: `unknown_file`, `dataset_deleted`.
     """
+    require_alive(version)
     files = downloads_of(version)
     if name not in files:
         raise Refusal(

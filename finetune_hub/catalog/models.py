@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from django.db import models
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.querysets import TeamOwnedQuerySet
@@ -36,13 +38,13 @@ class StoredFile(models.Model):
 class DatasetQuerySet(TeamOwnedQuerySet["Dataset"]):
     def for_list(self) -> DatasetQuerySet:
         """Newest first, each with its newest version's facts in the same query."""
-        newest = DatasetVersion.objects.filter(dataset=models.OuterRef("pk")).order_by("-number")
+        newest = DatasetVersion.objects.alive().filter(dataset=models.OuterRef("pk")).order_by("-number")
         return self.annotate(
             newest_number=models.Subquery(newest.values("number")[:1]),
             newest_row_count=models.Subquery(newest.values("row_count")[:1]),
             newest_size_bytes=models.Subquery(newest.values("size_bytes")[:1]),
             newest_created_at=models.Subquery(newest.values("created_at")[:1]),
-        ).order_by("-newest_created_at")
+        ).order_by(models.F("newest_created_at").desc(nulls_last=True))
 
 
 class Dataset(models.Model):
@@ -66,6 +68,10 @@ class DatasetVersionQuerySet(models.QuerySet["DatasetVersion"]):
         """Without what only the page of one version needs."""
         return self.defer("first_rows", "row_offsets")
 
+    def alive(self) -> DatasetVersionQuerySet:
+        """Those whose files are there."""
+        return self.filter(deleted_at=None)
+
 
 class DatasetVersion(models.Model):
     """One upload, named by its content: immutable, which a trigger in the database enforces too."""
@@ -85,6 +91,12 @@ class DatasetVersion(models.Model):
     original_size_bytes = models.BigIntegerField(null=True)
     rejected_count = models.PositiveIntegerField(default=0, help_text="Rows set aside, in a file of their own.")
     quarantine_size_bytes = models.BigIntegerField(default=0)
+    parent = models.ForeignKey("self", models.PROTECT, null=True, related_name="parts", help_text="It was split off.")
+    origin = models.CharField(max_length=200, blank=True, help_text="How it was split off, in words.")
+    deleted_at = models.DateTimeField(
+        null=True, help_text="A tombstone: its files are gone, its hash and lineage stay."
+    )
+    deleted_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
     row_offsets = models.JSONField(default=list, help_text="Bytes ahead of rows 1, 1001, 2001 … of the file.")
     created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(db_default=Now())
@@ -105,6 +117,30 @@ class DatasetVersion(models.Model):
 
     def __str__(self) -> str:
         return f"{self.dataset.name} v{self.number}"
+
+    @property
+    def reference(self) -> str:
+        """How the command line and the API name it: `tickets:3`."""
+        return f"{self.dataset.name}:{self.number}"
+
+    @property
+    def parent_reference(self) -> str | None:
+        return self.parent.reference if self.parent else None
+
+    def bury(self, user: User) -> None:
+        """Make the version a tombstone: what its rows say goes, what it was stays."""
+        self.deleted_at, self.deleted_by, self.first_rows = timezone.now(), user, []
+        self.save(update_fields=["deleted_at", "deleted_by", "first_rows"])
+
+    def revive(self, first_rows: list[dict[str, Any]]) -> None:
+        """Its rows were uploaded again."""
+        self.deleted_at, self.deleted_by, self.first_rows = None, None, first_rows
+        self.save(update_fields=["deleted_at", "deleted_by", "first_rows"])
+
+    @property
+    def keys(self) -> list[str]:
+        """Where its files lie."""
+        return [key for key in {self.artifact_key, self.original_key, self.quarantine_key} if key]
 
     @property
     def original_key(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune_hub.catalog.local_files import dataset_file, tokenizer_folder
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
+from finetune_hub.catalog.tombstones import require_alive
 from finetune_hub.data.chat_template import ChatTemplate, EncodedRow, InvalidChatTemplate
 from finetune_hub.data.encode import encode_row
 from finetune_hub.data.kept_rows import KeptRows
@@ -51,7 +52,7 @@ def preview_row(version: DatasetVersion, base_model: BaseModel, number: int, max
     """One row as the trainer would learn it.
 
     Raises:
-        Refusal: `unknown_row`, `unrenderable_row`.
+        Refusal: `unknown_row`, `unrenderable_row`, `dataset_deleted`.
         ArtifactError: the store does not have a file.
     """
     row = find_row(version, number)
@@ -77,9 +78,10 @@ def token_statistics(version: DatasetVersion, base_model: BaseModel, max_seq_len
     """Lengths of the rows, and what is lost beyond `max_seq_len`.
 
     Raises:
-        Refusal: `unrenderable_row`.
+        Refusal: `unrenderable_row`, `dataset_deleted`.
         ArtifactError: the store does not have a file.
     """
+    require_alive(version)
     measured = _measurement(version, base_model)
     return summarise(measured, row_count=version.row_count, max_seq_len=max_seq_len)
 
@@ -87,8 +89,9 @@ def token_statistics(version: DatasetVersion, base_model: BaseModel, max_seq_len
 def find_row(version: DatasetVersion, number: int) -> Row:
     """
     Raises:
-        Refusal: `unknown_row`.
+        Refusal: `unknown_row`, `dataset_deleted`.
     """
+    require_alive(version)
     row = kept_rows(version).row(number) if number >= 1 else None
     if row is None:
         raise Refusal(

@@ -141,6 +141,30 @@ class Hub:
         path = f"datasets/{version['id']}/versions/{version['number']}/preview"
         return self._get(path, base_model=base_model, row=row, max_seq_len=max_seq_len)
 
+    def compare(self, version: Row, other: str) -> Row:
+        """What came, went and changed since another version, `NAME` or `NAME:VERSION`, and what both ask."""
+        return self._get(f"datasets/{version['id']}/versions/{version['number']}/comparison", **{"with": other})
+
+    def split(self, version: Row, *, fraction: float, seed: int) -> Row:
+        """Hold rows out: the versions made, `train` and `held_out`."""
+        body = {"fraction": fraction, "seed": seed}
+        return self._send("POST", f"datasets/{version['id']}/versions/{version['number']}/split", json=body)
+
+    def find_rows(self, version: Row, words: str = "", *, limit: int = 20) -> list[Row]:
+        """The first rows that hold the words, with their numbers."""
+        rows: list[Row] = []
+        after: int | None = 0
+        while after is not None and len(rows) < limit:
+            path = f"datasets/{version['id']}/versions/{version['number']}/rows"
+            page = self._get(path, q=words, after=after)
+            rows += page["rows"]
+            after = page["next"]
+        return rows[:limit]
+
+    def delete_dataset_version(self, version: Row) -> Row:
+        """Delete the version's rows and files; its hash and lineage stay."""
+        return self._send("DELETE", f"datasets/{version['id']}/versions/{version['number']}")
+
     def token_statistics(self, version: Row, base_model: str, max_seq_len: int) -> Row:
         """How long the rows of a dataset version are for a base model, and what is cut off them."""
         path = f"datasets/{version['id']}/versions/{version['number']}/tokens"

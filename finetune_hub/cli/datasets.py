@@ -1,4 +1,4 @@
-"""`finetune-hub datasets`: check, push, list, preview. A file is checked here first, so its errors cost no upload."""
+"""`finetune-hub datasets`: check, push, look, compare, split, delete. A file is checked here first, at no upload."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from finetune_hub.cli import style
 from finetune_hub.cli.client import HubError, Row
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, day, print_json, print_table, reports_errors, size
+from finetune_hub.data.comparison import Overlap, VersionDiff
 from finetune_hub.data.report import DatasetReport, look_at
 from finetune_hub.spec.refusal import Refusal
 
-app = style.new_group("Datasets: check a file, push it, list them, preview their rows.")
+app = style.new_group(
+    "Datasets: check a file, push it, look at its rows as a model does, compare, split and delete versions."
+)
 
 DatasetPath = Annotated[
     Path, typer.Argument(help="JSONL, JSON, CSV, TSV, Parquet or text, also packed with gzip or zstd.")
@@ -27,6 +30,7 @@ Mapping = Annotated[
     typer.Option("--map", metavar="COLUMN=PART", help="Where the columns belong to no known format: q=user."),
 ]
 Quarantine = Annotated[bool, typer.Option(help="Go on with the good rows, and set the others aside.")]
+Reference = Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="The newest version when none is given.")]
 BAR_WIDTH = 40
 
 
@@ -94,7 +98,7 @@ def list_datasets(as_json: Json = False) -> None:
 @app.command()
 @reports_errors
 def preview(
-    dataset: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="The newest version when none is given.")],
+    dataset: Reference,
     base_model: Annotated[str, typer.Option(help="Whose chat template and tokenizer to use.")],
     row: Annotated[int, typer.Option(min=1, help="The row, counted from 1.")] = 1,
     max_seq_len: Annotated[int, typer.Option(min=1, help="Tokens of a row that are kept.")] = 1024,
@@ -114,6 +118,63 @@ def preview(
         f"{shown['truncated_count']} cut away."
     )
     print_lengths(lengths)
+
+
+@app.command()
+@reports_errors
+def rows(
+    dataset: Reference,
+    search: Annotated[str, typer.Option(help="Only rows that hold these words, in any case.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="So many rows.")] = 20,
+) -> None:
+    """Print rows as JSON lines, each with its number."""
+    with connect() as hub:
+        for row in hub.find_rows(hub.dataset_version(dataset), search, limit=limit):
+            print(json.dumps(row, ensure_ascii=False))
+
+
+@app.command()
+@reports_errors
+def compare(dataset: Reference, other: Reference, as_json: Json = False) -> None:
+    """Say what came, went and changed from OTHER to DATASET, and which questions both ask."""
+    with connect() as hub:
+        found = hub.compare(hub.dataset_version(dataset), other)
+    if as_json:
+        print_json(found)
+        return
+    diff, overlap = VersionDiff.model_validate(found["diff"]), Overlap.model_validate(found["overlap"])
+    print(f"Rows: {diff.sentence}\nQuestions: {overlap.sentence}")
+    for leak in overlap.leaks:
+        print(f"  row {leak.row} asks what row {leak.other_row} asks ({leak.similarity:.0%} alike)")
+
+
+@app.command()
+@reports_errors
+def split(
+    dataset: Reference,
+    fraction: Annotated[float, typer.Option(help="Share of the rows to hold out.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="The same seed and share: the same rows.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Hold rows out, into NAME-train and NAME-held-out, with no question in both."""
+    with connect() as hub:
+        parts = hub.split(hub.dataset_version(dataset), fraction=fraction, seed=seed)
+    if as_json:
+        print_json(parts)
+        return
+    for part in (parts["train"], parts["held_out"]):
+        print(f"{part['name']}:{part['number']}  {part['row_count']} rows")
+
+
+@app.command()
+@reports_errors
+def delete(dataset: Annotated[str, typer.Argument(metavar="NAME:VERSION")]) -> None:
+    """Delete a version's rows and files. Its hash and lineage stay; the same file pushed again brings it back."""
+    if ":" not in dataset:
+        raise HubError("invalid_reference", f"{dataset!r} names no version.", "Write NAME:VERSION.")
+    with connect() as hub:
+        hub.delete_dataset_version(hub.dataset_version(dataset))
+    print(f"{dataset} is deleted.")
 
 
 def marked(tokens: list[Row], *, colours: bool) -> str:

@@ -32,7 +32,7 @@ COMMANDS = {
     "down": LazyCommand("finetune_hub.cli.up:down", "Stop the hub on this machine."),
     "train": LazyCommand("finetune_hub.cli.train:train", "Train a recipe on this machine, without the hub."),
     "login": LazyCommand("finetune_hub.cli.login:login", "Choose the hub that the commands below talk to."),
-    "datasets": LazyCommand("finetune_hub.cli.datasets:app", "Check and push a dataset, list them, preview rows."),
+    "datasets": LazyCommand("finetune_hub.cli.datasets:app", "Check, push, preview, compare and split datasets."),
     "base-models": LazyCommand("finetune_hub.cli.base_models:app", "Import a base model, list them."),
     "jobs": LazyCommand("finetune_hub.cli.jobs:app", "Submit a recipe, watch it, cancel it."),
     "adapters": LazyCommand("finetune_hub.cli.adapters:app", "List adapters, pull one."),

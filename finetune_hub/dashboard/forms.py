@@ -115,6 +115,13 @@ class PreviewForm(forms.Form):
     row = forms.IntegerField(min_value=1)
 
 
+class SplitForm(forms.Form):
+    """How many rows to hold out, and by which seed."""
+
+    percent = forms.FloatField(min_value=1, max_value=90)
+    seed = forms.IntegerField(min_value=0, max_value=2**31 - 1)
+
+
 class BaseModelFolderForm(TeamForm):
     name = forms.CharField(
         max_length=64,

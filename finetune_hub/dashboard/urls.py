@@ -5,7 +5,18 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from finetune_hub.dashboard.views import account, adapters, base_models, datasets, home, jobs, sign_in, team, workers
+from finetune_hub.dashboard.views import (
+    account,
+    adapters,
+    base_models,
+    dataset_versions,
+    datasets,
+    home,
+    jobs,
+    sign_in,
+    team,
+    workers,
+)
 
 urlpatterns = [
     path("", home.show_home, name="home"),
@@ -22,9 +33,15 @@ urlpatterns = [
     path("datasets/upload/", datasets.upload_dataset, name="dataset-upload"),
     path("datasets/<str:dataset_id>/", datasets.show_dataset, name="dataset"),
     path("datasets/<str:dataset_id>/<int:number>/", datasets.show_dataset, name="dataset-version"),
-    path("datasets/<str:dataset_id>/<int:number>/preview", datasets.preview, name="dataset-preview"),
-    path("datasets/<str:dataset_id>/<int:number>/lengths", datasets.show_lengths, name="dataset-lengths"),
-    path("datasets/<str:dataset_id>/<int:number>/files/<str:name>", datasets.download_file, name="dataset-file"),
+    path("datasets/<str:dataset_id>/<int:number>/preview", dataset_versions.preview, name="dataset-preview"),
+    path("datasets/<str:dataset_id>/<int:number>/lengths", dataset_versions.show_lengths, name="dataset-lengths"),
+    path("datasets/<str:dataset_id>/<int:number>/rows", dataset_versions.search_rows, name="dataset-rows"),
+    path("datasets/<str:dataset_id>/<int:number>/comparison", dataset_versions.compare, name="dataset-comparison"),
+    path("datasets/<str:dataset_id>/<int:number>/split", dataset_versions.split, name="dataset-split"),
+    path("datasets/<str:dataset_id>/<int:number>/delete", dataset_versions.delete, name="dataset-delete"),
+    path(
+        "datasets/<str:dataset_id>/<int:number>/files/<str:name>", dataset_versions.download_file, name="dataset-file"
+    ),
     path("base-models/", base_models.list_base_models, name="base-models"),
     path("base-models/import", base_models.import_model, name="base-model-import"),
     path("adapters/", adapters.list_adapters, name="adapters"),

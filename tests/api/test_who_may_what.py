@@ -15,7 +15,9 @@ from django.urls import reverse
 from finetune_hub.accounts.actions import create_token
 from finetune_hub.accounts.models import AuditEvent, Scope
 from finetune_hub.api.urls import urlpatterns
+from finetune_hub.catalog.models import DatasetVersion
 from tests.api.conftest import World, client_with
+from tests.factories import make_dataset_version
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,14 @@ def the_version(world: World) -> dict[str, Any]:
 
 
 def a_dataset_version(world: World) -> dict[str, Any]:
-    version = world.job.dataset_versions.get()
+    return a_version_of(world.job.dataset_versions.get())
+
+
+def an_idle_version(world: World) -> dict[str, Any]:
+    return a_version_of(make_dataset_version(world.team, "idle"))
+
+
+def a_version_of(version: DatasetVersion) -> dict[str, Any]:
     return {"id": version.dataset_id, "number": version.number}
 
 
@@ -84,6 +93,16 @@ CALLS = [
     Call("post", "datasets", body=an_upload, ok=201, outsider=201, format="multipart"),
     Call("get", "dataset", lambda world: {"id": world.job.dataset_versions.get().dataset_id}),
     Call("get", "dataset-version", a_dataset_version),
+    Call("delete", "dataset-version", an_idle_version),
+    Call("get", "dataset-rows", a_dataset_version),
+    Call(
+        "post",
+        "dataset-split",
+        a_dataset_version,
+        lambda world: {"fraction": 0.25},
+        ok=201,
+    ),
+    Call("get", "dataset-comparison", a_dataset_version, ok=422),
     Call("get", "dataset-preview", a_dataset_version, ok=422),
     Call("get", "dataset-tokens", a_dataset_version, ok=422),
     Call("get", "dataset-file", lambda world: a_dataset_version(world) | {"name": "rows.jsonl"}),

@@ -16,7 +16,14 @@ from finetune_hub.jobs.lifecycle import Failed, end_job, lock_job
 from finetune_hub.jobs.models import Job, JobState
 from tests.api.bad_files import GOOD_ROW
 from tests.cli.conftest import RunCommand, run_command
-from tests.factories import make_adapter_version, make_base_model, make_dataset_version, make_job, make_worker
+from tests.factories import (
+    chat_row,
+    make_adapter_version,
+    make_base_model,
+    make_dataset_version,
+    make_job,
+    make_worker,
+)
 from tests.tiny_models import make_tokenizer
 
 
@@ -76,6 +83,23 @@ def test_preview_marks_what_is_learned(hub: RunCommand, team: Team, tmp_path: Pa
     assert "8 rows have nothing to learn within 40 tokens: 1, 2, 3, 4, 5, 6, 7, 8." in cut.out
     assert hub("datasets", "preview", "tickets", "--base-model", "tiny", "--json").json["row"]["number"] == 1
     assert hub("datasets", "preview", "absent", "--base-model", "tiny", "--json").error["code"] == "unknown_dataset"
+
+
+def test_versions_are_compared_split_searched_and_deleted(hub: RunCommand, team: Team) -> None:
+    rows = [chat_row(f"question {number}?", str(number)) for number in range(10)]
+    make_dataset_version(team, rows=rows)
+    make_dataset_version(team, rows=[*rows[1:], chat_row("new?")])
+    compared = hub("datasets", "compare", "tickets", "tickets:1").out
+    assert "Rows: 1 added, 1 removed; 9 unchanged." in compared
+    assert "row 1 asks what row 2 asks (100% alike)" in compared
+    assert (
+        hub("datasets", "split", "tickets:1", "--fraction", "0.2").out.splitlines()[1] == "tickets-held-out:1  2 rows"
+    )
+    found = hub("datasets", "rows", "tickets", "--search", "NEW").json
+    assert (found["number"], found["document"]) == (10, chat_row("new?"))
+    assert hub("datasets", "delete", "tickets").code == 3
+    assert hub("datasets", "delete", "tickets:2").out == "tickets:2 is deleted.\n"
+    assert hub("datasets", "rows", "tickets").out.count("\n") == 10  # Version 1 is the newest again.
 
 
 def test_submit_show_and_cancel(hub: RunCommand, team: Team) -> None:
