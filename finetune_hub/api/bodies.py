@@ -78,6 +78,16 @@ class Evaluation(Part):
         return {"name": dataset} if isinstance(dataset, str) else dataset
 
 
+class NewUpload(Part):
+    """A file that will be sent in parts."""
+
+    file_name: str = Field(min_length=1, max_length=255)
+    size_bytes: int = Field(ge=1, le=2**62)
+    fingerprint: str = Field(
+        min_length=1, max_length=255, description="`sha256:…` of the file, which is checked then, or a text of yours."
+    )
+
+
 class Split(Part):
     """Rows to hold out of a dataset version."""
 

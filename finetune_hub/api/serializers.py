@@ -8,7 +8,8 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from finetune_hub.accounts.models import ApiToken, Membership, Role, Scope
-from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion
+from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion, Upload
+from finetune_hub.catalog.uploads import received_bytes
 from finetune_hub.data.rows import RowKind
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.models import Attempt, Job, JobDataset, JobEvent, JobState, MetricPoint
@@ -131,7 +132,18 @@ class DatasetVersionDetailSerializer(DatasetVersionSerializer):
         ]
 
 
-class SplitSerializer(serializers.Serializer[Any]):
+class UploadSerializer(serializers.ModelSerializer[Upload]):
+    received_bytes = serializers.SerializerMethodField(help_text="The `offset` of the next part.")
+
+    class Meta:
+        model = Upload
+        fields = ["id", "file_name", "size_bytes", "received_bytes"]
+
+    def get_received_bytes(self, upload: Upload) -> int:
+        return received_bytes(upload)
+
+
+class SplitPartsSerializer(serializers.Serializer[Any]):
     """Both parts of a split."""
 
     train = DatasetVersionDetailSerializer()

@@ -13,6 +13,7 @@ from finetune_hub.api.views import (
     members,
     service,
     tokens,
+    uploads,
     workers,
 )
 
@@ -65,6 +66,8 @@ urlpatterns: list[URLPattern] = [
         dataset_versions.DatasetDownload.as_view(),
         name="dataset-file",
     ),
+    path("uploads", uploads.Uploads.as_view(), name="uploads"),
+    path("uploads/<id:id>", uploads.OneUpload.as_view(), name="upload"),
     path("base-models", base_models.BaseModels.as_view(), name="base-models"),
     path("base-models/<id:id>", base_models.OneBaseModel.as_view(), name="base-model"),
     path("jobs", jobs.Jobs.as_view(), name="jobs"),

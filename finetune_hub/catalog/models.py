@@ -155,6 +155,28 @@ class DatasetVersion(models.Model):
         return f"{self.artifact_key}.quarantine" if self.rejected_count else ""
 
 
+class Upload(models.Model):
+    """A file that arrives in parts. It lasts until a dataset version was made of it."""
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "up"))
+    team = models.ForeignKey(Team, models.CASCADE, related_name="uploads")
+    created_by = models.ForeignKey(User, models.CASCADE, related_name="+")
+    file_name = models.CharField(max_length=255)
+    size_bytes = models.BigIntegerField()
+    fingerprint = models.CharField(max_length=255, help_text="By which its sender finds it again.")
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["team", "created_by", "fingerprint", "size_bytes"], name="upload_fingerprint_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.file_name
+
+
 class BaseModelState(models.TextChoices):
     IMPORTING = "importing"
     READY = "ready"

@@ -18,13 +18,16 @@ from typing import Any
 
 import httpx
 
-from finetune_hub.artifacts.manifest import CorruptArtifact, verify_files
+from finetune_hub.artifacts.manifest import CorruptArtifact, sha256_of, verify_files
 from finetune_hub.spec.files import FileEntry
 
 Row = dict[str, Any]
 
 TIMEOUT_SECONDS = 30.0
 UPLOAD_TIMEOUT_SECONDS = 600.0
+# Larger files are sent in parts of this size.
+WHOLE_BYTES = 32 << 20
+PART_BYTES = 8 << 20
 POLL_SECONDS = 1.0
 # A web process that restarts is back well within this time; until then a watcher waits.
 OUTAGE_SECONDS = 60.0
@@ -109,10 +112,15 @@ class Hub:
         Args:
             mapping: column → part, where the columns belong to no known format.
             quarantine: go on with the good rows, and set the others aside.
+        A file of more than 32 MiB goes in parts: a push that broke off goes on where it was when it is called again.
         """
         data = {"name": name, "on_error": "quarantine" if quarantine else "refuse"}
         if mapping:
             data["mapping"] = json.dumps(mapping)
+        if path.stat().st_size > WHOLE_BYTES:
+            data["upload"] = self._upload_in_parts(path)
+            parts = {key: (None, value) for key, value in data.items()}
+            return self._send("POST", "datasets", files=parts, timeout=UPLOAD_TIMEOUT_SECONDS)
         with path.open("rb") as file:
             return self._send(
                 "POST",
@@ -326,6 +334,30 @@ class Hub:
         return self._send("POST", f"workers/{name}/resume")
 
     # ---- HTTP
+
+    def _upload_in_parts(self, path: Path) -> str:
+        """Send the file, waiting for outages up to a minute each; the id of the whole upload."""
+        body = {"file_name": path.name, "size_bytes": path.stat().st_size, "fingerprint": f"sha256:{sha256_of(path)}"}
+        upload = self._send("POST", "uploads", json=body)
+        answered_at = time.monotonic()
+        with path.open("rb") as file:
+            while upload["received_bytes"] < upload["size_bytes"]:
+                file.seek(upload["received_bytes"])
+                try:
+                    upload = self._send(
+                        "PUT",
+                        f"uploads/{upload['id']}",
+                        params={"offset": upload["received_bytes"]},
+                        content=file.read(PART_BYTES),
+                        headers={"Content-Type": "application/octet-stream"},
+                        timeout=UPLOAD_TIMEOUT_SECONDS,
+                    )
+                    answered_at = time.monotonic()
+                except HubError as error:
+                    if not error.is_outage or time.monotonic() - answered_at > OUTAGE_SECONDS:
+                        raise
+                    time.sleep(POLL_SECONDS)
+        return str(upload["id"])
 
     def _adapter_id(self, name_or_id: str) -> str:
         if name_or_id.startswith("ad-"):

@@ -71,6 +71,10 @@ def a_version_of(version: DatasetVersion) -> dict[str, Any]:
     return {"id": version.dataset_id, "number": version.number}
 
 
+def a_large_file(world: World) -> dict[str, Any]:
+    return {"file_name": "large.jsonl", "size_bytes": 10, "fingerprint": "mine"}
+
+
 def an_upload(world: World) -> dict[str, Any]:
     row = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
     return {"name": "fresh", "file": SimpleUploadedFile("fresh.jsonl", row)}
@@ -106,6 +110,7 @@ CALLS = [
     Call("get", "dataset-preview", a_dataset_version, ok=422),
     Call("get", "dataset-tokens", a_dataset_version, ok=422),
     Call("get", "dataset-file", lambda world: a_dataset_version(world) | {"name": "rows.jsonl"}),
+    Call("post", "uploads", body=a_large_file, ok=201, outsider=201),
     Call("get", "base-models", outsider=200),
     Call("post", "base-models", body=lambda world: {"name": "smollm2-135m-instruct"}, ok=201, outsider=201),
     Call("get", "base-model", lambda world: {"id": world.job.base_model_id}),
@@ -145,7 +150,9 @@ CALLERS = ["owner", "teammate", "viewer", "outsider", "anonymous", "expired"]
 
 
 def test_every_route_is_here() -> None:
-    assert {call.route for call in CALLS} | {"token"} == {pattern.name for pattern in urlpatterns if pattern.name}
+    assert {call.route for call in CALLS} | {"token", "upload"} == {
+        pattern.name for pattern in urlpatterns if pattern.name
+    }
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call.method}-{call.route}")
@@ -207,6 +214,18 @@ def test_a_token_is_its_users_alone(caller: str, world: World) -> None:
     assert world[caller].delete(address).status_code == expected.get(caller, 404)
     token.refresh_from_db()
     assert (token.revoked_at is not None) == (caller == "owner")
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_an_upload_is_its_senders_alone(caller: str, world: World) -> None:
+    begun = world["owner"].post("/api/uploads", a_large_file(world)).json()
+    expected = {"owner": 200, "anonymous": 401, "expired": 401}
+    address = reverse("api:upload", kwargs={"id": begun["id"]})
+    assert world[caller].get(address).status_code == expected.get(caller, 404)
+    sent = world[caller].put(f"{address}?offset=0", b"12345", content_type="application/octet-stream")
+    assert sent.status_code == (403 if caller == "viewer" else expected.get(caller, 404))
+    received = world["owner"].get(address).json()["received_bytes"]
+    assert received == (5 if caller == "owner" else 0)
 
 
 @contextmanager

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from django.db import connection, transaction
 
 from finetune_hub.accounts.models import Team
+from finetune_hub.cli import client
 from finetune_hub.cli.client import Hub, HubError
 from finetune_hub.jobs.lifecycle import Failed, end_job, lock_job
 from finetune_hub.jobs.models import Job, JobState
@@ -69,6 +71,27 @@ def test_push_sets_bad_rows_aside_on_demand(hub: RunCommand) -> None:
     assert hub("datasets", "push", "rows.jsonl").code == 3
     pushed = hub("datasets", "push", "rows.jsonl", "--quarantine")
     assert pushed.out.startswith("rows:1  1 rows, 1 set aside")
+
+
+def test_a_push_that_broke_off_goes_on(hub: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(client, "PART_BYTES", 1000)
+    Path("rows.jsonl").write_text(f"{GOOD_ROW}\n" * 50)
+    sent: list[int] = []
+    real_send = Hub._send
+
+    def breaking_send(self: Hub, method: str, path: str, **request: Any) -> Any:
+        if method == "PUT":
+            sent.append(request["params"]["offset"])
+            if len(sent) == 3:
+                raise KeyboardInterrupt
+        return real_send(self, method, path, **request)
+
+    monkeypatch.setattr(Hub, "_send", breaking_send)
+    assert hub("datasets", "push", "rows.jsonl").code != 0
+    assert hub("datasets", "push", "rows.jsonl").out.startswith("rows:1  50 rows")
+    assert sent[:4] == [0, 1000, 2000, 2000]
+    assert sent[3:] == list(range(2000, Path("rows.jsonl").stat().st_size, 1000))
 
 
 def test_preview_marks_what_is_learned(hub: RunCommand, team: Team, tmp_path: Path) -> None:

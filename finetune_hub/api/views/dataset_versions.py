@@ -15,7 +15,7 @@ from finetune_hub.api.serializers import (
     DatasetVersionDetailSerializer,
     FoundRowsSerializer,
     RowPreviewSerializer,
-    SplitSerializer,
+    SplitPartsSerializer,
 )
 from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.catalog.compare import Comparison, compare_versions
@@ -93,13 +93,13 @@ class DatasetSplit(HubView):
     @extend_schema(
         operation_id="split_dataset_version",
         request=Split,
-        responses={201: SplitSerializer, **errors(400, 401, 403, 404, 410, 413, 415, 422, 503)},
+        responses={201: SplitPartsSerializer, **errors(400, 401, 403, 404, 410, 413, 415, 422, 503)},
     )
     def post(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
         """Hold rows out by a seed: the newest versions of `NAME-train` and `NAME-held-out`, no question in both."""
         version, body = get_version(request, id, number), read_body(request, Split)
         train, held_out = split_version(version, user_of(request), fraction=body.fraction, seed=body.seed)
-        return Response(SplitSerializer({"train": train, "held_out": held_out}).data, status=201)
+        return Response(SplitPartsSerializer({"train": train, "held_out": held_out}).data, status=201)
 
 
 class DatasetPreview(HubView):

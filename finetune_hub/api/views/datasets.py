@@ -21,14 +21,16 @@ from finetune_hub.api.serializers import (
     DatasetSerializer,
 )
 from finetune_hub.api.views.hub_view import NAME_PARAMETER, PAGE_PARAMETERS, HubView, errors
+from finetune_hub.api.views.uploads import get_upload
 from finetune_hub.catalog.actions import OnError, add_dataset_version
 from finetune_hub.catalog.models import Dataset, DatasetVersion
+from finetune_hub.catalog.uploads import finished_file, forget_upload
 from finetune_hub.spec.refusal import Refusal
 
 UPLOAD = {
     "multipart/form-data": {
         "type": "object",
-        "required": ["name", "file"],
+        "required": ["name"],
         "properties": {
             "name": {"type": "string", "description": "The dataset; made when it is new."},
             "file": {
@@ -37,6 +39,7 @@ UPLOAD = {
                 "description": "JSONL, JSON, CSV, TSV, Parquet or text, also packed with gzip or zstd; "
                 "docs/datasets.md has the formats of rows.",
             },
+            "upload": {"type": "string", "description": "In place of `file`: an upload whose parts were all sent."},
             "mapping": {
                 "type": "string",
                 "description": 'Where the columns belong to no known format: JSON such as `{"q": "user", "a": '
@@ -73,13 +76,14 @@ class Datasets(HubView):
         responses={
             201: AddedVersionSerializer,
             200: AddedVersionSerializer,
-            **errors(400, 401, 403, 413, 415, 422),
+            **errors(400, 401, 403, 404, 409, 413, 415, 422),
         },
     )
     def post(self, request: Request) -> Response:
         """Upload a file as the newest version of a dataset. 201: a new version; 200: the content was known."""
-        path, filename = uploaded_file(request)
         name, team = request.POST.get("name", ""), team_of(request)
+        upload = get_upload(request, request.POST["upload"]) if request.POST.get("upload") else None
+        path, filename = (finished_file(upload), upload.file_name) if upload else uploaded_file(request)
         check_text([name, filename])
         versions = DatasetVersion.objects.filter(dataset__team=team, dataset__name=name)
         newest = versions.aggregate(number=Max("number"))["number"] or 0
@@ -92,6 +96,8 @@ class Datasets(HubView):
             mapping=mapping_of(request),
             on_error=on_error_of(request),
         )
+        if upload:
+            forget_upload(upload)
         return Response(AddedVersionSerializer(version).data, status=201 if version.number > newest else 200)
 
 
