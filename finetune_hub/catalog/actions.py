@@ -82,7 +82,7 @@ def add_dataset_version(
     with TemporaryDirectory(dir=workshop) as temporary:
         folder = Path(temporary)
         report = look_at(file, file_name=filename, mapping=mapping, keep_in=folder)
-        if not report.row_count or (report.error_count and on_error == "refuse"):
+        if not report.may_go_on or (report.error_count and on_error == "refuse"):
             raise report.refusal()
         with transaction.atomic():
             dataset, _ = Dataset.objects.get_or_create(team=team, name=name, defaults={"created_by": user})

@@ -125,7 +125,7 @@ def _measurement(version: DatasetVersion, base_model: BaseModel) -> list[Measure
     template = _template_of(base_model)
     try:
         with _rendering:
-            return measure(template, kept_rows(version).rows(numbers_to_measure(version.row_count)))
+            return measure(template, kept_rows(version).rows(numbers_to_measure(version.row_count, version.size_bytes)))
     except InvalidChatTemplate as unusable:
         raise Refusal("unrenderable_row", unusable.message, unusable.remedy, field="base_model") from unusable
 

@@ -222,7 +222,7 @@ def check_file(file: Path, mapping: dict[str, str] | None, *, quarantine: bool =
     """
     report = look_at_file(file, mapping)
     is_for_the_hub = any(error.code == "parquet_not_installed" for error in report.errors)
-    if not (report.is_sound or is_for_the_hub or (quarantine and report.row_count)):
+    if not (report.is_sound or is_for_the_hub or (quarantine and report.may_go_on)):
         raise refused(report)
 
 

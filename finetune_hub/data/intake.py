@@ -38,6 +38,7 @@ class Rejected:
 
     defects: list[Defect]
     raw: bytes  # As it lies in the file, or as JSON; its beginning where it could not be read.
+    ends_here: bool = False  # The rest of the file could not be read.
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class DatasetFile:
         convert, kind = self.format.convert, None
         for found in self.container.records(self.path):
             if isinstance(found, Unread):
-                yield Rejected([found.defect], found.raw)
+                yield Rejected([found.defect], found.raw, found.ends_here)
                 continue
             try:
                 if not isinstance(found.value, dict):

@@ -61,6 +61,7 @@ class DatasetReport(BaseModel):
     row_count: int = Field(0, description="Good rows.")
     rejected_count: int = Field(0, description="Rows that cannot be trained on.")
     error_count: int = Field(0, description="All defects; `errors` holds only the first of them.")
+    is_cut_short: bool = Field(False, description="The rest of the file could not be read.")
     errors: list[Defect] = []
     first_rows: list[dict[str, Any]] = []
     sha256: str = Field("", description="Of the good rows as they are kept.")
@@ -71,6 +72,11 @@ class DatasetReport(BaseModel):
     def is_sound(self) -> bool:
         """Whether the file can be trained on as it is."""
         return self.error_count == 0
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether there is something to keep once the rows with errors were set aside."""
+        return self.row_count > 0 and not self.is_cut_short
 
     @property
     def is_unknown(self) -> bool:
@@ -148,6 +154,7 @@ def _read(
     for found in file.rows():
         if isinstance(found, Rejected):
             report.rejected_count += 1
+            report.is_cut_short |= found.ends_here
             report.error_count += len(found.defects)
             report.errors += found.defects[: max_defects - len(report.errors)]
             if quarantine:

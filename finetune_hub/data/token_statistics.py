@@ -17,6 +17,7 @@ from finetune_hub.data.encode import encode_row
 from finetune_hub.data.rows import Row
 
 MEASURED_ROWS = 1000
+MEASURED_BYTES = 16 << 20
 NAMED_ROWS = 20
 _MAX_BARS = 24
 _SEED = 7
@@ -64,12 +65,14 @@ class TokenStatistics(BaseModel):
     refusal: str | None = Field(description="What the template says of the first of them.")
 
 
-def numbers_to_measure(row_count: int) -> Sequence[int]:
-    """All row numbers, or as many as are measured, ascending."""
-    if row_count <= MEASURED_ROWS:
+def numbers_to_measure(row_count: int, size_bytes: int) -> Sequence[int]:
+    """All row numbers, or as many as are measured, ascending: fewer where rows are long."""
+    mean_bytes = max(1, size_bytes // row_count)
+    count = max(1, min(MEASURED_ROWS, MEASURED_BYTES // mean_bytes))
+    if row_count <= count:
         return range(1, row_count + 1)
     draw = random.Random(_SEED)  # noqa: S311  # Nobody gains by guessing it.
-    return sorted(draw.sample(range(1, row_count + 1), MEASURED_ROWS))
+    return sorted(draw.sample(range(1, row_count + 1), count))
 
 
 def measure(template: ChatTemplate, rows: Iterable[tuple[int, Row]]) -> list[MeasuredRow]:

@@ -112,6 +112,8 @@ def _pair(
 ) -> PreferenceRow:
     better = read_answer(row.get(chosen), (chosen,), problems)
     worse = read_answer(row.get(rejected), (rejected,), problems)
+    if better[: len(prompt)] == prompt == worse[: len(prompt)]:  # Both repeat it, as UltraFeedback's do.
+        better, worse = better[len(prompt) :], worse[len(prompt) :]
     _check_answer(better, chosen, problems)
     _check_answer(worse, rejected, problems)
     _check_difference(better, worse, chosen, problems)

@@ -107,7 +107,10 @@ def _look_at_json(text: bytes) -> tuple[ContainerKind, str]:
 
 
 def _look_at_text(text: bytes, ending: str) -> tuple[ContainerKind, str, str]:
-    lines = text.decode(errors="replace").splitlines()[:_LOOKED_AT_LINES]
+    lines = text.decode(errors="replace").splitlines()
+    if len(text) > _LOOKED_AT_BYTES // 2:
+        lines = lines[:-1] or lines  # The last one may be cut short.
+    lines = lines[:_LOOKED_AT_LINES]
     counts = {delimiter: _columns(lines, delimiter) for delimiter in ("\t", ",", ";")}
     if ending in {".tsv", ".tab"}:
         return ContainerKind.TSV, f"its name ends with {ending}", "\t"

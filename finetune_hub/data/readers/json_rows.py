@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import BinaryIO
 
 import orjson
@@ -50,7 +51,7 @@ def read_json_values(file: BinaryIO) -> Iterator[Found]:
     try:
         for line, raw in scan.values():
             if raw is None:
-                yield too_long(line)
+                yield replace(too_long(line), ends_here=True)
                 continue
             try:
                 yield Record(line, orjson.loads(raw), raw)

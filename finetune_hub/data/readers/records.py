@@ -27,6 +27,7 @@ class Unread:
 
     defect: Defect
     raw: bytes = b""  # Its first bytes, so that it can be mended.
+    ends_here: bool = False  # Nothing behind it can be read, however much there is.
 
 
 Found = Record | Unread
@@ -65,4 +66,7 @@ def unread(
 
 def broken_at(line: int, broken: BrokenFile) -> Unread:
     """Why the reading of a file ended at a line."""
-    return unread(None if broken.whole_file else line, broken.code, broken.message, broken.remedy)
+    defect = Defect(
+        line=None if broken.whole_file else line, code=broken.code, message=broken.message, remedy=broken.remedy
+    )
+    return Unread(defect, ends_here=True)

@@ -66,6 +66,7 @@ PAIR = {"prompt": [ASK], "chosen": [ANSWER], "rejected": [WRONG]}
         (PAIR, "preference"),
         ({"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}, "preference"),
         ({"chosen": [ASK, ANSWER], "rejected": [ASK, WRONG]}, "preference"),
+        ({"prompt": "2 + 2?", "chosen": [ASK, ANSWER], "rejected": [ASK, WRONG]}, "preference"),
         ({"chosen": "\n\nHuman: 2 + 2?\n\nAssistant: 4",
           "rejected": "\n\nHuman: 2 + 2?\n\nAssistant: 5"}, "preference"),
         ({"input": {"messages": [ASK]}, "preferred_output": [ANSWER], "non_preferred_output": [WRONG]},
