@@ -51,6 +51,8 @@ class TeamForm(forms.Form):
 
 
 class DatasetUploadForm(TeamForm):
+    refusal_fields = {"upload": "file"}
+
     name = forms.CharField(
         max_length=64,
         help_text="Lower-case letters and digits, with single '-', '.' or '_' between them. "
@@ -58,11 +60,13 @@ class DatasetUploadForm(TeamForm):
         widget=forms.TextInput(attrs={"placeholder": "support-tickets", **PLAIN_TEXT}),
     )
     file = forms.FileField(
+        required=False,  # A large one was sent in parts; see `clean`.
         allow_empty_file=True,  # The check of the rows says more about an empty file.
         help_text="JSONL, JSON, CSV, TSV, Parquet or text, also packed with gzip or zstd. What is in it is found out.",
         # Kept by htmx when the form comes back with errors: nobody picks the file twice.
         widget=forms.FileInput(attrs={"hx-preserve": "true"}),
     )
+    upload = forms.CharField(required=False, max_length=40, widget=forms.HiddenInput())
     quarantine = forms.BooleanField(
         required=False,
         label="Go on with the good rows",
@@ -97,14 +101,32 @@ class DatasetUploadForm(TeamForm):
         if refusal.code == "unknown_format":
             self.columns = [detail["column"] for detail in refusal.details]
 
-    def clean_file(self) -> UploadedFile[Any]:
-        upload: UploadedFile[Any] = self.cleaned_data["file"]
-        if (upload.size or 0) > settings.DATASET_UPLOAD_MAX_BYTES:
+    def clean(self) -> None:
+        if not (self.cleaned_data.get("file") or self.cleaned_data.get("upload") or self.errors.get("file")):
+            self.add_error("file", "Choose a file.")
+
+    def clean_file(self) -> UploadedFile[Any] | None:
+        upload: UploadedFile[Any] | None = self.cleaned_data["file"]
+        if upload and (upload.size or 0) > settings.DATASET_UPLOAD_MAX_BYTES:
             raise forms.ValidationError(
                 f"{upload.name} is larger than {filesizeformat(settings.DATASET_UPLOAD_MAX_BYTES)}. "
                 "Split it into several datasets and name them all in the job."
             )
         return upload
+
+
+class UploadBeginForm(TeamForm):
+    """A large file that will be sent in parts."""
+
+    file_name = forms.CharField(max_length=255)
+    size_bytes = forms.IntegerField(min_value=1, max_value=2**62)
+    fingerprint = forms.CharField(max_length=255)
+
+
+class PartForm(forms.Form):
+    """Where a part of an upload begins."""
+
+    offset = forms.IntegerField(min_value=0, max_value=2**62)
 
 
 class PreviewForm(forms.Form):

@@ -15,6 +15,7 @@ from finetune_hub.dashboard.views import (
     jobs,
     sign_in,
     team,
+    uploads,
     workers,
 )
 
@@ -31,6 +32,8 @@ urlpatterns = [
     path("jobs/<str:job_id>/cancel", jobs.cancel, name="job-cancel"),
     path("datasets/", datasets.list_datasets, name="datasets"),
     path("datasets/upload/", datasets.upload_dataset, name="dataset-upload"),
+    path("datasets/uploads/", uploads.begin, name="upload-begin"),
+    path("datasets/uploads/<str:upload_id>/parts", uploads.send_part, name="upload-part"),
     path("datasets/<str:dataset_id>/", datasets.show_dataset, name="dataset"),
     path("datasets/<str:dataset_id>/<int:number>/", datasets.show_dataset, name="dataset-version"),
     path("datasets/<str:dataset_id>/<int:number>/preview", dataset_versions.preview, name="dataset-preview"),

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from finetune_hub.accounts.models import Role
 from tests import factories
@@ -79,3 +79,27 @@ def look(page: Page, name: str, width: int, scheme: str) -> None:
     if "SCREENSHOTS" in os.environ:
         shoot(page, f"{name}-{width}-{scheme}")
         page.errors.clear()  # The page's policy refuses the style with which Playwright hides the caret.
+
+
+def test_a_large_file_goes_on_after_a_break(open_page: OpenPage) -> None:
+    alice = factories.make_user("alice")
+    factories.make_team(alice, role=Role.ADMIN)
+    page = open_page()
+    sign_in(page, alice)
+    page.goto("/datasets/upload/")
+    page.get_by_label("Name").fill("fragen")
+    rows = [f"question {number}?,answer" for number in range(400)]
+    content = "\n".join(["question,answer", *rows]).encode()
+    page.set_input_files("[name=file]", {"name": "fragen.csv", "mimeType": "text/csv", "buffer": content})
+    page.evaluate("Object.assign(document.querySelector('[data-parts-to]').dataset, {partsAbove: 1, partBytes: 3000})")
+    offsets: list[str] = []
+
+    def break_once(route: Route) -> None:
+        offsets.append(route.request.url.rpartition("=")[2])
+        (route.abort if len(offsets) == 2 else route.continue_)()
+
+    page.route("**/parts?offset=*", break_once)
+    page.get_by_role("button", name="Upload and check").click()
+    expect(page.get_by_text("fragen v1 is ready: 400 rows.")).to_be_visible()
+    assert offsets == ["0", "3000", *map(str, range(3000, len(content), 3000))]
+    page.errors.clear()  # The console notes the part that was lost.

@@ -97,6 +97,36 @@ def test_the_page_says_what_the_file_was_taken_for(world: World) -> None:
     assert "Questions and answers in CSV, packed with gzip: it has" in page
 
 
+def test_a_large_file_comes_in_parts_ahead_of_its_form(world: World) -> None:
+    content = GOOD * 3
+    about = {"file_name": "rows.jsonl", "size_bytes": len(content), "fingerprint": "rows.jsonl:1"}
+    begun = world["owner"].post(reverse("upload-begin"), about).json()
+
+    def send(caller: str, offset: int, data: bytes) -> HttpResponse:
+        address = f"{reverse('upload-part', args=[begun['id']])}?offset={offset}"
+        return world[caller].post(address, data, content_type="application/octet-stream")
+
+    def make_version() -> HttpResponse:
+        return world["owner"].post(reverse("dataset-upload"), {"name": "sums", "upload": begun["id"]})
+
+    assert send("teammate", 0, content).status_code == 404
+    assert send("owner", 0, content[:50]).json() == {"received_bytes": 50}
+    assert "50 of" in make_version().content.decode()
+    assert send("owner", 90, content).status_code == 409
+    assert send("owner", 0, content[:50]).json() == {"received_bytes": 50}
+    assert world["owner"].post(reverse("upload-begin"), about).json() == begun | {"received_bytes": 50}
+    send("owner", 50, content[50:])
+    assert make_version().status_code == 302
+    assert DatasetVersion.objects.get(dataset__name="sums").row_count == 3
+    assert make_version().status_code == 404
+    assert world["owner"].post(reverse("upload-begin"), about | {"size_bytes": 0}).status_code == 422
+
+
+def test_a_form_without_a_file(world: World) -> None:
+    response = world["owner"].post(reverse("dataset-upload"), {"name": "sums"})
+    assert response.context["form"].errors["file"] == ["Choose a file."]
+
+
 def test_an_empty_file(world: World) -> None:
     assert "has no rows" in upload(world, b"").content.decode().lower()
 

@@ -17,7 +17,7 @@ from tests.factories import make_dataset_version, make_team, make_user
 OPEN_TO_STRANGERS = {"login", "login-link", "logout"}
 LISTS = {"home", "jobs", "datasets", "base-models", "adapters", "workers", "team", "account"}
 FORMS = {"job-new", "dataset-upload"}
-DEEDS = {"job-cancel", "base-model-import", "dataset-split", "dataset-delete"}
+DEEDS = {"job-cancel", "base-model-import", "dataset-split", "dataset-delete", "upload-begin", "upload-part"}
 ABOUT_TWO = {"dataset-comparison"}  # Of the team too, and 404 without the other one.
 DEEDS_OF_ADMINS = {"worker-drain", "worker-resume", "member-add", "member-role", "member-remove"}
 DEEDS_FOR_ONESELF = {"password-change", "token-create", "token-revoke"}
@@ -53,6 +53,7 @@ def address(world: World, name: str) -> str:
         "dataset-lengths": [dataset, 1],
         "dataset-file": [dataset, 1, "rows.jsonl"],
         "dataset-rows": [dataset, 1],
+        "upload-part": ["up-none"],
         "dataset-comparison": [dataset, 1],
         "dataset-split": [dataset, 1],
         "dataset-delete": [dataset, 1],
@@ -124,7 +125,7 @@ def test_cancelling(world: World, caller: str, status: int) -> None:
     assert world.job.desired_state == (DesiredState.CANCEL if caller == "teammate" else DesiredState.RUN)
 
 
-@pytest.mark.parametrize("name", ["job-new", "dataset-upload", "base-model-import"])
+@pytest.mark.parametrize("name", ["job-new", "dataset-upload", "base-model-import", "upload-begin"])
 def test_a_viewer_may_not_submit(world: World, name: str) -> None:
     assert world["viewer"].post(address(world, name), {"name": "x"}).status_code == 403
 

@@ -13,10 +13,12 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from finetune_hub.catalog.actions import add_dataset_version
 from finetune_hub.catalog.downloads import downloads_of
-from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion
+from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion, Upload
+from finetune_hub.catalog.uploads import finished_file, forget_upload
 from finetune_hub.dashboard.access import MemberRequest, may_submit_in, submitting_teams
 from finetune_hub.dashboard.forms import DatasetUploadForm
 from finetune_hub.dashboard.paging import page_of
+from finetune_hub.dashboard.views.uploads import find_own_upload
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingOptions
 
@@ -76,14 +78,15 @@ def upload_dataset(request: MemberRequest) -> HttpResponse:
     form = DatasetUploadForm(request.POST, request.FILES, teams=teams)
     defects = []
     if form.is_valid():
-        upload: TemporaryUploadedFile = form.cleaned_data["file"]
+        parted = find_own_upload(request, form.cleaned_data["upload"]) if form.cleaned_data["upload"] else None
         try:
+            path, file_name = file_of(form.cleaned_data["file"], parted)
             version = add_dataset_version(
                 form.team,
                 request.user,
                 name=form.cleaned_data["name"],
-                file=Path(upload.temporary_file_path()),
-                filename=upload.name or "upload",
+                file=path,
+                filename=file_name,
                 mapping=form.mapping or None,
                 on_error="quarantine" if form.cleaned_data["quarantine"] else "refuse",
             )
@@ -91,7 +94,21 @@ def upload_dataset(request: MemberRequest) -> HttpResponse:
             form.add_refusal(refusal)
             defects = refusal.details if refusal.code == "invalid_dataset" else []
         else:
+            if parted:
+                forget_upload(parted)
             aside = f", and {version.rejected_count:,} set aside" if version.rejected_count else ""
             messages.success(request, f"{version} is ready: {version.row_count:,} rows{aside}.")
             return redirect("dataset-version", version.dataset_id, version.number)
     return render(request, "datasets/upload.html", {"form": form, "defects": defects}, status=422)
+
+
+def file_of(file: TemporaryUploadedFile | None, parted: Upload | None) -> tuple[Path, str]:
+    """What came with the form, or before it in parts, as a path on this disk, and the name it had.
+
+    Raises:
+        Refusal: `upload_unfinished`, `upload_damaged`.
+    """
+    if parted:
+        return finished_file(parted), parted.file_name
+    assert file is not None, "the form asks for one of them"
+    return Path(file.temporary_file_path()), file.name or "upload"
