@@ -11,12 +11,12 @@ from pydantic import BaseModel
 
 from finetune_hub.artifacts.manifest import CorruptArtifact
 from finetune_hub.artifacts.store import get_folder, shared_store
+from finetune_hub.catalog.local_files import dataset_file
 from finetune_hub.catalog.models import BaseModel as BaseModelRow
 from finetune_hub.catalog.sources import parse_source
 from finetune_hub.fleet.models import Device, DeviceKind
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.models import Attempt, Job, JobKind
-from finetune_hub.jobs.validation import dataset_file
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.methods import QloraMethod

@@ -78,6 +78,23 @@ class Evaluation(Part):
         return {"name": dataset} if isinstance(dataset, str) else dataset
 
 
+class NewUpload(Part):
+    """A file that will be sent in parts."""
+
+    file_name: str = Field(min_length=1, max_length=255)
+    size_bytes: int = Field(ge=1, le=2**62)
+    fingerprint: str = Field(
+        min_length=1, max_length=255, description="`sha256:…` of the file, which is checked then, or a text of yours."
+    )
+
+
+class Split(Part):
+    """Rows to hold out of a dataset version."""
+
+    fraction: float = Field(0.1, gt=0, lt=1, description="Share of the rows that is held out.")
+    seed: int = Field(7, ge=0, le=2**31 - 1, description="The same seed and share: the same rows.")
+
+
 def read_body(request: Request, model: type[Body], *, code: str = "invalid_request") -> Body:
     """The request's JSON body as the model.
 

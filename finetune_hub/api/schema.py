@@ -10,12 +10,15 @@ from drf_spectacular.plumbing import ResolvedComponent
 from drf_spectacular.utils import Direction
 from pydantic import BaseModel
 
+from finetune_hub.data.rows import RowKind
+
 SCHEMA_SETTINGS: dict[str, Any] = {
     "OAS_VERSION": "3.1.1",  # As pydantic's JSON schemas are.
     "ENUM_NAME_OVERRIDES": {
         "JobState": "finetune_hub.jobs.models.JobState",
         "AttemptState": "finetune_hub.jobs.models.AttemptState",
         "BaseModelState": "finetune_hub.catalog.models.BaseModelState",
+        "RowKind": [kind.value for kind in RowKind],
         "JobKind": "finetune_hub.jobs.models.JobKind",
         "Role": "finetune_hub.accounts.models.Role",
         "Scope": "finetune_hub.accounts.models.Scope",

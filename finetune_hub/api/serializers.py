@@ -8,7 +8,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from finetune_hub.accounts.models import ApiToken, Membership, Role, Scope
-from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion
+from finetune_hub.catalog.models import BaseModel
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.models import Attempt, Job, JobDataset, JobEvent, JobState, MetricPoint
 from finetune_hub.registry.downloads import artifact_url
@@ -96,51 +96,6 @@ class CompatibilitySerializer(serializers.Serializer[Any]):
 
 
 # ---- catalog
-
-
-class DatasetVersionSerializer(serializers.ModelSerializer[DatasetVersion]):
-    class Meta:
-        model = DatasetVersion
-        fields = ["number", "sha256", "size_bytes", "row_count", "created_at"]
-
-
-class DatasetSerializer(serializers.ModelSerializer[Dataset]):
-    newest_number = serializers.IntegerField(allow_null=True)
-    newest_row_count = serializers.IntegerField(allow_null=True)
-    newest_size_bytes = serializers.IntegerField(allow_null=True)
-    newest_created_at = serializers.DateTimeField(allow_null=True)
-
-    class Meta:
-        model = Dataset
-        fields = [
-            "id",
-            "name",
-            "created_at",
-            "newest_number",
-            "newest_row_count",
-            "newest_size_bytes",
-            "newest_created_at",
-        ]
-
-
-class DatasetDetailSerializer(serializers.ModelSerializer[Dataset]):
-    created_by = serializers.CharField(source="created_by.username")
-    versions = DatasetVersionSerializer(many=True)
-
-    class Meta:
-        model = Dataset
-        fields = ["id", "name", "created_at", "created_by", "versions"]
-
-
-class AddedVersionSerializer(serializers.ModelSerializer[DatasetVersion]):
-    """The version that an upload is, new or known."""
-
-    id = serializers.CharField(source="dataset.id")
-    name = serializers.CharField(source="dataset.name")
-
-    class Meta:
-        model = DatasetVersion
-        fields = ["id", "name", "number", "sha256", "size_bytes", "row_count", "created_at"]
 
 
 class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from django.urls import URLPattern, path, re_path, register_converter
 
-from finetune_hub.api.views import adapters, base_models, datasets, jobs, members, service, tokens, workers
+from finetune_hub.api.views import (
+    adapters,
+    base_models,
+    dataset_versions,
+    datasets,
+    jobs,
+    members,
+    service,
+    tokens,
+    uploads,
+    workers,
+)
 
 
 class PublicId:
@@ -32,6 +43,31 @@ app_name = "api"
 urlpatterns: list[URLPattern] = [
     path("datasets", datasets.Datasets.as_view(), name="datasets"),
     path("datasets/<id:id>", datasets.OneDataset.as_view(), name="dataset"),
+    path(
+        "datasets/<id:id>/versions/<int:number>", dataset_versions.OneDatasetVersion.as_view(), name="dataset-version"
+    ),
+    path("datasets/<id:id>/versions/<int:number>/rows", dataset_versions.DatasetRows.as_view(), name="dataset-rows"),
+    path("datasets/<id:id>/versions/<int:number>/split", dataset_versions.DatasetSplit.as_view(), name="dataset-split"),
+    path(
+        "datasets/<id:id>/versions/<int:number>/comparison",
+        dataset_versions.DatasetComparison.as_view(),
+        name="dataset-comparison",
+    ),
+    path(
+        "datasets/<id:id>/versions/<int:number>/preview",
+        dataset_versions.DatasetPreview.as_view(),
+        name="dataset-preview",
+    ),
+    path(
+        "datasets/<id:id>/versions/<int:number>/tokens", dataset_versions.DatasetTokens.as_view(), name="dataset-tokens"
+    ),
+    path(
+        "datasets/<id:id>/versions/<int:number>/files/<str:name>",
+        dataset_versions.DatasetDownload.as_view(),
+        name="dataset-file",
+    ),
+    path("uploads", uploads.Uploads.as_view(), name="uploads"),
+    path("uploads/<id:id>", uploads.OneUpload.as_view(), name="upload"),
     path("base-models", base_models.BaseModels.as_view(), name="base-models"),
     path("base-models/<id:id>", base_models.OneBaseModel.as_view(), name="base-model"),
     path("jobs", jobs.Jobs.as_view(), name="jobs"),

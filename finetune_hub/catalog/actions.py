@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
 
 from django.conf import settings
 from django.db import transaction
@@ -10,11 +14,23 @@ from django.db.models import Max
 from pydantic import TypeAdapter, ValidationError
 
 from finetune_hub.accounts.models import Team, User
+from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.models import Dataset, DatasetVersion
-from finetune_hub.data.chat_rows import check_chat_file
+from finetune_hub.data.report import QUARANTINE_FILE, ROWS_FILE, DatasetReport, look_at
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import Name
+
+OnError = Literal["refuse", "quarantine"]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitOff:
+    """The version that rows were taken from, and how, in words."""
+
+    parent: DatasetVersion
+    words: str
+
 
 _name = TypeAdapter(Name)
 
@@ -36,34 +52,88 @@ def check_name(name: str, *, field: str = "name") -> str:
         ) from error
 
 
-def add_dataset_version(team: Team, user: User, *, name: str, file: Path, filename: str) -> DatasetVersion:
-    """Check the file, store it, and make it the newest version of the named dataset, which is created when new.
+def add_dataset_version(
+    team: Team,
+    user: User,
+    *,
+    name: str,
+    file: Path,
+    filename: str,
+    mapping: Mapping[str, str] | None = None,
+    on_error: OnError = "refuse",
+    split_off: SplitOff | None = None,
+) -> DatasetVersion:
+    """Read the file, keep its rows, and make them the newest version of the named dataset, which is created when new.
 
-    The same content again returns the version that it already is.
+    The same rows again are the version that they already are, whatever file they came in; a deleted one comes back.
+
+    Args:
+        mapping: Column → part, where the columns belong to no known format.
+        on_error: `quarantine` goes on with the good rows and sets the others aside.
+        split_off: The version whose rows these are.
 
     Raises:
-        Refusal: `invalid_name`, or `invalid_dataset` with an entry in `details` for each defect.
+        Refusal: `invalid_name`, `invalid_mapping`, `unknown_format`, or `invalid_dataset` with an entry in `details`
+            for each defect.
     """
     check_name(name)
-    report = check_chat_file(file, file_name=filename)
-    if not report.is_sound:
-        raise report.refusal()
-    with transaction.atomic():
-        dataset, _ = Dataset.objects.get_or_create(team=team, name=name, defaults={"created_by": user})
-        Dataset.objects.select_for_update().get(pk=dataset.pk)
-        known = dataset.versions.filter(sha256=report.sha256).first()
-        if known:
+    workshop = settings.HOME / "tmp"
+    workshop.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=workshop) as temporary:
+        folder = Path(temporary)
+        report = look_at(file, file_name=filename, mapping=mapping, keep_in=folder)
+        if not report.may_go_on or (report.error_count and on_error == "refuse"):
+            raise report.refusal()
+        with transaction.atomic():
+            dataset, _ = Dataset.objects.get_or_create(team=team, name=name, defaults={"created_by": user})
+            Dataset.objects.select_for_update().get(pk=dataset.pk)
+            known = dataset.versions.filter(sha256=report.sha256).first()
+            if known is None:
+                return _create_version(dataset, user, report, file, folder, split_off)
+            if known.deleted_at:
+                _put_files(known, file, folder)
+                known.revive(report.first_rows)
             return known
-        key = f"datasets/{dataset.pk}/{report.sha256}.jsonl"
-        shared_store(settings.ARTIFACT_URL).put(key, file)
-        newest = dataset.versions.aggregate(number=Max("number"))["number"] or 0
-        return DatasetVersion.objects.create(
-            dataset=dataset,
-            number=newest + 1,
-            sha256=report.sha256,
-            size_bytes=report.size_bytes,
-            row_count=report.row_count,
-            first_rows=report.first_rows,
-            artifact_key=key,
-            created_by=user,
-        )
+
+
+def _create_version(
+    dataset: Dataset, user: User, report: DatasetReport, original: Path, folder: Path, split_off: SplitOff | None
+) -> DatasetVersion:
+    assert report.recognised is not None
+    assert report.kind is not None
+    newest = dataset.versions.aggregate(number=Max("number"))["number"] or 0
+    version = DatasetVersion(
+        dataset=dataset,
+        number=newest + 1,
+        sha256=report.sha256,
+        size_bytes=report.size_bytes,
+        row_count=report.row_count,
+        first_rows=report.first_rows,
+        artifact_key=f"datasets/{dataset.pk}/{report.sha256}.jsonl",
+        kind=report.kind,
+        format=report.recognised.format,
+        recognised=report.recognised.sentence,
+        file_name=report.file_name[:255],
+        original_sha256=sha256_of(original),
+        original_size_bytes=original.stat().st_size,
+        rejected_count=report.rejected_count,
+        quarantine_size_bytes=(folder / QUARANTINE_FILE).stat().st_size,
+        row_offsets=report.row_offsets,
+        parent=split_off.parent if split_off else None,
+        origin=split_off.words if split_off else "",
+        created_by=user,
+    )
+    _put_files(version, original, folder)
+    version.save(force_insert=True)
+    return version
+
+
+def _put_files(version: DatasetVersion, original: Path, folder: Path) -> None:
+    """Store the rows; the upload and what was set aside too, where they are those that the version names."""
+    store = shared_store(settings.ARTIFACT_URL)
+    store.put(version.artifact_key, folder / ROWS_FILE)
+    if version.original_key != version.artifact_key and sha256_of(original) == version.original_sha256:
+        store.put(version.original_key, original)
+    aside = folder / QUARANTINE_FILE
+    if version.quarantine_key and aside.stat().st_size == version.quarantine_size_bytes:
+        store.put(version.quarantine_key, aside)

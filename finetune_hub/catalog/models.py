@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from django.db import models
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.querysets import TeamOwnedQuerySet
 from finetune_hub.artifacts.manifest import manifest_digest
+from finetune_hub.data.rows import RowKind
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.ids import new_id
 
@@ -35,13 +38,13 @@ class StoredFile(models.Model):
 class DatasetQuerySet(TeamOwnedQuerySet["Dataset"]):
     def for_list(self) -> DatasetQuerySet:
         """Newest first, each with its newest version's facts in the same query."""
-        newest = DatasetVersion.objects.filter(dataset=models.OuterRef("pk")).order_by("-number")
+        newest = DatasetVersion.objects.alive().filter(dataset=models.OuterRef("pk")).order_by("-number")
         return self.annotate(
             newest_number=models.Subquery(newest.values("number")[:1]),
             newest_row_count=models.Subquery(newest.values("row_count")[:1]),
             newest_size_bytes=models.Subquery(newest.values("size_bytes")[:1]),
             newest_created_at=models.Subquery(newest.values("created_at")[:1]),
-        ).order_by("-newest_created_at")
+        ).order_by(models.F("newest_created_at").desc(nulls_last=True))
 
 
 class Dataset(models.Model):
@@ -60,6 +63,16 @@ class Dataset(models.Model):
         return self.name
 
 
+class DatasetVersionQuerySet(models.QuerySet["DatasetVersion"]):
+    def for_list(self) -> DatasetVersionQuerySet:
+        """Without what only the page of one version needs."""
+        return self.defer("first_rows", "row_offsets")
+
+    def alive(self) -> DatasetVersionQuerySet:
+        """Those whose files are there."""
+        return self.filter(deleted_at=None)
+
+
 class DatasetVersion(models.Model):
     """One upload, named by its content: immutable, which a trigger in the database enforces too."""
 
@@ -70,8 +83,25 @@ class DatasetVersion(models.Model):
     row_count = models.PositiveIntegerField()
     first_rows = models.JSONField(help_text="The first few rows, for the page.")
     artifact_key = models.CharField(max_length=500)
+    kind = models.CharField(max_length=10, default=RowKind.CHAT.value)
+    format = models.CharField(max_length=32, default="chat", help_text="What the upload was taken for.")
+    recognised = models.TextField(blank=True, help_text="The same for people, with the reason.")
+    file_name = models.CharField(max_length=255, blank=True)
+    original_sha256 = models.CharField(max_length=64, blank=True, help_text="Of the upload, kept byte for byte.")
+    original_size_bytes = models.BigIntegerField(null=True)
+    rejected_count = models.PositiveIntegerField(default=0, help_text="Rows set aside, in a file of their own.")
+    quarantine_size_bytes = models.BigIntegerField(default=0)
+    parent = models.ForeignKey("self", models.PROTECT, null=True, related_name="parts", help_text="It was split off.")
+    origin = models.CharField(max_length=200, blank=True, help_text="How it was split off, in words.")
+    deleted_at = models.DateTimeField(
+        null=True, help_text="A tombstone: its files are gone, its hash and lineage stay."
+    )
+    deleted_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
+    row_offsets = models.JSONField(default=list, help_text="Bytes ahead of rows 1, 1001, 2001 … of the file.")
     created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(db_default=Now())
+
+    objects = DatasetVersionQuerySet.as_manager()
 
     class Meta:
         ordering = ["-number"]
@@ -80,10 +110,71 @@ class DatasetVersion(models.Model):
             models.UniqueConstraint(fields=["dataset", "sha256"], name="dataset_version_content_unique"),
             models.CheckConstraint(condition=models.Q(row_count__gte=1), name="dataset_version_has_rows"),
             models.CheckConstraint(condition=models.Q(sha256__regex=r"^[0-9a-f]{64}$"), name="dataset_version_sha256"),
+            models.CheckConstraint(
+                condition=models.Q(kind__in=[kind.value for kind in RowKind]), name="dataset_version_kind_known"
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.dataset.name} v{self.number}"
+
+    @property
+    def reference(self) -> str:
+        """How the command line and the API name it: `tickets:3`."""
+        return f"{self.dataset.name}:{self.number}"
+
+    @property
+    def parent_reference(self) -> str | None:
+        return self.parent.reference if self.parent else None
+
+    def bury(self, user: User) -> None:
+        """Make the version a tombstone: what its rows say goes, what it was stays."""
+        self.deleted_at, self.deleted_by, self.first_rows = timezone.now(), user, []
+        self.save(update_fields=["deleted_at", "deleted_by", "first_rows"])
+
+    def revive(self, first_rows: list[dict[str, Any]]) -> None:
+        """Its rows were uploaded again."""
+        self.deleted_at, self.deleted_by, self.first_rows = None, None, first_rows
+        self.save(update_fields=["deleted_at", "deleted_by", "first_rows"])
+
+    @property
+    def keys(self) -> list[str]:
+        """Where its files lie."""
+        return [key for key in {self.artifact_key, self.original_key, self.quarantine_key} if key]
+
+    @property
+    def original_key(self) -> str:
+        """Where the upload lies, as it came; empty for versions of an older release, which did not keep it."""
+        if self.original_sha256 == self.sha256:
+            return self.artifact_key
+        return f"{self.artifact_key}.original" if self.original_sha256 else ""
+
+    @property
+    def quarantine_key(self) -> str:
+        """Where the rows that were set aside lie; empty when there are none."""
+        return f"{self.artifact_key}.quarantine" if self.rejected_count else ""
+
+
+class Upload(models.Model):
+    """A file that arrives in parts. It lasts until a dataset version was made of it."""
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "up"))
+    team = models.ForeignKey(Team, models.CASCADE, related_name="uploads")
+    created_by = models.ForeignKey(User, models.CASCADE, related_name="+")
+    file_name = models.CharField(max_length=255)
+    size_bytes = models.BigIntegerField()
+    fingerprint = models.CharField(max_length=255, help_text="By which its sender finds it again.")
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["team", "created_by", "fingerprint", "size_bytes"], name="upload_fingerprint_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.file_name
 
 
 class BaseModelState(models.TextChoices):

@@ -18,13 +18,16 @@ from typing import Any
 
 import httpx
 
-from finetune_hub.artifacts.manifest import CorruptArtifact, verify_files
+from finetune_hub.artifacts.manifest import CorruptArtifact, sha256_of, verify_files
 from finetune_hub.spec.files import FileEntry
 
 Row = dict[str, Any]
 
 TIMEOUT_SECONDS = 30.0
 UPLOAD_TIMEOUT_SECONDS = 600.0
+# Larger files are sent in parts of this size.
+WHOLE_BYTES = 32 << 20
+PART_BYTES = 8 << 20
 POLL_SECONDS = 1.0
 # A web process that restarts is back well within this time; until then a watcher waits.
 OUTAGE_SECONDS = 60.0
@@ -101,19 +104,79 @@ class Hub:
 
     # ---- datasets and base models
 
-    def push_dataset(self, path: Path, name: str) -> Row:
-        """Upload a file as the newest version of a dataset; the version it is, also when its content was known."""
+    def push_dataset(
+        self, path: Path, name: str, *, mapping: dict[str, str] | None = None, quarantine: bool = False
+    ) -> Row:
+        """Upload a file as the newest version of a dataset; the version it is, also when its content was known.
+
+        Args:
+            mapping: column → part, where the columns belong to no known format.
+            quarantine: go on with the good rows, and set the others aside.
+        A file of more than 32 MiB goes in parts: a push that broke off goes on where it was when it is called again.
+        """
+        data = {"name": name, "on_error": "quarantine" if quarantine else "refuse"}
+        if mapping:
+            data["mapping"] = json.dumps(mapping)
+        if path.stat().st_size > WHOLE_BYTES:
+            data["upload"] = self._upload_in_parts(path)
+            parts = {key: (None, value) for key, value in data.items()}
+            return self._send("POST", "datasets", files=parts, timeout=UPLOAD_TIMEOUT_SECONDS)
         with path.open("rb") as file:
             return self._send(
                 "POST",
                 "datasets",
-                data={"name": name},
+                data=data,
                 files={"file": (path.name, file)},
                 timeout=UPLOAD_TIMEOUT_SECONDS,
             )
 
     def datasets(self) -> list[Row]:
         return self._list("datasets")
+
+    def dataset_version(self, reference: str) -> Row:
+        """One version by `NAME` or `NAME:VERSION`, the newest when it names none."""
+        name, _, number = reference.partition(":")
+        found = self._list("datasets", name=name)
+        if not found or (number and not number.isdigit()):
+            raise HubError(
+                "unknown_dataset", f"There is no dataset {reference!r}.", "See `finetune-hub datasets list`."
+            )
+        dataset = found[0]
+        return self._get(f"datasets/{dataset['id']}/versions/{number or dataset['newest_number']}")
+
+    def preview(self, version: Row, base_model: str, row: int, max_seq_len: int) -> Row:
+        """One row of a dataset version through a base model's template and tokenizer, token by token."""
+        path = f"datasets/{version['id']}/versions/{version['number']}/preview"
+        return self._get(path, base_model=base_model, row=row, max_seq_len=max_seq_len)
+
+    def compare(self, version: Row, other: str) -> Row:
+        """What came, went and changed since another version, `NAME` or `NAME:VERSION`, and what both ask."""
+        return self._get(f"datasets/{version['id']}/versions/{version['number']}/comparison", **{"with": other})
+
+    def split(self, version: Row, *, fraction: float, seed: int) -> Row:
+        """Hold rows out: the versions made, `train` and `held_out`."""
+        body = {"fraction": fraction, "seed": seed}
+        return self._send("POST", f"datasets/{version['id']}/versions/{version['number']}/split", json=body)
+
+    def find_rows(self, version: Row, words: str = "", *, limit: int = 20) -> list[Row]:
+        """The first rows that hold the words, with their numbers."""
+        rows: list[Row] = []
+        after: int | None = 0
+        while after is not None and len(rows) < limit:
+            path = f"datasets/{version['id']}/versions/{version['number']}/rows"
+            page = self._get(path, q=words, after=after)
+            rows += page["rows"]
+            after = page["next"]
+        return rows[:limit]
+
+    def delete_dataset_version(self, version: Row) -> Row:
+        """Delete the version's rows and files; its hash and lineage stay."""
+        return self._send("DELETE", f"datasets/{version['id']}/versions/{version['number']}")
+
+    def token_statistics(self, version: Row, base_model: str, max_seq_len: int) -> Row:
+        """How long the rows of a dataset version are for a base model, and what is cut off them."""
+        path = f"datasets/{version['id']}/versions/{version['number']}/tokens"
+        return self._get(path, base_model=base_model, max_seq_len=max_seq_len)
 
     def import_base_model(self, name: str, source: str | None = None) -> Row:
         """Start an import; `job_id` in the answer is the job to wait for."""
@@ -271,6 +334,30 @@ class Hub:
         return self._send("POST", f"workers/{name}/resume")
 
     # ---- HTTP
+
+    def _upload_in_parts(self, path: Path) -> str:
+        """Send the file, waiting for outages up to a minute each; the id of the whole upload."""
+        body = {"file_name": path.name, "size_bytes": path.stat().st_size, "fingerprint": f"sha256:{sha256_of(path)}"}
+        upload = self._send("POST", "uploads", json=body)
+        answered_at = time.monotonic()
+        with path.open("rb") as file:
+            while upload["received_bytes"] < upload["size_bytes"]:
+                file.seek(upload["received_bytes"])
+                try:
+                    upload = self._send(
+                        "PUT",
+                        f"uploads/{upload['id']}",
+                        params={"offset": upload["received_bytes"]},
+                        content=file.read(PART_BYTES),
+                        headers={"Content-Type": "application/octet-stream"},
+                        timeout=UPLOAD_TIMEOUT_SECONDS,
+                    )
+                    answered_at = time.monotonic()
+                except HubError as error:
+                    if not error.is_outage or time.monotonic() - answered_at > OUTAGE_SECONDS:
+                        raise
+                    time.sleep(POLL_SECONDS)
+        return str(upload["id"])
 
     def _adapter_id(self, name_or_id: str) -> str:
         if name_or_id.startswith("ad-"):

@@ -1,37 +1,73 @@
-"""`finetune-hub datasets`: push and list. A file is checked here first, so that its errors cost no upload."""
+"""`finetune-hub datasets`: check, push, look, compare, split, delete. A file is checked here first, at no upload."""
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from finetune_hub.cli import style
-from finetune_hub.cli.client import HubError
+from finetune_hub.cli.client import HubError, Row
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, day, print_json, print_table, reports_errors, size
-from finetune_hub.data.chat_rows import check_chat_file
+from finetune_hub.data.comparison import Overlap, VersionDiff
+from finetune_hub.data.report import DatasetReport, look_at
+from finetune_hub.spec.refusal import Refusal
 
-app = style.new_group("Datasets: push a file, list them.")
+app = style.new_group(
+    "Datasets: check a file, push it, look at its rows as a model does, compare, split and delete versions."
+)
+
+DatasetPath = Annotated[
+    Path, typer.Argument(help="JSONL, JSON, CSV, TSV, Parquet or text, also packed with gzip or zstd.")
+]
+Mapping = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="COLUMN=PART", help="Where the columns belong to no known format: q=user."),
+]
+Quarantine = Annotated[bool, typer.Option(help="Go on with the good rows, and set the others aside.")]
+Reference = Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="The newest version when none is given.")]
+BAR_WIDTH = 40
+
+
+@app.command()
+@reports_errors
+def check(file: DatasetPath, map_: Mapping = None, as_json: Json = False) -> None:
+    """Say what a file is and what is wrong with it. Needs no hub."""
+    report = look_at_file(file, read_mapping(map_))
+    if as_json:
+        print_json(report.model_dump(mode="json", exclude={"row_offsets"}))
+    if not report.is_sound:
+        raise refused(report)
+    if not as_json and report.recognised:
+        print(f"{report.recognised.sentence} {report.row_count:,} rows, all of them good.")
+        print(json.dumps(report.first_rows[0], ensure_ascii=False, indent=2))
 
 
 @app.command()
 @reports_errors
 def push(
-    file: Annotated[Path, typer.Argument(help="A JSONL file, one conversation on each line.")],
+    file: DatasetPath,
     name: Annotated[str | None, typer.Option(help="The dataset. Default: made from the file's name.")] = None,
+    map_: Mapping = None,
+    quarantine: Quarantine = False,
     as_json: Json = False,
 ) -> None:
     """Check a file, and upload it as the newest version of a dataset."""
-    check_file(file)
+    mapping = read_mapping(map_)
+    check_file(file, mapping, quarantine=quarantine)
     with connect() as hub:
-        version = hub.push_dataset(file, name or name_of(file))
+        version = hub.push_dataset(file, name or name_of(file), mapping=mapping, quarantine=quarantine)
     if as_json:
         print_json(version)
-    else:
-        print(f"{version['name']}:{version['number']}  {version['row_count']} rows, {size(version['size_bytes'])}")
+        return
+    aside = f", {version['rejected_count']} set aside" if version["rejected_count"] else ""
+    counts = f"{version['row_count']} rows{aside}, {size(version['size_bytes'])}"
+    print(f"{version['name']}:{version['number']}  {counts}\n{version['recognised']}")
 
 
 @app.command("list")
@@ -59,26 +95,181 @@ def list_datasets(as_json: Json = False) -> None:
     )
 
 
-def check_file(file: Path) -> None:
+@app.command()
+@reports_errors
+def preview(
+    dataset: Reference,
+    base_model: Annotated[str, typer.Option(help="Whose chat template and tokenizer to use.")],
+    row: Annotated[int, typer.Option(min=1, help="The row, counted from 1.")] = 1,
+    max_seq_len: Annotated[int, typer.Option(min=1, help="Tokens of a row that are kept.")] = 1024,
+    as_json: Json = False,
+) -> None:
+    """Show one row as a base model sees it, and how long all of them are. What is learned is green, or [[so]]."""
+    with connect() as hub:
+        version = hub.dataset_version(dataset)
+        shown = hub.preview(version, base_model, row, max_seq_len)
+        lengths = hub.token_statistics(version, base_model, max_seq_len)
+    if as_json:
+        print_json({"row": shown, "tokens": lengths})
+        return
+    print(marked(shown["tokens"], colours=sys.stdout.isatty()))
+    print(
+        f"\nRow {row}: {shown['token_count']} tokens, {shown['supervised_count']} of them learned, "
+        f"{shown['truncated_count']} cut away."
+    )
+    print_lengths(lengths)
+
+
+@app.command()
+@reports_errors
+def rows(
+    dataset: Reference,
+    search: Annotated[str, typer.Option(help="Only rows that hold these words, in any case.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="So many rows.")] = 20,
+) -> None:
+    """Print rows as JSON lines, each with its number."""
+    with connect() as hub:
+        for row in hub.find_rows(hub.dataset_version(dataset), search, limit=limit):
+            print(json.dumps(row, ensure_ascii=False))
+
+
+@app.command()
+@reports_errors
+def compare(dataset: Reference, other: Reference, as_json: Json = False) -> None:
+    """Say what came, went and changed from OTHER to DATASET, and which questions both ask."""
+    with connect() as hub:
+        found = hub.compare(hub.dataset_version(dataset), other)
+    if as_json:
+        print_json(found)
+        return
+    diff, overlap = VersionDiff.model_validate(found["diff"]), Overlap.model_validate(found["overlap"])
+    print(f"Rows: {diff.sentence}\nQuestions: {overlap.sentence}")
+    for leak in overlap.leaks:
+        print(f"  row {leak.row} asks what row {leak.other_row} asks ({leak.similarity:.0%} alike)")
+
+
+@app.command()
+@reports_errors
+def split(
+    dataset: Reference,
+    fraction: Annotated[float, typer.Option(help="Share of the rows to hold out.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="The same seed and share: the same rows.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Hold rows out, into NAME-train and NAME-held-out, with no question in both."""
+    with connect() as hub:
+        parts = hub.split(hub.dataset_version(dataset), fraction=fraction, seed=seed)
+    if as_json:
+        print_json(parts)
+        return
+    for part in (parts["train"], parts["held_out"]):
+        print(f"{part['name']}:{part['number']}  {part['row_count']} rows")
+
+
+@app.command()
+@reports_errors
+def delete(dataset: Annotated[str, typer.Argument(metavar="NAME:VERSION")]) -> None:
+    """Delete a version's rows and files. Its hash and lineage stay; the same file pushed again brings it back."""
+    if ":" not in dataset:
+        raise HubError("invalid_reference", f"{dataset!r} names no version.", "Write NAME:VERSION.")
+    with connect() as hub:
+        hub.delete_dataset_version(hub.dataset_version(dataset))
+    print(f"{dataset} is deleted.")
+
+
+def marked(tokens: list[Row], *, colours: bool) -> str:
+    """The tokens' text; what is learned and what is cut away is coloured, or stands in brackets."""
+    marks = {
+        "learned": ("\033[32m", "\033[0m") if colours else ("[[", "]]"),
+        "cut": ("\033[9;2m", "\033[0m") if colours else ("~~", "~~"),
+        "": ("", ""),
+    }
+    parts: list[tuple[str, str]] = []
+    for token in tokens:
+        kind = "cut" if token["truncated"] else "learned" if token["supervised"] else ""
+        if parts and parts[-1][0] == kind:
+            parts[-1] = (kind, parts[-1][1] + token["text"])
+        else:
+            parts.append((kind, token["text"]))
+    return "".join(marks[kind][0] + text + marks[kind][1] for kind, text in parts)
+
+
+def print_lengths(lengths: Row) -> None:
+    """The histogram, and what is lost."""
+    most = max((bar["rows"] for bar in lengths["histogram"]), default=1)
+    print(f"\nTokens of {lengths['measured_rows']} of {lengths['row_count']} rows:")
+    for bar in lengths["histogram"]:
+        print(f"  {bar['from_tokens']:>7}  {'█' * round(BAR_WIDTH * bar['rows'] / most):<{BAR_WIDTH}}  {bar['rows']}")
+    print(
+        f"{lengths['truncated_rows']} rows are cut at {lengths['max_seq_len']} tokens; that loses "
+        f"{lengths['lost_token_share']:.1%} of all tokens and {lengths['lost_supervised_share']:.1%} of the learned "
+        "ones."
+    )
+    if lengths["silent_count"]:
+        named = ", ".join(map(str, lengths["silent_rows"]))
+        print(f"{lengths['silent_count']} rows have nothing to learn within {lengths['max_seq_len']} tokens: {named}.")
+    if lengths["refused_count"]:
+        named = ", ".join(map(str, lengths["refused_rows"]))
+        print(f"The chat template refuses {lengths['refused_count']} rows ({named}): {lengths['refusal']}")
+
+
+def check_file(file: Path, mapping: dict[str, str] | None, *, quarantine: bool = False) -> None:
     """Refuse here, in the service's words, what the service would refuse.
 
     Raises:
-        HubError: `file_unreadable`, or `invalid_dataset` with an entry in `details` for each defect.
+        HubError: `file_unreadable`, `invalid_mapping`, `unknown_format`, or `invalid_dataset` with an entry in
+            `details` for each defect.
+    """
+    report = look_at_file(file, mapping)
+    is_for_the_hub = any(error.code == "parquet_not_installed" for error in report.errors)
+    if not (report.is_sound or is_for_the_hub or (quarantine and report.may_go_on)):
+        raise refused(report)
+
+
+def look_at_file(file: Path, mapping: dict[str, str] | None) -> DatasetReport:
+    """
+    Raises:
+        HubError: `file_unreadable`, `invalid_mapping`.
     """
     try:
-        report = check_chat_file(file)
+        return look_at(file, mapping=mapping)
     except OSError as error:
         reason = error.strerror or "it is no file"
         raise HubError(
-            "file_unreadable", f"{file} cannot be read: {reason}.", "Give the path of a JSONL file."
+            "file_unreadable", f"{file} cannot be read: {reason}.", "Give the path of a dataset file."
         ) from error
-    if not report.is_sound:
-        refusal = report.refusal()
-        raise HubError(
-            refusal.code, refusal.message, refusal.remedy, field=refusal.field, details=list(refusal.details)
-        )
+    except Refusal as refusal:
+        raise told(refusal) from refusal
+
+
+def refused(report: DatasetReport) -> HubError:
+    return told(report.refusal())
+
+
+def told(refusal: Refusal) -> HubError:
+    """The refusal as if the hub had sent it."""
+    details: list[dict[str, Any]] = list(refusal.details)
+    return HubError(refusal.code, refusal.message, refusal.remedy, field=refusal.field, details=details)
+
+
+def read_mapping(pairs: list[str] | None) -> dict[str, str] | None:
+    """Column → part of `COLUMN=PART` texts; the last `=` parts them.
+
+    Raises:
+        HubError: `invalid_mapping`.
+    """
+    mapping = {}
+    for pair in pairs or []:
+        column, mark, part = pair.rpartition("=")
+        if not mark:
+            raise HubError(
+                "invalid_mapping", f"{pair!r} is no COLUMN=PART.", "Write for example `--map question=user`."
+            )
+        mapping[column] = part
+    return mapping or None
 
 
 def name_of(file: Path) -> str:
-    """A dataset's name from a file's: `Support Tickets.jsonl` → `support-tickets`."""
-    return re.sub(r"[^a-z0-9]+", "-", file.stem.lower()).strip("-")[:64].strip("-") or "dataset"
+    """A dataset's name from a file's: `Support Tickets.jsonl.gz` → `support-tickets`."""
+    stem = re.sub(r"\.(gz|gzip|zst|zstd)$", "", file.name.lower())
+    return re.sub(r"[^a-z0-9]+", "-", Path(stem).stem).strip("-")[:64].strip("-") or "dataset"

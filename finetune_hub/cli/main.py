@@ -33,7 +33,7 @@ COMMANDS = {
     "train": LazyCommand("finetune_hub.cli.train:train", "Train a recipe on this machine, without the hub."),
     "export": LazyCommand("finetune_hub.cli.export:export", "Write an adapter for other programs, or merged."),
     "login": LazyCommand("finetune_hub.cli.login:login", "Choose the hub that the commands below talk to."),
-    "datasets": LazyCommand("finetune_hub.cli.datasets:app", "Push a dataset, list them."),
+    "datasets": LazyCommand("finetune_hub.cli.datasets:app", "Check, push, preview, compare and split datasets."),
     "base-models": LazyCommand("finetune_hub.cli.base_models:app", "Import a base model, list them."),
     "jobs": LazyCommand("finetune_hub.cli.jobs:app", "Submit a recipe, watch it, cancel it."),
     "adapters": LazyCommand("finetune_hub.cli.adapters:app", "List adapters, pull one."),

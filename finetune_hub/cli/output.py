@@ -52,8 +52,11 @@ def print_error(error: HubError, *, as_json: bool) -> None:
         return
     red, reset = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
     print(f"{red}Error:{reset} {error.message}\n{error.remedy}", file=sys.stderr)
+    if error.code == "unknown_format":
+        return  # Its details are columns, which the message names.
     for detail in error.details[1:SHOWN_DETAILS]:
-        place = f"line {detail['line']}: " if detail.get("line") else ""
+        column = f", column {detail['column']}" if detail.get("column") else ""
+        place = f"line {detail['line']}{column}: " if detail.get("line") else ""
         field = f"`{'.'.join(map(str, detail['loc']))}` " if detail.get("loc") else ""
         print(f"  {place}{field}{detail['message']}. {detail.get('remedy', '')}".rstrip(), file=sys.stderr)
     if len(error.details) > SHOWN_DETAILS:

@@ -11,9 +11,12 @@ from django.core.files.uploadedfile import UploadedFile
 from django.template.defaultfilters import filesizeformat
 
 from finetune_hub.accounts.models import Team
+from finetune_hub.data.formats.mapped import PARTS
 from finetune_hub.spec.refusal import Refusal
 
 PLAIN_TEXT = {"autocapitalize": "none", "spellcheck": "false"}  # Names and paths are no prose.
+
+COLUMN_FIELD = "part:"  # And the column's own name.
 
 
 class TeamForm(forms.Form):
@@ -48,6 +51,8 @@ class TeamForm(forms.Form):
 
 
 class DatasetUploadForm(TeamForm):
+    refusal_fields = {"upload": "file"}
+
     name = forms.CharField(
         max_length=64,
         help_text="Lower-case letters and digits, with single '-', '.' or '_' between them. "
@@ -55,19 +60,88 @@ class DatasetUploadForm(TeamForm):
         widget=forms.TextInput(attrs={"placeholder": "support-tickets", **PLAIN_TEXT}),
     )
     file = forms.FileField(
+        required=False,  # A large one was sent in parts; see `clean`.
         allow_empty_file=True,  # The check of the rows says more about an empty file.
-        help_text="JSONL: one conversation a line.",
-        widget=forms.FileInput(attrs={"accept": ".jsonl,.json,application/jsonl"}),
+        help_text="JSONL, JSON, CSV, TSV, Parquet or text, also packed with gzip or zstd. What is in it is found out.",
+        # Kept by htmx when the form comes back with errors: nobody picks the file twice.
+        widget=forms.FileInput(attrs={"hx-preserve": "true"}),
+    )
+    upload = forms.CharField(required=False, max_length=40, widget=forms.HiddenInput())
+    quarantine = forms.BooleanField(
+        required=False,
+        label="Go on with the good rows",
+        help_text="Rows with errors are set aside, to be downloaded and mended.",
     )
 
-    def clean_file(self) -> UploadedFile[Any]:
-        upload: UploadedFile[Any] = self.cleaned_data["file"]
-        if (upload.size or 0) > settings.DATASET_UPLOAD_MAX_BYTES:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.columns: list[str] = [
+            name.removeprefix(COLUMN_FIELD) for name in self.data if name.startswith(COLUMN_FIELD)
+        ]
+
+    @property
+    def mapping(self) -> dict[str, str]:
+        """Column → part, of the columns that were given one."""
+        parts = {column: self.data.get(COLUMN_FIELD + column, "") for column in self.columns}
+        return {column: part for column, part in parts.items() if part}
+
+    def column_choices(self) -> list[tuple[str, str, list[tuple[str, str, bool]]]]:
+        """Field name, column, and the parts it can play with the chosen one marked, for each column to be mapped."""
+        return [
+            (
+                COLUMN_FIELD + column,
+                column,
+                [(part, f"{part}: {what}", self.mapping.get(column) == part) for part, what in PARTS.items()],
+            )
+            for column in self.columns
+        ]
+
+    def add_refusal(self, refusal: Refusal) -> None:
+        super().add_refusal(refusal)
+        if refusal.code == "unknown_format":
+            self.columns = [detail["column"] for detail in refusal.details]
+
+    def clean(self) -> None:
+        if not (self.cleaned_data.get("file") or self.cleaned_data.get("upload") or self.errors.get("file")):
+            self.add_error("file", "Choose a file.")
+
+    def clean_file(self) -> UploadedFile[Any] | None:
+        upload: UploadedFile[Any] | None = self.cleaned_data["file"]
+        if upload and (upload.size or 0) > settings.DATASET_UPLOAD_MAX_BYTES:
             raise forms.ValidationError(
                 f"{upload.name} is larger than {filesizeformat(settings.DATASET_UPLOAD_MAX_BYTES)}. "
                 "Split it into several datasets and name them all in the job."
             )
         return upload
+
+
+class UploadBeginForm(TeamForm):
+    """A large file that will be sent in parts."""
+
+    file_name = forms.CharField(max_length=255)
+    size_bytes = forms.IntegerField(min_value=1, max_value=2**62)
+    fingerprint = forms.CharField(max_length=255)
+
+
+class PartForm(forms.Form):
+    """Where a part of an upload begins."""
+
+    offset = forms.IntegerField(min_value=0, max_value=2**62)
+
+
+class PreviewForm(forms.Form):
+    """Which row to look at, through which base model, and how many tokens of it are kept."""
+
+    base_model = forms.CharField(max_length=40)
+    max_seq_len = forms.IntegerField(min_value=1, max_value=1_048_576)
+    row = forms.IntegerField(min_value=1)
+
+
+class SplitForm(forms.Form):
+    """How many rows to hold out, and by which seed."""
+
+    percent = forms.FloatField(min_value=1, max_value=90)
+    seed = forms.IntegerField(min_value=0, max_value=2**31 - 1)
 
 
 class BaseModelFolderForm(TeamForm):

@@ -5,7 +5,19 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from finetune_hub.dashboard.views import account, adapters, base_models, datasets, home, jobs, sign_in, team, workers
+from finetune_hub.dashboard.views import (
+    account,
+    adapters,
+    base_models,
+    dataset_versions,
+    datasets,
+    home,
+    jobs,
+    sign_in,
+    team,
+    uploads,
+    workers,
+)
 
 urlpatterns = [
     path("", home.show_home, name="home"),
@@ -20,8 +32,19 @@ urlpatterns = [
     path("jobs/<str:job_id>/cancel", jobs.cancel, name="job-cancel"),
     path("datasets/", datasets.list_datasets, name="datasets"),
     path("datasets/upload/", datasets.upload_dataset, name="dataset-upload"),
+    path("datasets/uploads/", uploads.begin, name="upload-begin"),
+    path("datasets/uploads/<str:upload_id>/parts", uploads.send_part, name="upload-part"),
     path("datasets/<str:dataset_id>/", datasets.show_dataset, name="dataset"),
     path("datasets/<str:dataset_id>/<int:number>/", datasets.show_dataset, name="dataset-version"),
+    path("datasets/<str:dataset_id>/<int:number>/preview", dataset_versions.preview, name="dataset-preview"),
+    path("datasets/<str:dataset_id>/<int:number>/lengths", dataset_versions.show_lengths, name="dataset-lengths"),
+    path("datasets/<str:dataset_id>/<int:number>/rows", dataset_versions.search_rows, name="dataset-rows"),
+    path("datasets/<str:dataset_id>/<int:number>/comparison", dataset_versions.compare, name="dataset-comparison"),
+    path("datasets/<str:dataset_id>/<int:number>/split", dataset_versions.split, name="dataset-split"),
+    path("datasets/<str:dataset_id>/<int:number>/delete", dataset_versions.delete, name="dataset-delete"),
+    path(
+        "datasets/<str:dataset_id>/<int:number>/files/<str:name>", dataset_versions.download_file, name="dataset-file"
+    ),
     path("base-models/", base_models.list_base_models, name="base-models"),
     path("base-models/import", base_models.import_model, name="base-model-import"),
     path("adapters/", adapters.list_adapters, name="adapters"),

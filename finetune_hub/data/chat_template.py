@@ -29,7 +29,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from finetune_hub.data.chat_rows import Message, is_supervised
+from finetune_hub.data.rows import Message, is_supervised
 
 Span = tuple[int, int]  # Characters [start, end).
 
@@ -43,17 +43,33 @@ class InvalidChatTemplate(Exception):
         self.remedy = remedy
 
 
+NO_CHAT_TEMPLATE = (
+    "The base model has no chat template, so conversations cannot be turned into tokens.",
+    "Use its instruct or chat variant, or put a chat_template.jinja beside its tokenizer.json.",
+)
+
+
 class UnrenderableRow(InvalidChatTemplate):
     """The chat template refuses this conversation."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
-    """One conversation as the model sees it; both lists have a value a token."""
+    """One row as the model sees it; the lists have a value a token, `spans` also for those that were cut away."""
 
     input_ids: list[int]
     supervised: list[bool]
-    truncated_tokens: int = 0
+    truncated_tokens: int
+    text: str
+    spans: list[Span]  # Of each token in the text; empty for an end token that was added.
+
+    @classmethod
+    def cut(
+        cls, ids: list[int], supervised: list[bool], text: str, spans: list[Span], max_seq_len: int | None
+    ) -> EncodedRow:
+        """The row without what goes beyond `max_seq_len` tokens."""
+        truncated = 0 if max_seq_len is None else max(0, len(ids) - max_seq_len)
+        return cls(ids[:max_seq_len], supervised[:max_seq_len], truncated, text, spans)
 
 
 class ChatTemplate:
@@ -62,7 +78,8 @@ class ChatTemplate:
     def __init__(self, sources: dict[str, str], tokenizer: Tokenizer, special_tokens: dict[str, str]) -> None:
         """
         Args:
-            sources: Jinja texts by name; `default` is a must, `tool_use` serves rows with tools where it is there.
+            sources: Jinja texts by name: `default`, and `tool_use` for rows with tools where it is there. None at all:
+                only raw text can be encoded.
             special_tokens: `eos_token`, `bos_token` and so on, as the templates call them.
         """
         self._tokenizer = tokenizer
@@ -138,8 +155,33 @@ class ChatTemplate:
         if ends_open and is_supervised(messages[-1]):
             last = len(supervised) - supervised[::-1].index(True)
             ids, supervised = [*ids[:last], self._required_eos()], [*supervised[:last], True]
-        truncated = 0 if max_seq_len is None else max(0, len(ids) - max_seq_len)
-        return EncodedRow(ids[:max_seq_len], supervised[:max_seq_len], truncated)
+            offsets = [*offsets[:last], (offsets[last - 1][1],) * 2]
+        return EncodedRow.cut(ids, supervised, text, offsets, max_seq_len)
+
+    def encode_text(self, prompt: str, completion: str, max_seq_len: int | None = None) -> EncodedRow:
+        """Ids of raw text, as it was pretrained on: no template, the tokenizer's own first token, EOS at the end.
+
+        Supervised are the tokens that overlap the completion, and EOS.
+
+        Raises:
+            InvalidChatTemplate: the tokenizer names no EOS.
+        """
+        text = prompt + completion
+        encoding = self._tokenizer.encode(text)
+        ids, spans = list(encoding.ids), list(encoding.offsets)
+        eos = self._required_eos()
+        if ids and ids[-1] == eos:
+            ids, spans = ids[:-1], spans[:-1]
+        supervised = [end > max(start, len(prompt)) for start, end in spans]
+        return EncodedRow.cut([*ids, eos], [*supervised, True], text, [*spans, (len(text),) * 2], max_seq_len)
+
+    def token(self, id_: int) -> str:
+        """The token as the vocabulary spells it."""
+        return str(self._tokenizer.id_to_token(id_))
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self._templates)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids, special tokens left out."""
@@ -147,6 +189,8 @@ class ChatTemplate:
 
     def stop_token_ids(self) -> list[int]:
         """Ids that end an assistant's turn: what the template closes a turn with, and EOS."""
+        if not self.has_chat_template:
+            return [self._required_eos()]
         row = self.encode([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
         closing = {id_ for id_, counts in zip(row.input_ids, row.supervised, strict=True) if counts} & self._special_ids
         return sorted(closing | ({self.eos_token_id} if self.eos_token_id is not None else set()))
@@ -160,6 +204,8 @@ class ChatTemplate:
             ) from broken
 
     def _name_for(self, tools: list[Any] | None) -> str:
+        if not self._templates:
+            raise InvalidChatTemplate(*NO_CHAT_TEMPLATE)
         return "tool_use" if tools and "tool_use" in self._templates else "default"
 
     def _render(
@@ -317,10 +363,7 @@ def _template_sources(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
         named = {entry["name"]: entry["template"] for entry in stored}
         if "default" in named:
             return named
-    raise InvalidChatTemplate(
-        "The base model has no chat template, so conversations cannot be turned into tokens.",
-        "Use its instruct or chat variant, or put a chat_template.jinja beside its tokenizer.json.",
-    )
+    return {}
 
 
 def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:

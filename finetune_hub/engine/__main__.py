@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from finetune_hub.data.chat_rows import InvalidDataset
+from finetune_hub.data.defects import InvalidDataset
 from finetune_hub.engine.errors import BadData, EngineError, Infrastructure, OutOfMemory, Stopped
 from finetune_hub.engine.events import EventLog, write_result
 from finetune_hub.spec import events, run

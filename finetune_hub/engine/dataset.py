@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from finetune_hub.artifacts.manifest import sha256_of
-from finetune_hub.data.chat_rows import check_chat_file, read_chat_rows
 from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate, UnrenderableRow
+from finetune_hub.data.encode import encode_row
+from finetune_hub.data.intake import read_rows
+from finetune_hub.data.report import look_at
 from finetune_hub.engine.errors import BadConfig, BadData
 from finetune_hub.engine.events import EventLog
 from finetune_hub.spec.run import DatasetFile
@@ -26,7 +28,7 @@ _NAMED_ROWS = 5
 class TokenRow:
     """One row, tokenised and cut to length."""
 
-    name: str  # `file.jsonl row 17`, as messages call it
+    name: str  # `file.jsonl line 17`, as messages call it
     input_ids: Tensor  # (T,) int32
     targets: Tensor  # (S,) int32: positions whose next token is supervised
     truncated_tokens: int
@@ -76,13 +78,13 @@ def load_dataset(file: DatasetFile, template: ChatTemplate, max_seq_len: int, lo
         BadConfig: the base model's chat template cannot be used.
     """
     check_hash(file)
-    check_chat_file(file.path).raise_for_errors()
+    look_at(file.path).raise_for_errors()
     rows: list[TokenRow] = []
     mute: list[TokenRow] = []
-    for row in read_chat_rows(file.path):
-        name = f"{file.path.name} row {row.line}"
+    for line, row in read_rows(file.path):
+        name = f"{file.path.name} line {line}"
         try:
-            encoded = template.encode(row.messages, row.tools, max_seq_len)
+            encoded = encode_row(template, row, max_seq_len)
         except UnrenderableRow as refused:
             raise BadData(f"{name}: {refused.message}", refused.remedy) from refused
         except InvalidChatTemplate as unusable:

@@ -11,8 +11,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from finetune_hub.data.chat_rows import ChatRow, check_chat_file, read_chat_rows
-from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate, UnrenderableRow
+from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
+from finetune_hub.data.intake import read_rows
+from finetune_hub.data.report import look_at
+from finetune_hub.data.rows import CompletionRow, Row, TextRow, as_chat
 from finetune_hub.engine import peft_format
 from finetune_hub.engine.dataset import check_hash
 from finetune_hub.engine.errors import BadConfig, BadData
@@ -47,7 +49,7 @@ def evaluate(run: EvaluateRun, log: EventLog) -> EvaluateResult:
         stop_ids = template.stop_token_ids()
     except InvalidChatTemplate as unusable:
         raise BadConfig(unusable.message, unusable.remedy) from unusable
-    questions = [_question(template, row) for row in islice(_rows(run), run.max_rows)]
+    questions = [_question(template, line, row) for line, row in islice(_rows(run), run.max_rows)]
     dtype = choose_dtype(run.dtype, run.base_model_dir, run.device, log)
     quantization = None if run.quantization is None else Quantization(run.quantization)
     model = load_base_model(run.base_model_dir, dtype=dtype, device=run.device, quantization=quantization)
@@ -89,21 +91,29 @@ def evaluate(run: EvaluateRun, log: EventLog) -> EvaluateResult:
     )
 
 
-def _rows(run: EvaluateRun) -> Iterator[ChatRow]:
+def _rows(run: EvaluateRun) -> Iterator[tuple[int, Row]]:
     for file in run.datasets:
         check_hash(file)
-        check_chat_file(file.path).raise_for_errors()
-    return chain.from_iterable(read_chat_rows(file.path) for file in run.datasets)
+        look_at(file.path).raise_for_errors()
+    return chain.from_iterable(read_rows(file.path) for file in run.datasets)
 
 
-def _question(template: ChatTemplate, row: ChatRow) -> Question:
-    last = max(index for index, message in enumerate(row.messages) if message["role"] == "assistant")
-    before = row.messages[:last]
+def _question(template: ChatTemplate, line: int, row: Row) -> Question:
+    if isinstance(row, TextRow):
+        raise BadData(
+            f"Line {line}: a plain text asks nothing that could be answered.",
+            "Evaluate with chats, or with prompts and completions.",
+        )
+    if isinstance(row, CompletionRow):
+        return Question(row.prompt, template.encode_text(row.prompt, "").input_ids[:-1], row.completion.strip())
+    chat = as_chat(row)
+    last = max(index for index, message in enumerate(chat.messages) if message["role"] == "assistant")
+    before = chat.messages[:last]
     try:
         return Question(
-            prompt=template.render(before, row.tools, generation_prompt=True),
-            input_ids=template.encode_prompt(before, row.tools),
-            expected=(row.messages[last]["content"] or "").strip(),
+            prompt=template.render(before, chat.tools, generation_prompt=True),
+            input_ids=template.encode_prompt(before, chat.tools),
+            expected=(chat.messages[last].get("content") or "").strip(),
         )
-    except UnrenderableRow as refused:
-        raise BadData(f"Row {row.line}: {refused.message}", refused.remedy) from refused
+    except InvalidChatTemplate as refused:
+        raise BadData(f"Line {line}: {refused.message}", refused.remedy) from refused

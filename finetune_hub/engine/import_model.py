@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
+from finetune_hub.data.chat_template import NO_CHAT_TEMPLATE, ChatTemplate, InvalidChatTemplate
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.events import EventLog
 from finetune_hub.spec.events import Progress
@@ -64,7 +64,10 @@ def read_facts(folder: Path) -> tuple[ModelFacts, list[str]]:
     tensors = _tensors(folder)
     warnings = []
     try:
-        template_sha256 = ChatTemplate.from_folder(folder).sha256
+        template = ChatTemplate.from_folder(folder)
+        template_sha256 = template.sha256 if template.has_chat_template else None
+        if template_sha256 is None:
+            warnings.append(" ".join(NO_CHAT_TEMPLATE))
     except InvalidChatTemplate as missing:
         template_sha256 = None
         warnings.append(str(missing))

@@ -182,7 +182,7 @@ def find_dataset_version(team: Team, choice: DatasetChoice) -> DatasetVersion:
             "Upload the file (`finetune-hub datasets push FILE`), then give its dataset's `name`.",
             field="datasets",
         )
-    versions = DatasetVersion.objects.filter(dataset__team=team).select_related("dataset")
+    versions = DatasetVersion.objects.alive().filter(dataset__team=team).select_related("dataset")
     named = versions.filter(dataset__name=choice.name)
     found = (named.filter(number=choice.version) if choice.version else named).order_by("-number").first()
     if found:

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from itertools import islice
-from pathlib import Path
 
-from django.conf import settings
 from django.db import transaction
 
 from finetune_hub.artifacts.manifest import ArtifactError
-from finetune_hub.artifacts.store import get_folder, shared_store
-from finetune_hub.catalog.models import BaseModel, DatasetVersion
-from finetune_hub.data.chat_rows import InvalidDataset, read_chat_rows
+from finetune_hub.catalog.local_files import dataset_file, tokenizer_folder
 from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
+from finetune_hub.data.defects import InvalidDataset
+from finetune_hub.data.encode import encode_row
+from finetune_hub.data.intake import read_rows
 from finetune_hub.jobs.lifecycle import Failed, end_job, enqueue, lock_job
 from finetune_hub.jobs.models import Job, JobKind, JobState
 
 LOOKED_AT_ROWS = 200
-TOKENIZER_FILES = {
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "config.json",
-    "generation_config.json",
-}
 
 
 def validate_job(job_id: str) -> None:
@@ -62,8 +54,8 @@ def look_at_rows(job: Job) -> str:
     max_seq_len = job.training_spec().training.max_seq_len
     rows = truncated = supervised = 0
     for job_dataset in job.job_datasets.select_related("dataset_version"):
-        for row in islice(read_chat_rows(dataset_file(job_dataset.dataset_version)), LOOKED_AT_ROWS):
-            encoded = template.encode(row.messages, tools=row.tools, max_seq_len=max_seq_len)
+        for _, row in islice(read_rows(dataset_file(job_dataset.dataset_version)), LOOKED_AT_ROWS):
+            encoded = encode_row(template, row, max_seq_len)
             rows += 1
             truncated += encoded.truncated_tokens > 0
             supervised += sum(encoded.supervised)
@@ -74,23 +66,3 @@ def look_at_rows(job: Job) -> str:
         )
     cut = f"; {truncated} of them are cut at {max_seq_len} tokens" if truncated else ""
     return f"Queued. The first {rows} rows have {supervised / rows:.0f} supervised tokens each{cut}."
-
-
-def tokenizer_folder(base_model: BaseModel) -> Path:
-    """A local folder with the base model's tokenizer and template, fetched once and verified."""
-    entries = [entry for entry in base_model.manifest() if entry.path in TOKENIZER_FILES]
-    target = settings.HOME / "cache" / "tokenizers" / base_model.revision
-    return get_folder(shared_store(settings.ARTIFACT_URL), base_model.artifact_prefix, entries, target)
-
-
-def dataset_file(version: DatasetVersion) -> Path:
-    """A local copy of the dataset version; the store's own file when the store is local."""
-    store = shared_store(settings.ARTIFACT_URL)
-    prefix, name = version.artifact_key.rsplit("/", 1)
-    folder = store.local_folder(prefix)
-    if folder is not None:
-        return folder / name
-    target: Path = settings.HOME / "cache" / "datasets" / name
-    if not target.is_file():
-        store.get(version.artifact_key, target)
-    return target

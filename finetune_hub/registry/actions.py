@@ -33,7 +33,7 @@ def add_version(
         number=newest + 1,
         size_bytes=sum(file.size_bytes for file in files),
         base_model_revision=base_model.revision,
-        chat_template_sha256=base_model.facts.get("chat_template_sha256", ""),
+        chat_template_sha256=base_model.facts.get("chat_template_sha256") or "",
         **facts,
     )
     AdapterFile.objects.bulk_create(AdapterFile(version=version, **file.model_dump()) for file in files)

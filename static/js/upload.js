@@ -1,4 +1,5 @@
 // How far an upload has come: bytes while they are sent, then that the service reads the rows.
+// A large file goes in parts ahead of its form, and goes on where it broke off, also after the page was loaded again.
 
 const units = ["bytes", "kB", "MB", "GB", "TB"];
 
@@ -36,4 +37,78 @@ for (const name of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
     place.querySelector("small").textContent = "The upload did not reach the service. Nothing was kept; send it again.";
     for (const button of event.target.querySelectorAll("button")) button.disabled = false;
   });
+}
+
+const PATIENCE_MS = 60_000; // Without a part that arrives.
+
+document.addEventListener("htmx:confirm", (event) => {
+  const form = event.target;
+  const input = form.querySelector?.("input[type=file]");
+  const file = input?.files[0];
+  if (!form.dataset?.partsTo || !file || !input.name || file.size <= Number(form.dataset.partsAbove)) return;
+  event.preventDefault();
+  const place = form.querySelector("[data-upload-progress]");
+  place.hidden = false;
+  sendParts(form, file, (sent) => {
+    place.querySelector("progress").value = sent / file.size;
+    place.querySelector("small").textContent = `${size(sent)} of ${size(file.size)}`;
+  }).then(
+    (id) => {
+      form.elements.upload.value = id;
+      input.removeAttribute("name"); // It is there already; the form names it.
+      event.detail.issueRequest(true);
+    },
+    (error) => {
+      place.querySelector("small").textContent = `${error.message} Send it again: it goes on where it was.`;
+      for (const button of form.querySelectorAll("button")) button.disabled = false;
+    },
+  );
+});
+
+// Another file is another upload.
+document.addEventListener("change", (event) => {
+  if (!event.target.matches("[data-parts-to] input[type=file]")) return;
+  event.target.name = "file";
+  event.target.form.elements.upload.value = "";
+});
+
+async function sendParts(form, file, report) {
+  const headers = { "X-CSRFToken": form.elements.csrfmiddlewaretoken.value };
+  const about = new URLSearchParams({
+    file_name: file.name,
+    size_bytes: file.size,
+    fingerprint: `${file.name}:${file.size}:${file.lastModified}`,
+  });
+  if (form.elements.team) about.set("team", form.elements.team.value);
+  const begin = () => post(form.dataset.partsTo, headers, about);
+  let upload = await begin();
+  let arrived = Date.now();
+  while (upload.received_bytes < file.size) {
+    report(upload.received_bytes);
+    const offset = upload.received_bytes;
+    const part = file.slice(offset, offset + Number(form.dataset.partBytes));
+    try {
+      const address = `${form.dataset.partsTo}${upload.id}/parts?offset=${offset}`;
+      const octets = { ...headers, "Content-Type": "application/octet-stream" };
+      upload = { ...upload, ...(await post(address, octets, part)) };
+      arrived = Date.now();
+    } catch (error) {
+      if (error.isRefusal || Date.now() - arrived > PATIENCE_MS) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      upload = await begin().catch((failure) => {
+        if (failure.isRefusal) throw failure;
+        return upload;
+      });
+    }
+  }
+  report(file.size);
+  return upload.id;
+}
+
+async function post(address, headers, body) {
+  const response = await fetch(address, { method: "POST", headers, body }).catch(() => null);
+  if (!response || response.status >= 500) throw new Error("The upload did not reach the service.");
+  const answer = await response.json().catch(() => ({}));
+  if (response.ok) return answer;
+  throw Object.assign(new Error(answer.message ?? "The service refused the upload."), { isRefusal: true });
 }

@@ -17,8 +17,9 @@ class BadFile(NamedTuple):
 
 
 BAD_FILES = [
-    BadFile("table.jsonl", "question,answer\n2 + 2?,4\n", "not_jsonl", None),
-    BadFile("broken.jsonl", f"{GOOD_ROW}\n{{oops\n", "not_json", 2),
+    BadFile("words.jsonl", "neither JSON\nnor a table\n", "not_jsonl", None),
+    BadFile("broken.jsonl", f"{GOOD_ROW}\n{{oops\n", "invalid_jsonl_line", 2),
+    BadFile("table.csv", 'question,answer\n"2 + 2?",4\n"2 + 2?","4" x\n', "invalid_table_row", 3),
     BadFile("unanswered.jsonl", f"{GOOD_ROW}\n{GOOD_ROW}\n{ROW_WITHOUT_ANSWER}\n", "no_assistant_turn", 3),
     BadFile("empty.jsonl", "", "empty_file", None),
 ]

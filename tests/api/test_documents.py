@@ -63,12 +63,12 @@ def defaults_of(parameter: str) -> set[str]:
 
 
 def row_codes() -> set[str]:
-    """The codes of data/chat_rows.py: first arguments, and first of the triples that describe a message's defect."""
-    tree = ast.parse((ROOT / "finetune_hub/data/chat_rows.py").read_text())
-    first: list[ast.expr] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"error", "_file_error"}:
-            first += node.args[:1]
-        elif isinstance(node, ast.Tuple) and len(node.elts) == 3:
-            first += node.elts[:1]
-    return {node.value for node in first if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    """The codes of defects in dataset files: each is a literal where a defect is made, below finetune_hub/data/."""
+    makers = {"BrokenFile": 0, "problem": 0, "Problem": 1, "unread": 1, "_unparsed": 3}
+    found: list[ast.expr] = []
+    for call in calls("finetune_hub/data"):
+        place = makers.get(getattr(call.func, "id", ""), len(call.args))
+        found += call.args[place : place + 1]
+        if getattr(call.func, "id", "") == "Defect":
+            found += [keyword.value for keyword in call.keywords if keyword.arg == "code"]
+    return {node.value for node in found if isinstance(node, ast.Constant)}  # type: ignore[misc]

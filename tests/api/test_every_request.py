@@ -69,7 +69,7 @@ def real_ids(path: str, world: World) -> dict[str, Any]:
     noun = path.split("/")[2]
     ids: dict[str, dict[str, Any]] = {
         "jobs": {"id": world.job.pk},
-        "datasets": {"id": world.job.dataset_versions.get().dataset_id},
+        "datasets": {"id": world.job.dataset_versions.get().dataset_id, "number": 1, "name": "rows.jsonl"},
         "base-models": {"id": world.job.base_model_id},
         "adapters": {"id": world.version.adapter_id, "number": 1, "path": "adapter_config.json"},
         "workers": {"name": "gpu-1"},

@@ -15,7 +15,9 @@ from django.urls import reverse
 from finetune_hub.accounts.actions import create_token
 from finetune_hub.accounts.models import AuditEvent, Scope
 from finetune_hub.api.urls import urlpatterns
+from finetune_hub.catalog.models import DatasetVersion
 from tests.api.conftest import World, client_with
+from tests.factories import make_dataset_version
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,22 @@ def the_version(world: World) -> dict[str, Any]:
     return {"id": world.version.adapter_id, "number": 1}
 
 
+def a_dataset_version(world: World) -> dict[str, Any]:
+    return a_version_of(world.job.dataset_versions.get())
+
+
+def an_idle_version(world: World) -> dict[str, Any]:
+    return a_version_of(make_dataset_version(world.team, "idle"))
+
+
+def a_version_of(version: DatasetVersion) -> dict[str, Any]:
+    return {"id": version.dataset_id, "number": version.number}
+
+
+def a_large_file(world: World) -> dict[str, Any]:
+    return {"file_name": "large.jsonl", "size_bytes": 10, "fingerprint": "mine"}
+
+
 def an_upload(world: World) -> dict[str, Any]:
     row = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
     return {"name": "fresh", "file": SimpleUploadedFile("fresh.jsonl", row)}
@@ -78,6 +96,21 @@ CALLS = [
     Call("get", "datasets", outsider=200),
     Call("post", "datasets", body=an_upload, ok=201, outsider=201, format="multipart"),
     Call("get", "dataset", lambda world: {"id": world.job.dataset_versions.get().dataset_id}),
+    Call("get", "dataset-version", a_dataset_version),
+    Call("delete", "dataset-version", an_idle_version),
+    Call("get", "dataset-rows", a_dataset_version),
+    Call(
+        "post",
+        "dataset-split",
+        a_dataset_version,
+        lambda world: {"fraction": 0.25},
+        ok=201,
+    ),
+    Call("get", "dataset-comparison", a_dataset_version, ok=422),
+    Call("get", "dataset-preview", a_dataset_version, ok=422),
+    Call("get", "dataset-tokens", a_dataset_version, ok=422),
+    Call("get", "dataset-file", lambda world: a_dataset_version(world) | {"name": "rows.jsonl"}),
+    Call("post", "uploads", body=a_large_file, ok=201, outsider=201),
     Call("get", "base-models", outsider=200),
     Call("post", "base-models", body=lambda world: {"name": "smollm2-135m-instruct"}, ok=201, outsider=201),
     Call("get", "base-model", lambda world: {"id": world.job.base_model_id}),
@@ -117,7 +150,9 @@ CALLERS = ["owner", "teammate", "viewer", "outsider", "anonymous", "expired"]
 
 
 def test_every_route_is_here() -> None:
-    assert {call.route for call in CALLS} | {"token"} == {pattern.name for pattern in urlpatterns if pattern.name}
+    assert {call.route for call in CALLS} | {"token", "upload"} == {
+        pattern.name for pattern in urlpatterns if pattern.name
+    }
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call.method}-{call.route}")
@@ -179,6 +214,18 @@ def test_a_token_is_its_users_alone(caller: str, world: World) -> None:
     assert world[caller].delete(address).status_code == expected.get(caller, 404)
     token.refresh_from_db()
     assert (token.revoked_at is not None) == (caller == "owner")
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_an_upload_is_its_senders_alone(caller: str, world: World) -> None:
+    begun = world["owner"].post("/api/uploads", a_large_file(world)).json()
+    expected = {"owner": 200, "anonymous": 401, "expired": 401}
+    address = reverse("api:upload", kwargs={"id": begun["id"]})
+    assert world[caller].get(address).status_code == expected.get(caller, 404)
+    sent = world[caller].put(f"{address}?offset=0", b"12345", content_type="application/octet-stream")
+    assert sent.status_code == (403 if caller == "viewer" else expected.get(caller, 404))
+    received = world["owner"].get(address).json()["received_bytes"]
+    assert received == (5 if caller == "owner" else 0)
 
 
 @contextmanager

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import random
+import tempfile
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -20,6 +22,7 @@ from finetune_hub.jobs.models import Attempt, Job, JobKind, MetricPoint, Publica
 from finetune_hub.registry.model_card import write_card
 from finetune_hub.registry.models import AdapterVersion
 from tests import factories
+from tests.tiny_models import make_tokenizer
 
 FACTS = {
     "architecture": "LlamaForCausalLM",
@@ -69,7 +72,9 @@ def make_sample_hub() -> SampleHub:
     user = factories.make_user("alice", email="alice@example.org")
     team = factories.make_team(user, slug="support", role=Role.ADMIN)
     factories.make_team(user, slug="research", role=Role.VIEWER)
-    model = factories.make_base_model(team, "smollm2-135m-instruct", facts=FACTS)
+    with tempfile.TemporaryDirectory() as folder:
+        make_tokenizer(Path(folder))
+        model = factories.make_base_model(team, "smollm2-135m-instruct", folder=Path(folder), facts=FACTS)
     tickets = factories.make_dataset_version(team, "support-tickets", [ticket(number) for number in range(400)])
     held_out = factories.make_dataset_version(team, "support-tickets-held-out", [ticket(n) for n in range(900, 940)])
     worker = factories.make_worker("gpu-1", devices=0)

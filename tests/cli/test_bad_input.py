@@ -21,7 +21,7 @@ def test_a_bad_dataset_is_refused_before_the_upload(
     Path(bad.name).write_text(bad.content)
     here = hub("datasets", "push", bad.name, "--json")
     spoken = hub("datasets", "push", bad.name)
-    monkeypatch.setattr(datasets, "check_file", lambda file: None)
+    monkeypatch.setattr(datasets, "check_file", lambda *arguments, **options: None)
     there = hub("datasets", "push", bad.name, "--json")
 
     assert (here.code, spoken.code, there.code) == (3, 3, 3)
@@ -36,8 +36,8 @@ def test_a_bad_dataset_is_refused_before_the_upload(
 def test_further_defects_are_listed(hub: RunCommand) -> None:
     Path("rows.jsonl").write_text(f"{GOOD_ROW}\n" + "{oops\n" * 20)
     answer = hub("datasets", "push", "rows.jsonl")
-    assert "rows.jsonl, line 2:" in answer.err
-    assert "line 3:" in answer.err
+    assert "rows.jsonl, line 2, column 2:" in answer.err
+    assert "line 3, column 2:" in answer.err
     assert "more" in answer.err
 
 

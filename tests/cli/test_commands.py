@@ -5,18 +5,28 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from django.db import connection, transaction
 
 from finetune_hub.accounts.models import Team
+from finetune_hub.cli import client
 from finetune_hub.cli.client import Hub, HubError
 from finetune_hub.jobs.lifecycle import Failed, end_job, lock_job
 from finetune_hub.jobs.models import Job, JobState
 from tests.api.bad_files import GOOD_ROW
-from tests.cli.conftest import RunCommand
-from tests.factories import make_adapter_version, make_base_model, make_dataset_version, make_job, make_worker
+from tests.cli.conftest import RunCommand, run_command
+from tests.factories import (
+    chat_row,
+    make_adapter_version,
+    make_base_model,
+    make_dataset_version,
+    make_job,
+    make_worker,
+)
+from tests.tiny_models import make_tokenizer
 
 
 def end_soon(job: Job, state: JobState, failed: Failed | None = None) -> threading.Thread:
@@ -39,6 +49,80 @@ def test_push_and_list(hub: RunCommand) -> None:
     assert hub("datasets", "push", "Support Tickets.jsonl", "--name", "other", "--json").json["number"] == 1
     assert {dataset["name"] for dataset in hub("datasets", "list", "--json").json} == {"support-tickets", "other"}
     assert "support-tickets" in hub("datasets", "list").out
+
+
+def test_check_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sums.csv").write_text("frage,antwort\n2 + 2?,4\n")
+    unknown = run_command("datasets", "check", "sums.csv")
+    assert unknown.code == 3
+    assert "`frage`" in unknown.err
+    mapped = run_command("datasets", "check", "sums.csv", "--map", "frage=user", "--map", "antwort=assistant")
+    assert mapped.code == 0
+    assert mapped.out.startswith("Mapped columns in CSV: ")
+    assert "1 rows, all of them good" in mapped.out
+    wrong = run_command("datasets", "check", "sums.csv", "--map", "frage", "--json")
+    assert wrong.error["code"] == "invalid_mapping"
+    assert run_command("datasets", "check", "sums.csv", "--map", "frage=usr", "--json").error["field"] == "mapping"
+
+
+def test_push_sets_bad_rows_aside_on_demand(hub: RunCommand) -> None:
+    Path("rows.jsonl").write_text(f"{GOOD_ROW}\n{{oops\n")
+    assert hub("datasets", "push", "rows.jsonl").code == 3
+    pushed = hub("datasets", "push", "rows.jsonl", "--quarantine")
+    assert pushed.out.startswith("rows:1  1 rows, 1 set aside")
+
+
+def test_a_push_that_broke_off_goes_on(hub: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(client, "PART_BYTES", 1000)
+    Path("rows.jsonl").write_text(f"{GOOD_ROW}\n" * 50)
+    sent: list[int] = []
+    real_send = Hub._send
+
+    def breaking_send(self: Hub, method: str, path: str, **request: Any) -> Any:
+        if method == "PUT":
+            sent.append(request["params"]["offset"])
+            if len(sent) == 3:
+                raise KeyboardInterrupt
+        return real_send(self, method, path, **request)
+
+    monkeypatch.setattr(Hub, "_send", breaking_send)
+    assert hub("datasets", "push", "rows.jsonl").code != 0
+    assert hub("datasets", "push", "rows.jsonl").out.startswith("rows:1  50 rows")
+    assert sent[:4] == [0, 1000, 2000, 2000]
+    assert sent[3:] == list(range(2000, Path("rows.jsonl").stat().st_size, 1000))
+
+
+def test_preview_marks_what_is_learned(hub: RunCommand, team: Team, tmp_path: Path) -> None:
+    make_tokenizer(tmp_path / "model")
+    make_base_model(team, folder=tmp_path / "model")
+    make_dataset_version(team)
+    shown = hub("datasets", "preview", "tickets", "--base-model", "tiny", "--row", "2").out
+    assert "1 + 1?<|im_end|>" in shown
+    assert "[[2<|im_end|>]]" in shown
+    assert "Tokens of 8 of 8 rows" in shown
+    cut = hub("datasets", "preview", "tickets:1", "--base-model", "tiny", "--max-seq-len", "40")
+    assert "8 rows have nothing to learn within 40 tokens: 1, 2, 3, 4, 5, 6, 7, 8." in cut.out
+    assert hub("datasets", "preview", "tickets", "--base-model", "tiny", "--json").json["row"]["number"] == 1
+    assert hub("datasets", "preview", "absent", "--base-model", "tiny", "--json").error["code"] == "unknown_dataset"
+
+
+def test_versions_are_compared_split_searched_and_deleted(hub: RunCommand, team: Team) -> None:
+    rows = [chat_row(f"question {number}?", str(number)) for number in range(10)]
+    make_dataset_version(team, rows=rows)
+    make_dataset_version(team, rows=[*rows[1:], chat_row("new?")])
+    compared = hub("datasets", "compare", "tickets", "tickets:1").out
+    assert "Rows: 1 added, 1 removed; 9 unchanged." in compared
+    assert "row 1 asks what row 2 asks (100% alike)" in compared
+    assert (
+        hub("datasets", "split", "tickets:1", "--fraction", "0.2").out.splitlines()[1] == "tickets-held-out:1  2 rows"
+    )
+    found = hub("datasets", "rows", "tickets", "--search", "NEW").json
+    assert (found["number"], found["document"]) == (10, chat_row("new?"))
+    assert hub("datasets", "delete", "tickets").code == 3
+    assert hub("datasets", "delete", "tickets:2").out == "tickets:2 is deleted.\n"
+    assert hub("datasets", "rows", "tickets").out.count("\n") == 10  # Version 1 is the newest again.
 
 
 def test_submit_show_and_cancel(hub: RunCommand, team: Team) -> None:

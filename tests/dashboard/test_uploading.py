@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from typing import Any
 
 import pytest
@@ -50,6 +52,79 @@ def test_errors_are_told_by_line_with_a_remedy(world: World) -> None:
     assert "Put exactly one JSON object on the line." in page
     assert "no_assistant_turn" in page
     assert not Dataset.objects.filter(name="sums").exists()
+
+
+def test_good_rows_go_on_and_the_others_can_be_downloaded(world: World) -> None:
+    content = GOOD * 2 + b"not json\n"
+    response = upload(world, content, quarantine="on")
+    version = DatasetVersion.objects.get(dataset__name="sums")
+    assert (version.row_count, version.rejected_count) == (2, 1)
+    page = world["owner"].get(response["Location"])
+    assert "2 rows, and 1 set aside" in page.content.decode()
+
+    def download(name: str) -> bytes:
+        answer = world["owner"].get(reverse("dataset-file", args=[version.dataset_id, 1, name]))
+        return b"".join(answer.streaming_content)
+
+    (aside,) = download("quarantine.jsonl").splitlines()
+    assert json.loads(aside) | {"errors": []} == {"line": 3, "errors": [], "row": "not json"}
+    assert download("original") == content
+    assert len(download("rows.jsonl").splitlines()) == 2
+    missing = world["owner"].get(reverse("dataset-file", args=[version.dataset_id, 1, "nothing"]))
+    assert missing.status_code == 404
+
+
+def test_nothing_is_kept_where_no_row_is_good(world: World) -> None:
+    assert upload(world, b"not json\n", quarantine="on").status_code == 422
+
+
+def test_unknown_columns_are_mapped_on_the_page(world: World) -> None:
+    content = b'{"frage": "2 + 2?", "antwort": "4", "id": 1}\n'
+    response = upload(world, content)
+    assert response.status_code == 422
+    assert [column for _, column, _ in response.context["form"].column_choices()] == ["antwort", "frage", "id"]
+    parts = {"part:frage": "user", "part:antwort": "user", "part:id": ""}
+    assert "Two columns" in upload(world, content, **parts).content.decode()
+    assert upload(world, content, **parts | {"part:antwort": "assistant"}).status_code == 302
+    version = DatasetVersion.objects.get(dataset__name="sums")
+    assert [message["content"] for message in version.first_rows[0]["messages"]] == ["2 + 2?", "4"]
+
+
+def test_the_page_says_what_the_file_was_taken_for(world: World) -> None:
+    file = SimpleUploadedFile("sums.csv.gz", gzip.compress(b"question,answer\n2 + 2?,4\n"))
+    response = world["owner"].post(reverse("dataset-upload"), {"name": "sums", "file": file})
+    page = world["owner"].get(response["Location"]).content.decode()
+    assert "Questions and answers in CSV, packed with gzip: it has" in page
+
+
+def test_a_large_file_comes_in_parts_ahead_of_its_form(world: World) -> None:
+    content = GOOD * 3
+    about = {"file_name": "rows.jsonl", "size_bytes": len(content), "fingerprint": "rows.jsonl:1"}
+    begun = world["owner"].post(reverse("upload-begin"), about).json()
+
+    def send(caller: str, offset: int, data: bytes) -> HttpResponse:
+        address = f"{reverse('upload-part', args=[begun['id']])}?offset={offset}"
+        return world[caller].post(address, data, content_type="application/octet-stream")
+
+    def make_version() -> HttpResponse:
+        return world["owner"].post(reverse("dataset-upload"), {"name": "sums", "upload": begun["id"]})
+
+    assert send("teammate", 0, content).status_code == 404
+    assert send("owner", 0, content[:50]).json() == {"received_bytes": 50}
+    assert "50 of" in make_version().content.decode()
+    assert send("owner", 90, content).status_code == 409
+    assert send("owner", 0, content[:50]).json() == {"received_bytes": 50}
+    assert world["owner"].post(reverse("upload-begin"), about).json() == begun | {"received_bytes": 50}
+    send("owner", 50, content[50:])
+    assert make_version().status_code == 302
+    assert DatasetVersion.objects.get(dataset__name="sums").row_count == 3
+    assert make_version().status_code == 404
+    assert world["owner"].post(reverse("upload-begin"), about | {"size_bytes": 0}).status_code == 422
+
+
+def test_a_form_without_a_file(world: World) -> None:
+    response = world["owner"].post(reverse("dataset-upload"), {"name": "sums"})
+    assert response.context["form"].errors["file"] == ["Choose a file."]
 
 
 def test_an_empty_file(world: World) -> None:

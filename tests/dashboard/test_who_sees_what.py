@@ -7,16 +7,18 @@ from django.urls import URLPattern, reverse
 
 from finetune_hub.accounts.actions import create_token
 from finetune_hub.accounts.models import ApiToken, AuditEvent, Membership, Role, User
+from finetune_hub.catalog.models import DatasetVersion
 from finetune_hub.dashboard.middleware import CONTENT_SECURITY_POLICY
 from finetune_hub.dashboard.urls import urlpatterns
 from finetune_hub.jobs.models import DesiredState
 from tests.dashboard.conftest import CALLERS, World, signed_in
-from tests.factories import make_user
+from tests.factories import make_dataset_version, make_team, make_user
 
 OPEN_TO_STRANGERS = {"login", "login-link", "logout"}
 LISTS = {"home", "jobs", "datasets", "base-models", "adapters", "workers", "team", "account"}
 FORMS = {"job-new", "dataset-upload"}
-DEEDS = {"job-cancel", "base-model-import"}
+DEEDS = {"job-cancel", "base-model-import", "dataset-split", "dataset-delete", "upload-begin", "upload-part"}
+ABOUT_TWO = {"dataset-comparison"}  # Of the team too, and 404 without the other one.
 DEEDS_OF_ADMINS = {"worker-drain", "worker-resume", "member-add", "member-role", "member-remove"}
 DEEDS_FOR_ONESELF = {"password-change", "token-create", "token-revoke"}
 OF_THE_TEAM = {
@@ -25,6 +27,10 @@ OF_THE_TEAM = {
     "job-metrics",
     "dataset",
     "dataset-version",
+    "dataset-preview",
+    "dataset-lengths",
+    "dataset-file",
+    "dataset-rows",
     "adapter",
     "adapter-version",
     "adapter-file",
@@ -43,6 +49,14 @@ def address(world: World, name: str) -> str:
         "job-cancel": [world.job.pk],
         "dataset": [dataset],
         "dataset-version": [dataset, 1],
+        "dataset-preview": [dataset, 1],
+        "dataset-lengths": [dataset, 1],
+        "dataset-file": [dataset, 1, "rows.jsonl"],
+        "dataset-rows": [dataset, 1],
+        "upload-part": ["up-none"],
+        "dataset-comparison": [dataset, 1],
+        "dataset-split": [dataset, 1],
+        "dataset-delete": [dataset, 1],
         "adapter": [adapter],
         "adapter-version": [adapter, 1],
         "adapter-file": [adapter, 1, "adapter_config.json"],
@@ -68,7 +82,7 @@ def a_token_of(world: World, username: str) -> ApiToken:
 
 
 def test_the_matrix_names_every_address() -> None:
-    named = OPEN_TO_STRANGERS | LISTS | FORMS | DEEDS | DEEDS_OF_ADMINS | DEEDS_FOR_ONESELF | OF_THE_TEAM
+    named = ABOUT_TWO | OPEN_TO_STRANGERS | LISTS | FORMS | DEEDS | DEEDS_OF_ADMINS | DEEDS_FOR_ONESELF | OF_THE_TEAM
     assert {pattern.name for pattern in urlpatterns if isinstance(pattern, URLPattern)} == named
 
 
@@ -111,9 +125,27 @@ def test_cancelling(world: World, caller: str, status: int) -> None:
     assert world.job.desired_state == (DesiredState.CANCEL if caller == "teammate" else DesiredState.RUN)
 
 
-@pytest.mark.parametrize("name", ["job-new", "dataset-upload", "base-model-import"])
+@pytest.mark.parametrize("name", ["job-new", "dataset-upload", "base-model-import", "upload-begin"])
 def test_a_viewer_may_not_submit(world: World, name: str) -> None:
     assert world["viewer"].post(address(world, name), {"name": "x"}).status_code == 403
+
+
+@pytest.mark.parametrize("name", ["dataset-split", "dataset-delete"])
+@pytest.mark.parametrize(("caller", "status"), [("viewer", 403), ("outsider", 404), ("anonymous", 302)])
+def test_datasets_are_the_members_to_change(world: World, name: str, caller: str, status: int) -> None:
+    versions = DatasetVersion.objects.alive().count()
+    response = world[caller].post(address(world, name), {"percent": 20, "seed": 7})
+    assert response.status_code == status
+    assert DatasetVersion.objects.alive().count() == versions
+
+
+@pytest.mark.parametrize(("caller", "status"), [("viewer", 200), ("outsider", 404), ("anonymous", 302)])
+def test_comparing_stays_in_the_team(world: World, caller: str, status: int) -> None:
+    other = make_dataset_version(world.team, "others")
+    assert world[caller].get(address(world, "dataset-comparison"), {"other": other.pk}).status_code == status
+    theirs = make_dataset_version(make_team(make_user()), "theirs")
+    response = world["owner"].get(address(world, "dataset-comparison"), {"other": theirs.pk})
+    assert response.status_code == 404
 
 
 def test_a_viewer_sees_no_buttons(world: World) -> None:

@@ -184,7 +184,7 @@ def test_the_sandbox_holds(tmp_path: Path) -> None:
 
 def test_a_missing_template_or_tokenizer_is_told(tmp_path: Path) -> None:
     with pytest.raises(InvalidChatTemplate, match=r"no chat template.*instruct"):
-        template_in(tmp_path, None)
+        template_in(tmp_path, None).encode(CONVERSATIONS[0])
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(InvalidChatTemplate, match=r"no tokenizer\.json"):
         ChatTemplate.from_folder(tmp_path)

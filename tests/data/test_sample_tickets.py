@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from finetune_hub.data.chat_rows import check_chat_file
+from finetune_hub.data.report import look_at
 from finetune_hub.data.sample_tickets import FIRST_NAME_ENDINGS, LAST_NAME_ENDINGS, Split, ticket_rows, write_tickets
 
 ROWS = 400
@@ -39,6 +39,6 @@ def test_every_answer_can_be_read_in_its_ticket() -> None:
 def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
     first, again = (write_tickets(tmp_path / name, "train", ROWS) for name in ("a.jsonl", "b.jsonl"))
     assert first.read_bytes() == again.read_bytes()
-    report = check_chat_file(first)
+    report = look_at(first)
     assert report.is_sound
     assert report.row_count == ROWS

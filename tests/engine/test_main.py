@@ -44,7 +44,7 @@ def test_layers_below_and_beside_stay_away() -> None:
         "assert not {'django', 'celery'} & set(sys.modules)"
     )
     python(
-        "import sys\nimport finetune_hub.data.chat_rows, finetune_hub.data.chat_template\n"
+        "import sys\nimport finetune_hub.data.report, finetune_hub.data.chat_template\n"
         "import finetune_hub.spec.run, finetune_hub.spec.events\n"
         "assert not {'torch', 'transformers', 'numpy', 'django'} & set(sys.modules)"
     )

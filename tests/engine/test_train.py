@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune_hub.data.chat_rows import InvalidDataset
+from finetune_hub.data.defects import InvalidDataset
 from finetune_hub.engine.dataset import Dataset, RowOrder, TokenRow
 from finetune_hub.engine.errors import BadConfig, BadData, Diverged
 from finetune_hub.engine.train import schedule
@@ -150,14 +150,14 @@ def test_divergence_names_the_step_and_the_rows(make_run: MakeRun, tmp_path: Pat
     weights = load_file(broken / "model.safetensors")
     weights["model.norm.weight"].fill_(float("inf"))
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Diverged, match=r"Step 1 has the loss nan .* rows\.jsonl row \d+, rows\.jsonl row \d+"):
+    with pytest.raises(Diverged, match=r"Step 1 has the loss nan .* rows\.jsonl line \d+, rows\.jsonl line \d+"):
         train(make_run(run={"base_model_dir": broken}))
 
 
 def test_bad_rows_are_named(make_run: MakeRun, tmp_path: Path) -> None:
     rows = make_chat_rows(tmp_path / "bad.jsonl", 3)
     rows.write_text(rows.read_text() + '{"messages": []}\n')
-    with pytest.raises(InvalidDataset, match=r"bad\.jsonl: Row 4: `messages` is empty"):
+    with pytest.raises(InvalidDataset, match=r"bad\.jsonl: Line 4, column 14: `messages` is empty"):
         train(make_run(rows=rows))
 
 
@@ -180,7 +180,7 @@ def test_truncation_is_counted_and_mute_rows_are_left_out(make_run: MakeRun, tmp
     train(run)
     (plan,) = events_of(run.output_dir, "plan")
     assert (plan.rows, plan.truncated_rows) == (5, 1)
-    assert any("row 5" in event.message for event in events_of(run.output_dir, "log"))
+    assert any("line 5" in event.message for event in events_of(run.output_dir, "log"))
 
     with pytest.raises(BadData, match=r"No row .* within 16 tokens"):
         train(make_run(rows=rows, max_seq_len=16))

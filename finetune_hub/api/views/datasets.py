@@ -1,32 +1,57 @@
-"""Datasets: list, upload a version, look at one."""
+"""Datasets: list, upload a version, look at one, preview its rows, download its files."""
 
 from __future__ import annotations
 
-from django.db.models import Max
+from typing import cast, get_args
+
+from django.db.models import Max, Prefetch
 from drf_spectacular.utils import extend_schema
+from pydantic import TypeAdapter, ValidationError
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import check_text, uploaded_file
+from finetune_hub.api.dataset_serializers import AddedVersionSerializer, DatasetDetailSerializer, DatasetSerializer
 from finetune_hub.api.lookups import get_row, named
 from finetune_hub.api.paging import page_of
-from finetune_hub.api.serializers import AddedVersionSerializer, DatasetDetailSerializer, DatasetSerializer
 from finetune_hub.api.views.hub_view import NAME_PARAMETER, PAGE_PARAMETERS, HubView, errors
-from finetune_hub.catalog.actions import add_dataset_version
+from finetune_hub.api.views.uploads import get_upload
+from finetune_hub.catalog.actions import OnError, add_dataset_version
 from finetune_hub.catalog.models import Dataset, DatasetVersion
+from finetune_hub.catalog.uploads import finished_file, forget_upload
+from finetune_hub.spec.refusal import Refusal
 
 UPLOAD = {
     "multipart/form-data": {
         "type": "object",
-        "required": ["name", "file"],
+        "required": ["name"],
         "properties": {
             "name": {"type": "string", "description": "The dataset; made when it is new."},
-            "file": {"type": "string", "format": "binary", "description": "JSONL, one conversation a line."},
+            "file": {
+                "type": "string",
+                "format": "binary",
+                "description": "JSONL, JSON, CSV, TSV, Parquet or text, also packed with gzip or zstd; "
+                "docs/datasets.md has the formats of rows.",
+            },
+            "upload": {"type": "string", "description": "In place of `file`: an upload whose parts were all sent."},
+            "mapping": {
+                "type": "string",
+                "description": 'Where the columns belong to no known format: JSON such as `{"q": "user", "a": '
+                '"assistant"}`.',
+            },
+            "on_error": {
+                "type": "string",
+                "enum": ["refuse", "quarantine"],
+                "default": "refuse",
+                "description": "`quarantine`: go on with the good rows, and set the others aside.",
+            },
         },
     }
 }
+
+_mapping = TypeAdapter(dict[str, str])
 
 
 class Datasets(HubView):
@@ -47,17 +72,28 @@ class Datasets(HubView):
         responses={
             201: AddedVersionSerializer,
             200: AddedVersionSerializer,
-            **errors(400, 401, 403, 413, 415, 422),
+            **errors(400, 401, 403, 404, 409, 413, 415, 422),
         },
     )
     def post(self, request: Request) -> Response:
         """Upload a file as the newest version of a dataset. 201: a new version; 200: the content was known."""
-        path, filename = uploaded_file(request)
         name, team = request.POST.get("name", ""), team_of(request)
+        upload = get_upload(request, request.POST["upload"]) if request.POST.get("upload") else None
+        path, filename = (finished_file(upload), upload.file_name) if upload else uploaded_file(request)
         check_text([name, filename])
         versions = DatasetVersion.objects.filter(dataset__team=team, dataset__name=name)
         newest = versions.aggregate(number=Max("number"))["number"] or 0
-        version = add_dataset_version(team, user_of(request), name=name, file=path, filename=filename)
+        version = add_dataset_version(
+            team,
+            user_of(request),
+            name=name,
+            file=path,
+            filename=filename,
+            mapping=mapping_of(request),
+            on_error=on_error_of(request),
+        )
+        if upload:
+            forget_upload(upload)
         return Response(AddedVersionSerializer(version).data, status=201 if version.number > newest else 200)
 
 
@@ -65,5 +101,40 @@ class OneDataset(HubView):
     @extend_schema(operation_id="get_dataset", responses={200: DatasetDetailSerializer, **errors(401, 404)})
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
         """One dataset with all its versions."""
-        datasets = Dataset.objects.of_team(team_of(request)).select_related("created_by").prefetch_related("versions")
+        versions = Prefetch("versions", DatasetVersion.objects.for_list())
+        datasets = Dataset.objects.of_team(team_of(request)).select_related("created_by").prefetch_related(versions)
         return Response(DatasetDetailSerializer(get_row(datasets, pk=id)).data)
+
+
+def mapping_of(request: Request) -> dict[str, str] | None:
+    """The `mapping` of an upload.
+
+    Raises:
+        Refusal: `invalid_mapping`.
+    """
+    text = request.POST.get("mapping")
+    if not text:
+        return None
+    try:
+        return _mapping.validate_json(text)
+    except ValidationError as error:
+        raise Refusal(
+            "invalid_mapping",
+            "`mapping` is no JSON object of texts.",
+            'Write for example {"q": "user", "a": "assistant"}.',
+            field="mapping",
+        ) from error
+
+
+def on_error_of(request: Request) -> OnError:
+    """The `on_error` of an upload.
+
+    Raises:
+        Refusal: `invalid_request`.
+    """
+    value = request.POST.get("on_error", "refuse")
+    if value in get_args(OnError):
+        return cast(OnError, value)
+    raise Refusal(
+        "invalid_request", f"on_error={value!r} is no choice.", "Write `refuse` or `quarantine`.", field="on_error"
+    )

@@ -94,6 +94,12 @@ def clock(moment: datetime) -> SafeString:
 
 
 @register.filter
+def visible(text: str) -> str:
+    """The text of a token, so that it can be seen where it is white space, or the rest of a character."""
+    return text.replace("\n", "↵\n").replace("\t", "⇥\t") or "⋯"
+
+
+@register.filter
 def short_hash(digest: str) -> str:
     return digest[:12]
 

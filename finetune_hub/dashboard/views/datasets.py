@@ -1,4 +1,4 @@
-"""The pages of datasets: the list, one dataset with its versions and first rows, and the upload."""
+"""The pages of datasets: the list, one with its versions, what a base model sees of its rows, and the upload."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
 from finetune_hub.catalog.actions import add_dataset_version
-from finetune_hub.catalog.models import Dataset
+from finetune_hub.catalog.downloads import downloads_of
+from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion, Upload
+from finetune_hub.catalog.uploads import finished_file, forget_upload
 from finetune_hub.dashboard.access import MemberRequest, may_submit_in, submitting_teams
 from finetune_hub.dashboard.forms import DatasetUploadForm
 from finetune_hub.dashboard.paging import page_of
+from finetune_hub.dashboard.views.uploads import find_own_upload
 from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.training import TrainingOptions
+
+COMPARABLE = 200  # Newest versions of the team that are offered for a comparison.
 
 
 @login_required
@@ -31,17 +37,35 @@ def list_datasets(request: MemberRequest) -> HttpResponse:
 def show_dataset(request: MemberRequest, dataset_id: str, number: int | None = None) -> HttpResponse:
     """The dataset at one version; at its newest when none is named."""
     dataset = get_object_or_404(Dataset.objects.visible_to(request.user), pk=dataset_id)
-    versions = list(dataset.versions.select_related("created_by").defer("first_rows"))
-    shown = dataset.versions.filter(number=number or (versions[0].number if versions else 0)).first()
+    versions = list(dataset.versions.select_related("created_by").for_list())
+    whole = dataset.versions.select_related("parent__dataset", "deleted_by")
+    shown = whole.filter(number=number or (versions[0].number if versions else 0)).first()
     if shown is None:
         raise Http404
     context = {
         "dataset": dataset,
         "versions": versions,
         "shown": shown,
+        "downloads": {} if shown.deleted_at else downloads_of(shown),
+        "others": comparable_with(shown),
+        "base_models": BaseModel.objects.ready().filter(team_id=dataset.team_id).order_by("name"),
+        "max_seq_len": TrainingOptions().max_seq_len,
         "may_train": may_submit_in(request.user, dataset.team_id),
     }
     return render(request, "datasets/detail.html", context)
+
+
+def comparable_with(shown: DatasetVersion) -> list[DatasetVersion]:
+    """Other versions of the dataset, and the newest of the team's other datasets, newest first."""
+    alive = DatasetVersion.objects.alive().for_list().filter(dataset__team_id=shown.dataset.team_id)
+    rows = alive.exclude(pk=shown.pk).select_related("dataset").order_by("-pk")[:COMPARABLE]
+    seen: set[str] = set()
+    others = []
+    for version in rows:
+        if version.dataset_id == shown.dataset_id or version.dataset_id not in seen:
+            others.append(version)
+        seen.add(version.dataset_id)
+    return sorted(others, key=lambda version: version.dataset_id != shown.dataset_id)
 
 
 @login_required
@@ -54,19 +78,37 @@ def upload_dataset(request: MemberRequest) -> HttpResponse:
     form = DatasetUploadForm(request.POST, request.FILES, teams=teams)
     defects = []
     if form.is_valid():
-        upload: TemporaryUploadedFile = form.cleaned_data["file"]
+        parted = find_own_upload(request, form.cleaned_data["upload"]) if form.cleaned_data["upload"] else None
         try:
+            path, file_name = file_of(form.cleaned_data["file"], parted)
             version = add_dataset_version(
                 form.team,
                 request.user,
                 name=form.cleaned_data["name"],
-                file=Path(upload.temporary_file_path()),
-                filename=upload.name or "upload",
+                file=path,
+                filename=file_name,
+                mapping=form.mapping or None,
+                on_error="quarantine" if form.cleaned_data["quarantine"] else "refuse",
             )
         except Refusal as refusal:
             form.add_refusal(refusal)
-            defects = refusal.details
+            defects = refusal.details if refusal.code == "invalid_dataset" else []
         else:
-            messages.success(request, f"{version} is ready: {version.row_count:,} rows.")
+            if parted:
+                forget_upload(parted)
+            aside = f", and {version.rejected_count:,} set aside" if version.rejected_count else ""
+            messages.success(request, f"{version} is ready: {version.row_count:,} rows{aside}.")
             return redirect("dataset-version", version.dataset_id, version.number)
     return render(request, "datasets/upload.html", {"form": form, "defects": defects}, status=422)
+
+
+def file_of(file: TemporaryUploadedFile | None, parted: Upload | None) -> tuple[Path, str]:
+    """What came with the form, or before it in parts, as a path on this disk, and the name it had.
+
+    Raises:
+        Refusal: `upload_unfinished`, `upload_damaged`.
+    """
+    if parted:
+        return finished_file(parted), parted.file_name
+    assert file is not None, "the form asks for one of them"
+    return Path(file.temporary_file_path()), file.name or "upload"

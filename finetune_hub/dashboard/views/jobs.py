@@ -116,7 +116,9 @@ def new_job(request: MemberRequest) -> HttpResponse:
 
 def training_form(request: MemberRequest, teams: list[Team]) -> TrainingForm:
     """The form as sent; on a GET, filled in from `?like=JOB`, `?dataset=NAME@VERSION` and `?base_model=NAME`."""
-    versions = list(DatasetVersion.objects.filter(dataset__team__in=teams).select_related("dataset").order_by("-pk"))
+    versions = list(
+        DatasetVersion.objects.alive().filter(dataset__team__in=teams).select_related("dataset").order_by("-pk")
+    )
     base_models = list(BaseModel.objects.filter(team__in=teams).ready().order_by("name"))
     initial = {"form_token": uuid4().hex}
     if versions:

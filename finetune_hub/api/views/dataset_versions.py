@@ -1,0 +1,171 @@
+"""One dataset version: its rows, what a base model sees of them, its files; compare, split, delete."""
+
+from __future__ import annotations
+
+from django.http import StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from finetune_hub.api.authentication import team_of, user_of
+from finetune_hub.api.bodies import Split, check_text, read_body, whole_number
+from finetune_hub.api.dataset_serializers import (
+    DatasetVersionDetailSerializer,
+    FoundRowsSerializer,
+    RowPreviewSerializer,
+    SplitPartsSerializer,
+)
+from finetune_hub.api.lookups import get_row
+from finetune_hub.api.views.hub_view import HubView, errors
+from finetune_hub.catalog.compare import Comparison, compare_versions
+from finetune_hub.catalog.downloads import find_download
+from finetune_hub.catalog.models import BaseModel, DatasetVersion
+from finetune_hub.catalog.preview import preview_row, token_statistics
+from finetune_hub.catalog.search import find_rows
+from finetune_hub.catalog.split import split_version
+from finetune_hub.catalog.tombstones import delete_version
+from finetune_hub.data.token_statistics import TokenStatistics
+from finetune_hub.jobs.actions import find_base_model, find_dataset_version
+from finetune_hub.registry.downloads import FileChunks, streaming_response
+from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.training import DatasetChoice, TrainingOptions
+
+DEFAULT_MAX_SEQ_LEN = TrainingOptions().max_seq_len
+LOOK_PARAMETERS = [
+    OpenApiParameter("base_model", str, required=True, description="Its name."),
+    OpenApiParameter("max_seq_len", int, description="Tokens of a row that are kept; the training's own default."),
+]
+
+
+class OneDatasetVersion(HubView):
+    @extend_schema(
+        operation_id="get_dataset_version", responses={200: DatasetVersionDetailSerializer, **errors(401, 404)}
+    )
+    def get(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
+        """One version: what the upload was taken for and why, and its first rows."""
+        return Response(DatasetVersionDetailSerializer(get_version(request, id, number)).data)
+
+    @extend_schema(
+        operation_id="delete_dataset_version",
+        responses={200: DatasetVersionDetailSerializer, **errors(401, 403, 404, 409)},
+    )
+    def delete(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
+        """Delete its rows and files. Hash and lineage stay; the same file uploaded again brings it back."""
+        version = delete_version(get_version(request, id, number), user_of(request))
+        return Response(DatasetVersionDetailSerializer(version).data)
+
+
+class DatasetRows(HubView):
+    @extend_schema(
+        operation_id="list_dataset_rows",
+        parameters=[
+            OpenApiParameter("q", str, description="Only rows that hold these words, in any case."),
+            OpenApiParameter("after", int, description="Only rows behind this number."),
+        ],
+        responses={200: FoundRowsSerializer, **errors(401, 404, 410, 422, 503)},
+    )
+    def get(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
+        """Twenty rows at a time. A search that takes long ends early, with the `next` to go on from."""
+        version, words = get_version(request, id, number), request.query_params.get("q", "")
+        check_text(words)
+        return Response(
+            FoundRowsSerializer(find_rows(version, words, after=whole_number(request, "after", default=0))).data
+        )
+
+
+class DatasetComparison(HubView):
+    @extend_schema(
+        operation_id="compare_dataset_versions",
+        parameters=[
+            OpenApiParameter("with", str, required=True, description="The other one: `NAME` or `NAME:VERSION`.")
+        ],
+        responses={200: Comparison, **errors(401, 404, 410, 422, 503)},
+    )
+    def get(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
+        """Rows that came, went and changed since the other version, and questions that are in both."""
+        version = get_version(request, id, number)
+        other = find_dataset_version(team_of(request), reference_of(request.query_params.get("with", "")))
+        return Response(compare_versions(version, other).model_dump())
+
+
+class DatasetSplit(HubView):
+    @extend_schema(
+        operation_id="split_dataset_version",
+        request=Split,
+        responses={201: SplitPartsSerializer, **errors(400, 401, 403, 404, 410, 413, 415, 422, 503)},
+    )
+    def post(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
+        """Hold rows out by a seed: the newest versions of `NAME-train` and `NAME-held-out`, no question in both."""
+        version, body = get_version(request, id, number), read_body(request, Split)
+        train, held_out = split_version(version, user_of(request), fraction=body.fraction, seed=body.seed)
+        return Response(SplitPartsSerializer({"train": train, "held_out": held_out}).data, status=201)
+
+
+class DatasetPreview(HubView):
+    @extend_schema(
+        operation_id="preview_dataset_row",
+        parameters=[*LOOK_PARAMETERS, OpenApiParameter("row", int, description="Counted from 1, the default.")],
+        responses={200: RowPreviewSerializer, **errors(401, 404, 409, 410, 422, 503)},
+    )
+    def get(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
+        """One row through a base model's own chat template and tokenizer, token by token."""
+        version, base_model, max_seq_len = get_version(request, id, number), *what_looks(request)
+        preview = preview_row(version, base_model, whole_number(request, "row", default=1), max_seq_len)
+        return Response(RowPreviewSerializer(preview).data)
+
+
+class DatasetTokens(HubView):
+    @extend_schema(
+        operation_id="measure_dataset",
+        parameters=LOOK_PARAMETERS,
+        responses={200: TokenStatistics, **errors(401, 404, 409, 410, 422, 503)},
+    )
+    def get(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
+        """How long the rows are for a base model, what `max_seq_len` cuts off, and which rows would teach nothing."""
+        version, base_model, max_seq_len = get_version(request, id, number), *what_looks(request)
+        return Response(token_statistics(version, base_model, max_seq_len).model_dump())
+
+
+class DatasetDownload(HubView):
+    @extend_schema(
+        operation_id="download_dataset_file",
+        responses={(200, "application/octet-stream"): OpenApiTypes.BINARY, **errors(401, 404, 410, 503)},
+    )
+    def get(self, request: Request, id: str, number: int, name: str) -> StreamingHttpResponse:  # noqa: A002
+        """`rows.jsonl`: what is trained on. `original`: the upload as it came. `quarantine.jsonl`: rows set aside."""
+        file = find_download(get_version(request, id, number), name)
+        return streaming_response(
+            request._request, FileChunks(file.open()), filename=file.name, size_bytes=file.size_bytes
+        )
+
+
+def get_version(request: Request, dataset_id: str, number: int) -> DatasetVersion:
+    """The version of the team's dataset, or 404."""
+    versions = DatasetVersion.objects.select_related("dataset__team", "parent__dataset")
+    return get_row(versions, dataset__team=team_of(request), dataset_id=dataset_id, number=number)
+
+
+def what_looks(request: Request) -> tuple[BaseModel, int]:
+    """The base model and `max_seq_len` that the query names.
+
+    Raises:
+        Refusal: `unknown_base_model`, `base_model_not_ready`, `invalid_request`.
+    """
+    name = request.query_params.get("base_model", "")
+    return find_base_model(team_of(request), name), whole_number(request, "max_seq_len", default=DEFAULT_MAX_SEQ_LEN)
+
+
+def reference_of(text: str) -> DatasetChoice:
+    """A dataset by `NAME` or `NAME:VERSION`.
+
+    Raises:
+        Refusal: `invalid_request`.
+    """
+    name, _, number = text.partition(":")
+    try:
+        return DatasetChoice.model_validate({"name": name, "version": int(number) if number else None})
+    except ValueError as error:
+        raise Refusal(
+            "invalid_request", f"with={text!r} names no dataset.", "Write NAME or NAME:VERSION.", field="with"
+        ) from error

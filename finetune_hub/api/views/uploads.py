@@ -1,0 +1,81 @@
+"""Uploads in parts: begin or find one, send a part, ask how far it is."""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.parsers import BaseParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from finetune_hub.api.authentication import team_of, user_of
+from finetune_hub.api.bodies import NewUpload, content_length_bytes, read_body, whole_number
+from finetune_hub.api.dataset_serializers import UploadSerializer
+from finetune_hub.api.lookups import get_row
+from finetune_hub.api.views.hub_view import HubView, errors
+from finetune_hub.catalog.models import Upload
+from finetune_hub.catalog.uploads import MAX_PART_BYTES, add_part, begin_upload
+from finetune_hub.spec.refusal import Refusal
+
+
+class RawBytes(BaseParser):
+    """A body that is nothing but bytes."""
+
+    media_type = "application/octet-stream"
+
+    def parse(self, stream: IO[bytes], media_type: str | None = None, parser_context: Any = None) -> Any:
+        return stream.read(MAX_PART_BYTES + 1)
+
+
+class Uploads(HubView):
+    @extend_schema(
+        operation_id="begin_upload",
+        request=NewUpload,
+        responses={201: UploadSerializer, **errors(400, 401, 403, 413, 415, 422, 429)},
+    )
+    def post(self, request: Request) -> Response:
+        """Begin an upload in parts. The same fingerprint and size again: the one under way, to be gone on with."""
+        body = read_body(request, NewUpload)
+        upload = begin_upload(
+            team_of(request),
+            user_of(request),
+            file_name=body.file_name,
+            size_bytes=body.size_bytes,
+            fingerprint=body.fingerprint,
+        )
+        return Response(UploadSerializer(upload).data, status=201)
+
+
+class OneUpload(HubView):
+    parser_classes = [RawBytes]
+
+    @extend_schema(operation_id="get_upload", responses={200: UploadSerializer, **errors(401, 404)})
+    def get(self, request: Request, id: str) -> Response:  # noqa: A002
+        """How far one's own upload is."""
+        return Response(UploadSerializer(get_upload(request, id)).data)
+
+    @extend_schema(
+        operation_id="send_upload_part",
+        parameters=[OpenApiParameter("offset", int, required=True, description="Where the part begins, in bytes.")],
+        request={"application/octet-stream": OpenApiTypes.BINARY},
+        responses={200: UploadSerializer, **errors(400, 401, 403, 404, 409, 413, 415, 422)},
+    )
+    def put(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Send the part that begins at `offset`, 16 MiB at most. Then name the upload in `POST /api/datasets`."""
+        upload, offset = get_upload(request, id), whole_number(request, "offset", default=0)
+        if content_length_bytes(request) > MAX_PART_BYTES:
+            raise Refusal(
+                "body_too_large",
+                f"The part is larger than {MAX_PART_BYTES >> 20} MiB.",
+                "Send smaller parts, one behind the other.",
+                status=413,
+            )
+        add_part(upload, offset, request.data if isinstance(request.data, bytes) else b"")
+        return Response(UploadSerializer(upload).data)
+
+
+def get_upload(request: Request, upload_id: str) -> Upload:
+    """The caller's own upload, or 404."""
+    return get_row(Upload.objects.filter(team=team_of(request), created_by=user_of(request)), pk=upload_id)

@@ -1,0 +1,54 @@
+"""Two dataset versions compared, within what a web process may do; the answer stays, as versions never change."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from pydantic import BaseModel, Field
+
+from finetune_hub.catalog.local_files import dataset_file
+from finetune_hub.catalog.models import DatasetVersion
+from finetune_hub.catalog.tombstones import require_alive
+from finetune_hub.data.comparison import Overlap, VersionDiff, diff_files, find_overlap
+from finetune_hub.spec.refusal import Refusal
+
+MAX_ROWS = 200_000
+
+
+class Comparison(BaseModel):
+    """One version seen from another."""
+
+    diff: VersionDiff = Field(description="From the other version to this one.")
+    overlap: Overlap = Field(description="What this version asks that the other asks too.")
+
+
+def compare_versions(version: DatasetVersion, other: DatasetVersion) -> Comparison:
+    """What came, went and changed since the other version, and which questions are in both.
+
+    Raises:
+        Refusal: `too_many_rows`, `dataset_deleted`.
+        ArtifactError: the store does not have a file.
+    """
+    require_comparable(version)
+    require_comparable(other)
+    return _comparison(version, other)
+
+
+def require_comparable(version: DatasetVersion) -> None:
+    """
+    Raises:
+        Refusal: `too_many_rows`, `dataset_deleted`.
+    """
+    require_alive(version)
+    if version.row_count > MAX_ROWS:
+        raise Refusal(
+            "too_many_rows",
+            f"{version} has {version.row_count:,} rows; the service looks through {MAX_ROWS:,} at most.",
+            "Download the files, and compare or part them on your machine.",
+        )
+
+
+@lru_cache(maxsize=32)
+def _comparison(version: DatasetVersion, other: DatasetVersion) -> Comparison:
+    new, old = dataset_file(version), dataset_file(other)
+    return Comparison(diff=diff_files(old, new), overlap=find_overlap(new, old))

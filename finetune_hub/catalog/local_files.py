@@ -1,0 +1,38 @@
+"""What the store holds, as files on this machine: a base model's tokenizer, and the rows of a dataset version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.conf import settings
+
+from finetune_hub.artifacts.store import get_folder, shared_store
+from finetune_hub.catalog.models import BaseModel, DatasetVersion
+
+TOKENIZER_FILES = {
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+}
+
+
+def tokenizer_folder(base_model: BaseModel) -> Path:
+    """A local folder with the base model's tokenizer and template, fetched once and verified."""
+    entries = [entry for entry in base_model.manifest() if entry.path in TOKENIZER_FILES]
+    target = settings.HOME / "cache" / "tokenizers" / base_model.revision
+    return get_folder(shared_store(settings.ARTIFACT_URL), base_model.artifact_prefix, entries, target)
+
+
+def dataset_file(version: DatasetVersion) -> Path:
+    """A local copy of the dataset version; the store's own file when the store is local."""
+    store = shared_store(settings.ARTIFACT_URL)
+    prefix, name = version.artifact_key.rsplit("/", 1)
+    folder = store.local_folder(prefix)
+    if folder is not None:
+        return folder / name
+    target: Path = settings.HOME / "cache" / "datasets" / name
+    if not target.is_file():
+        store.get(version.artifact_key, target)
+    return target

@@ -1,0 +1,55 @@
+"""Deleting a dataset version: its bytes go; hash and lineage stay, so that adapters still say what they come from."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from django.conf import settings
+from django.db import transaction
+
+from finetune_hub.accounts.models import User
+from finetune_hub.artifacts.store import shared_store
+from finetune_hub.catalog.models import DatasetVersion
+from finetune_hub.spec.refusal import Refusal
+
+
+@transaction.atomic
+def delete_version(version: DatasetVersion, user: User) -> DatasetVersion:
+    """Make the version a tombstone, and delete its files. Twice is once.
+
+    Raises:
+        Refusal: `dataset_in_use`: jobs that have not ended read it.
+    """
+    version = DatasetVersion.objects.select_for_update(of=("self",)).select_related("dataset").get(pk=version.pk)
+    if version.deleted_at:
+        return version
+    jobs = list(version.jobs.filter(finished_at=None).values_list("pk", flat=True))
+    if jobs:
+        raise Refusal(
+            "dataset_in_use",
+            f"{version} is read by jobs that have not ended: {', '.join(jobs[:5])}.",
+            "Wait for them, or cancel them first.",
+            status=409,
+        )
+    version.bury(user)
+    transaction.on_commit(partial(_delete_files, version.keys))
+    return version
+
+
+def require_alive(version: DatasetVersion) -> None:
+    """
+    Raises:
+        Refusal: `dataset_deleted`.
+    """
+    if version.deleted_at:
+        raise Refusal(
+            "dataset_deleted",
+            f"The rows of {version} were deleted on {version.deleted_at:%d %B %Y}.",
+            "Upload the same file again to bring it back.",
+            status=410,
+        )
+
+
+def _delete_files(keys: list[str]) -> None:
+    for key in keys:
+        shared_store(settings.ARTIFACT_URL).delete(key)

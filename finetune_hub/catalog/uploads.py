@@ -1,0 +1,129 @@
+"""Uploads in parts: a large file arrives piece by piece, and goes on where it broke off.
+
+The parts lie on this machine, in one file that grows; its size is how far the upload is. Whoever begins one with the
+same fingerprint again gets the one that is under way. A day after its beginning an upload is forgotten.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from datetime import timedelta
+from pathlib import Path
+
+from django.conf import settings
+from django.utils import timezone
+
+from finetune_hub.accounts.models import Team, User
+from finetune_hub.artifacts.manifest import sha256_of
+from finetune_hub.catalog.models import Upload
+from finetune_hub.spec.refusal import Refusal
+
+FORGOTTEN_AFTER = timedelta(days=1)
+MAX_OPEN = 20
+MAX_PART_BYTES = 16 << 20
+SHA256_MARK = "sha256:"
+
+
+def begin_upload(team: Team, user: User, *, file_name: str, size_bytes: int, fingerprint: str) -> Upload:
+    """The user's upload of this fingerprint, new or under way.
+
+    Raises:
+        Refusal: `upload_too_large`, `too_many_uploads`.
+    """
+    if size_bytes > settings.DATASET_UPLOAD_MAX_BYTES:
+        raise Refusal(
+            "upload_too_large",
+            f"The upload is larger than {settings.DATASET_UPLOAD_MAX_BYTES >> 20:,} MiB.",
+            "Split the dataset into several files and name them all in the job.",
+            field="size_bytes",
+            status=413,
+        )
+    for forgotten in Upload.objects.filter(team=team, created_at__lt=timezone.now() - FORGOTTEN_AFTER):
+        forget_upload(forgotten)
+    mine = Upload.objects.filter(team=team, created_by=user)
+    known = mine.filter(fingerprint=fingerprint, size_bytes=size_bytes).first()
+    if known:
+        return known
+    if mine.count() >= MAX_OPEN:
+        raise Refusal(
+            "too_many_uploads",
+            f"{MAX_OPEN} of your uploads are under way.",
+            "Finish them, or wait a day: then they are forgotten.",
+            status=429,
+        )
+    return Upload.objects.create(
+        team=team, created_by=user, file_name=file_name, size_bytes=size_bytes, fingerprint=fingerprint
+    )
+
+
+def received_bytes(upload: Upload) -> int:
+    """How far it is."""
+    path = path_of(upload)
+    return path.stat().st_size if path.is_file() else 0
+
+
+def add_part(upload: Upload, offset: int, data: bytes) -> int:
+    """Put the part behind what was received; how much that is now. A part that was received before changes nothing.
+
+    Raises:
+        Refusal: `wrong_offset`, `upload_too_large`.
+    """
+    path = path_of(upload)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # Two clients at one upload append in turn.
+        received = file.tell()
+        if offset + len(data) <= received:
+            return received
+        if offset != received:
+            raise Refusal(
+                "wrong_offset",
+                f"The upload has {received:,} bytes, and this part begins at {offset:,}.",
+                f"Go on with {received}.",
+                field="offset",
+                status=409,
+            )
+        if received + len(data) > upload.size_bytes:
+            raise Refusal(
+                "upload_too_large",
+                f"The upload was to have {upload.size_bytes:,} bytes, and this part goes beyond.",
+                "Begin again with the size that the file has.",
+                field="offset",
+                status=413,
+            )
+        file.write(data)
+        return received + len(data)
+
+
+def finished_file(upload: Upload) -> Path:
+    """The whole file.
+
+    Raises:
+        Refusal: `upload_unfinished`, or `upload_damaged` when it is not what its fingerprint says.
+    """
+    received = received_bytes(upload)
+    if received < upload.size_bytes:
+        raise Refusal(
+            "upload_unfinished",
+            f"{received:,} of {upload.size_bytes:,} bytes were received.",
+            "Send the rest first.",
+            field="upload",
+            status=409,
+        )
+    path = path_of(upload)
+    digest = upload.fingerprint.removeprefix(SHA256_MARK)
+    if digest != upload.fingerprint and digest != sha256_of(path):
+        forget_upload(upload)
+        raise Refusal("upload_damaged", "The file is not the one that was sent.", "Send it again.", field="upload")
+    return path
+
+
+def forget_upload(upload: Upload) -> None:
+    """Delete what was received."""
+    path_of(upload).unlink(missing_ok=True)
+    upload.delete()
+
+
+def path_of(upload: Upload) -> Path:
+    folder: Path = settings.HOME / "uploads"
+    return folder / upload.pk

@@ -1,0 +1,155 @@
+"""What a dataset's page shows of one version, piece by piece, and what is done with it: split, delete, download."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpResponse, HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_POST, require_safe
+
+from finetune_hub.artifacts.manifest import ArtifactError
+from finetune_hub.catalog.compare import compare_versions
+from finetune_hub.catalog.downloads import find_download
+from finetune_hub.catalog.models import BaseModel, BaseModelQuerySet, Dataset, DatasetVersion
+from finetune_hub.catalog.preview import SHOWN_TOKENS, preview_row, token_statistics
+from finetune_hub.catalog.search import find_rows
+from finetune_hub.catalog.split import split_version
+from finetune_hub.catalog.tombstones import delete_version
+from finetune_hub.dashboard.access import MemberRequest, require_submitter
+from finetune_hub.dashboard.forms import PreviewForm, SplitForm
+from finetune_hub.dashboard.histogram import draw_bars
+from finetune_hub.dashboard.views.refusals import render_refusal
+from finetune_hub.registry.downloads import FileChunks, streaming_response
+from finetune_hub.spec.refusal import Refusal
+
+
+@login_required
+@require_safe
+def preview(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
+    """One row as a base model sees it: a fragment of the dataset's page."""
+    version = find_version(request, dataset_id, number)
+    look = PreviewForm(request.GET)
+    if not look.is_valid():
+        return refused(request, "This is no row to look at.", "Write whole numbers, 1 or more.")
+    base_model = get_object_or_404(_base_models(version), pk=look.cleaned_data["base_model"])
+    try:
+        row = preview_row(version, base_model, look.cleaned_data["row"], look.cleaned_data["max_seq_len"])
+    except Refusal as refusal:
+        return refused(request, refusal.message, refusal.remedy)
+    except ArtifactError as error:
+        return refused(request, "The artifact store did not give the file.", str(error))
+    context = {"row": row, "shown": version, "shown_tokens": SHOWN_TOKENS}
+    return render(request, "datasets/_preview.html", context)
+
+
+@login_required
+@require_safe
+def show_lengths(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
+    """How long all rows are for a base model: a fragment of the dataset's page."""
+    version = find_version(request, dataset_id, number)
+    look = PreviewForm(request.GET)
+    if not look.is_valid():
+        return refused(request, "There is nothing to measure by.", "Write whole numbers, 1 or more.")
+    base_model = get_object_or_404(_base_models(version), pk=look.cleaned_data["base_model"])
+    try:
+        lengths = token_statistics(version, base_model, look.cleaned_data["max_seq_len"])
+    except Refusal as refusal:
+        return refused(request, refusal.message, refusal.remedy)
+    except ArtifactError as error:
+        return refused(request, "The artifact store did not give the file.", str(error))
+    context = {"lengths": lengths, "bars": draw_bars(lengths), "shown": version}
+    return render(request, "datasets/_lengths.html", context)
+
+
+@login_required
+@require_safe
+def search_rows(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
+    """Rows that hold some words: a fragment of the dataset's page."""
+    version = find_version(request, dataset_id, number)
+    words, after = request.GET.get("q", ""), request.GET.get("after", "0")
+    try:
+        found = find_rows(version, words.replace("\0", ""), after=int(after) if after.isdecimal() else 0)
+    except Refusal as refusal:
+        return refused(request, refusal.message, refusal.remedy)
+    except ArtifactError as error:
+        return refused(request, "The artifact store did not give the file.", str(error))
+    return render(request, "datasets/_found.html", {"found": found, "shown": version, "words": words})
+
+
+@login_required
+@require_safe
+def compare(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
+    """What came, went and changed since another version, and what both ask: a fragment of the dataset's page."""
+    version = find_version(request, dataset_id, number)
+    others = DatasetVersion.objects.alive().filter(dataset__team=version.dataset.team).select_related("dataset")
+    other_id = request.GET.get("other", "")
+    other = get_object_or_404(others, pk=other_id if other_id.isdecimal() else 0)
+    try:
+        found = compare_versions(version, other)
+    except Refusal as refusal:
+        return refused(request, refusal.message, refusal.remedy)
+    except ArtifactError as error:
+        return refused(request, "The artifact store did not give the file.", str(error))
+    return render(request, "datasets/_comparison.html", {"found": found, "shown": version, "other": other})
+
+
+@login_required
+@require_POST
+def split(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
+    """Hold rows out by a seed."""
+    version = find_version(request, dataset_id, number)
+    require_submitter(request.user, version.dataset.team_id)
+    form = SplitForm(request.POST)
+    if not form.is_valid():
+        return render_refusal(request, "These are no share and seed.", "Hold out 1 to 90 percent.", status=422)
+    try:
+        train, held_out = split_version(
+            version, request.user, fraction=form.cleaned_data["percent"] / 100, seed=form.cleaned_data["seed"]
+        )
+    except Refusal as refusal:
+        return render_refusal(request, refusal.message, refusal.remedy, status=refusal.status)
+    messages.success(request, f"{held_out} has {held_out.row_count:,} rows held out; {train} has the others.")
+    return redirect("dataset-version", train.dataset_id, train.number)
+
+
+@login_required
+@require_POST
+def delete(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
+    """Delete a version's rows and files."""
+    version = find_version(request, dataset_id, number)
+    require_submitter(request.user, version.dataset.team_id)
+    try:
+        delete_version(version, request.user)
+    except Refusal as refusal:
+        return render_refusal(request, refusal.message, refusal.remedy, status=refusal.status)
+    messages.success(request, f"The rows of {version} are deleted.")
+    return redirect("dataset-version", version.dataset_id, version.number)
+
+
+@login_required
+@require_safe
+def download_file(request: MemberRequest, dataset_id: str, number: int, name: str) -> HttpResponseBase:
+    """The rows, the upload as it came, or what was set aside."""
+    try:
+        file = find_download(find_version(request, dataset_id, number), name)
+        chunks = FileChunks(file.open())
+    except Refusal as refusal:
+        return render_refusal(request, refusal.message, refusal.remedy, status=refusal.status)
+    except ArtifactError as error:
+        return render_refusal(request, "The artifact store did not give the file.", str(error), status=503)
+    return streaming_response(request, chunks, filename=file.name, size_bytes=file.size_bytes)
+
+
+def find_version(request: MemberRequest, dataset_id: str, number: int) -> DatasetVersion:
+    dataset = get_object_or_404(Dataset.objects.visible_to(request.user), pk=dataset_id)
+    return get_object_or_404(dataset.versions.select_related("dataset"), number=number)
+
+
+def refused(request: MemberRequest, message: str, remedy: str) -> HttpResponse:
+    """Why there is no preview, in its place."""
+    return render(request, "datasets/_refused.html", {"message": message, "remedy": remedy})
+
+
+def _base_models(version: DatasetVersion) -> BaseModelQuerySet:
+    return BaseModel.objects.ready().filter(team_id=version.dataset.team_id)

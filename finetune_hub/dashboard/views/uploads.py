@@ -1,0 +1,57 @@
+"""A large file on its way from the upload form, in parts: `static/js/upload.js` sends them and goes on after breaks."""
+
+from __future__ import annotations
+
+from django.contrib.auth.decorators import login_required
+from django.http import JsonResponse
+from django.shortcuts import get_object_or_404
+from django.views.decorators.http import require_POST
+
+from finetune_hub.catalog.models import Upload
+from finetune_hub.catalog.uploads import MAX_PART_BYTES, add_part, begin_upload, received_bytes
+from finetune_hub.dashboard.access import MemberRequest, submitting_teams
+from finetune_hub.dashboard.forms import PartForm, UploadBeginForm
+from finetune_hub.spec.refusal import Refusal
+
+
+@login_required
+@require_POST
+def begin(request: MemberRequest) -> JsonResponse:
+    """Begin an upload, or find the one of this fingerprint that is under way."""
+    form = UploadBeginForm(request.POST, teams=submitting_teams(request.user))
+    if not form.is_valid():
+        return refused("The file has no name or size.", "Choose it again.", 422)
+    wanted = {name: form.cleaned_data[name] for name in ("file_name", "size_bytes", "fingerprint")}
+    try:
+        upload = begin_upload(form.team, request.user, **wanted)
+    except Refusal as refusal:
+        return refused(refusal.message, refusal.remedy, refusal.status)
+    return JsonResponse({"id": upload.pk, "received_bytes": received_bytes(upload)})
+
+
+@login_required
+@require_POST
+def send_part(request: MemberRequest, upload_id: str) -> JsonResponse:
+    """Take one part; the body is nothing but its bytes."""
+    upload = find_own_upload(request, upload_id)
+    form = PartForm(request.GET)
+    data = request.read(MAX_PART_BYTES + 1)
+    if not form.is_valid() or len(data) > MAX_PART_BYTES:
+        return refused("This is no part of an upload.", "Load the page again.", 422)
+    try:
+        received = add_part(upload, form.cleaned_data["offset"], data)
+    except Refusal as refusal:
+        return refused(refusal.message, refusal.remedy, refusal.status)
+    return JsonResponse({"received_bytes": received})
+
+
+def find_own_upload(request: MemberRequest, upload_id: str) -> Upload:
+    """
+    Raises:
+        Http404: it is not the user's, or was forgotten.
+    """
+    return get_object_or_404(Upload, pk=upload_id, created_by=request.user)
+
+
+def refused(message: str, remedy: str, status: int) -> JsonResponse:
+    return JsonResponse({"message": f"{message} {remedy}"}, status=status)

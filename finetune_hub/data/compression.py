@@ -1,0 +1,126 @@
+"""Compressed files, read as a stream: gzip and Zstandard are told by their first bytes, never by the name.
+
+A file that unpacks to far more than it is, is refused with its ratio before it fills memory or disk: text of real
+rows packs 3 to 20 times smaller, and a bomb a thousand times and more.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from pathlib import Path
+from typing import BinaryIO, Literal, cast
+
+import zstandard
+
+from finetune_hub.data.defects import BrokenFile
+
+MAX_RATIO = 200
+RATIO_COUNTS_FROM_BYTES = 64 << 20
+MAX_UNPACKED_BYTES = 32 << 30
+_BUFFER_BYTES = 1 << 20
+_MAX_WINDOW_BYTES = 128 << 20  # Zstandard's `--long`; a frame may ask for far more.
+_PACKED_BYTES = 1 << 10  # Of a bomb, so many bytes unpack to 32 MiB at most.
+
+Compression = Literal["gzip", "zstd"]
+_MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "a zip archive", b"7z\xbc\xaf": "a 7z archive"}
+
+
+def compression_of(path: Path) -> Compression | None:
+    """How the file is compressed; None: not at all.
+
+    Raises:
+        BrokenFile: it is packed in a way that is not read here.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+    for magic, name in _OTHERS.items():
+        if start.startswith(magic):
+            raise BrokenFile(
+                "unknown_compression",
+                f"is packed as {name.removeprefix('a ')}",
+                "Unpack it, or pack it with gzip or zstd.",
+                whole_file=True,
+            )
+    return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+
+
+def open_unpacked(path: Path) -> BinaryIO:
+    """The file's bytes, unpacked as they are read. Reading raises `BrokenFile` where they are damaged, or a bomb."""
+    compression = compression_of(path)
+    if compression is None:
+        return path.open("rb", buffering=_BUFFER_BYTES)
+    return cast(BinaryIO, io.BufferedReader(_Unpacked(path, compression), _BUFFER_BYTES))
+
+
+class _Unpacked(io.RawIOBase):
+    def __init__(self, path: Path, compression: Compression) -> None:
+        super().__init__()
+        self._packed = path.open("rb")
+        self._name = compression
+        self._bytes = gzip.GzipFile(fileobj=self._packed) if compression == "gzip" else _ZstdFrames(self._packed)
+        self._unpacked_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        try:
+            data = self._bytes.read(len(buffer))
+        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as damaged:
+            raise BrokenFile(
+                "damaged_compression", f"the {self._name} data end or break here ({damaged})", "Pack the file again."
+            ) from damaged
+        buffer[: len(data)] = data
+        self._unpacked_bytes += len(data)
+        self._refuse_bomb()
+        return len(data)
+
+    def _refuse_bomb(self) -> None:
+        ratio = self._unpacked_bytes / max(1, self._packed.tell())
+        if self._unpacked_bytes < RATIO_COUNTS_FROM_BYTES:
+            return
+        if ratio > MAX_RATIO or self._unpacked_bytes > MAX_UNPACKED_BYTES:
+            raise BrokenFile(
+                "unpacks_too_large",
+                f"the {self._name} data unpack to {ratio:,.0f} times their size ({self._unpacked_bytes >> 20:,} MiB so "
+                "far)",
+                f"Unpack the file and look at it: more than {MAX_RATIO} times is taken for a bomb.",
+            )
+
+    def close(self) -> None:
+        self._packed.close()
+        super().close()
+
+
+class _ZstdFrames:
+    """Zstandard frames one behind the other. `stream_reader` would take a file cut short for a whole one."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self._packed = packed
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+        self._frame = self._decompressor.decompressobj()
+        self._frame_is_open = False
+        self._ready = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        """Up to so many bytes; none at the end.
+
+        Raises:
+            EOFError: the last frame is not whole.
+        """
+        while not self._ready:
+            data = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame, self._frame_is_open = self._decompressor.decompressobj(), False
+            data = data or self._packed.read(_PACKED_BYTES)
+            if not data:
+                if self._frame_is_open:
+                    raise EOFError("the last frame is cut short")
+                return b""
+            self._frame_is_open = True
+            self._ready = memoryview(self._frame.decompress(data))
+        data, self._ready = bytes(self._ready[:size]), self._ready[size:]
+        return data

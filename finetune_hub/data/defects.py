@@ -1,0 +1,118 @@
+"""What can be wrong with a dataset file: each defect with its place, in words, and with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from finetune_hub.spec.refusal import Refusal
+
+NAMED_DEFECTS = 3
+
+Path = tuple[str | int, ...]  # Of a value inside a row: ("messages", 1, "role").
+
+
+class Defect(BaseModel):
+    """One defect: where it is, what it is, and what to do about it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    line: int | None = Field(
+        description="Line of the file, counted from 1, blank lines included; of a Parquet file, the row; "
+        "null: the whole file."
+    )
+    column: int | None = Field(None, description="Character of that line, counted from 1; null: the whole row.")
+    field: str | None = Field(None, description="The value in the row, such as `messages[1].role`.")
+    code: str
+    message: str = Field(description="A clause without a full stop: `no assistant turn`.")
+    remedy: str = Field(description="A whole sentence.")
+
+    @property
+    def place(self) -> str:
+        """`line 3, column 14`; empty for the whole file."""
+        if self.line is None:
+            return ""
+        return f"line {self.line}" + (f", column {self.column}" if self.column else "")
+
+    def __str__(self) -> str:
+        where = "The file" if self.line is None else f"{self.place.capitalize()}:"
+        return f"{where} {self.message}. {self.remedy}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A defect of one row, before its place in the file is known."""
+
+    path: Path
+    code: str
+    message: str
+    remedy: str
+
+
+class BadRow(Exception):
+    """The row cannot be trained on."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(problem.message for problem in problems))
+        self.problems = list(problems)
+
+
+class BrokenFile(Exception):
+    """The file cannot be read on from here."""
+
+    def __init__(self, code: str, message: str, remedy: str, *, whole_file: bool = False) -> None:
+        """
+        Args:
+            message: A clause whose subject is the row, or the file.
+            whole_file: The defect has no place of its own.
+        """
+        super().__init__(f"{message}. {remedy}")
+        self.code, self.message, self.remedy, self.whole_file = code, message, remedy, whole_file
+
+
+class InvalidDataset(Exception):
+    """The dataset has rows that cannot be trained on."""
+
+    def __init__(self, file_name: str, defects: Sequence[Defect], count: int | None = None) -> None:
+        self.file_name = file_name
+        self.defects = list(defects)
+        self.count = len(self.defects) if count is None else count
+        named = " ".join(str(defect) for defect in self.defects[:NAMED_DEFECTS])
+        more = self.count - min(len(self.defects), NAMED_DEFECTS)
+        super().__init__(f"{file_name}: {named}" + (f" And {more} more." if more else ""))
+
+
+def refusal_of(file_name: str, defects: Sequence[Defect], count: int) -> Refusal:
+    """How the service, and the command line ahead of it, refuses a file: its first defect, and how many more."""
+    first, more = defects[0], count - 1
+    place = f"{file_name}, {first.place}" if first.place else file_name
+    rest = f" ({more} more {'error' if more == 1 else 'errors'}.)" if more else ""
+    return Refusal(
+        "invalid_dataset",
+        f"{place}: {first.message}.{rest}",
+        first.remedy,
+        field="file",
+        details=[defect.model_dump() for defect in defects],
+    )
+
+
+def spelled(path: Path) -> str | None:
+    """`messages[1].role` of ("messages", 1, "role"); None for the row itself."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".") or None
+
+
+def json_type(value: object) -> str:
+    """What JSON calls a value of this type; Python's own name for what JSON does not know."""
+    names = {
+        type(None): "null",
+        bool: "boolean",
+        int: "number",
+        float: "number",
+        str: "string",
+        list: "list",
+        dict: "object",
+    }
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,210 @@
+"""From a file as somebody has it to rows as the hub keeps them: the one way in, for page, API, CLI and trainer.
+
+    bytes → unpacked → container (JSONL, CSV, …) → format (chat, alpaca, …) → row of ours
+
+What the file is, is found out from its first rows. Then every row is converted; one that cannot be is rejected with
+all its defects, each with line and column, and the next is read. Everything is a stream: the size of a file does not
+matter, that of one row does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from finetune_hub.data.defects import BadRow, BrokenFile, Defect, InvalidDataset, Problem, json_type, spelled
+from finetune_hub.data.formats.format import Format
+from finetune_hub.data.formats.mapped import Mapped
+from finetune_hub.data.formats.registry import recognise
+from finetune_hub.data.places import place_of
+from finetune_hub.data.readers.container import Container, find_container
+from finetune_hub.data.readers.records import Found, Record, Unread
+from finetune_hub.data.rows import Row
+
+_SAMPLE_ROWS = 100
+_SAMPLE_BYTES = 4 << 20
+_NAMED_COLUMNS = 12
+# An escaped NUL, and not an escaped backslash ahead of `u0000`. Postgres stores no NUL.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that cannot be trained on."""
+
+    defects: list[Defect]
+    raw: bytes  # As it lies in the file, or as JSON; its beginning where it could not be read.
+    ends_here: bool = False  # The rest of the file could not be read.
+
+
+@dataclass(frozen=True, slots=True)
+class GoodRow:
+    """A row of ours, and the line of the file where it came from."""
+
+    line: int
+    row: Row
+    json: bytes  # Its document, on one line.
+
+
+class UnknownFormat(Exception):
+    """The rows are in no known format."""
+
+    def __init__(self, columns: list[str]) -> None:
+        super().__init__()
+        self.columns = columns
+
+
+class DatasetFile:
+    """A dataset file whose container and format are known; `rows` reads it from the beginning."""
+
+    def __init__(self, path: Path, file_name: str | None = None, mapping: Mapping[str, str] | None = None) -> None:
+        """
+        Args:
+            file_name: What the file is called, where it lies under another name (an upload's temporary file).
+            mapping: Column → part, for columns that no format has.
+
+        Raises:
+            BrokenFile: there is nothing in it that could be read.
+            UnknownFormat: it can be read, but its columns mean nothing to us.
+            Refusal: `invalid_mapping`.
+        """
+        self.path = path
+        self.file_name = file_name or path.name
+        self.container: Container = find_container(path, self.file_name)
+        sample = self._sample()
+        documents = [found.value for found in sample if isinstance(found, Record) and isinstance(found.value, dict)]
+        self.columns = sorted({str(name) for document in documents for name in document})
+        self.format: Format
+        if mapping:
+            self.format = Mapped(mapping)
+            self.reason = self.format.looks({}) or ""
+        elif found := recognise(documents):
+            self.format, self.reason = found.format, found.reason
+        elif documents and self.columns:
+            raise UnknownFormat(self.columns)
+        else:
+            raise self._nothing_readable(sample)
+
+    def rows(self) -> Iterator[GoodRow | Rejected]:
+        """Every row, good or bad, in the file's order."""
+        convert, kind = self.format.convert, None
+        for found in self.container.records(self.path):
+            if isinstance(found, Unread):
+                yield Rejected([found.defect], found.raw, found.ends_here)
+                continue
+            try:
+                if not isinstance(found.value, dict):
+                    raise BadRow([_not_an_object(found.value)])
+                row = convert(found.value)
+                kind = kind or type(row)
+                if type(row) is not kind:
+                    raise BadRow([_MIXED])
+                yield GoodRow(found.line, row, _to_json(row))
+            except BadRow as bad:
+                yield Rejected([_placed(problem, found) for problem in bad.problems], _raw_of(found))
+
+    def _sample(self) -> list[Found]:
+        sample: list[Found] = []
+        size_bytes = 0
+        for found in self.container.records(self.path):
+            sample.append(found)
+            size_bytes += len(found.raw or b"")
+            if len(sample) == _SAMPLE_ROWS or size_bytes > _SAMPLE_BYTES:
+                break
+        return sample
+
+    def _nothing_readable(self, sample: list[Found]) -> BrokenFile | InvalidDataset:
+        """Why none of the first rows tells a format."""
+        defects = [
+            found.defect if isinstance(found, Unread) else _placed(_not_an_object(found.value), found)
+            for found in sample
+            if isinstance(found, Unread) or not isinstance(found.value, dict)
+        ]
+        if defects:
+            return InvalidDataset(self.file_name, defects)
+        return BrokenFile("empty_file", "has no rows", "Put one row on each line.", whole_file=True)
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """The rows of a file with their lines.
+
+    Raises:
+        InvalidDataset: at the first defect.
+    """
+    try:
+        file = DatasetFile(path)
+    except BrokenFile as broken:
+        raise InvalidDataset(path.name, [whole_file(broken)]) from broken
+    except UnknownFormat as unknown:
+        raise InvalidDataset(path.name, [unknown_format(unknown)]) from unknown
+    for found in file.rows():
+        if isinstance(found, Rejected):
+            raise InvalidDataset(path.name, found.defects)
+        yield found.line, found.row
+
+
+def whole_file(broken: BrokenFile) -> Defect:
+    return Defect(line=None if broken.whole_file else 1, code=broken.code, message=broken.message, remedy=broken.remedy)
+
+
+def unknown_format(unknown: UnknownFormat) -> Defect:
+    named = ", ".join(f"`{column}`" for column in unknown.columns[:_NAMED_COLUMNS])
+    more = ", …" if len(unknown.columns) > _NAMED_COLUMNS else ""
+    return Defect(
+        line=None,
+        code="unknown_format",
+        message=f"has the columns {named}{more}, which belong to no known format",
+        remedy="Say which column plays which part, such as user and assistant.",
+    )
+
+
+def _to_json(row: Row) -> bytes:
+    """
+    Raises:
+        BadRow: the row holds what cannot be kept.
+    """
+    try:
+        line = orjson.dumps(row.document(), option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError as unwritable:
+        what = "nested too deeply" if "ecursion" in str(unwritable) else "holds a value that JSON does not know"
+        raise BadRow([Problem((), "not_storable", what, "Keep to texts, numbers, lists and flat objects.")]) from None
+    if b"\\u0000" in line and _NUL.search(line):
+        raise BadRow([Problem((), "not_storable", "holds a NUL character", "Remove that character.")])
+    return line
+
+
+_MIXED = Problem(
+    (),
+    "mixed_rows",
+    "a row of another kind than the first one",
+    "Upload rows of one kind, and name several datasets in the job.",
+)
+
+
+def _not_an_object(value: object) -> Problem:
+    return Problem((), "not_an_object", f"a JSON {json_type(value)}, not an object", 'Write {"messages": […]}.')
+
+
+def _placed(problem: Problem, record: Record) -> Defect:
+    line: int = record.line
+    column = None
+    if record.raw is not None and (place := place_of(record.raw, problem.path)):
+        line, column = line + place[0], place[1]
+    return Defect(
+        line=line,
+        column=column,
+        field=spelled(problem.path),
+        code=problem.code,
+        message=problem.message,
+        remedy=problem.remedy,
+    )
+
+
+def _raw_of(record: Record) -> bytes:
+    if record.raw is not None:
+        return record.raw.strip()
+    return orjson.dumps(record.value, default=str, option=orjson.OPT_NON_STR_KEYS)

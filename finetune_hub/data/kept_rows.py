@@ -1,0 +1,58 @@
+"""Rows of a kept file by their number, without reading what lies ahead of them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import orjson
+
+from finetune_hub.data.formats.registry import KEPT_FORMATS
+from finetune_hub.data.report import ROWS_PER_OFFSET
+from finetune_hub.data.rows import Row, RowKind
+
+
+class KeptRows:
+    """A file as `look_at` keeps it, with the offsets that it reported. Rows are numbered from 1."""
+
+    def __init__(self, path: Path, kind: RowKind, offsets: Sequence[int]) -> None:
+        """
+        Args:
+            offsets: Bytes ahead of rows 1, 1001, 2001 …; none: the file is read from its beginning each time.
+        """
+        self._path, self._kind, self._offsets = path, kind, offsets or [0]
+
+    def lines(self, start: int, count: int) -> list[bytes]:
+        """The JSON of so many rows from this number on; fewer at the file's end."""
+        block = min((start - 1) // ROWS_PER_OFFSET, len(self._offsets) - 1)
+        skipped = start - 1 - block * ROWS_PER_OFFSET
+        with self._path.open("rb") as file:
+            file.seek(self._offsets[block])
+            sound = (line for line in file if not line.isspace())
+            return list(islice(sound, skipped, skipped + count))
+
+    def rows(self, numbers: Iterable[int]) -> Iterator[tuple[int, Row]]:
+        """The rows of these numbers, which must ascend."""
+        starts = [index * ROWS_PER_OFFSET + 1 for index in range(len(self._offsets))]
+        with self._path.open("rb") as file:
+            at = 0  # The number of the row just read.
+            for number in numbers:
+                block = bisect_right(starts, number) - 1
+                if starts[block] > at + 1 or not at:
+                    file.seek(self._offsets[block])
+                    at = starts[block] - 1
+                for line in file:
+                    at += not line.isspace()
+                    if at == number:
+                        yield number, self._row(line)
+                        break
+
+    def row(self, number: int) -> Row | None:
+        """One row; None: there are not so many."""
+        lines = self.lines(number, 1)
+        return self._row(lines[0]) if lines else None
+
+    def _row(self, line: bytes) -> Row:
+        return KEPT_FORMATS[self._kind].convert(orjson.loads(line))

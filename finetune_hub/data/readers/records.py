@@ -1,0 +1,72 @@
+"""Records: what a reader takes out of a file, row by row, before anybody knows which format the rows are in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from finetune_hub.data.defects import BrokenFile, Defect
+
+MAX_ROW_BYTES = 16 << 20
+UTF8_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row as its container holds it."""
+
+    line: int  # Where it begins, counted from 1.
+    value: Any
+    raw: bytes | None = None  # Its own JSON, where the container is JSON: columns are found in it.
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A row, or the rest of the file, that could not be read."""
+
+    defect: Defect
+    raw: bytes = b""  # Its first bytes, so that it can be mended.
+    ends_here: bool = False  # Nothing behind it can be read, however much there is.
+
+
+Found = Record | Unread
+
+
+def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank, with their numbers; one beyond the limit is cut just above it.
+
+    Raises:
+        BrokenFile: the bytes cannot be unpacked; nothing follows.
+    """
+    line = 0
+    while raw := file.readline(MAX_ROW_BYTES + 1):
+        line += 1
+        if len(raw) > MAX_ROW_BYTES:
+            rest = raw
+            while rest and not rest.endswith(b"\n"):
+                rest = file.readline(MAX_ROW_BYTES + 1)
+        if line == 1:
+            raw = raw.removeprefix(UTF8_MARK)
+        if not raw.isspace() and raw:
+            yield line, raw
+
+
+def too_long(line: int, raw: bytes = b"") -> Unread:
+    return unread(
+        line, "row_too_long", f"longer than {MAX_ROW_BYTES >> 20} MiB", "Split the row into shorter ones.", raw=raw
+    )
+
+
+def unread(
+    line: int | None, code: str, message: str, remedy: str, *, column: int | None = None, raw: bytes = b""
+) -> Unread:
+    return Unread(Defect(line=line, column=column, code=code, message=message, remedy=remedy), raw)
+
+
+def broken_at(line: int, broken: BrokenFile) -> Unread:
+    """Why the reading of a file ended at a line."""
+    defect = Defect(
+        line=None if broken.whole_file else line, code=broken.code, message=broken.message, remedy=broken.remedy
+    )
+    return Unread(defect, ends_here=True)

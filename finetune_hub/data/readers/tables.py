@@ -1,0 +1,106 @@
+"""Tables: CSV and TSV files, whose first line names the columns. Cells are texts; a blank cell is an empty text."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from finetune_hub.data.defects import BrokenFile
+from finetune_hub.data.readers import records
+from finetune_hub.data.readers.records import Found, Record, Unread, broken_at, too_long, unread
+
+csv.field_size_limit(records.MAX_ROW_BYTES)  # The module's own limit is 128 KiB, for the whole process.
+
+
+class _Undecodable(Exception):
+    def __init__(self, line: int, column: int) -> None:
+        super().__init__()
+        self.line, self.column = line, column
+
+
+def read_table(file: BinaryIO, delimiter: str) -> Iterator[Found]:
+    """The rows below the heading, each as an object of texts."""
+    lines = _Lines(file)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    names: list[str] | None = None
+    while True:
+        begins = lines.number + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except BrokenFile as broken:
+            yield broken_at(lines.number + 1, broken)
+            return
+        except _Undecodable as place:
+            yield unread(place.line, "not_utf8", "not UTF-8", "Save the file as UTF-8.", column=place.column)
+            continue
+        except csv.Error as broken:
+            yield _unparsed(begins, broken)
+            continue
+        if not cells or not any(cells):
+            continue
+        if names is None:
+            names = cells
+            if defect := _heading_defect(begins, names):
+                yield defect
+                return
+        elif len(cells) != len(names):
+            raw = delimiter.join(cells)[:200].encode()
+            yield unread(
+                begins,
+                "wrong_column_count",
+                f"{len(cells)} cells under {len(names)} columns",
+                "Put quotes around cells that hold the separator or a line break.",
+                raw=raw,
+            )
+        else:
+            yield Record(begins, dict(zip(names, cells, strict=True)))
+
+
+class _Lines:
+    """The file's lines as text. One that is too long is given in part, and makes its cell too long for the reader."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        raw = self._file.readline(records.MAX_ROW_BYTES + 1)
+        if not raw:
+            raise StopIteration
+        self.number += 1
+        if len(raw) > records.MAX_ROW_BYTES:
+            rest = raw
+            while rest and not rest.endswith(b"\n"):
+                rest = self._file.readline(records.MAX_ROW_BYTES + 1)
+            raise csv.Error("field larger than field limit")
+        if self.number == 1:
+            raw = raw.removeprefix(records.UTF8_MARK)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as undecodable:
+            raise _Undecodable(self.number, len(raw[: undecodable.start].decode()) + 1) from None
+
+
+def _heading_defect(line: int, names: list[str]) -> Unread | None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        named = ", ".join(f"`{name}`" for name in twice[:3])
+        return unread(line, "invalid_heading", f"{named} names two columns", "Give each column a name of its own.")
+    return None
+
+
+def _unparsed(line: int, broken: csv.Error) -> Unread:
+    if "limit" in str(broken):
+        return too_long(line)
+    return unread(
+        line,
+        "invalid_table_row",
+        f"not readable as a row ({broken})",
+        'Close every quote, and write a quote inside a cell as "".',
+    )
