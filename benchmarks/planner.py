@@ -2,7 +2,7 @@
 
     python -m benchmarks.planner [--set judged] [--keep FOLDER] [--json FILE]
 
-Prints a line a run, then the median error and the share of runs that needed more than 1.05 times what was predicted.
+Prints a line a run, then the median error, and how many runs were predicted more than 5% too low.
     measured   largest resident memory of the whole process `python -m finetune_hub.engine train`
     predicted  `scheduling.memory`, from the spec, the model's facts and the rows' lengths: before the run, without it
 
@@ -36,7 +36,7 @@ from finetune_hub.spec.training import TrainingSpec
 from tests.tiny_models import make_tokenizer
 
 STEPS = 3
-UNDER = 1.05
+UNDER = 0.05
 TEMPLATE_TOKENS = 55  # Around a conversation, in bytes: the tokenizer knows little more.
 
 LORA: dict[str, Any] = {"type": "lora", "rank": 16}
@@ -88,6 +88,7 @@ CALIBRATION = [
     Case("llama-31m", 512, 2, "float32"),
     Case("llama-31m", 400, 4, "float32", ragged=True),
     Case("llama-31m", 400, 8, ragged=True),
+    Case("llama-31m", 512, 4, "float32", checkpointing=True),
     Case("llama-123m"),
     Case("llama-123m", dtype="float32"),
     Case("llama-123m", 192, 2, "float32"),
@@ -127,6 +128,13 @@ JUDGED = [
     Case("llama-258m", 256, 4, "float32", checkpointing=True),
     Case("llama-258m", 256, 2, method=QLORA, checkpointing=True),
     Case("llama-258m", 256, 2, method={"type": "prompt_tuning"}),
+    # Added when the first ones had shown where the estimate was too low.
+    Case("qwen2-166m", 320, 3, "float32", checkpointing=True),
+    Case("llama-258m", 448, 2, "float32", checkpointing=True),
+    Case("qwen2-166m", 160, 2, "float32", QLORA),
+    Case("llama-258m", 192, 3, "float32", QLORA | {"rank": 8}),
+    Case("llama-107m", 320, 2, "float32", QLORA | {"rank": 32}),
+    Case("llama-107m", 224, 3, "float32", QLORA | {"quantization": "int8"}),
 ]
 SETS = {"calibration": CALIBRATION, "judged": JUDGED}
 
@@ -168,11 +176,11 @@ def main() -> None:
 
 
 def report(errors: list[float]) -> None:
-    under = sum(1 + error < 1 / UNDER for error in errors)
+    under = sum(error < -UNDER for error in errors)
     middle, signed = 100 * median(map(abs, errors)), 100 * median(errors)
     print(f"\n{len(errors)} runs: median error {middle:.1f}%, signed {signed:+.1f}%;")
     spread = f"from {100 * min(errors):+.1f}% to {100 * max(errors):+.1f}%"
-    print(f"{spread}; {under} needed more than {UNDER} times the prediction.")
+    print(f"{spread}; {under} were predicted more than {100 * UNDER:.0f}% too low.")
 
 
 def run_case(case: Case, bases: Path, folder: Path) -> Outcome:

@@ -31,6 +31,7 @@ COMMANDS = {
     "status": LazyCommand("finetune_hub.cli.up:status", "Show what runs on this machine."),
     "down": LazyCommand("finetune_hub.cli.up:down", "Stop the hub on this machine."),
     "train": LazyCommand("finetune_hub.cli.train:train", "Train a recipe on this machine, without the hub."),
+    "plan": LazyCommand("finetune_hub.cli.plan:plan", "Will a recipe fit, where, and what would fit instead."),
     "login": LazyCommand("finetune_hub.cli.login:login", "Choose the hub that the commands below talk to."),
     "datasets": LazyCommand("finetune_hub.cli.datasets:app", "Push a dataset, list them."),
     "base-models": LazyCommand("finetune_hub.cli.base_models:app", "Import a base model, list them."),

@@ -81,9 +81,7 @@ class PlanAnswer(Part):
     devices: list[DeviceAnswer] = Field(description="The most fitting first.")
 
     @classmethod
-    def of(
-        cls, plans: Sequence[tuple[DevicePlan, int]], *, gpus: int, assumptions: Sequence[str] = ()
-    ) -> PlanAnswer:
+    def of(cls, plans: Sequence[tuple[DevicePlan, int]], *, gpus: int, assumptions: Sequence[str] = ()) -> PlanAnswer:
         """Of the plan for each kind of device, with how many of it there are."""
         order: list[Verdict] = ["fits", "tight", "does_not_fit"]
         ranked = sorted(plans, key=lambda pair: (order.index(pair[0].verdict), pair[0].total_seconds or 0))

@@ -1,6 +1,6 @@
 """Will a run fit, where, how long will it take, and if it fits nowhere: what would fit, at which price?
 
-    fits    peak · (1 + spread) ≤ usable memory        tight    only the peak itself ≤ usable        otherwise: does not
+    fits    need · (1 + spread) ≤ usable memory        tight    only the need itself ≤ usable        otherwise: does not
 
 What would fit is found by trying: every change that costs quality, alone and in pairs, each together with as few as
 possible of those that cost time alone: smaller micro batches, and activations made anew.
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from finetune_hub.scheduling.changes import Changes, changed
 from finetune_hub.scheduling.devices import PlannedDevice
 from finetune_hub.scheduling.facts import Shape
 from finetune_hub.scheduling.learning import Correction, FinishedRun, learn_memory, learn_speed
@@ -22,7 +23,6 @@ from finetune_hub.spec.methods import LowRankMethod
 from finetune_hub.spec.training import TrainingSpec
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
-Changes = dict[str, Any]
 
 _USABLE = {"cpu": 0.9, "cuda": 0.97}  # The machine's other processes; what the driver keeps for itself.
 _SHORTEST_ROW = 128
@@ -77,13 +77,14 @@ class DevicePlan:
 
     def sentence(self) -> str:
         """The verdict with its numbers."""
-        needs = f"about {gigabytes(self.memory.peak_bytes)} of {gigabytes(self.usable_bytes)} usable"
+        needs = f"about {gigabytes(self.memory.needed_bytes)} of {gigabytes(self.usable_bytes)} usable"
         if self.verdict == "fits":
             return f"It fits {self.device.name}: {needs}."
         if self.verdict == "tight":
             return f"It may just fit {self.device.name}: {needs}, which is less room than the estimate is sure of."
-        largest = max(self.memory.parts().items(), key=lambda part: part[1])
-        return f"It does not fit {self.device.name}: {needs}; {largest[0]} alone are {gigabytes(largest[1])}."
+        parts = {name: size for name, size in self.memory.parts().items() if name != "allocator"}
+        largest = max(parts, key=lambda name: parts[name])
+        return f"It does not fit {self.device.name}: {needs}; {largest} alone are {gigabytes(parts[largest])}."
 
 
 def plan_on(
@@ -106,15 +107,6 @@ def plan_on(
     )
 
 
-def changed(spec: TrainingSpec, changes: Changes) -> TrainingSpec:
-    """The spec with other values in some fields: `{"training.micro_batch_size": 1}`."""
-    document = spec.model_dump(mode="json")
-    for field, value in changes.items():
-        part, _, name = field.partition(".")
-        document[part][name] = value
-    return TrainingSpec.model_validate(document)
-
-
 def usable_bytes(device: PlannedDevice) -> float:
     return device.memory_bytes * _USABLE[device.kind]
 
@@ -135,14 +127,14 @@ class _Planner:
     def memory_of(self, spec: TrainingSpec) -> tuple[MemoryEstimate, Workload, Correction]:
         load = workload_of(spec, self.rows)
         estimate = estimate_memory(spec, self.shape, self.device, load)
-        correction = learn_memory(self.runs, self.device, spec.method.type)
+        correction = learn_memory(self.runs, self.device, spec.method.type, estimate.peak_bytes)
         return estimate.corrected(correction.factor), load, correction
 
     def verdict_of(self, spec: TrainingSpec) -> Verdict:
         memory, _, correction = self.memory_of(spec)
-        if memory.peak_bytes * (1 + correction.spread) <= usable_bytes(self.device):
+        if memory.needed_bytes * (1 + correction.spread) <= usable_bytes(self.device):
             return "fits"
-        return "tight" if memory.peak_bytes <= usable_bytes(self.device) else "does_not_fit"
+        return "tight" if memory.needed_bytes <= usable_bytes(self.device) else "does_not_fit"
 
     def seconds_of(self, spec: TrainingSpec) -> float | None:
         seconds = seconds_per_step(spec, self.shape, self.device, workload_of(spec, self.rows))
@@ -167,7 +159,7 @@ class _Planner:
             changes=paid.changes | free.changes,
             words=" and ".join(option.words for option in (paid, free) if option.words),
             quality=paid.quality,
-            peak_bytes=self.memory_of(candidate)[0].peak_bytes,
+            peak_bytes=self.memory_of(candidate)[0].needed_bytes,
             slowdown=after / before if before and after else None,
         )
 

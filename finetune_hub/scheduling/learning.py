@@ -3,7 +3,8 @@
     factor   exp( n / (n + k) · median of log(measured / estimated) )      n runs; k pulls few of them towards 1
     spread   of the runs around their median, mixed with what is expected before any run: one run has no spread
 
-Runs are asked from the nearest on: the same device and method, the same device, the same kind of device.
+Runs are asked from the nearest on: the same device and method, the same device, the same kind of device. Of memory only
+runs of like size teach: what a small run needs beside its weights says nothing of a large one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _MAD_TO_DEVIATION = 1.48  # Of normally distributed numbers.
 _MEMORY_PRIOR = (1.0, {"cpu": 0.08, "cuda": 0.15})  # k, and the expected spread: docs/planner.md says from where.
 _SPEED_PRIOR = (0.25, {"cpu": 0.5, "cuda": 0.7})
 _LEAST_SPREAD = 0.03
+_LIKE_SIZE = 4.0
 _SPREAD_RUNS = 2  # So many runs weigh as much as the expectation.
 
 
@@ -29,6 +31,7 @@ class FinishedRun:
     device_kind: str
     device_name: str
     method: str
+    estimated_bytes: float
     memory_ratio: float
     """Measured over estimated peak."""
     time_ratio: float | None
@@ -55,10 +58,11 @@ class Correction:
         return f"{what}: {word}, corrected by {runs} {self.scope}; {within}."
 
 
-def learn_memory(runs: Sequence[FinishedRun], device: PlannedDevice, method: str) -> Correction:
-    """The correction of a peak."""
+def learn_memory(runs: Sequence[FinishedRun], device: PlannedDevice, method: str, estimated_bytes: float) -> Correction:
+    """The correction of a peak that the formulas put at `estimated_bytes`."""
     k, expected = _MEMORY_PRIOR
-    near, scope = _nearest(runs, device, method)
+    like = [run for run in runs if 1 / _LIKE_SIZE <= run.estimated_bytes / estimated_bytes <= _LIKE_SIZE]
+    near, scope = _nearest(like, device, method)
     return _correction([run.memory_ratio for run in near], k, expected[device.kind], scope)
 
 

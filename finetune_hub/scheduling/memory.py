@@ -19,7 +19,8 @@ What one layer saves of a token, in numbers of the compute dtype (`engine/kernel
 With activation checkpointing all layers but one keep H alone.
 
 On a CPU the peak is the process's resident memory. Weights in the dtype that they are stored in stay a mapping of
-their file; others are converted, and file and copy are there together for a moment.
+their file, pages of packed ones too; others are converted, and file and copy are there together for a moment. What
+the run no longer needs of the file counts in the peak, and does not count when asking whether it fits.
 Shape letters:  T tokens of a micro batch,  H hidden,  I intermediate,  Q, K widths of query and key,  R rank,
 P trained parameters,  V vocabulary.
 Source: the engine's kernels; Dettmers et al., "QLoRA", arXiv:2305.14314, section 3 (4 bits, and 0.127 for scales).
@@ -28,8 +29,10 @@ Source: the engine's kernels; Dettmers et al., "QLoRA", arXiv:2305.14314, sectio
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 from finetune_hub.scheduling.adapted import adapted_ranks, trained_parameters
+from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.devices import Dtype, PlannedDevice
 from finetune_hub.scheduling.facts import BYTES_OF, Linear, Shape
 from finetune_hub.scheduling.workload import Workload
@@ -44,8 +47,8 @@ _EIGHT_BIT_AVERAGES = 2.03
 
 # Fitted on the calibration runs of `benchmarks.planner`, which are none of those that it judges.
 _CPU_RUNTIME_BYTES = 440e6  # Python, torch and transformers, their libraries and threads.
-_CPU_QUANTISED_BYTES = 45e6  # bitsandbytes, and what packing leaves behind.
-_CPU_SLACK = {"float32": 0.65, "bfloat16": 0.55, "float16": 0.55}  # glibc's holes, in units of what a step frees.
+_CPU_QUANTISED_BYTES = 80e6  # bitsandbytes, and what packing leaves behind.
+_CPU_SLACK = {"float32": 0.65, "bfloat16": 0.60, "float16": 0.60}  # glibc's holes, in units of what a step frees.
 _CUDA_CONTEXT_BYTES = 550e6
 _CUDA_SLACK = 0.06
 
@@ -62,13 +65,20 @@ class MemoryEstimate:
     logits: float
     dequantisation: float
     allocator: float
+    reclaimable: float = 0.0
+    """Of the peak: pages of the weights' file that the kernel takes back when memory is short. No part of its own."""
 
     @property
     def peak_bytes(self) -> float:
         return sum(self.parts().values())
 
+    @property
+    def needed_bytes(self) -> float:
+        """What has to be there for the run to end well."""
+        return self.peak_bytes - self.reclaimable
+
     def parts(self) -> dict[str, float]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "reclaimable"}
 
     def measurable_bytes(self, device_kind: str) -> float:
         """What the engine's own measure sees of it: on a GPU allocated memory, without context and reserves."""
@@ -79,7 +89,8 @@ class MemoryEstimate:
         allocator = self.allocator + (factor - 1) * self.peak_bytes
         if allocator >= 0:
             return replace(self, allocator=allocator)
-        return MemoryEstimate(**{name: factor * part for name, part in self.parts().items()})
+        parts = {name: factor * part for name, part in self.parts().items()}
+        return MemoryEstimate(**parts, reclaimable=factor * self.reclaimable)
 
 
 def estimate_memory(spec: TrainingSpec, shape: Shape, device: PlannedDevice, load: Workload) -> MemoryEstimate:
@@ -88,7 +99,7 @@ def estimate_memory(spec: TrainingSpec, shape: Shape, device: PlannedDevice, loa
     width = BYTES_OF[dtype]
     trained = trained_parameters(spec, shape)
     is_packed = isinstance(spec.method, QloraMethod)
-    weights, loading = weight_bytes(spec, shape, dtype, device)
+    weights = weight_bytes(spec, shape, dtype, device)
     optimizer = trained * (8.0 if spec.training.optimizer == "adamw" else _EIGHT_BIT_AVERAGES)
     if device.kind == "cpu" and spec.evaluation.fraction and spec.evaluation.keep_best:
         optimizer += 4.0 * trained
@@ -96,7 +107,7 @@ def estimate_memory(spec: TrainingSpec, shape: Shape, device: PlannedDevice, loa
     logits = _logit_bytes(shape, load, width)
     dequantisation = float(max(linear.parameters for linear in shape.linears) * width) if is_packed else 0.0
     running = MemoryEstimate(
-        weights=weights,
+        weights=weights.resident,
         adapters=4.0 * trained * (2 if isinstance(spec.method, LowRankMethod) and _uses_pissa(spec.method) else 1),
         gradients=4.0 * trained,
         optimizer=optimizer,
@@ -107,12 +118,17 @@ def estimate_memory(spec: TrainingSpec, shape: Shape, device: PlannedDevice, loa
     )
     freed = activations + logits + dequantisation
     if device.kind == "cuda":
-        allocator = _CUDA_CONTEXT_BYTES + _CUDA_SLACK * freed
-    else:
-        base = _CPU_RUNTIME_BYTES + (_CPU_QUANTISED_BYTES if is_packed else 0.0)
-        # While the weights are read nothing else is there; where that is the peak, it is counted as the allocator's.
-        allocator = max(base + _CPU_SLACK[dtype] * freed, base + loading - running.peak_bytes)
-    return replace(running, allocator=allocator)
+        return replace(running, allocator=_CUDA_CONTEXT_BYTES + _CUDA_SLACK * freed)
+    if dtype == "float32" and spec.runtime.activation_checkpointing:
+        # What checkpointing lets go of leaves its holes all the same; measured in float32 alone.
+        whole = changed(spec, {"runtime.activation_checkpointing": False})
+        freed += saved_bytes(whole, shape, load, device) - saved_bytes(spec, shape, load, device)
+    base = _CPU_RUNTIME_BYTES + (_CPU_QUANTISED_BYTES if is_packed else 0.0)
+    slack = base + _CPU_SLACK[dtype] * freed
+    # While the weights are read nothing else is there; where that is the peak, it is counted as the allocator's.
+    peak = replace(running, allocator=max(slack, base + weights.file + weights.reading - running.peak_bytes))
+    needed = max(replace(running, weights=weights.used, allocator=slack).peak_bytes, base + weights.reading)
+    return replace(peak, reclaimable=peak.peak_bytes - needed)
 
 
 def dtype_on(spec: TrainingSpec, device: PlannedDevice) -> Dtype:
@@ -122,19 +138,33 @@ def dtype_on(spec: TrainingSpec, device: PlannedDevice) -> Dtype:
     return "bfloat16" if device.kind == "cuda" else device.auto_dtype
 
 
-def weight_bytes(spec: TrainingSpec, shape: Shape, dtype: Dtype, device: PlannedDevice) -> tuple[float, float]:
-    """The frozen weights while the run computes, and while they are read."""
+class WeightBytes(NamedTuple):
+    """The frozen weights in bytes."""
+
+    used: float
+    """Those that the run computes with."""
+    resident: float
+    """With what else of their file stays mapped."""
+    reading: float
+    """At most while they are read, without the file: packed ones are converted ahead of being packed."""
+    file: float
+    """Pages of the file, while it is read."""
+
+
+def weight_bytes(spec: TrainingSpec, shape: Shape, dtype: Dtype, device: PlannedDevice) -> WeightBytes:
+    """The frozen weights as this run keeps them."""
     parameters, width = shape.facts.parameter_count, BYTES_OF[dtype]
-    packed, plain = 0.0, float(parameters * width)
+    file, is_as_stored = float(shape.facts.size_bytes), shape.facts.dtype == dtype
+    packed, used, ahead = 0.0, float(parameters * width), 0.0
     if isinstance(spec.method, QloraMethod):
         packed = shape.linear_parameters * _packed_bits(spec.method) / 8
-        plain = float((parameters - shape.linear_parameters) * width)
+        used = packed + (parameters - shape.linear_parameters) * width
+        ahead = 0.0 if is_as_stored else float(shape.linear_parameters * width)
     if device.kind == "cuda":
-        return packed + plain, packed + plain
-    file = float(shape.facts.size_bytes)
-    if shape.facts.dtype == dtype:
-        return packed + file, packed + file
-    return packed + plain, packed + plain + file
+        return WeightBytes(used, used, used, 0.0)
+    if not is_as_stored:
+        return WeightBytes(used, used, used + ahead, file)
+    return WeightBytes(used, packed + file, packed, file)
 
 
 def _packed_bits(method: QloraMethod) -> float:

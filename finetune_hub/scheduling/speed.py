@@ -37,7 +37,7 @@ def seconds_per_step(spec: TrainingSpec, shape: Shape, device: PlannedDevice, lo
     attention = 4 * shape.facts.layers * shape.query * load.longest_row / 2  # Of one pass; causal, so half of it.
     head = 4 * shape.hidden * shape.facts.vocabulary_size * load.supervised_share
     products = tokens * (passes * (2 * linear + attention) + attention + 6 * trained + head)
-    weights, _ = weight_bytes(spec, shape, dtype, device)
+    weights = weight_bytes(spec, shape, dtype, device).used
     if isinstance(spec.method, QloraMethod):
         weights += 2 * linear * width
     computing = products / (rate * _REACHED[device.kind, width])

@@ -16,7 +16,7 @@ from tests.factories import make_user
 OPEN_TO_STRANGERS = {"login", "login-link", "logout"}
 LISTS = {"home", "jobs", "datasets", "base-models", "adapters", "workers", "team", "account"}
 FORMS = {"job-new", "dataset-upload"}
-DEEDS = {"job-cancel", "base-model-import"}
+DEEDS = {"job-cancel", "job-plan", "base-model-import"}
 DEEDS_OF_ADMINS = {"worker-drain", "worker-resume", "member-add", "member-role", "member-remove"}
 DEEDS_FOR_ONESELF = {"password-change", "token-create", "token-revoke"}
 OF_THE_TEAM = {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.devices import GIB, PlannedDevice, device_named, device_of
-from finetune_hub.scheduling.fitting import DevicePlan, changed, plan_on
+from finetune_hub.scheduling.fitting import DevicePlan, plan_on
 from finetune_hub.scheduling.workload import Rows
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingSpec
