@@ -54,3 +54,9 @@ def test_a_refusal_is_shown_in_words(world: World) -> None:
 
 def test_a_viewer_plans_nothing(world: World) -> None:
     assert world["viewer"].post(reverse("job-plan"), FIELDS).status_code == 403
+
+
+def test_a_jobs_page_shows_its_estimate_beside_what_it_took(world: World) -> None:
+    page = world["owner"].get(reverse("job", args=[world.job.pk])).content.decode()
+    assert "Estimated and measured" in page
+    assert "1.1 GB measured" in page
