@@ -80,10 +80,22 @@ def make_base_model(team: Team, name: str = "tiny", *, folder: Path | None = Non
         prefix = f"base-models/{model.pk}"
         put_folder(shared_store(settings.ARTIFACT_URL), prefix, folder, entries)
     facts = {
-        "architecture": "llama",
+        "architecture": "LlamaForCausalLM",
         "model_type": "llama",
         "parameter_count": 1_000_000,
+        "layers": 4,
+        "hidden_size": 128,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 32,
+        "intermediate_size": 320,
+        "context_length": 2048,
+        "vocabulary_size": 2436,
+        "tied_head": True,
+        "dtype": "bfloat16",
+        "size_bytes": 2_000_000,
         "chat_template_sha256": "0" * 64,
+        "license": "Apache-2.0",
     }
     model.set_ready(artifact_prefix=prefix, files=entries, facts=facts | columns.pop("facts", {}))
     return model

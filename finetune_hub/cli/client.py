@@ -199,6 +199,11 @@ class Hub:
         # `default`: YAML turns some texts into dates, which the service then refuses by name.
         return self._send("POST", "jobs", content=json.dumps(spec, default=str), headers=headers)
 
+    def plan(self, spec: Row) -> Row:
+        """Whether a training would fit, where, and what would fit instead; submits nothing."""
+        headers = {"Content-Type": "application/json"}
+        return self._send("POST", "plans", content=json.dumps(spec, default=str), headers=headers)
+
     def evaluate(
         self,
         adapter: str,

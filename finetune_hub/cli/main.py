@@ -32,6 +32,7 @@ COMMANDS = {
     "down": LazyCommand("finetune_hub.cli.up:down", "Stop the hub on this machine."),
     "train": LazyCommand("finetune_hub.cli.train:train", "Train a recipe on this machine, without the hub."),
     "export": LazyCommand("finetune_hub.cli.export:export", "Write an adapter for other programs, or merged."),
+    "plan": LazyCommand("finetune_hub.cli.plan:plan", "Will a recipe fit, where, and what would fit instead."),
     "login": LazyCommand("finetune_hub.cli.login:login", "Choose the hub that the commands below talk to."),
     "datasets": LazyCommand("finetune_hub.cli.datasets:app", "Check, push, preview, compare and split datasets."),
     "base-models": LazyCommand("finetune_hub.cli.base_models:app", "Import a base model, list them."),

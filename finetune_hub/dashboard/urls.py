@@ -26,6 +26,7 @@ urlpatterns = [
     path("logout/", LogoutView.as_view(), name="logout"),
     path("jobs/", jobs.list_jobs, name="jobs"),
     path("jobs/new/", jobs.new_job, name="job-new"),
+    path("jobs/new/plan", jobs.plan_job, name="job-plan"),
     path("jobs/<str:job_id>/", jobs.show_job, name="job"),
     path("jobs/<str:job_id>/stream", jobs.watch_job, name="job-stream"),
     path("jobs/<str:job_id>/metrics.json", jobs.show_metrics, name="job-metrics"),

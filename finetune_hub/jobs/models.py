@@ -204,6 +204,9 @@ class AttemptState(models.TextChoices):
 ACTIVE_ATTEMPT_STATES = [AttemptState.ASSIGNED, AttemptState.RUNNING]
 
 
+MEASURED_STEPS = (2, 100)  # Without the warm-up; the peak comes long before the last.
+
+
 class AttemptQuerySet(models.QuerySet["Attempt"]):
     def active(self) -> AttemptQuerySet:
         return self.filter(state__in=ACTIVE_ATTEMPT_STATES)
@@ -215,6 +218,24 @@ class AttemptQuerySet(models.QuerySet["Attempt"]):
     def expired(self) -> AttemptQuerySet:
         """Active attempts whose lease, or time to be claimed, has ended on the database's clock."""
         return self.active().filter(lease_expires_at__lte=Now())
+
+    def with_measures(self) -> AttemptQuerySet:
+        """Those that have taken a few steps, with what these took: `peak_bytes` and its kin of `Attempt`."""
+        added: dict[str, models.Aggregate] = {
+            "peak_bytes": models.Max("metrics__peak_memory_bytes"),
+            "most_tokens": models.Max("metrics__tokens"),
+            "mean_tokens": models.Avg("metrics__tokens"),
+            "mean_supervised": models.Avg("metrics__supervised_tokens"),
+            "mean_seconds": models.Avg("metrics__seconds"),
+        }
+        rows = self.filter(metrics__step__range=MEASURED_STEPS).annotate(**added)
+        return rows.select_related("job__base_model").prefetch_related("devices").defer("log_tail")
+
+    def to_learn_from(self, newest: int) -> AttemptQuerySet:
+        """The newest successful trainings, measured."""
+        ended = self.filter(state=AttemptState.SUCCEEDED, job__kind=JobKind.TRAIN, resumed_from_step=0)
+        chosen = models.Subquery(ended.order_by("-pk").values("pk")[:newest])
+        return self.model.objects.filter(pk__in=chosen).with_measures().order_by("-pk")
 
 
 class Attempt(models.Model):
@@ -238,6 +259,13 @@ class Attempt(models.Model):
     failure_class = models.CharField(max_length=20, blank=True)
     failure_message = models.TextField(blank=True)
     resumed_from_step = models.PositiveIntegerField(default=0)
+
+    # Of `with_measures()`.
+    peak_bytes: int
+    most_tokens: int
+    mean_tokens: float
+    mean_supervised: float
+    mean_seconds: float
 
     objects = AttemptQuerySet.as_manager()
 

@@ -116,6 +116,7 @@ CALLS = [
     Call("get", "base-model", lambda world: {"id": world.job.base_model_id}),
     Call("get", "jobs", outsider=200),
     Call("post", "jobs", body=a_spec, ok=201, outsider=422),
+    Call("post", "plans", body=a_spec, outsider=422),
     Call("get", "job", the_job),
     Call("post", "job-cancel", the_job),
     Call("get", "job-events", the_job),

@@ -33,6 +33,7 @@ FACTS = {
     "heads": 9,
     "kv_heads": 3,
     "head_dim": 64,
+    "intermediate_size": 1536,
     "context_length": 8192,
     "vocabulary_size": 49_152,
     "tied_head": True,

@@ -17,6 +17,18 @@ from tests.browser.conftest import OpenPage
 from tests.browser.sample_hub import make_sample_hub, record_steps, ticket
 from tests.browser.take_screenshots import paths_of, sign_in
 
+LLAMA_33B = {
+    "parameter_count": 32_528_943_616,
+    "layers": 60,
+    "hidden_size": 6656,
+    "heads": 52,
+    "kv_heads": 52,
+    "head_dim": 128,
+    "intermediate_size": 17920,
+    "vocabulary_size": 32000,
+    "tied_head": False,
+    "size_bytes": 65_057_887_232,
+}
 NOTED_BY_THE_CONSOLE = "the server responded with a status of 422"
 
 
@@ -71,6 +83,24 @@ def test_an_upload_tells_how_far_it_is(open_page: OpenPage) -> None:
     upload(page, b"".join(json.dumps(ticket(number)).encode() + b"\n" for number in range(3000)))
     expect(page.locator("[data-upload-progress]")).to_contain_text("kB of")
     expect(page.get_by_text("large v1 is ready: 3,000 rows.")).to_be_visible(timeout=20_000)
+
+
+def test_a_plan_that_does_not_fit_is_mended_by_a_click(open_page: OpenPage) -> None:
+    alice = factories.make_user("alice")
+    team = factories.make_team(alice, role=Role.ADMIN)
+    factories.make_base_model(team, "llama-33b", facts=LLAMA_33B)
+    factories.make_dataset_version(team)
+    worker = factories.make_worker(devices=0)
+    worker.devices.create(index=0, kind="cuda", name="NVIDIA RTX 6000 Ada", memory_bytes=48 * 2**30)
+    page = open_page(width=390)
+    sign_in(page, alice)
+    page.goto("/jobs/new/")
+    expect(page.get_by_role("status")).to_contain_text("It does not fit NVIDIA RTX 6000 Ada")
+    expect_no_sideways_scroll(page)
+    page.get_by_role("button", name="The base model in 4 bits (NF4)").first.click()
+    expect(page.get_by_label("Method")).to_have_value("qlora")
+    expect(page.get_by_role("status")).to_contain_text("It fits NVIDIA RTX 6000 Ada")
+    expect_no_sideways_scroll(page)
 
 
 def test_the_page_of_a_running_job_lives(open_page: OpenPage) -> None:

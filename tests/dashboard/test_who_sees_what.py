@@ -17,7 +17,15 @@ from tests.factories import make_dataset_version, make_team, make_user
 OPEN_TO_STRANGERS = {"login", "login-link", "logout"}
 LISTS = {"home", "jobs", "datasets", "base-models", "adapters", "workers", "team", "account"}
 FORMS = {"job-new", "dataset-upload"}
-DEEDS = {"job-cancel", "base-model-import", "dataset-split", "dataset-delete", "upload-begin", "upload-part"}
+DEEDS = {
+    "job-cancel",
+    "job-plan",
+    "base-model-import",
+    "dataset-split",
+    "dataset-delete",
+    "upload-begin",
+    "upload-part",
+}
 ABOUT_TWO = {"dataset-comparison"}  # Of the team too, and 404 without the other one.
 DEEDS_OF_ADMINS = {"worker-drain", "worker-resume", "member-add", "member-role", "member-remove"}
 DEEDS_FOR_ONESELF = {"password-change", "token-create", "token-revoke"}

@@ -156,5 +156,11 @@ def code_marks(text: object) -> SafeString:
 
 
 @register.filter
+def decimal_size(size_bytes: float) -> str:
+    """Bytes as planning counts them: a GB is 10⁹ of them."""
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
+
+
+@register.filter
 def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)

@@ -16,9 +16,11 @@ from finetune_hub.dashboard.access import MemberRequest, may_submit_in, require_
 from finetune_hub.dashboard.curve import curve_points
 from finetune_hub.dashboard.live import Cursor, attempts_of, history_of, log_of, stream_job, summary_of
 from finetune_hub.dashboard.paging import page_of
+from finetune_hub.dashboard.plan_panel import bars_of
 from finetune_hub.dashboard.training_form import TrainingForm, dataset_value, initial_from
 from finetune_hub.jobs.actions import cancel_job, submit_training
 from finetune_hub.jobs.models import Job, JobKind, JobState, Publication
+from finetune_hub.jobs.planning import compare_with_estimate, plan_training
 from finetune_hub.spec.refusal import Refusal
 
 # The words by which the list is narrowed, and the states that each stands for.
@@ -57,6 +59,7 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
         **log_of(job),
         "cursor": Cursor(job.event_count),
         "publications": publications,
+        "comparison": compare_with_estimate(job) if job.kind == JobKind.TRAIN else None,
         "may_cancel": not job.has_ended and may_submit_in(request.user, job.team_id),
     }
     return render(request, "jobs/detail.html", context)
@@ -112,6 +115,20 @@ def new_job(request: MemberRequest) -> HttpResponse:
             messages.success(request, "Submitted. Its rows are looked at, then it waits for a device.")
             return redirect("job", job.pk)
     return render(request, "jobs/new.html", {"form": form}, status=422 if form.is_bound else 200)
+
+
+@login_required
+@require_POST
+def plan_job(request: MemberRequest) -> HttpResponse:
+    """The form's plan panel, for what is filled in."""
+    form = training_form(request, submitting_teams(request.user))
+    if not form.is_valid():
+        return render(request, "jobs/_plan.html", {"answer": None})
+    try:
+        answer = plan_training(form.team, form.spec)
+    except Refusal as refusal:
+        return render(request, "jobs/_plan.html", {"refusal": refusal})
+    return render(request, "jobs/_plan.html", {"answer": answer, "bars": bars_of(answer)})
 
 
 def training_form(request: MemberRequest, teams: list[Team]) -> TrainingForm:

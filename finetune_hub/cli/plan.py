@@ -1,0 +1,135 @@
+"""`finetune-hub plan`: will a recipe fit, where, how long does it take, and what would fit instead?
+
+Asks the hub about its own devices; with `--device` and `--base` it asks nobody, and needs no hub.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from finetune_hub.cli.client import HubError
+from finetune_hub.cli.login import connect
+from finetune_hub.cli.output import EXIT_BAD_INPUT, Json, print_json, print_table, reports_errors, size
+from finetune_hub.cli.recipes import Recipe, read_recipe
+from finetune_hub.scheduling.answer import DeviceAnswer, PlanAnswer
+
+if TYPE_CHECKING:
+    from finetune_hub.scheduling.workload import Rows
+
+
+@reports_errors
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A training spec in YAML or JSON.")],
+    device: Annotated[str, typer.Option(help="Plan for this device instead: `A100 80GB`, `cpu 16GB`.")] = "",
+    base: Annotated[Path | None, typer.Option(help="With --device: the base model's folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say whether a recipe fits, where, and what would fit instead. Submits nothing."""
+    read = read_recipe(recipe)
+    answer = plan_offline(read, device, base) if device else ask(read)
+    if as_json:
+        print_json(answer.model_dump(mode="json"))
+    else:
+        show(answer)
+    if not answer.fits:
+        raise typer.Exit(EXIT_BAD_INPUT)
+
+
+def ask(read: Recipe) -> PlanAnswer:
+    with connect() as hub:
+        try:
+            return PlanAnswer.model_validate(hub.plan(read.document))
+        except HubError as error:
+            raise read.placed(error) from error
+
+
+def plan_offline(read: Recipe, device: str, base: Path | None) -> PlanAnswer:
+    """For a device by its name, over a base model's folder.
+
+    Raises:
+        HubError: the recipe, the device or the folder is none.
+    """
+    from finetune_hub.cli.train import parse_spec
+    from finetune_hub.scheduling.devices import device_named
+    from finetune_hub.scheduling.facts import Shape, read_facts
+    from finetune_hub.scheduling.fitting import plan_on
+    from finetune_hub.spec.refusal import Refusal
+
+    spec = parse_spec(read)
+    files = [read.path.parent / choice.path for choice in spec.datasets if choice.path is not None]
+    try:
+        shape = Shape(read_facts(base or read.path.parent / Path(spec.base_model).expanduser()))
+        made = plan_on(spec, shape, device_named(device), rows_in(files))
+    except Refusal as refusal:
+        raise HubError(refusal.code, refusal.message, refusal.remedy, field=refusal.field) from refusal
+    known = "The rows' lengths are guessed from the file's size: four bytes a token."
+    unknown = "The recipe names no file here: every row is taken to be `max_seq_len` tokens long, and there are 1,000."
+    return PlanAnswer.of([(made, 1)], gpus=spec.runtime.gpus, assumptions=[known if files else unknown])
+
+
+def rows_in(files: list[Path]) -> Rows:
+    from finetune_hub.scheduling.workload import Rows
+
+    if not files:
+        return Rows(1000)
+    try:
+        sizes = [path.stat().st_size for path in files]
+        count = sum(path.read_bytes().count(b"\n") for path in files)
+    except OSError as error:
+        raise HubError("file_unreadable", f"{error.filename} cannot be read.", "Mend the `path`.") from error
+    return Rows.guessed(max(1, count), sum(sizes))
+
+
+def show(answer: PlanAnswer) -> None:
+    """The verdict, a table of devices, the parts of the first one, and what would fit instead."""
+    print(answer.sentence)
+    for assumption in answer.assumptions:
+        print(f"  {assumption}")
+    if not answer.devices:
+        return
+    print()
+    print_table(
+        ["DEVICE", "VERDICT", "PEAK", "USABLE", "STEPS", "TIME", "GPU-HOURS"],
+        [row(device) for device in answer.devices],
+    )
+    best = answer.devices[0]
+    print()
+    print_table(["PART", "SIZE"], [(name, size(part)) for name, part in best.parts.items() if part])
+    for sentence in best.sureness:
+        print(sentence)
+    if best.alternatives:
+        print()
+        print_table(
+            ["INSTEAD", "PEAK", "TIME", "QUALITY"],
+            [
+                (
+                    option.words,
+                    size(option.peak_bytes),
+                    f"x{option.slowdown}" if option.slowdown else "?",
+                    option.quality,
+                )
+                for option in best.alternatives
+            ],
+        )
+
+
+def row(device: DeviceAnswer) -> tuple[str, ...]:
+    return (
+        device.name,
+        device.verdict.replace("_", " "),
+        size(device.peak_bytes),
+        size(device.usable_bytes),
+        str(device.steps),
+        duration(device.total_seconds),
+        "?" if device.gpu_hours is None else f"{device.gpu_hours:.2f}",
+    )
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,41 @@
+"""The plan panel of the new-job form: memory as a bar of parts, as wide as the larger of need and device."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from finetune_hub.scheduling.answer import DeviceAnswer, PlanAnswer
+
+BAR_WIDTH = 1000  # In the drawing's own units.
+
+
+class Segment(NamedTuple):
+    """One part of the bar."""
+
+    name: str
+    size_bytes: int
+    x: float
+    width: float
+
+
+class DeviceBar(NamedTuple):
+    """One device, drawn."""
+
+    device: DeviceAnswer
+    segments: list[Segment]
+    limit_x: float
+    """Where the usable memory ends."""
+
+
+def bars_of(answer: PlanAnswer) -> list[DeviceBar]:
+    return [_bar_of(device) for device in answer.devices]
+
+
+def _bar_of(device: DeviceAnswer) -> DeviceBar:
+    scale = BAR_WIDTH / max(device.memory_bytes, device.peak_bytes)
+    segments, x = [], 0.0
+    for name, size_bytes in device.parts.items():
+        if size_bytes:
+            segments.append(Segment(name, size_bytes, round(x, 1), round(size_bytes * scale, 1)))
+            x += size_bytes * scale
+    return DeviceBar(device, segments, round(device.usable_bytes * scale, 1))

@@ -1,0 +1,96 @@
+"""A plan as a document: what the API answers, the page draws, and `finetune-hub plan` prints with a hub or without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from finetune_hub.scheduling.fitting import Alternative, DevicePlan, Verdict
+from finetune_hub.spec.part import Part
+
+
+class AlternativeAnswer(Part):
+    """A change that makes the run fit."""
+
+    changes: dict[str, Any] = Field(description="Field of the spec → value, such as `training.micro_batch_size`: 1.")
+    words: str
+    quality: str = Field(description="Its price in quality, in words.")
+    peak_bytes: int
+    slowdown: float | None = Field(description="The whole run's time, in units of the unchanged run's.")
+
+    @classmethod
+    def of(cls, alternative: Alternative) -> AlternativeAnswer:
+        return cls(
+            changes=alternative.changes,
+            words=alternative.words,
+            quality=alternative.quality,
+            peak_bytes=round(alternative.peak_bytes),
+            slowdown=None if alternative.slowdown is None else round(alternative.slowdown, 2),
+        )
+
+
+class DeviceAnswer(Part):
+    """The run on one kind of device."""
+
+    name: str
+    kind: str
+    count: int = Field(description="How many of them the hub has.")
+    memory_bytes: int
+    usable_bytes: int
+    verdict: Verdict
+    sentence: str
+    peak_bytes: int
+    parts: dict[str, int] = Field(description="Bytes of the peak: weights, adapters, gradients, optimizer, …")
+    steps: int
+    seconds_per_step: float | None = Field(description="null: no such device was measured yet.")
+    total_seconds: float | None
+    gpu_hours: float | None = Field(description="Device hours, all devices of the run together.")
+    sureness: list[str] = Field(description="How sure memory and time are, a sentence each.")
+    alternatives: list[AlternativeAnswer] = Field(description="What would fit, the cheapest in quality first.")
+
+    @classmethod
+    def of(cls, plan: DevicePlan, *, count: int, gpus: int) -> DeviceAnswer:
+        seconds = plan.total_seconds
+        return cls(
+            name=plan.device.name,
+            kind=plan.device.kind,
+            count=count,
+            memory_bytes=plan.device.memory_bytes,
+            usable_bytes=round(plan.usable_bytes),
+            verdict=plan.verdict,
+            sentence=plan.sentence(),
+            peak_bytes=round(plan.memory.peak_bytes),
+            parts={name: round(size) for name, size in plan.memory.parts().items()},
+            steps=plan.load.steps,
+            seconds_per_step=plan.seconds_per_step,
+            total_seconds=seconds,
+            gpu_hours=None if seconds is None else seconds * gpus / 3600,
+            sureness=[plan.memory_correction.sureness("Memory"), plan.speed_correction.sureness("Time")],
+            alternatives=[AlternativeAnswer.of(alternative) for alternative in plan.alternatives],
+        )
+
+
+class PlanAnswer(Part):
+    """Will it fit, where, and if not, what would?"""
+
+    fits: bool = Field(description="Whether some device has room for it, be it barely.")
+    sentence: str
+    assumptions: list[str] = Field(description="What was not known and how it was taken.")
+    devices: list[DeviceAnswer] = Field(description="The most fitting first.")
+
+    @classmethod
+    def of(cls, plans: Sequence[tuple[DevicePlan, int]], *, gpus: int, assumptions: Sequence[str] = ()) -> PlanAnswer:
+        """Of the plan for each kind of device, with how many of it there are."""
+        order: list[Verdict] = ["fits", "tight", "does_not_fit"]
+        ranked = sorted(plans, key=lambda pair: (order.index(pair[0].verdict), pair[0].total_seconds or 0))
+        devices = [DeviceAnswer.of(plan, count=count, gpus=gpus) for plan, count in ranked]
+        fits = bool(devices) and devices[0].verdict != "does_not_fit"
+        if not devices:
+            sentence = "No device has joined yet, so nothing can be planned. Start a worker with `finetune-hub up`."
+        elif fits or len(devices) == 1:
+            sentence = devices[0].sentence
+        else:
+            sentence = f"It fits none of the {len(devices)} kinds of devices here. {devices[0].sentence}"
+        return cls(fits=fits, sentence=sentence, assumptions=list(assumptions), devices=devices)

@@ -1,0 +1,216 @@
+"""Will a run fit, where, how long will it take, and if it fits nowhere: what would fit, at which price?
+
+    fits    need · (1 + spread) ≤ usable memory        tight    only the need itself ≤ usable        otherwise: does not
+
+What would fit is found by trying: every change that costs quality, alone and in pairs, each together with as few as
+possible of those that cost time alone: smaller micro batches, and activations made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from finetune_hub.scheduling.changes import Changes, changed
+from finetune_hub.scheduling.devices import PlannedDevice
+from finetune_hub.scheduling.facts import Shape
+from finetune_hub.scheduling.learning import Correction, FinishedRun, learn_memory, learn_speed
+from finetune_hub.scheduling.memory import MemoryEstimate, dtype_on, estimate_memory
+from finetune_hub.scheduling.speed import seconds_per_step
+from finetune_hub.scheduling.workload import Rows, Workload, workload_of
+from finetune_hub.spec.methods import LowRankMethod
+from finetune_hub.spec.training import TrainingSpec
+
+Verdict = Literal["fits", "tight", "does_not_fit"]
+
+_USABLE = {"cpu": 0.9, "cuda": 0.97}  # The machine's other processes; what the driver keeps for itself.
+_SHORTEST_ROW = 128
+
+
+@dataclass(frozen=True)
+class Option:
+    """Something to change, and what it costs but time."""
+
+    changes: Changes
+    words: str
+    quality: str
+    """The price in quality, in words."""
+    cost: int
+    """0: the same numbers; more: worse."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A changed spec that fits."""
+
+    changes: Changes
+    """Field of the spec → value."""
+    words: str
+    quality: str
+    peak_bytes: float
+    slowdown: float | None
+    """Time of the whole run, in units of the unchanged one; None: unknown."""
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """One spec on one device."""
+
+    device: PlannedDevice
+    memory: MemoryEstimate
+    """Corrected by what was learnt: the allocator's part takes the difference."""
+    memory_correction: Correction
+    verdict: Verdict
+    load: Workload
+    seconds_per_step: float | None
+    speed_correction: Correction
+    alternatives: tuple[Alternative, ...]
+
+    @property
+    def usable_bytes(self) -> float:
+        return usable_bytes(self.device)
+
+    @property
+    def total_seconds(self) -> float | None:
+        return None if self.seconds_per_step is None else self.seconds_per_step * self.load.steps
+
+    def sentence(self) -> str:
+        """The verdict with its numbers."""
+        needs = f"about {gigabytes(self.memory.needed_bytes)} of {gigabytes(self.usable_bytes)} usable"
+        if self.verdict == "fits":
+            return f"It fits {self.device.name}: {needs}."
+        if self.verdict == "tight":
+            return f"It may just fit {self.device.name}: {needs}, which is less room than the estimate is sure of."
+        parts = {name: size for name, size in self.memory.parts().items() if name != "allocator"}
+        largest = max(parts, key=lambda name: parts[name])
+        return f"It does not fit {self.device.name}: {needs}; {largest} alone are {gigabytes(parts[largest])}."
+
+
+def plan_on(
+    spec: TrainingSpec, shape: Shape, device: PlannedDevice, rows: Rows, runs: Sequence[FinishedRun] = ()
+) -> DevicePlan:
+    """The spec on one device, with alternatives where it does not surely fit."""
+    planner = _Planner(shape, device, rows, runs)
+    memory, load, correction = planner.memory_of(spec)
+    verdict = planner.verdict_of(spec)
+    speed = learn_speed(runs, device, spec.method.type)
+    return DevicePlan(
+        device=device,
+        memory=memory,
+        memory_correction=correction,
+        verdict=verdict,
+        load=load,
+        seconds_per_step=planner.seconds_of(spec),
+        speed_correction=speed,
+        alternatives=() if verdict == "fits" else tuple(planner.alternatives_to(spec)),
+    )
+
+
+def usable_bytes(device: PlannedDevice) -> float:
+    return device.memory_bytes * _USABLE[device.kind]
+
+
+def gigabytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """One model, device and dataset, under changing specs."""
+
+    shape: Shape
+    device: PlannedDevice
+    rows: Rows
+    runs: Sequence[FinishedRun]
+
+    def memory_of(self, spec: TrainingSpec) -> tuple[MemoryEstimate, Workload, Correction]:
+        load = workload_of(spec, self.rows)
+        estimate = estimate_memory(spec, self.shape, self.device, load)
+        correction = learn_memory(self.runs, self.device, spec.method.type, estimate.peak_bytes)
+        return estimate.corrected(correction.factor), load, correction
+
+    def verdict_of(self, spec: TrainingSpec) -> Verdict:
+        memory, _, correction = self.memory_of(spec)
+        if memory.needed_bytes * (1 + correction.spread) <= usable_bytes(self.device):
+            return "fits"
+        return "tight" if memory.needed_bytes <= usable_bytes(self.device) else "does_not_fit"
+
+    def seconds_of(self, spec: TrainingSpec) -> float | None:
+        seconds = seconds_per_step(spec, self.shape, self.device, workload_of(spec, self.rows))
+        factor = learn_speed(self.runs, self.device, spec.method.type).factor
+        return None if seconds is None else seconds * factor
+
+    def alternatives_to(self, spec: TrainingSpec) -> Iterator[Alternative]:
+        """What fits, the cheapest in quality first: each further one costs more of it, and so has to cost less time."""
+        free = list(_free(spec))
+        for paid in sorted(self._paid(spec), key=lambda option: option.cost):
+            for place, saved in enumerate(free):
+                changes = paid.changes | saved.changes
+                candidate = changed(spec, changes)
+                if changes and self.verdict_of(candidate) == "fits":
+                    yield self._alternative(spec, candidate, paid, saved)
+                    free = free[:place]
+                    break
+
+    def _alternative(self, spec: TrainingSpec, candidate: TrainingSpec, paid: Option, free: Option) -> Alternative:
+        before, after = self.seconds_of(spec), self.seconds_of(candidate)
+        return Alternative(
+            changes=paid.changes | free.changes,
+            words=" and ".join(option.words for option in (paid, free) if option.words),
+            quality=paid.quality,
+            peak_bytes=self.memory_of(candidate)[0].needed_bytes,
+            slowdown=after / before if before and after else None,
+        )
+
+    def _paid(self, spec: TrainingSpec) -> Iterator[Option]:
+        yield Option({}, "", "none: the same numbers", 0)
+        singles = list(self._single_changes(spec))
+        yield from singles
+        for number, first in enumerate(singles):
+            for second in singles[number + 1 :]:
+                if not first.changes.keys() & second.changes.keys():
+                    yield Option(
+                        first.changes | second.changes,
+                        f"{first.words}, {second.words}",
+                        f"{first.quality}; {second.quality}",
+                        10 + first.cost + second.cost,
+                    )
+
+    def _single_changes(self, spec: TrainingSpec) -> Iterator[Option]:
+        method, options = spec.method, spec.training
+        if options.optimizer == "adamw":
+            name = "paged_adamw_8bit" if self.device.kind == "cuda" else "adamw_8bit"
+            yield Option({"training.optimizer": name}, "averages in 8 bits", "next to none", 1)
+        if dtype_on(spec, self.device) == "float32":
+            words = "computing in bfloat16"
+            yield Option({"runtime.dtype": "bfloat16"}, words, "small: frozen weights are rounded to 8 bits", 2)
+        if method.type == "lora":
+            yield Option({"method.type": "qlora"}, "the base model in 4 bits (NF4)", "small: arXiv:2305.14314", 3)
+        if isinstance(method, LowRankMethod) and method.rank > 8:
+            yield Option({"method.rank": 8}, "rank 8", "little on small datasets; less to learn with", 4)
+        length = options.max_seq_len // 2
+        while length >= _SHORTEST_ROW:
+            lost = self.rows.share_lost(length)
+            quality = "longer rows lose their end" if lost is None else f"{100 * lost:.1f}% of the tokens are cut away"
+            yield Option({"training.max_seq_len": length}, f"rows of {length} tokens", quality, 5)
+            length //= 2
+
+
+def _free(spec: TrainingSpec) -> Iterator[Option]:
+    """Changes that cost time alone, the cheapest first: nothing, smaller micro batches, then activations made anew."""
+    options = spec.training
+    total = options.micro_batch_size * options.gradient_accumulation_steps
+    smaller = []
+    size = options.micro_batch_size // 2
+    while size:
+        changes = {"training.micro_batch_size": size, "training.gradient_accumulation_steps": -(-total // size)}
+        smaller.append(Option(changes, f"micro batches of {size}", "", 0))
+        size //= 2
+    yield Option({}, "", "", 0)
+    yield from smaller
+    if not spec.runtime.activation_checkpointing:
+        anew = Option({"runtime.activation_checkpointing": True}, "activation checkpointing", "", 0)
+        yield anew
+        for option in smaller:
+            yield Option(anew.changes | option.changes, f"{anew.words} and {option.words}", "", 0)

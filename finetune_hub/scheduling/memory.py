@@ -1,0 +1,235 @@
+"""The peak memory of a training run, part by part, as this engine's code keeps it.
+
+    weights          numbers · bytes of their dtype; packed linear layers at 4.13 or 8.02 bits (QLoRA)
+    adapters         4 · P: float32 whatever the base is; twice with PiSSA, which keeps what it started from
+    gradients        4 · P
+    optimizer        8 · P of AdamW, 2.03 · P in 8 bits; on a CPU the best weights so far too, 4 · P
+    activations      T · layers · what one layer saves for the backward (below), and one layer's working space
+    logits           rows of a head's chunk · V, as products and as float32 exponentials
+    dequantisation   the largest packed matrix, written out for one product
+    allocator        the runtime itself, and what the allocator holds without using it
+
+What one layer saves of a token, in numbers of the compute dtype (`engine/kernels/` say why):
+    norms            2H                 the residual stream, where each norm reads it
+    attention        H + Q + 2K + Q     input of q, k, v; rotated query, key, value; input of o
+    gated MLP        H + 2I             input, gate and up: `lora_mlp` makes the rest anew
+                     H + 4I or 3I       the plain graph: with dropout or DoRA, or no adapter in it
+    LoRA             R of each adapted layer;  DoRA: their outputs too;  dropout: their inputs, and as many
+                     numbers of mask (bytes on a GPU)
+With activation checkpointing all layers but one keep H alone.
+
+On a CPU the peak is the process's resident memory. Weights in the dtype that they are stored in stay a mapping of
+their file, pages of packed ones too; others are converted, and file and copy are there together for a moment. What
+the run no longer needs of the file counts in the peak, and does not count when asking whether it fits.
+Shape letters:  T tokens of a micro batch,  H hidden,  I intermediate,  Q, K widths of query and key,  R rank,
+P trained parameters,  V vocabulary.
+Source: the engine's kernels; Dettmers et al., "QLoRA", arXiv:2305.14314, section 3 (4 bits, and 0.127 for scales).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+from finetune_hub.scheduling.adapted import adapted_ranks, trained_parameters
+from finetune_hub.scheduling.changes import changed
+from finetune_hub.scheduling.devices import Dtype, PlannedDevice
+from finetune_hub.scheduling.facts import BYTES_OF, Linear, Shape
+from finetune_hub.scheduling.workload import Workload
+from finetune_hub.spec.methods import LowRankMethod, PrefixTuningMethod, PromptTuningMethod, QloraMethod
+from finetune_hub.spec.training import TrainingSpec
+
+_CHUNK_ROWS = 128  # Of the head's chunk and of the attention's block: `linear_cross_entropy`, `block_attention`.
+_BITS = {"nf4": 4.0, "fp4": 4.0, "int8": 8.0}
+_SCALE_BITS = {True: 0.127, False: 0.5}  # With and without double quantisation.
+_INT8_SCALE_BITS = 0.02  # A float32 for each row.
+_EIGHT_BIT_AVERAGES = 2.03
+
+# Fitted on the calibration runs of `benchmarks.planner`, which are none of those that it judges.
+_CPU_RUNTIME_BYTES = 440e6  # Python, torch and transformers, their libraries and threads.
+_CPU_QUANTISED_BYTES = 80e6  # bitsandbytes, and what packing leaves behind.
+_CPU_SLACK = {"float32": 0.65, "bfloat16": 0.60, "float16": 0.60}  # glibc's holes, in units of what a step frees.
+_CUDA_CONTEXT_BYTES = 550e6
+_CUDA_SLACK = 0.06
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes by part; the peak is their sum."""
+
+    weights: float
+    adapters: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    dequantisation: float
+    allocator: float
+    reclaimable: float = 0.0
+    """Of the peak: pages of the weights' file that the kernel takes back when memory is short. No part of its own."""
+
+    @property
+    def peak_bytes(self) -> float:
+        return sum(self.parts().values())
+
+    @property
+    def needed_bytes(self) -> float:
+        """What has to be there for the run to end well."""
+        return self.peak_bytes - self.reclaimable
+
+    def parts(self) -> dict[str, float]:
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "reclaimable"}
+
+    def measurable_bytes(self, device_kind: str) -> float:
+        """What the engine's own measure sees of it: on a GPU allocated memory, without context and reserves."""
+        return self.peak_bytes - (self.allocator if device_kind == "cuda" else 0.0)
+
+    def corrected(self, factor: float) -> MemoryEstimate:
+        """With the peak times the factor; the allocator's part, the least certain one, takes the difference first."""
+        allocator = self.allocator + (factor - 1) * self.peak_bytes
+        if allocator >= 0:
+            return replace(self, allocator=allocator)
+        parts = {name: factor * part for name, part in self.parts().items()}
+        return MemoryEstimate(**parts, reclaimable=factor * self.reclaimable)
+
+
+def estimate_memory(spec: TrainingSpec, shape: Shape, device: PlannedDevice, load: Workload) -> MemoryEstimate:
+    """The peak of the run on this device: of the process on a CPU, of the GPU's memory on a GPU."""
+    dtype = dtype_on(spec, device)
+    width = BYTES_OF[dtype]
+    trained = trained_parameters(spec, shape)
+    is_packed = isinstance(spec.method, QloraMethod)
+    weights = weight_bytes(spec, shape, dtype, device)
+    optimizer = trained * (8.0 if spec.training.optimizer == "adamw" else _EIGHT_BIT_AVERAGES)
+    if device.kind == "cpu" and spec.evaluation.fraction and spec.evaluation.keep_best:
+        optimizer += 4.0 * trained
+    activations = saved_bytes(spec, shape, load, device) + _working_bytes(shape, load, width, device)
+    logits = _logit_bytes(shape, load, width)
+    dequantisation = float(max(linear.parameters for linear in shape.linears) * width) if is_packed else 0.0
+    running = MemoryEstimate(
+        weights=weights.resident,
+        adapters=4.0 * trained * (2 if isinstance(spec.method, LowRankMethod) and _uses_pissa(spec.method) else 1),
+        gradients=4.0 * trained,
+        optimizer=optimizer,
+        activations=activations,
+        logits=logits,
+        dequantisation=dequantisation,
+        allocator=0.0,
+    )
+    freed = activations + logits + dequantisation
+    if device.kind == "cuda":
+        return replace(running, allocator=_CUDA_CONTEXT_BYTES + _CUDA_SLACK * freed)
+    if dtype == "float32" and spec.runtime.activation_checkpointing:
+        # What checkpointing lets go of leaves its holes all the same; measured in float32 alone.
+        whole = changed(spec, {"runtime.activation_checkpointing": False})
+        freed += saved_bytes(whole, shape, load, device) - saved_bytes(spec, shape, load, device)
+    base = _CPU_RUNTIME_BYTES + (_CPU_QUANTISED_BYTES if is_packed else 0.0)
+    slack = base + _CPU_SLACK[dtype] * freed
+    # While the weights are read nothing else is there; where that is the peak, it is counted as the allocator's.
+    peak = replace(running, allocator=max(slack, base + weights.file + weights.reading - running.peak_bytes))
+    needed = max(replace(running, weights=weights.used, allocator=slack).peak_bytes, base + weights.reading)
+    return replace(peak, reclaimable=peak.peak_bytes - needed)
+
+
+def dtype_on(spec: TrainingSpec, device: PlannedDevice) -> Dtype:
+    """The numbers it computes in. `auto` measures the device when the run starts: a GPU takes bfloat16."""
+    if spec.runtime.dtype != "auto":
+        return spec.runtime.dtype
+    return "bfloat16" if device.kind == "cuda" else device.auto_dtype
+
+
+class WeightBytes(NamedTuple):
+    """The frozen weights in bytes."""
+
+    used: float
+    """Those that the run computes with."""
+    resident: float
+    """With what else of their file stays mapped."""
+    reading: float
+    """At most while they are read, without the file: packed ones are converted ahead of being packed."""
+    file: float
+    """Pages of the file, while it is read."""
+
+
+def weight_bytes(spec: TrainingSpec, shape: Shape, dtype: Dtype, device: PlannedDevice) -> WeightBytes:
+    """The frozen weights as this run keeps them."""
+    parameters, width = shape.facts.parameter_count, BYTES_OF[dtype]
+    file, is_as_stored = float(shape.facts.size_bytes), shape.facts.dtype == dtype
+    packed, used, ahead = 0.0, float(parameters * width), 0.0
+    if isinstance(spec.method, QloraMethod):
+        packed = shape.linear_parameters * _packed_bits(spec.method) / 8
+        used = packed + (parameters - shape.linear_parameters) * width
+        ahead = 0.0 if is_as_stored else float(shape.linear_parameters * width)
+    if device.kind == "cuda":
+        return WeightBytes(used, used, used, 0.0)
+    if not is_as_stored:
+        return WeightBytes(used, used, used + ahead, file)
+    return WeightBytes(used, packed + file, packed, file)
+
+
+def _packed_bits(method: QloraMethod) -> float:
+    scales = _INT8_SCALE_BITS if method.quantization == "int8" else _SCALE_BITS[method.double_quantization]
+    return _BITS[method.quantization] + scales
+
+
+def saved_bytes(spec: TrainingSpec, shape: Shape, load: Workload, device: PlannedDevice) -> float:
+    """What the forward pass keeps for the backward pass."""
+    if spec.runtime.activation_offload:
+        return 0.0
+    tokens, width = load.micro_batch_tokens, BYTES_OF[dtype_on(spec, device)]
+    if isinstance(spec.method, PromptTuningMethod):
+        rows = spec.training.micro_batch_size if spec.training.packing else 1
+        tokens += rows * spec.method.virtual_tokens
+    layer = _saved_of_one_token(spec, shape, width, mask_width=width if device.kind == "cpu" else 1)
+    if spec.runtime.activation_checkpointing:
+        return tokens * (shape.facts.layers * shape.hidden * width + layer)
+    return tokens * shape.facts.layers * layer
+
+
+def _saved_of_one_token(spec: TrainingSpec, shape: Shape, width: int, mask_width: int) -> float:
+    """Bytes that one layer saves."""
+    method, ranks = spec.method, adapted_ranks(spec, shape)
+    by_name = {linear.path.rpartition(".")[2]: linear for linear in ranks}
+    h, i, q, k = shape.hidden, shape.intermediate, shape.query, shape.keys
+    numbers = 2 * h + q + 2 * k
+    if isinstance(method, PrefixTuningMethod):
+        numbers += q  # The fused attention keeps its output.
+    if not isinstance(method, LowRankMethod):
+        return width * (numbers + (3 if shape.is_gated else 1) * i)
+    dropped = [linear.in_features for linear in ranks] if method.dropout else []
+    if not dropped:
+        numbers += h if by_name.keys() & {"q_proj", "k_proj", "v_proj"} else 0
+        numbers += q if "o_proj" in by_name else 0
+        numbers += h if by_name.keys() & {"gate_proj", "up_proj"} else 0
+    is_fused = len(by_name.keys() & {"gate_proj", "up_proj", "down_proj"}) == 3 and shape.is_gated
+    if is_fused and not dropped and not method.use_dora and not spec.runtime.compile:
+        numbers += 2 * i
+    else:
+        numbers += (3 if shape.is_gated else 1) * i
+        numbers += i if "down_proj" in by_name and not dropped else 0
+    numbers += sum(ranks.values()) * (2 if _uses_pissa(method) else 1)
+    numbers += _outputs(ranks) if method.use_dora else 0
+    return width * numbers + (width + mask_width) * sum(dropped)
+
+
+def _outputs(linears: dict[Linear, int]) -> int:
+    return sum(linear.out_features for linear in linears)
+
+
+def _uses_pissa(method: LowRankMethod) -> bool:
+    return method.init_weights == "pissa"
+
+
+def _working_bytes(shape: Shape, load: Workload, width: int, device: PlannedDevice) -> float:
+    """What one layer needs on its way back: four tensors as wide as the MLP, and a block of attention in float32."""
+    tensors = load.micro_batch_tokens * width * (4 * shape.intermediate + 2 * shape.hidden)
+    if device.kind == "cuda":
+        return tensors
+    return tensors + 3 * 4.0 * shape.facts.heads * _CHUNK_ROWS * load.longest_row
+
+
+def _logit_bytes(shape: Shape, load: Workload, width: int) -> float:
+    """A chunk of the head: products, their float32 copy, and its exponentials; with hidden states and gradients."""
+    rows = min(_CHUNK_ROWS, load.supervised_tokens)
+    copies = 4.0 if width == 4 else 4.0 + 2 * width
+    return rows * shape.facts.vocabulary_size * copies + 3 * load.supervised_tokens * shape.hidden * width

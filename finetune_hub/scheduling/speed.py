@@ -1,0 +1,46 @@
+"""How long an optimizer step takes: the matrix products it needs, and the memory it has to read, whichever is slower.
+
+    products   T · (4 L + 6 P) + 4 S · H · V + T · attention      forward and the inputs' gradients of L, all three of P
+               + 2 T · L                                          the second forward of activation checkpointing
+    memory     weights once a pass; packed ones are written out and read again
+    step       Σ over micro batches  max(products / reached rate, memory / bandwidth)  +  28 P / bandwidth of AdamW
+
+A rough figure until the device has finished a run: see `learning`. The reached share of a CPU's rate is that of
+benchmarks/README.md, a GPU's is assumed.
+Shape letters:  T tokens,  S supervised tokens,  L parameters of the linear layers,  P trained parameters,  H hidden,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from finetune_hub.scheduling.adapted import trained_parameters
+from finetune_hub.scheduling.devices import PlannedDevice
+from finetune_hub.scheduling.facts import BYTES_OF, Shape
+from finetune_hub.scheduling.memory import dtype_on, weight_bytes
+from finetune_hub.scheduling.workload import Workload
+from finetune_hub.spec.methods import QloraMethod
+from finetune_hub.spec.training import TrainingSpec
+
+_REACHED = {("cpu", 2): 0.32, ("cpu", 4): 0.54, ("cuda", 2): 0.35, ("cuda", 4): 0.5}
+_OPTIMIZER_BYTES = 28  # Parameter, gradient and both averages read; all but the gradient written.
+
+
+def seconds_per_step(spec: TrainingSpec, shape: Shape, device: PlannedDevice, load: Workload) -> float | None:
+    """Wall time of an optimizer step; None: nobody measured such a device."""
+    dtype = dtype_on(spec, device)
+    width, rate = BYTES_OF[dtype], device.flops(dtype)
+    if rate is None or device.bandwidth is None:
+        return None
+    trained, linear = trained_parameters(spec, shape), shape.linear_parameters
+    passes = 3 if spec.runtime.activation_checkpointing else 2
+    tokens = load.tokens_per_step / load.micro_batches_per_step
+    attention = 4 * shape.facts.layers * shape.query * load.longest_row / 2  # Of one pass; causal, so half of it.
+    head = 4 * shape.hidden * shape.facts.vocabulary_size * load.supervised_share
+    products = tokens * (passes * (2 * linear + attention) + attention + 6 * trained + head)
+    weights = weight_bytes(spec, shape, dtype, device).used
+    if isinstance(spec.method, QloraMethod):
+        weights += 2 * linear * width
+    computing = products / (rate * _REACHED[device.kind, width])
+    reading = passes * weights / device.bandwidth
+    shared = -(-load.micro_batches_per_step // spec.runtime.gpus)  # Micro batches of the busiest GPU.
+    return shared * max(computing, reading) + _OPTIMIZER_BYTES * trained / device.bandwidth

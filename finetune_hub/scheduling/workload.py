@@ -1,0 +1,86 @@
+"""How many tokens a run meets: in a micro batch at most, and altogether. From row lengths where they are known.
+
+largest micro batch   B · mean + σ · √(2 B ln n)     of n draws; at most the B longest rows, at most B · max_seq_len
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetune_hub.spec.training import TrainingSpec
+
+_BYTES_A_TOKEN = 4
+_SUPERVISED_SHARE = 0.5  # Where nothing is known: the answers are about half of a conversation.
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A dataset, as far as planning is concerned."""
+
+    count: int
+    lengths: Sequence[int] = ()
+    """Tokens of some or all rows before they are cut; none: unknown, so every row is taken to be `max_seq_len` long."""
+    supervised_share: float = _SUPERVISED_SHARE
+
+    @classmethod
+    def guessed(cls, count: int, size_bytes: int) -> Rows:
+        """Where nobody counted tokens: four bytes each, and rows of half the mean, the mean, and twice it."""
+        mean = max(1, round(size_bytes / count / _BYTES_A_TOKEN))
+        return cls(count, (max(1, mean // 2), mean, 2 * mean))
+
+    def share_lost(self, max_seq_len: int) -> float | None:
+        """The share of tokens that is cut away at this length."""
+        if not self.lengths:
+            return None
+        return sum(max(0, length - max_seq_len) for length in self.lengths) / sum(self.lengths)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the run computes."""
+
+    micro_batch_tokens: float
+    """Of the largest micro batch."""
+    longest_row: float
+    supervised_share: float
+    steps: int
+    tokens_per_step: float
+    micro_batches_per_step: int
+
+    @property
+    def supervised_tokens(self) -> float:
+        """Of the largest micro batch."""
+        return self.micro_batch_tokens * self.supervised_share
+
+    @property
+    def tokens(self) -> float:
+        return self.steps * self.tokens_per_step
+
+
+def workload_of(spec: TrainingSpec, rows: Rows) -> Workload:
+    """The run's tokens; virtual tokens of prompt tuning are counted by `memory`, not here."""
+    options = spec.training
+    batch = options.micro_batch_size
+    rows_per_step = batch * options.gradient_accumulation_steps
+    steps = options.max_steps or max(1, math.ceil(rows.count * options.epochs / rows_per_step))
+    cut = sorted(min(length, options.max_seq_len) for length in rows.lengths or [options.max_seq_len])
+    mean = sum(cut) / len(cut)
+    deviation = math.sqrt(sum((length - mean) ** 2 for length in cut) / len(cut))
+    draws = max(2, steps * options.gradient_accumulation_steps)
+    longest = cut[-batch:]
+    largest = min(
+        batch * mean + deviation * math.sqrt(2 * batch * math.log(draws)),
+        sum(longest) if len(longest) == batch else batch * cut[-1],
+    )
+    if not options.packing:
+        largest = float(cut[-1])
+    return Workload(
+        micro_batch_tokens=largest,
+        longest_row=float(cut[-1]),
+        supervised_share=rows.supervised_share,
+        steps=steps,
+        tokens_per_step=rows_per_step * mean,
+        micro_batches_per_step=options.gradient_accumulation_steps,
+    )

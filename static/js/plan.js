@@ -1,0 +1,13 @@
+// The plan's alternatives: a button with `data-fill` puts its values into the form, which then plans itself anew.
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-fill]");
+  if (!button) return;
+  const form = button.closest("form");
+  for (const [name, value] of Object.entries(JSON.parse(button.dataset.fill))) {
+    const field = form.elements[name];
+    field.value = String(value);
+    field.closest("details")?.setAttribute("open", "");
+    field.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+});
