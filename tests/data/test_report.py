@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -193,3 +195,22 @@ def test_rows_of_two_kinds_do_not_mix(tmp_path: Path) -> None:
     turns = {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}
     report = look_at(write(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b"}, turns))
     assert [(error.line, error.code) for error in report.errors] == [(2, "mixed_rows")]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_large_file_is_never_whole_in_memory(tmp_path: Path, indent: int | None) -> None:
+    """40 MB as lines, or as one JSON array, checked in a fresh process within a few megabytes."""
+    path = tmp_path / "large.json"
+    row = chat({"role": "user", "content": "word " * 200}, {"role": "assistant", "content": "x"})
+    text = json.dumps(row, indent=indent)
+    rows = 40_000_000 // len(text)
+    with path.open("w") as file:
+        file.write("[\n" if indent else "")
+        file.writelines(text + (",\n" if indent else "\n") for _ in range(rows))
+        file.write(f"{text}\n]" if indent else "")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.data", "--check", str(path)], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert found["rows"] == rows + bool(indent)
+    assert found["peak_bytes"] - found["before_bytes"] < 20_000_000

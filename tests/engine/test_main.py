@@ -115,4 +115,4 @@ def test_bad_rows_fail_as_bad_data(make_run: MakeRun, tmp_path: Path) -> None:
     assert main(["train", str(tmp_path / "run.json")]) == events.EXIT_FAILED
     (failure,) = events_of(run.output_dir)
     assert failure.failure_class == "bad_data"
-    assert "bad.jsonl: Row 1: no `messages` list" in failure.message
+    assert "bad.jsonl: Line 1, column 14: `messages` is a number, not a list." in failure.message

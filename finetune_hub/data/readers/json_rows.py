@@ -20,8 +20,10 @@ from finetune_hub.data.readers import records
 from finetune_hub.data.readers.records import Found, Record, Unread, broken_at, numbered_lines, too_long, unread
 
 _CHUNK_BYTES = 1 << 20
-# A whole string, or a bracket, or the quote of a string that goes on behind the buffer.
-_MARK = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]"]', re.DOTALL)
+# The next bracket, behind whole strings and whatever else there is.
+_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+([{}\[\]])', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_DEPTHS = {b"{": 1, b"[": 1, b"}": -1, b"]": -1}
 _BETWEEN = re.compile(rb"[\s,]*")
 _SCALAR = re.compile(rb'[^\s,\[\]{}"]+')
 
@@ -67,7 +69,8 @@ class _Scan:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._buffer = b""
-        self.line = 1  # Of the buffer's first byte.
+        self._at = 0  # What stands ahead of it in the buffer was taken.
+        self.line = 1  # Of the byte at `_at`.
 
     def values(self) -> Iterator[tuple[int, bytes | None]]:
         """Line and bytes of each value; None for the bytes of one that is too long, after which nothing follows.
@@ -88,8 +91,8 @@ class _Scan:
                 self._take(1)
                 yield self.line, start
             else:
-                end = self._end_of_value(start)
-                line, raw = self.line, self._take(end) if end else None
+                size = self._size_of_value(start)
+                line, raw = self.line, self._take(size) if size else None
                 yield line, raw
                 if raw is None:
                     return
@@ -99,39 +102,44 @@ class _Scan:
     def _next_byte(self) -> bytes:
         """The first byte of the next value; empty at the end of the file."""
         while True:
-            blank = _BETWEEN.match(self._buffer)
+            blank = _BETWEEN.match(self._buffer, self._at)
             assert blank is not None
-            self._take(blank.end())
-            if self._buffer or not self._more():
-                return self._buffer[:1]
+            self._take(blank.end() - self._at)
+            if self._at < len(self._buffer) or not self._more():
+                return self._buffer[self._at : self._at + 1]
 
-    def _end_of_value(self, start: bytes) -> int:
-        """Where the value at the buffer's start ends; 0: it is too long."""
+    def _size_of_value(self, start: bytes) -> int:
+        """How many bytes the next value has; 0: too many."""
         if start not in b'[{"':
-            while (scalar := _SCALAR.match(self._buffer)) and scalar.end() == len(self._buffer) and self._more():
-                if len(self._buffer) > records.MAX_ROW_BYTES:
-                    return 0
-            return scalar.end() if scalar else 1
-        depth = position = 0
+            return self._size_of_scalar()
+        depth = seen = 0  # Bytes of the value that were looked at.
         while True:
-            for mark in _MARK.finditer(self._buffer, position):
-                kind = mark[0]
-                if kind == b'"':
-                    position = mark.start()
-                    break
-                depth += (kind in b"{[") - (kind in b"}]")
+            if start == b'"' and (string := _STRING.match(self._buffer, self._at)):
+                return string.end() - self._at
+            # `match`, not `search`: where a string is cut off here, a search would try again from every byte.
+            while start != b'"' and (bracket := _BRACKET.match(self._buffer, self._at + seen)):
+                depth += _DEPTHS[bracket[1]]
+                seen = bracket.end() - self._at
                 if depth == 0:
-                    return mark.end()
-                position = mark.end()
-            if len(self._buffer) > records.MAX_ROW_BYTES:
+                    return seen
+            if len(self._buffer) - self._at > records.MAX_ROW_BYTES:
                 return 0
             if not self._more():
                 self._refuse_unclosed()
 
+    def _size_of_scalar(self) -> int:
+        while True:
+            scalar = _SCALAR.match(self._buffer, self._at)
+            size = scalar.end() - self._at if scalar else 1
+            if size > records.MAX_ROW_BYTES:
+                return 0
+            if self._at + size < len(self._buffer) or not self._more():
+                return size
+
     def _refuse_unclosed(self) -> None:
         """Name the place where the rest of the file stops making sense."""
         try:
-            orjson.loads(self._buffer)
+            orjson.loads(self._buffer[self._at :])
         except orjson.JSONDecodeError as broken:
             reason = f"{_words(broken)} at line {self.line + broken.lineno - 1}, column {broken.colno}"
         raise BrokenFile(
@@ -140,14 +148,15 @@ class _Scan:
             "Is the file whole? Mend it there.",
         )
 
-    def _take(self, count: int) -> bytes:
-        taken, self._buffer = self._buffer[:count], self._buffer[count:]
+    def _take(self, size: int) -> bytes:
+        taken = self._buffer[self._at : self._at + size]
+        self._at += size
         self.line += taken.count(b"\n")
         return taken
 
     def _more(self) -> bool:
         chunk = self._file.read(_CHUNK_BYTES)
-        self._buffer += chunk
+        self._buffer, self._at = self._buffer[self._at :] + chunk, 0
         return bool(chunk)
 
 
