@@ -12,9 +12,10 @@ import typer
 
 from finetune_hub.cli.client import HubError
 from finetune_hub.cli.login import connect
-from finetune_hub.cli.output import EXIT_BAD_INPUT, Json, print_json, print_table, reports_errors, size
+from finetune_hub.cli.output import EXIT_BAD_INPUT, Json, print_json, print_table, reports_errors
 from finetune_hub.cli.recipes import Recipe, read_recipe
 from finetune_hub.scheduling.answer import DeviceAnswer, PlanAnswer
+from finetune_hub.scheduling.fitting import decimal_size, plan_on
 
 if TYPE_CHECKING:
     from finetune_hub.scheduling.workload import Rows
@@ -55,7 +56,6 @@ def plan_offline(read: Recipe, device: str, base: Path | None) -> PlanAnswer:
     from finetune_hub.cli.train import parse_spec
     from finetune_hub.scheduling.devices import device_named
     from finetune_hub.scheduling.facts import Shape, read_facts
-    from finetune_hub.scheduling.fitting import plan_on
     from finetune_hub.spec.refusal import Refusal
 
     spec = parse_spec(read)
@@ -97,7 +97,7 @@ def show(answer: PlanAnswer) -> None:
     )
     best = answer.devices[0]
     print()
-    print_table(["PART", "SIZE"], [(name, size(part)) for name, part in best.parts.items() if part])
+    print_table(["PART", "SIZE"], [(name, decimal_size(part)) for name, part in best.parts.items() if part])
     for sentence in best.sureness:
         print(sentence)
     if best.alternatives:
@@ -107,7 +107,7 @@ def show(answer: PlanAnswer) -> None:
             [
                 (
                     option.words,
-                    size(option.peak_bytes),
+                    decimal_size(option.peak_bytes),
                     f"x{option.slowdown}" if option.slowdown else "?",
                     option.quality,
                 )
@@ -120,8 +120,8 @@ def row(device: DeviceAnswer) -> tuple[str, ...]:
     return (
         device.name,
         device.verdict.replace("_", " "),
-        size(device.peak_bytes),
-        size(device.usable_bytes),
+        decimal_size(device.peak_bytes),
+        decimal_size(device.usable_bytes),
         str(device.steps),
         duration(device.total_seconds),
         "?" if device.gpu_hours is None else f"{device.gpu_hours:.2f}",

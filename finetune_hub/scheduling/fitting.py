@@ -77,14 +77,14 @@ class DevicePlan:
 
     def sentence(self) -> str:
         """The verdict with its numbers."""
-        needs = f"about {gigabytes(self.memory.needed_bytes)} of {gigabytes(self.usable_bytes)} usable"
+        needs = f"about {decimal_size(self.memory.needed_bytes)} of {decimal_size(self.usable_bytes)} usable"
         if self.verdict == "fits":
             return f"It fits {self.device.name}: {needs}."
         if self.verdict == "tight":
             return f"It may just fit {self.device.name}: {needs}, which is less room than the estimate is sure of."
         parts = {name: size for name, size in self.memory.parts().items() if name != "allocator"}
         largest = max(parts, key=lambda name: parts[name])
-        return f"It does not fit {self.device.name}: {needs}; {largest} alone are {gigabytes(parts[largest])}."
+        return f"It does not fit {self.device.name}: {needs}; {largest} alone are {decimal_size(parts[largest])}."
 
 
 def plan_on(
@@ -111,8 +111,9 @@ def usable_bytes(device: PlannedDevice) -> float:
     return device.memory_bytes * _USABLE[device.kind]
 
 
-def gigabytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB"
+def decimal_size(size_bytes: float) -> str:
+    """Bytes as makers of devices and papers count them: a GB is 10⁹ of them."""
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
 
 
 @dataclass(frozen=True)

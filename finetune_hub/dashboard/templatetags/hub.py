@@ -18,9 +18,11 @@ from django.utils.safestring import SafeString
 
 from finetune_hub.dashboard.icons import STATE_ICONS, draw_icon
 from finetune_hub.jobs.models import Job
+from finetune_hub.scheduling.fitting import decimal_size
 from finetune_hub.spec.training import TrainingSpec
 
 register = template.Library()
+register.filter(decimal_size)
 
 JUST_NOW_SECONDS = 5
 
@@ -153,12 +155,6 @@ def code_marks(text: object) -> SafeString:
     parts = re.split(r"`([^`]+)`", str(text))
     marked = [format_html("<code>{}</code>", part) if number % 2 else part for number, part in enumerate(parts)]
     return format_html_join("", "{}", ((part,) for part in marked))
-
-
-@register.filter
-def decimal_size(size_bytes: float) -> str:
-    """Bytes as planning counts them: a GB is 10⁹ of them."""
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
 
 
 @register.filter
