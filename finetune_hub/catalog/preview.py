@@ -81,9 +81,19 @@ def token_statistics(version: DatasetVersion, base_model: BaseModel, max_seq_len
         Refusal: `unrenderable_row`, `dataset_deleted`.
         ArtifactError: the store does not have a file.
     """
-    require_alive(version)
-    measured = _measurement(version, base_model)
+    measured = measured_rows(version, base_model)
     return summarise(measured, row_count=version.row_count, max_seq_len=max_seq_len)
+
+
+def measured_rows(version: DatasetVersion, base_model: BaseModel) -> list[MeasuredRow]:
+    """Lengths of all rows, or of a sample of them.
+
+    Raises:
+        Refusal: `unrenderable_row`, `dataset_deleted`.
+        ArtifactError: the store does not have a file.
+    """
+    require_alive(version)
+    return _measurement(version, base_model)
 
 
 def find_row(version: DatasetVersion, number: int) -> Row:

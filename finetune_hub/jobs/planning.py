@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from finetune_hub.accounts.models import Team
+from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
+from finetune_hub.catalog.preview import measured_rows
 from finetune_hub.fleet.models import Device
 from finetune_hub.jobs.actions import find_base_model, find_dataset_version
 from finetune_hub.jobs.models import Attempt, Job
@@ -36,12 +38,17 @@ def plan_training(team: Team, spec: TrainingSpec) -> PlanAnswer:
         Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
             `base_model_without_facts`.
     """
-    shape = shape_of(find_base_model(team, spec.base_model))
-    rows = rows_of([find_dataset_version(team, choice) for choice in spec.datasets])
+    base_model = find_base_model(team, spec.base_model)
+    shape = shape_of(base_model)
+    versions = [find_dataset_version(team, choice) for choice in spec.datasets]
+    try:
+        rows, known = measured(versions, base_model), "The rows' lengths are those of the base model's own tokenizer."
+    except (Refusal, ArtifactError):
+        rows, known = guessed(versions), "The rows' lengths are guessed from the file's size: four bytes a token."
     runs = finished_runs()
     kinds = Counter(planned_device(device) for device in Device.objects.filter(present=True))
     plans = [(plan_on(spec, shape, device, rows, runs), count) for device, count in kinds.items()]
-    assumptions = ["The rows' lengths are guessed from the file's size: four bytes a token."]
+    assumptions = [known]
     if not shape.is_understood:
         assumptions.append("The model's layers are of a kind that planning knows roughly; expect larger errors.")
     if spec.runtime.dtype == "auto":
@@ -65,8 +72,28 @@ def shape_of(base_model: BaseModel) -> Shape:
         ) from error
 
 
-def rows_of(versions: Sequence[DatasetVersion]) -> Rows:
-    """The rows of several datasets together."""
+def measured(versions: Sequence[DatasetVersion], base_model: BaseModel) -> Rows:
+    """The rows of several datasets together, through the base model's template; a sample counts for all its rows.
+
+    Raises:
+        Refusal: the template cannot be used, or no row can be rendered.
+        ArtifactError: the store does not have a file.
+    """
+    samples = [[row for row in measured_rows(version, base_model) if not row.problem] for version in versions]
+    shares = [version.row_count / max(1, len(sample)) for version, sample in zip(versions, samples, strict=True)]
+    rows = [row for sample, share in zip(samples, shares, strict=True) for row in sample * round(share / min(shares))]
+    if not rows:
+        raise Refusal("unrenderable_row", "The chat template refuses every row.", "Look at the dataset's preview.")
+    tokens = sum(row.tokens for row in rows)
+    return Rows(
+        count=sum(version.row_count for version in versions),
+        lengths=[row.tokens for row in rows],
+        supervised_share=sum(row.supervised_within(row.tokens) for row in rows) / tokens,
+    )
+
+
+def guessed(versions: Sequence[DatasetVersion]) -> Rows:
+    """The same from their sizes alone."""
     count = sum(version.row_count for version in versions)
     return Rows.guessed(count, sum(version.size_bytes for version in versions))
 

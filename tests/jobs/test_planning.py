@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from django.db.models.functions import Now
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.catalog.models import BaseModel
+from finetune_hub.catalog.preview import token_statistics
 from finetune_hub.jobs.models import Attempt, AttemptState, Job, MetricPoint
-from finetune_hub.jobs.planning import compare_with_estimate, finished_runs, plan_training
+from finetune_hub.jobs.planning import compare_with_estimate, finished_runs, measured, plan_training
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import (
+    chat_row,
     make_attempt,
     make_base_model,
     make_dataset_version,
@@ -19,6 +23,7 @@ from tests.factories import (
     make_team,
     make_worker,
 )
+from tests.tiny_models import make_tokenizer
 
 LLAMA_13B = {
     "parameter_count": 13_015_864_320,
@@ -82,6 +87,19 @@ def test_devices_of_one_kind_are_one_line(team: Team) -> None:
     assert sum(device.parts.values()) == pytest.approx(device.peak_bytes, abs=8)
     assert device.gpu_hours
     assert device.alternatives == []
+
+
+def test_rows_are_as_long_as_the_base_models_tokenizer_makes_them(team: Team, tmp_path: Path) -> None:
+    make_tokenizer(tmp_path)
+    base_model = make_base_model(team, folder=tmp_path)
+    short, long = (make_dataset_version(team, f"d{n}", rows=[chat_row("hi", "ho " * n)] * 20) for n in (1, 50))
+    both = measured([short, long], base_model)
+    assert both.count == 40
+    assert sorted(set(both.lengths)) == sorted(
+        token_statistics(version, base_model, 1000).longest_tokens for version in (short, long)
+    )
+    assert 0 < measured([short], base_model).supervised_share < measured([long], base_model).supervised_share < 1
+    assert "own tokenizer" in plan_training(team, make_spec()).assumptions[0]
 
 
 def test_what_fits_nowhere_comes_with_what_would(team: Team) -> None:
