@@ -22,6 +22,8 @@ from finetune_hub.spec.recipes.draft import Draft, Note, Rule, word_of
 from finetune_hub.spec.training import TrainingSpec
 
 OURS = "finetune_hub"
+MAX_CHARACTERS = 100_000
+MAX_DEPTH = 20
 OUR_WORDS = {"spec_version", "method", "training"}  # No other program has them.
 
 
@@ -92,13 +94,12 @@ def read_yaml(text: str) -> tuple[dict[str, Any], list[str]]:
     """The document, and the keys that stand in it more than once.
 
     Raises:
-        UnreadableRecipe: it is not YAML, not a mapping, or has aliases, which could unfold without end.
+        UnreadableRecipe: it is not YAML, not a mapping, or longer or deeper than a recipe.
     """
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise UnreadableRecipe("It has YAML aliases (`*name`).", "Write out what they stand for.")
+        _check_events(text)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
+        document = yaml.SafeLoader("").construct_document(root) if root is not None else None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UnreadableRecipe(f"Line {line} is not YAML: {error.problem}.", "Mend it; indent with spaces.") from error
@@ -111,6 +112,26 @@ def read_yaml(text: str) -> tuple[dict[str, Any], list[str]]:
     names = [key.value for key, _ in root.value if isinstance(key, yaml.ScalarNode)]
     repeated = sorted({name for name in names if names.count(name) > 1})
     return {word_of(key): value for key, value in document.items()}, repeated
+
+
+def _check_events(text: str) -> None:
+    """Refuse what is cheap to write and dear to read, before it is read.
+
+    Raises:
+        UnreadableRecipe: it is too long, has aliases, or is nested deeper than any recipe.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise UnreadableRecipe(f"It has more than {MAX_CHARACTERS:,} characters.", "Give the recipe alone.")
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise UnreadableRecipe("It has YAML aliases (`*name`).", "Write out what they stand for.")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise UnreadableRecipe(f"It is nested more than {MAX_DEPTH} levels deep as YAML.", "Write it flatter.")
 
 
 def _in_order(program: ForeignProgram, source: Mapping[str, Any]) -> list[str]:

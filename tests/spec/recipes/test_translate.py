@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ V1: dict[str, Any] = {
 
 
 def translated(document: dict[str, Any], **changes: Any) -> Translation:
-    return translate(yaml.safe_dump(document | changes))
+    return translate(json.dumps(document | changes))  # JSON is YAML.
 
 
 def outcomes(translation: Translation, key: str) -> set[Outcome]:
@@ -69,8 +70,14 @@ def test_axolotl_means_the_same_here() -> None:
         "datasets": [{"name": "acme-support-tickets"}, {"path": "./rows/own.jsonl", "weight": 2}],
         "method": {"type": "qlora", "quantization": "nf4", "rank": 32, "alpha": 16, "target_modules": "all-linear"},
         "training": {
-            **{"max_seq_len": 4096, "micro_batch_size": 2, "gradient_accumulation_steps": 4, "epochs": 3},
-            **{"optimizer": "adamw_8bit", "learning_rate": 1e-4, "schedule": "cosine", "seed": 42},
+            "max_seq_len": 4096,
+            "micro_batch_size": 2,
+            "gradient_accumulation_steps": 4,
+            "epochs": 3,
+            "optimizer": "adamw_8bit",
+            "learning_rate": 1e-4,
+            "schedule": "cosine",
+            "seed": 42,
         },
     }
     assert translation.program == "Axolotl"
@@ -168,9 +175,10 @@ def test_another_training_is_refused_at_its_key(document: dict[str, Any], change
 def test_every_key_is_noted_whatever_its_value_is(program: Any, value: Any) -> None:
     """Nothing crashes, and nothing is dropped in silence."""
     sample = {axolotl: AXOLOTL, llama_factory: LLAMA_FACTORY, llama_factory_v1: V1}[program]
-    for key in [*program.KEYS, *program.FAMILIES, "never_heard_of"]:
-        translation = translated(sample, **{key: value})
-        assert sample.keys() | {key} <= {note.key.split(".")[0] for note in translation.notes}
+    keys = [*program.KEYS, *program.FAMILIES, "never_heard_of"]
+    for changes in (dict.fromkeys(keys, value), *({key: value} for key in sample)):
+        translation = translated(sample, **changes)
+        assert sample.keys() | changes.keys() <= {note.key.split(".")[0] for note in translation.notes}
         assert (translation.spec is None) == bool(translation.refusals)
 
 
@@ -215,7 +223,8 @@ def test_what_was_translated_is_a_recipe_of_ours_and_comes_back_unchanged() -> N
         ("a: b: c", "Line 1 is not YAML"),
         ("provider: cloud", "no recipe of Axolotl"),
         ("a: &a [1]\nbase_model: *a", "aliases"),
-        ("[" * 5000, "YAML"),
+        ("[" * 90_000, "levels deep"),
+        ("#" * 100_001, "characters"),
         ("base_model: \0", "YAML"),
         ("when: 2024-99-99", "YAML"),
     ],
