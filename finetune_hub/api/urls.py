@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import URLPattern, path, re_path, register_converter
 
-from finetune_hub.api.views import adapters, base_models, datasets, jobs, members, service, tokens, workers
+from finetune_hub.api.views import adapters, base_models, datasets, jobs, members, recipes, service, tokens, workers
 
 
 class PublicId:
@@ -40,6 +40,7 @@ urlpatterns: list[URLPattern] = [
     path("jobs/<id:id>/events", jobs.JobEvents.as_view(), name="job-events"),
     path("jobs/<id:id>/metrics", jobs.JobMetrics.as_view(), name="job-metrics"),
     path("jobs/<id:id>/log", jobs.JobLog.as_view(), name="job-log"),
+    path("recipes/import", recipes.ImportRecipe.as_view(), name="recipe-import"),
     path("evaluations", jobs.Evaluations.as_view(), name="evaluations"),
     path("adapters", adapters.Adapters.as_view(), name="adapters"),
     path("adapters/<id:id>", adapters.OneAdapter.as_view(), name="adapter"),

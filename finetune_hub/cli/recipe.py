@@ -76,5 +76,4 @@ def print_notes(notes: list[Note]) -> None:
     key_width = max((len(note.key) for note in notes), default=0)
     outcome_width = max((len(note.outcome) for note in notes), default=0)
     for note in notes:
-        outcome = note.outcome.replace("_", " ")
-        print(f"{note.key:{key_width}}  {outcome:{outcome_width}}  {note.sentence}", file=sys.stderr)
+        print(f"{note.key:{key_width}}  {note.outcome_in_words:{outcome_width}}  {note.sentence}", file=sys.stderr)

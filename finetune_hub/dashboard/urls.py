@@ -5,7 +5,18 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from finetune_hub.dashboard.views import account, adapters, base_models, datasets, home, jobs, sign_in, team, workers
+from finetune_hub.dashboard.views import (
+    account,
+    adapters,
+    base_models,
+    datasets,
+    home,
+    jobs,
+    recipes,
+    sign_in,
+    team,
+    workers,
+)
 
 urlpatterns = [
     path("", home.show_home, name="home"),
@@ -14,6 +25,8 @@ urlpatterns = [
     path("logout/", LogoutView.as_view(), name="logout"),
     path("jobs/", jobs.list_jobs, name="jobs"),
     path("jobs/new/", jobs.new_job, name="job-new"),
+    path("jobs/new/recipe", recipes.import_recipe, name="recipe-import"),
+    path("jobs/<str:job_id>/recipe.yaml", jobs.download_recipe, name="job-recipe"),
     path("jobs/<str:job_id>/", jobs.show_job, name="job"),
     path("jobs/<str:job_id>/stream", jobs.watch_job, name="job-stream"),
     path("jobs/<str:job_id>/metrics.json", jobs.show_metrics, name="job-metrics"),

@@ -15,7 +15,7 @@ from tests.factories import make_user
 
 OPEN_TO_STRANGERS = {"login", "login-link", "logout"}
 LISTS = {"home", "jobs", "datasets", "base-models", "adapters", "workers", "team", "account"}
-FORMS = {"job-new", "dataset-upload"}
+FORMS = {"job-new", "recipe-import", "dataset-upload"}
 DEEDS = {"job-cancel", "base-model-import"}
 DEEDS_OF_ADMINS = {"worker-drain", "worker-resume", "member-add", "member-role", "member-remove"}
 DEEDS_FOR_ONESELF = {"password-change", "token-create", "token-revoke"}
@@ -23,6 +23,7 @@ OF_THE_TEAM = {
     "job",
     "job-stream",
     "job-metrics",
+    "job-recipe",
     "dataset",
     "dataset-version",
     "adapter",
@@ -40,6 +41,7 @@ def address(world: World, name: str) -> str:
         "job": [world.job.pk],
         "job-stream": [world.job.pk],
         "job-metrics": [world.job.pk],
+        "job-recipe": [world.job.pk],
         "job-cancel": [world.job.pk],
         "dataset": [dataset],
         "dataset-version": [dataset, 1],
@@ -111,7 +113,7 @@ def test_cancelling(world: World, caller: str, status: int) -> None:
     assert world.job.desired_state == (DesiredState.CANCEL if caller == "teammate" else DesiredState.RUN)
 
 
-@pytest.mark.parametrize("name", ["job-new", "dataset-upload", "base-model-import"])
+@pytest.mark.parametrize("name", ["job-new", "recipe-import", "dataset-upload", "base-model-import"])
 def test_a_viewer_may_not_submit(world: World, name: str) -> None:
     assert world["viewer"].post(address(world, name), {"name": "x"}).status_code == 403
 

@@ -28,6 +28,10 @@ class Note:
     outcome: Outcome
     sentence: str
 
+    @property
+    def outcome_in_words(self) -> str:
+        return self.outcome.replace("_", " ")
+
 
 class Draft:
     """The foreign document, our document, and the notes so far."""
