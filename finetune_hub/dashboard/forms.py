@@ -12,6 +12,7 @@ from django.template.defaultfilters import filesizeformat
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.data.formats.mapped import PARTS
+from finetune_hub.spec.recipes.translate import MAX_CHARACTERS, Translation, UnreadableRecipe, translate
 from finetune_hub.spec.refusal import Refusal
 
 PLAIN_TEXT = {"autocapitalize": "none", "spellcheck": "false"}  # Names and paths are no prose.
@@ -142,6 +143,28 @@ class SplitForm(forms.Form):
 
     percent = forms.FloatField(min_value=1, max_value=90)
     seed = forms.IntegerField(min_value=0, max_value=2**31 - 1)
+
+
+class RecipeForm(forms.Form):
+    """A recipe of any known program, pasted."""
+
+    text = forms.CharField(
+        label="YAML",
+        max_length=MAX_CHARACTERS,
+        strip=False,
+        help_text="The file's whole text. Each key of it is answered: taken, changed, or not supported and why.",
+        widget=forms.Textarea(attrs={"rows": 16, **PLAIN_TEXT}),
+    )
+
+    translation: Translation
+
+    def clean_text(self) -> str:
+        text: str = self.cleaned_data["text"]
+        try:
+            self.translation = translate(text)
+        except UnreadableRecipe as error:
+            raise forms.ValidationError(str(error)) from error
+        return text
 
 
 class BaseModelFolderForm(TeamForm):

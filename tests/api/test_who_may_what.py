@@ -129,6 +129,7 @@ CALLS = [
         ok=201,
         outsider=422,
     ),
+    Call("post", "recipe-import", body=lambda world: {"text": "base_model: m\ndataset: {name: d}"}, outsider=200),
     Call("get", "adapters", outsider=200),
     Call("get", "adapter", lambda world: {"id": world.version.adapter_id}),
     Call("get", "adapter-version", the_version),

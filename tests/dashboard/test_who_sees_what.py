@@ -16,7 +16,7 @@ from tests.factories import make_dataset_version, make_team, make_user
 
 OPEN_TO_STRANGERS = {"login", "login-link", "logout"}
 LISTS = {"home", "jobs", "datasets", "base-models", "adapters", "workers", "team", "account"}
-FORMS = {"job-new", "dataset-upload"}
+FORMS = {"job-new", "recipe-import", "dataset-upload"}
 DEEDS = {
     "job-cancel",
     "job-plan",
@@ -33,6 +33,7 @@ OF_THE_TEAM = {
     "job",
     "job-stream",
     "job-metrics",
+    "job-recipe",
     "dataset",
     "dataset-version",
     "dataset-preview",
@@ -54,6 +55,7 @@ def address(world: World, name: str) -> str:
         "job": [world.job.pk],
         "job-stream": [world.job.pk],
         "job-metrics": [world.job.pk],
+        "job-recipe": [world.job.pk],
         "job-cancel": [world.job.pk],
         "dataset": [dataset],
         "dataset-version": [dataset, 1],
@@ -133,7 +135,7 @@ def test_cancelling(world: World, caller: str, status: int) -> None:
     assert world.job.desired_state == (DesiredState.CANCEL if caller == "teammate" else DesiredState.RUN)
 
 
-@pytest.mark.parametrize("name", ["job-new", "dataset-upload", "base-model-import", "upload-begin"])
+@pytest.mark.parametrize("name", ["job-new", "recipe-import", "dataset-upload", "base-model-import", "upload-begin"])
 def test_a_viewer_may_not_submit(world: World, name: str) -> None:
     assert world["viewer"].post(address(world, name), {"name": "x"}).status_code == 403
 

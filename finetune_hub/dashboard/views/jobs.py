@@ -17,11 +17,13 @@ from finetune_hub.dashboard.curve import curve_points
 from finetune_hub.dashboard.live import Cursor, attempts_of, history_of, log_of, stream_job, summary_of
 from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.plan_panel import bars_of
+from finetune_hub.dashboard.templatetags.hub import recipe
 from finetune_hub.dashboard.training_form import TrainingForm, dataset_value, initial_from
 from finetune_hub.jobs.actions import cancel_job, submit_training
 from finetune_hub.jobs.models import Job, JobKind, JobState, Publication
 from finetune_hub.jobs.planning import compare_with_estimate, plan_training
 from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.training import TrainingSpec
 
 # The words by which the list is narrowed, and the states that each stands for.
 VIEWS = {
@@ -131,8 +133,19 @@ def plan_job(request: MemberRequest) -> HttpResponse:
     return render(request, "jobs/_plan.html", {"answer": answer, "bars": bars_of(answer)})
 
 
-def training_form(request: MemberRequest, teams: list[Team]) -> TrainingForm:
-    """The form as sent; on a GET, filled in from `?like=JOB`, `?dataset=NAME@VERSION` and `?base_model=NAME`."""
+@login_required
+@require_safe
+def download_recipe(request: MemberRequest, job_id: str) -> HttpResponse:
+    """What was submitted, as a file for `finetune-hub jobs submit` or `finetune-hub train`."""
+    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id, kind=JobKind.TRAIN)
+    headers = {"Content-Disposition": f'attachment; filename="{job.pk}.yaml"'}
+    return HttpResponse(recipe(job.spec), content_type="application/yaml", headers=headers)
+
+
+def training_form(
+    request: MemberRequest, teams: list[Team], *, filled_from: TrainingSpec | None = None
+) -> TrainingForm:
+    """The form as sent, or filled in from a spec; on a GET, from `?like=JOB`, `?dataset=` and `?base_model=`."""
     versions = list(
         DatasetVersion.objects.alive().filter(dataset__team__in=teams).select_related("dataset").order_by("-pk")
     )
@@ -144,5 +157,11 @@ def training_form(request: MemberRequest, teams: list[Team]) -> TrainingForm:
     if model:
         initial |= initial_from(model.spec)
     initial |= {name: request.GET[name] for name in ("dataset", "base_model") if name in request.GET}
-    data = request.POST if request.method == "POST" else None
+    if filled_from:
+        initial |= initial_from(filled_from.model_dump(mode="json"))
+        wanted = filled_from.datasets[0]
+        named = [version for version in versions if version.dataset.name == wanted.name]
+        fitting = [version for version in named if wanted.version in (None, version.number)]
+        initial["dataset"] = dataset_value(fitting[0]) if fitting else ""
+    data = request.POST if request.method == "POST" and not filled_from else None
     return TrainingForm(data, teams=teams, versions=versions, base_models=base_models, initial=initial)

@@ -1,0 +1,72 @@
+"""Recipes of other programs become ours. Nothing is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from pydantic import Field
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from finetune_hub.api.bodies import read_body
+from finetune_hub.api.views.hub_view import HubView, errors
+from finetune_hub.spec.part import Part
+from finetune_hub.spec.recipes.draft import Outcome
+from finetune_hub.spec.recipes.translate import MAX_CHARACTERS, UnreadableRecipe, translate
+from finetune_hub.spec.refusal import Refusal
+
+
+class ForeignRecipe(Part):
+    """A recipe to import."""
+
+    text: str = Field(max_length=MAX_CHARACTERS, description="The YAML of Axolotl, of LLaMA-Factory or of this hub.")
+
+
+class ImportNote(Part):
+    """What became of one key."""
+
+    key: str
+    outcome: Outcome
+    sentence: str
+
+
+class ImportedRecipe(Part):
+    """A recipe of ours, made of another program's."""
+
+    program: str = Field(description="Whose recipe it was.")
+    recipe: dict[str, Any] = Field(description="A training spec, as `POST /api/jobs` takes it.")
+    yaml: str = Field(description="The same as a file.")
+    notes: list[ImportNote] = Field(description="At least one for each key of the file.")
+
+
+class ImportRecipe(HubView):
+    @extend_schema(
+        operation_id="import_recipe",
+        request=ForeignRecipe,
+        responses={200: ImportedRecipe, **errors(400, 401, 403, 413, 415, 422)},
+    )
+    def post(self, request: Request) -> Response:
+        """Translate a recipe of Axolotl or LLaMA-Factory, and tell what became of each key. Nothing is submitted."""
+        body = read_body(request, ForeignRecipe)
+        try:
+            translation = translate(body.text)
+        except UnreadableRecipe as error:
+            raise Refusal("unreadable_recipe", error.problem, error.remedy, field="text") from error
+        if translation.spec is None:
+            details = [
+                {"loc": note.key.split("."), "message": note.sentence, "remedy": "Change it, or leave it out."}
+                for note in translation.refusals
+            ]
+            first = translation.refusals[0]
+            message = f"`{first.key}` cannot be imported. {first.sentence}"
+            raise Refusal("recipe_not_importable", message, "Change it there first.", field="text", details=details)
+        answer = ImportedRecipe(
+            program=translation.program,
+            recipe=translation.document,
+            yaml=translation.as_yaml(),
+            notes=[
+                ImportNote(key=note.key, outcome=note.outcome, sentence=note.sentence) for note in translation.notes
+            ],
+        )
+        return Response(answer.model_dump(mode="json"))

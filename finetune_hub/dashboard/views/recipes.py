@@ -1,0 +1,43 @@
+"""The page on which a recipe is pasted, and what comes of it: a note for each key, and the new-job form filled in."""
+
+from __future__ import annotations
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_http_methods
+
+from finetune_hub.dashboard.access import MemberRequest, submitting_teams
+from finetune_hub.dashboard.forms import RecipeForm
+from finetune_hub.dashboard.training_form import TrainingForm
+from finetune_hub.dashboard.views.jobs import training_form
+from finetune_hub.spec.training import TrainingSpec
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def import_recipe(request: MemberRequest) -> HttpResponse:
+    """The paste box; once it is sent, the new-job form with the notes above, or the box with what stands against it."""
+    teams = submitting_teams(request.user)
+    box = RecipeForm(request.POST if request.method == "POST" else None)
+    if not box.is_valid():
+        return render(request, "jobs/import_recipe.html", {"form": box}, status=422 if box.is_bound else 200)
+    translation = box.translation
+    if translation.spec is None:
+        return render(request, "jobs/import_recipe.html", {"form": box, "translation": translation}, status=422)
+    form = training_form(request, teams, filled_from=translation.spec)
+    context = {"form": form, "translation": translation, "gaps": gaps_between(translation.spec, form)}
+    return render(request, "jobs/new.html", context)
+
+
+def gaps_between(spec: TrainingSpec, form: TrainingForm) -> list[str]:
+    """What the recipe names and the form cannot show, in sentences."""
+    gaps = []
+    if spec.base_model not in form.model_types:
+        gaps.append(f"There is no base model `{spec.base_model}` here yet: import it, or choose another below.")
+    first = spec.datasets[0]
+    if not form.initial["dataset"]:
+        gaps.append(f"There is no dataset `{first.name or first.path}` here yet: upload it, or choose another below.")
+    if len(spec.datasets) > 1:
+        gaps.append("The form takes one dataset, and the recipe names several: submit the YAML below for all of them.")
+    return gaps

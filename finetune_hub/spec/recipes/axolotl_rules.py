@@ -1,0 +1,152 @@
+"""Rules for keys that only Axolotl has, or reads in its own way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_hub.spec.recipes.common import (
+    FULL_FINE_TUNE,
+    OWN_KERNELS,
+)
+from finetune_hub.spec.recipes.draft import (
+    Draft,
+    Rule,
+    flag_of,
+    is_off,
+    number_of,
+    replaced,
+    word_of,
+)
+
+_FAST_PATHS = ("LigerPlugin", "CutCrossEntropyPlugin", "KernelsPlugin")
+_OTHER_TRAININGS = ("DiffusionPlugin", "KDPlugin", "EBFTPlugin")
+
+
+def adapter(draft: Draft, key: str, value: Any) -> None:
+    """LoRA or QLoRA, which `load_in_4bit` and `load_in_8bit` tell apart as much as the word does."""
+    if value not in ("lora", "qlora"):
+        draft.refuse(
+            key, FULL_FINE_TUNE if is_off(value) else f"The hub has no adapter `{word_of(value)}`: use lora or qlora."
+        )
+        return
+    in_8bit = flag_of(draft.source.get("load_in_8bit"))
+    in_4bit = flag_of(draft.source.get("load_in_4bit")) or (value == "qlora" and not in_8bit)
+    if in_4bit or in_8bit:
+        draft.put("method.type", "qlora", key=key)
+        draft.put("method.quantization", "nf4" if in_4bit else "int8", key=key)
+        draft.note(key, "taken", f"It is `method: {{type: qlora, quantization: {'nf4' if in_4bit else 'int8'}}}`.")
+    else:
+        draft.put("method.type", "lora", key=key)
+        draft.note(key, "taken", "It is `method: {type: lora}`.")
+
+
+def quantisation_options(draft: Draft, key: str, value: Any) -> None:
+    options = dict(value) if isinstance(value, dict) else {}
+    if draft.document.get("method", {}).get("type") == "qlora":
+        if "bnb_4bit_use_double_quant" in options:
+            double = options.pop("bnb_4bit_use_double_quant")
+            draft.put("method.double_quantization", double, key=key)
+        if (kind := options.pop("bnb_4bit_quant_type", None)) is not None:
+            draft.put("method.quantization", kind, key=key)
+    if options:
+        draft.note(
+            key, "changed", f"Beside these, which are the engine's own choice: {', '.join(map(word_of, options))}."
+        )
+    else:
+        draft.note(key, "taken", "They are options of `method`.")
+
+
+def target_linear(draft: Draft, key: str, value: Any) -> None:
+    if not flag_of(value):
+        draft.note(key, "taken", "It is off: `lora_target_modules` counts.")
+        return
+    draft.put("method.target_modules", "all-linear", key=key)
+    draft.note(key, "taken", "It is `method.target_modules: all-linear`.")
+
+
+def target_modules(draft: Draft, key: str, value: Any) -> None:
+    if is_off(value):
+        draft.note(key, "taken", "It is empty.")
+    elif flag_of(draft.source.get("lora_target_linear")):
+        draft.note(key, "changed", "`lora_target_linear` names all linear layers already; other modules are left out.")
+    else:
+        modules = "all-linear" if value in ("all-linear", "all_linear") else value
+        draft.put("method.target_modules", modules, key=key)
+        draft.note(key, "taken", "It is `method.target_modules`, read as PEFT reads it.")
+
+
+def target_parameters(draft: Draft, key: str, value: Any) -> None:
+    draft.put("method.target_parameters", [value] if isinstance(value, str) else value, key=key)
+    draft.note(key, "taken", "It is `method.target_parameters`.")
+
+
+def init_weights(draft: Draft, key: str, value: Any) -> None:
+    word = word_of(value)
+    if value is True or word.startswith("pissa") or word == "gaussian":
+        ours = "default" if value is True else "pissa" if word.startswith("pissa") else "gaussian"
+        draft.put("method.init_weights", ours, key=key)
+        draft.note(key, "taken", f"It is `method.init_weights: {ours}`.")
+    else:
+        draft.note(key, "not_supported", f"The start `{word}` is not known: `method.init_weights` keeps its default.")
+
+
+def loftq(draft: Draft, key: str, value: Any) -> None:
+    if not is_off(value):
+        draft.note(key, "not_supported", "LoftQ's start is not known: A and B start as in plain LoRA.")
+
+
+def sample_packing(draft: Draft, key: str, value: Any) -> None:
+    """There a packed row is as long as `sequence_len` and counts as one; here rows are counted as they come."""
+    draft.put("training.packing", True, key=key)
+    if flag_of(value):
+        sentence = (
+            "Rows are packed here too, but `micro_batch_size` counts rows, not packed sequences of `sequence_len` "
+            "tokens: for as many tokens a step raise `training.gradient_accumulation_steps`."
+        )
+    else:
+        sentence = "Packing here changes no numbers, it only saves the padding: it stays on."
+    draft.note(key, "changed", sentence)
+
+
+def global_batch(draft: Draft, key: str, value: Any) -> None:
+    micro, total = number_of(draft.source["micro_batch_size"]), number_of(value)
+    if "gradient_accumulation_steps" in draft.defaulted and isinstance(total, int) and isinstance(micro, int) and micro:
+        draft.put("training.gradient_accumulation_steps", max(1, total // micro), key=key)
+        draft.note(key, "changed", "It is `training.gradient_accumulation_steps`: rows of a step by rows of a pass.")
+    else:
+        draft.note(key, "changed", "`micro_batch_size` and `gradient_accumulation_steps` count.")
+
+
+def gradient_checkpointing(draft: Draft, key: str, value: Any) -> None:
+    draft.put("runtime.activation_checkpointing", not is_off(value), key=key)
+    if value in ("offload", "offload_disk", "unsloth"):
+        draft.note(
+            key,
+            "changed",
+            "It is `runtime.activation_checkpointing`; for the host's memory there is `runtime.activation_offload`.",
+        )
+    else:
+        draft.note(key, "taken", "It is `runtime.activation_checkpointing`.")
+
+
+def plugins(draft: Draft, key: str, value: Any) -> None:
+    names = [word_of(name).rpartition(".")[2] for name in value] if isinstance(value, list) else [word_of(value)]
+    for number, name in enumerate(names):
+        place = f"{key}.{number}"
+        if name in _OTHER_TRAININGS:
+            draft.refuse(place, f"{name} trains with another objective, which the engine does not have.")
+        elif name in _FAST_PATHS:
+            draft.note(place, "changed", OWN_KERNELS)
+        else:
+            draft.note(place, "not_supported", f"There is nothing like {name} here.")
+
+
+def gptq(draft: Draft, key: str, value: Any) -> None:
+    if flag_of(value):
+        draft.note(key, "unresolved", "Weights kept in GPTQ are not read: name the base model's original.")
+    else:
+        draft.note(key, "taken", "It is off, and here too.")
+
+
+def per_epoch(place: str) -> Rule:
+    return replaced(f"It is counted in steps here: `{place}`, left at its default.")

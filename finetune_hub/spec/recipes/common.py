@@ -1,0 +1,195 @@
+"""What Axolotl and LLaMA-Factory share, since both stand on transformers' trainer: rules for keys of one meaning."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from finetune_hub.spec.recipes.draft import Draft, Rule, choose, flag_of, is_off, number_of, slug_of, word_of
+
+# Objectives by their name there. A new objective of ours moves from the second table to the first.
+OBJECTIVES: dict[str, dict[str, Any]] = {"sft": {"type": "sft"}}
+OBJECTIVES_REFUSED = {
+    "dpo": "The engine has no DPO objective yet: only supervised fine-tuning can be imported.",
+    "kto": "The engine has no KTO objective.",
+    "orpo": "The engine has no ORPO objective.",
+    "simpo": "The engine has no SimPO objective.",
+    "ipo": "The engine has no IPO objective.",
+    "ppo": "The engine has no reinforcement learning.",
+    "grpo": "The engine has no reinforcement learning.",
+    "rm": "The engine trains no reward models.",
+    "pt": "The engine trains on conversations, not on running text (pre-training).",
+}
+# The least share of warm-up that is written when a number of steps cannot be converted: our own default.
+USUAL_WARMUP_RATIO = 0.03
+USUAL_HELD_OUT_FRACTION = 0.05
+LARGEST_HELD_OUT_FRACTION = 0.5
+
+MULTIMODAL = "The engine trains on text only; this is a recipe for images, video or sound."
+FULL_FINE_TUNE = "The hub trains adapters, not whole models: choose LoRA or QLoRA there first."
+NO_REMOTE_CODE = "Code that comes with a base model is never run here; the engine brings its own (docs/model-types.md)."
+NO_TRACKING = "The hub keeps curves and logs itself, and sends nothing to other services."
+OWN_KERNELS = "The engine chooses its kernels itself, each only where it was proven on the very model."
+OWN_FILES = "The hub keeps its files itself; nothing is to be named."
+OWN_RESUME = "A job that is interrupted goes on from its last checkpoint by itself."
+OWN_TOKENIZER = "The base model's own tokenizer is used."
+FILE_DOES_NOT_SAY_GPUS = (
+    "How many GPUs there are is not in the file: set `runtime.gpus`, and `runtime.shard_base_model` to spread the base."
+)
+KEPT_QUANTISED = re.compile(r"gptq|awq|aqlm|hqq|bnb|exl2|nvfp4|mxfp4|fp8|[-_](?:int)?[48]-?bit", re.IGNORECASE)
+
+_EXACT_OPTIMIZERS = dict.fromkeys(
+    ["adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused"], "adamw"
+) | {
+    **dict.fromkeys(["adamw_8bit", "adamw_bnb_8bit", "adamw_torch_8bit"], "adamw_8bit"),
+    "paged_adamw_8bit": "paged_adamw_8bit",
+}
+_NEAREST_OPTIMIZERS = {"adamw_torch_4bit": "adamw_8bit", "lion_8bit": "adamw_8bit", "paged_lion_8bit": "adamw_8bit"}
+optimizer: Rule = choose("training.optimizer", _EXACT_OPTIMIZERS, _NEAREST_OPTIMIZERS, "adamw")
+
+_EXACT_SCHEDULES = {
+    "linear": "linear",
+    "cosine": "cosine",
+    "constant": "constant",
+    "constant_with_warmup": "constant",
+}
+schedule: Rule = choose("training.schedule", _EXACT_SCHEDULES, {}, "cosine")
+
+
+def base_model(draft: Draft, key: str, value: Any) -> None:
+    """A folder, or an id of the hub with its revision."""
+    name = word_of(value)
+    revision = draft.source.get("revision_of_model") or draft.source.get("model_revision") or "main"
+    if revision != "main":
+        name = f"{name}@{word_of(revision)}"
+    draft.put("base_model", name, key=key)
+    if KEPT_QUANTISED.search(name):
+        draft.note(
+            key,
+            "unresolved",
+            "Its name says that its weights are kept quantised, which the engine does not read: name the original.",
+        )
+    elif "/" in name:
+        draft.note(
+            key,
+            "unresolved",
+            "Taken as it is: `finetune-hub train` fetches it; the hub wants it imported, and then its name there.",
+        )
+    else:
+        draft.note(key, "taken", "It is `base_model`.")
+
+
+def objective(draft: Draft, key: str, value: Any) -> None:
+    name = word_of(value)
+    if (ours := OBJECTIVES.get(name)) is not None:
+        draft.put("objective", dict(ours), key=key)
+        draft.note(key, "taken", f"It is `objective: {{type: {ours['type']}}}`.")
+    else:
+        draft.refuse(key, OBJECTIVES_REFUSED.get(name, f"The engine has no objective `{name}`."))
+
+
+def warmup_ratio(draft: Draft, key: str, value: Any) -> None:
+    if _has_no_warmup(draft):
+        _without_warmup(draft, key)
+        return
+    if not is_off(draft.source.get("warmup_steps")):
+        draft.note(key, "changed", "`warmup_steps` counts, as it does there.")
+        return
+    draft.put("training.warmup_ratio", number_of(value), key=key)
+    draft.note(key, "taken", "It is `training.warmup_ratio`.")
+
+
+def warmup_steps(draft: Draft, key: str, value: Any) -> None:
+    """Ours is a share of the steps: exact when the file says how many there are."""
+    steps, total = number_of(value), number_of(draft.source.get("max_steps"))
+    if _has_no_warmup(draft):
+        _without_warmup(draft, key)
+    elif is_off(steps) and not is_off(draft.source.get("warmup_ratio")):
+        draft.note(key, "taken", "`warmup_ratio` counts, as it does there.")
+    elif not isinstance(steps, int | float) or steps < 1:
+        draft.put("training.warmup_ratio", steps, key=key)
+        draft.note(key, "taken", "It is `training.warmup_ratio`.")
+    elif isinstance(total, int | float) and total > 0:
+        draft.put("training.warmup_ratio", min(1.0, round(steps / total, 6)), key=key)
+        draft.note(key, "changed", f"Warm-up is a share of the steps here: {steps:g} of {total:g}.")
+    else:
+        draft.put("training.warmup_ratio", USUAL_WARMUP_RATIO, key=key)
+        draft.note(
+            key,
+            "changed",
+            f"Warm-up is a share of the steps here, and their number is not in the file: {USUAL_WARMUP_RATIO} is "
+            f"written. For {steps:g} steps set `training.warmup_ratio` to {steps:g} divided by the plan's steps.",
+        )
+
+
+def _has_no_warmup(draft: Draft) -> bool:
+    """Transformers' `constant` schedule has none; with one it is `constant_with_warmup`."""
+    return "constant" in (draft.source.get("lr_scheduler"), draft.source.get("lr_scheduler_type"))
+
+
+def _without_warmup(draft: Draft, key: str) -> None:
+    draft.put("training.warmup_ratio", 0.0, key=key)
+    draft.note(key, "changed", "The schedule `constant` has no warm-up there: `training.warmup_ratio` is 0.")
+
+
+def held_out(draft: Draft, key: str, value: Any) -> None:
+    """A share, or a number of rows. Their trainers publish the last weights, unless told to load the best ones."""
+    size = number_of(value)
+    if is_off(size):
+        draft.note(key, "taken", "Nothing is held out, as here.")
+        return
+    if isinstance(size, int | float) and size >= 1:
+        draft.put("evaluation.fraction", USUAL_HELD_OUT_FRACTION, key=key)
+        draft.note(
+            key, "changed", f"A share is held out here, not {size:g} rows: {USUAL_HELD_OUT_FRACTION} is written."
+        )
+    elif isinstance(size, int | float) and size > LARGEST_HELD_OUT_FRACTION:
+        draft.put("evaluation.fraction", LARGEST_HELD_OUT_FRACTION, key=key)
+        draft.note(key, "changed", f"At most {LARGEST_HELD_OUT_FRACTION} of the rows can be held out.")
+    else:
+        draft.put("evaluation.fraction", size, key=key)
+        draft.note(key, "taken", "It is `evaluation.fraction`; of each dataset, where there are several.")
+    draft.put("evaluation.keep_best", flag_of(draft.source.get("load_best_model_at_end")), key=key)
+
+
+def every_steps(place: str) -> Rule:
+    """Steps between two of something; a share of all steps cannot be written."""
+
+    def rule(draft: Draft, key: str, value: Any) -> None:
+        steps = number_of(value)
+        if isinstance(steps, int | float) and steps >= 1:
+            draft.put(place, int(steps), key=key)
+            draft.note(key, "taken", f"It is `{place}`.")
+        else:
+            draft.note(key, "changed", f"It is counted in steps here: `{place}`, left at its default.")
+
+    return rule
+
+
+def half_precision(dtype: str) -> Rule:
+    """`bf16` or `fp16`: the numbers that the frozen base model is kept and computed in."""
+
+    def rule(draft: Draft, key: str, value: Any) -> None:
+        if value == "auto":
+            draft.put("runtime.dtype", "auto", key=key)
+            draft.note(key, "taken", "It is `runtime.dtype: auto`.")
+        elif flag_of(value):
+            draft.put("runtime.dtype", dtype, key=key)
+            draft.note(key, "taken", f"It is `runtime.dtype: {dtype}`.")
+        else:
+            draft.note(key, "taken", "It is off.")
+
+    return rule
+
+
+def add_dataset(draft: Draft, origin: str, **choice: Any) -> str:
+    """Add a dataset that is registered under a name made of its origin; the name, which no other dataset has."""
+    datasets = draft.document.setdefault("datasets", [])
+    taken = {dataset.get("name") for dataset in datasets}
+    name = base = slug_of(origin)
+    number = 2
+    while name in taken:
+        name = slug_of(f"{base[:60]}-{number}")
+        number += 1
+    datasets.append({"name": name, **choice})
+    return name

@@ -1,0 +1,209 @@
+"""LLaMA-Factory's YAML: what each key means in our recipe.
+
+Source: hiyouga/LLaMA-Factory, `src/llamafactory/hparams/`, at ff6d4d1 (August 2026), for keys and defaults; what it
+leaves to transformers has the defaults of `TrainingArguments`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_hub.spec.recipes.common import (
+    FILE_DOES_NOT_SAY_GPUS,
+    MULTIMODAL,
+    NO_REMOTE_CODE,
+    NO_TRACKING,
+    OWN_FILES,
+    OWN_KERNELS,
+    OWN_RESUME,
+    OWN_TOKENIZER,
+    base_model,
+    every_steps,
+    half_precision,
+    held_out,
+    objective,
+    optimizer,
+    schedule,
+    warmup_ratio,
+    warmup_steps,
+)
+from finetune_hub.spec.recipes.draft import (
+    Rule,
+    flag_of,
+    missing,
+    needless,
+    number_of,
+    read_elsewhere,
+    refused,
+    replaced,
+    take,
+    unsupported,
+)
+from finetune_hub.spec.recipes.llama_factory_rules import (
+    dataset,
+    disable_checkpointing,
+    do_train,
+    double_quantization,
+    finetuning_type,
+    interleave_probs,
+    lora_rank,
+    lora_target,
+    max_steps,
+    packing,
+    pissa,
+    quantization_bit,
+)
+
+PROGRAM = "LLaMA-Factory"
+DEFAULTS = {
+    "stage": "sft",
+    "do_train": False,
+    "finetuning_type": "lora",
+    "lora_rank": 8,
+    "lora_target": "all",
+    "cutoff_len": 2048,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 5e-5,
+    "num_train_epochs": 3.0,
+    "lr_scheduler_type": "linear",
+    "warmup_ratio": 0.0,
+    "optim": "adamw_torch_fused",
+    "disable_gradient_checkpointing": False,
+    "seed": 42,
+}
+
+
+def recognises(document: dict[str, Any]) -> bool:
+    return "model_name_or_path" in document
+
+
+# In this order the keys are read and noted.
+KEYS: dict[str, Rule] = {
+    # What
+    "stage": objective,
+    "do_train": do_train,
+    "model_name_or_path": base_model,
+    "model_revision": read_elsewhere("It is behind the `@` of `base_model`."),
+    "dataset": dataset,
+    "interleave_probs": interleave_probs,
+    "mix_strategy": replaced("Rows of all datasets are mixed in one shuffled order, each as often as its weight says."),
+    "max_samples": unsupported("All rows are used: cut the files before they are uploaded."),
+    "eval_dataset": unsupported("Rows are held out as a share of the datasets: `evaluation.fraction`."),
+    **dict.fromkeys(
+        [
+            "image_max_pixels",
+            "image_min_pixels",
+            "video_max_pixels",
+            "video_min_pixels",
+            "video_fps",
+            "video_maxlen",
+            "audio_sampling_rate",
+            "media_dir",
+        ],
+        refused(MULTIMODAL),
+    ),
+    **dict.fromkeys(
+        ["freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model"],
+        replaced("The base model stays frozen as a whole."),
+    ),
+    # The method
+    "finetuning_type": finetuning_type,
+    "quantization_bit": quantization_bit,
+    "quantization_method": read_elsewhere("It is part of `quantization_bit`."),
+    "quantization_type": read_elsewhere("It is part of `quantization_bit`."),
+    "double_quantization": double_quantization,
+    "lora_rank": lora_rank,
+    "lora_alpha": take("method.alpha"),
+    "lora_dropout": take("method.dropout"),
+    "lora_target": lora_target,
+    "use_rslora": take("method.use_rslora", flag_of),
+    "use_dora": take("method.use_dora", flag_of),
+    "pissa_init": pissa,
+    "pissa_iter": replaced("PiSSA starts from the exact principal components, not from an iteration."),
+    "pissa_convert": replaced("PiSSA is always saved as plain LoRA of twice the rank."),
+    "loraplus_lr_ratio": take("method.learning_rate_ratio", number_of),
+    "loraplus_lr_embedding": unsupported("Embeddings have no learning rate of their own."),
+    "additional_target": unsupported(
+        "Only adapters are trained, no whole modules; embeddings can be named in `method.target_modules`."
+    ),
+    **missing("adapter_name_or_path", because="Training starts from a fresh adapter, not from an earlier one."),
+    "create_new_adapter": replaced("Every training makes a fresh adapter."),
+    # The optimizer's work
+    "cutoff_len": take("training.max_seq_len"),
+    "packing": packing,
+    "neat_packing": replaced("Packed rows never see each other here."),
+    "per_device_train_batch_size": take("training.micro_batch_size"),
+    "gradient_accumulation_steps": take("training.gradient_accumulation_steps"),
+    "num_train_epochs": take("training.epochs", number_of),
+    "max_steps": max_steps,
+    "learning_rate": take("training.learning_rate", number_of),
+    "optim": optimizer,
+    "lr_scheduler_type": schedule,
+    "warmup_ratio": warmup_ratio,
+    "warmup_steps": warmup_steps,
+    "weight_decay": take("training.weight_decay", number_of),
+    "max_grad_norm": take("training.max_grad_norm", number_of),
+    "label_smoothing_factor": take("training.label_smoothing", number_of),
+    "neftune_noise_alpha": take("training.neftune_alpha", number_of),
+    "seed": take("training.seed"),
+    "train_on_prompt": unsupported("Only the assistant's turns are supervised."),
+    "mask_history": unsupported(
+        'All of the assistant\'s turns are supervised, but those with `"weight": 0` in the row.'
+    ),
+    "template": replaced("The base model's own chat template is used, as it will be when the adapter is served."),
+    **missing("default_system tool_format enable_thinking", because="The chat template and the rows decide it."),
+    **missing("adam_beta1 adam_beta2 adam_epsilon", because="AdamW's own numbers are used."),
+    "lr_scheduler_kwargs": unsupported("The schedule has no such option."),
+    **dict.fromkeys(
+        ["use_dft_loss", "use_asft_loss", "use_eaft_loss"],
+        refused("It trains with another loss, which the engine does not have."),
+    ),
+    **missing("use_galore use_apollo use_badam use_adam_mini use_muon", because="AdamW is used instead."),
+    # Held-out rows and checkpoints
+    "val_size": held_out,
+    "eval_steps": every_steps("evaluation.every_steps"),
+    "save_steps": every_steps("training.checkpoint_every_steps"),
+    "early_stopping_steps": take("evaluation.early_stopping_patience"),
+    "load_best_model_at_end": take("evaluation.keep_best", flag_of),
+    # Where it runs
+    "bf16": half_precision("bfloat16"),
+    "pure_bf16": half_precision("bfloat16"),
+    "fp16": half_precision("float16"),
+    "disable_gradient_checkpointing": disable_checkpointing,
+    "gradient_checkpointing": replaced("`disable_gradient_checkpointing` counts, as it does there."),
+    "trust_remote_code": unsupported(NO_REMOTE_CODE),
+    **missing("deepspeed fsdp fsdp_config", because=FILE_DOES_NOT_SAY_GPUS),
+    **missing("use_mca use_megatron_bridge", because="Megatron is not used: one process a GPU, see `runtime.gpus`."),
+    "use_kt": unsupported("Experts are not kept on the host's processors."),
+    **missing("rope_scaling shift_attn mixture_of_depths", because="The base model is not changed."),
+    # What the hub and its engine see to themselves
+    **needless(
+        "flash_attn use_unsloth use_unsloth_gc enable_liger_kernel use_v1_kernels tf32 upcast_layernorm "
+        "upcast_lmhead_output use_reentrant_gc",
+        because=OWN_KERNELS,
+    ),
+    **needless(
+        "output_dir overwrite_output_dir overwrite_cache dataset_dir tokenized_path cache_dir save_only_model "
+        "save_total_limit save_strategy plot_loss push_to_hub",
+        because=OWN_FILES,
+    ),
+    "resume_from_checkpoint": replaced(OWN_RESUME),
+    **needless("use_fast_tokenizer split_special_tokens", because=OWN_TOKENIZER),
+    **missing("resize_vocab add_tokens add_special_tokens new_special_tokens_config", because="No token is added."),
+    **needless(
+        "logging_steps preprocessing_num_workers preprocessing_batch_size dataloader_num_workers ddp_timeout "
+        "per_device_eval_batch_size eval_strategy do_eval low_cpu_mem_usage include_num_input_tokens_seen "
+        "ray_num_workers streaming group_by_length remove_unused_columns",
+        because="The hub sees to it itself.",
+    ),
+}
+# Keys of one family, by how they begin.
+FAMILIES: dict[str, Rule] = {
+    **missing("report_to run_name use_swanlab swanlab_ ray_ logging_dir", because=NO_TRACKING),
+    **missing(
+        "pref_ dpo_ kto_ simpo_ ppo_ ref_model reward_model ld_alpha", because="It belongs to another objective."
+    ),
+    **missing("kt_", because="Experts are not kept on the host's processors."),
+    **missing("galore_ apollo_ badam_ freeze_ oft_", because="It belongs to another method."),
+}

@@ -1,0 +1,174 @@
+"""Recipes of other programs become ours: Axolotl's YAML, LLaMA-Factory's of both kinds, and our own as it is.
+
+    translate(text)  →  Translation: our recipe, and a note for each key of the file
+
+Nothing is dropped in silence: a key that no table knows is noted as not supported. What cannot be the same training
+(a full fine-tune, images, another objective) is refused, with a sentence, and there is no recipe.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import yaml
+from pydantic import ValidationError
+
+from finetune_hub.spec.defects import defects_of
+from finetune_hub.spec.recipes import axolotl, llama_factory, llama_factory_v1
+from finetune_hub.spec.recipes.draft import Draft, Note, Rule, word_of
+from finetune_hub.spec.training import TrainingSpec
+
+OURS = "finetune_hub"
+MAX_CHARACTERS = 100_000
+MAX_DEPTH = 20
+OUR_WORDS = {"spec_version", "method", "training"}  # No other program has them.
+
+
+class ForeignProgram(Protocol):
+    """What a table's module holds."""
+
+    PROGRAM: str
+    DEFAULTS: dict[str, Any]
+    KEYS: dict[str, Rule]
+    FAMILIES: dict[str, Rule]
+
+    def recognises(self, document: dict[str, Any]) -> bool: ...
+
+
+PROGRAMS: list[ForeignProgram] = [llama_factory, llama_factory_v1, axolotl]
+
+
+class UnreadableRecipe(ValueError):
+    """The text is no recipe of a known program."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem} {remedy}")
+        self.problem, self.remedy = problem, remedy
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What became of a recipe."""
+
+    program: str
+    spec: TrainingSpec | None
+    """None: something was refused, and a note says what."""
+    document: dict[str, Any]
+    """The spec as it was written: only what the file says, or what its program takes for granted."""
+    notes: list[Note]
+
+    @property
+    def refusals(self) -> list[Note]:
+        return [note for note in self.notes if note.outcome == "refused"]
+
+    def as_yaml(self) -> str:
+        return yaml.safe_dump(self.document, sort_keys=False, allow_unicode=True)
+
+
+def translate(text: str) -> Translation:
+    """Translate a recipe of any known program.
+
+    Raises:
+        UnreadableRecipe: it is not YAML, or of no known program.
+    """
+    document, repeated = read_yaml(text)
+    program = next((program for program in PROGRAMS if program.recognises(document)), None)
+    if document.keys() & OUR_WORDS or (program is None and "base_model" in document):
+        return _validated(OURS, Draft(document, {}), document, repeated)
+    if program is None:
+        raise UnreadableRecipe(
+            "This is no recipe of Axolotl, of LLaMA-Factory or of this hub.",
+            "Theirs name a `base_model` or a `model_name_or_path` beside their settings; ours is in docs/recipes.md.",
+        )
+    draft = Draft(document, program.DEFAULTS)
+    for key in _in_order(program, draft.source):
+        _apply(program, draft, key)
+    ordered = {key: draft.document[key] for key in TrainingSpec.model_fields if key in draft.document}
+    return _validated(program.PROGRAM, draft, ordered, repeated)
+
+
+def read_yaml(text: str) -> tuple[dict[str, Any], list[str]]:
+    """The document, and the keys that stand in it more than once.
+
+    Raises:
+        UnreadableRecipe: it is not YAML, not a mapping, or longer or deeper than a recipe.
+    """
+    try:
+        _check_events(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.SafeLoader("").construct_document(root) if root is not None else None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UnreadableRecipe(f"Line {line} is not YAML: {error.problem}.", "Mend it; indent with spaces.") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, UnreadableRecipe):
+            raise
+        raise UnreadableRecipe("It cannot be read as YAML.", "Save it as plain UTF-8 text.") from error
+    if not isinstance(root, yaml.MappingNode) or not isinstance(document, dict):
+        raise UnreadableRecipe("It is no recipe: it has no keys.", "Give the whole YAML file.")
+    names = [key.value for key, _ in root.value if isinstance(key, yaml.ScalarNode)]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    return {word_of(key): value for key, value in document.items()}, repeated
+
+
+def _check_events(text: str) -> None:
+    """Refuse what is cheap to write and dear to read, before it is read.
+
+    Raises:
+        UnreadableRecipe: it is too long, has aliases, or is nested deeper than any recipe.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise UnreadableRecipe(f"It has more than {MAX_CHARACTERS:,} characters.", "Give the recipe alone.")
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise UnreadableRecipe("It has YAML aliases (`*name`).", "Write out what they stand for.")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise UnreadableRecipe(f"It is nested more than {MAX_DEPTH} levels deep as YAML.", "Write it flatter.")
+
+
+def _in_order(program: ForeignProgram, source: Mapping[str, Any]) -> list[str]:
+    """The table's order, since some rules build on others; then what the table does not have."""
+    return [key for key in program.KEYS if key in source] + [key for key in source if key not in program.KEYS]
+
+
+def _apply(program: ForeignProgram, draft: Draft, key: str) -> None:
+    value = draft.source[key]
+    family = next((rule for start, rule in program.FAMILIES.items() if key.startswith(start)), None)
+    rule = program.KEYS.get(key, family)
+    if value is None:
+        draft.note(key, "taken", "It is empty.")
+    elif rule is not None:
+        found = len(draft.notes)
+        rule(draft, key, value)
+        if len(draft.notes) == found:
+            draft.note(key, "taken", "It is off or empty, and here too.")
+    else:
+        nearest = difflib.get_close_matches(key, program.KEYS, n=1, cutoff=0.8)
+        hint = f" Did you mean `{nearest[0]}`?" if nearest else ""
+        draft.note(key, "not_supported", f"The key is not known here.{hint}")
+
+
+def _validated(program: str, draft: Draft, document: dict[str, Any], repeated: list[str]) -> Translation:
+    """The draft as a spec; what the spec refuses is noted at the key that it came from."""
+    spec = None
+    for key in repeated:
+        draft.note(key, "changed", "It stands in the file more than once: the last one counts.")
+    if not any(note.outcome == "refused" for note in draft.notes):
+        try:
+            spec = TrainingSpec.model_validate(document)
+        except ValidationError as error:
+            for defect in defects_of(error, TrainingSpec):
+                place = ".".join(map(str, defect["loc"]))
+                draft.refuse(draft.origin_of(place), f"`{place}`: {defect['message']}. {defect['remedy']}")
+    places = {key: number for number, key in enumerate(draft.source)}
+    last = len(places)
+    notes = sorted(draft.notes, key=lambda note: places.get(note.key.partition(".")[0], last))
+    return Translation(program, spec, document, notes)
