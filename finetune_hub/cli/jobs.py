@@ -1,4 +1,4 @@
-"""`finetune-hub jobs`: submit, list, show, logs, wait, cancel."""
+"""`finetune-hub jobs`: submit, list, show, recipe, logs, wait, cancel."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from finetune_hub.cli import style
 from finetune_hub.cli.client import HubError
@@ -24,6 +25,7 @@ from finetune_hub.cli.output import (
     wait_for,
 )
 from finetune_hub.cli.recipes import read_recipe
+from finetune_hub.spec.training import TrainingSpec
 
 app = style.new_group("Jobs: submit a recipe, watch it, cancel it.")
 
@@ -107,6 +109,18 @@ def show(job_id: JobId, as_json: Json = False) -> None:
         print(f"waits       {job['waiting_reason']}")
     if job["failure"]:
         print(f"failure     {job['failure']['message']} {job['failure']['remedy']}")
+
+
+@app.command()
+@reports_errors
+def recipe(job_id: JobId, as_json: Json = False) -> None:
+    """Print a training job as a recipe, ready to be submitted again."""
+    with connect() as hub:
+        job = hub.job(job_id)
+    if job["kind"] != "train":
+        raise HubError("no_recipe", f"{job_id} is no training: its kind is {job['kind']}.", "Name a training job.")
+    document = TrainingSpec.model_validate(job["spec"]).model_dump(mode="json", exclude_none=True)
+    print_json(document) if as_json else print(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), end="")
 
 
 @app.command()

@@ -9,13 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from django.db import connection, transaction
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.cli import client
 from finetune_hub.cli.client import Hub, HubError
 from finetune_hub.jobs.lifecycle import Failed, end_job, lock_job
-from finetune_hub.jobs.models import Job, JobState
+from finetune_hub.jobs.models import Job, JobKind, JobState
+from finetune_hub.spec.training import TrainingSpec
 from tests.api.bad_files import GOOD_ROW
 from tests.cli.conftest import RunCommand, run_command
 from tests.factories import (
@@ -276,3 +278,11 @@ def test_a_spoilt_download_is_never_shown_as_the_adapter(api: Hub, team: Team, t
 def test_an_unknown_adapter_is_named(hub: RunCommand) -> None:
     assert hub("adapters", "pull", "nope", "--json").error["code"] == "unknown_adapter"
     assert hub("adapters", "list", "--json").json == []
+
+
+def test_a_job_is_printed_as_the_recipe_that_it_was(hub: RunCommand, team: Team) -> None:
+    job = make_job(team)
+    answer = hub("jobs", "recipe", job.pk)
+    assert TrainingSpec.model_validate(yaml.safe_load(answer.out)) == job.training_spec()
+    Job.objects.filter(pk=job.pk).update(kind=JobKind.EVALUATE)
+    assert hub("jobs", "recipe", job.pk, "--json").error["code"] == "no_recipe"
