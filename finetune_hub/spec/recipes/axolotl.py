@@ -83,7 +83,9 @@ KEYS: dict[str, Rule] = {
     "datasets": datasets,
     "rl": objective,
     **dict.fromkeys(["reward_model", "process_reward_model"], refused("The engine trains no reward models.")),
-    "pretraining_dataset": refused("The engine trains on conversations, not on running text (pre-training)."),
+    "pretraining_dataset": refused(
+        "Rows are uploaded, not streamed from elsewhere: upload the text as a dataset and name it under `datasets`."
+    ),
     "processor_type": refused(MULTIMODAL),
     "is_multimodal": refused(MULTIMODAL),
     # The method

@@ -49,9 +49,7 @@ def _one_dataset(draft: Draft, place: str, entry: dict[str, Any]) -> None:
     for key, value in entry.items():
         if key != "path":
             draft.notes.append(_note_of(f"{place}.{key}", key, value))
-    if word_of(kind).startswith(("completion", "pretrain")):
-        draft.refuse(f"{place}.type", "The engine trains on conversations, not on running text (pre-training).")
-    elif word_of(kind).startswith(("bradley_terry", "stepwise_supervised")):
+    if word_of(kind).startswith(("bradley_terry", "stepwise_supervised")):
         draft.refuse(f"{place}.type", "The engine trains no reward models.")
     _without_repeats(draft, found)
 
@@ -62,6 +60,8 @@ def _note_of(place: str, key: str, value: Any) -> Note:
     if key == "weight":
         return Note(place, "taken", "It is the dataset's `weight`.")
     if key == "type":
+        if word_of(value).startswith(("completion", "pretrain")):
+            return Note(place, "changed", "Upload the rows as plain text: every token of such a row is learned.")
         form = word_of(value) if not isinstance(value, dict) else "described in the file"
         return Note(place, "changed", f"The form of the rows ({form}) is read or mapped when they are uploaded.")
     if key in _PLACES:

@@ -8,7 +8,8 @@ from typing import Any
 from finetune_hub.spec.recipes.draft import Draft, Rule, choose, flag_of, is_off, number_of, slug_of, word_of
 
 # Objectives by their name there. A new objective of ours moves from the second table to the first.
-OBJECTIVES: dict[str, dict[str, Any]] = {"sft": {"type": "sft"}}
+# Running text is a format of rows here: of a plain text every token is learned.
+OBJECTIVES: dict[str, dict[str, Any]] = {"sft": {"type": "sft"}, "pt": {"type": "sft"}}
 OBJECTIVES_REFUSED = {
     "dpo": "The engine has no DPO objective yet: only supervised fine-tuning can be imported.",
     "kto": "The engine has no KTO objective.",
@@ -18,7 +19,6 @@ OBJECTIVES_REFUSED = {
     "ppo": "The engine has no reinforcement learning.",
     "grpo": "The engine has no reinforcement learning.",
     "rm": "The engine trains no reward models.",
-    "pt": "The engine trains on conversations, not on running text (pre-training).",
 }
 # The least share of warm-up that is written when a number of steps cannot be converted: our own default.
 USUAL_WARMUP_RATIO = 0.03
@@ -83,7 +83,8 @@ def objective(draft: Draft, key: str, value: Any) -> None:
     name = word_of(value)
     if (ours := OBJECTIVES.get(name)) is not None:
         draft.put("objective", dict(ours), key=key)
-        draft.note(key, "taken", f"It is `objective: {{type: {ours['type']}}}`.")
+        said = " Of rows that are plain text every token is learned." if name == "pt" else ""
+        draft.note(key, "taken", f"It is `objective: {{type: {ours['type']}}}`.{said}")
     else:
         draft.refuse(key, OBJECTIVES_REFUSED.get(name, f"The engine has no objective `{name}`."))
 

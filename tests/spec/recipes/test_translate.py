@@ -150,7 +150,6 @@ def test_a_setting_reaches_its_place(document: dict[str, Any], changes: dict[str
         (AXOLOTL, {"rl": "dpo"}, "rl"),
         (AXOLOTL, {"processor_type": "AutoProcessor"}, "processor_type"),
         (AXOLOTL, {"pretraining_dataset": "acme/web"}, "pretraining_dataset"),
-        (AXOLOTL, {"datasets": [{"path": "acme/web", "type": "completion"}]}, "datasets"),
         (AXOLOTL, {"lora_r": 4096}, "lora_r"),
         (AXOLOTL, {"learning_rate": "fast"}, "learning_rate"),
         (AXOLOTL, {"datasets": []}, "datasets"),
