@@ -107,6 +107,6 @@ def test_what_the_engine_refuses_keeps_its_words(recipe: Path, tmp_path: Path) -
     answer = run_command("train", recipe, "--output", tmp_path / "out", "--json")
     assert answer.code == 3
     assert answer.error["code"] == "bad_data"
-    assert "Row 1" in answer.error["message"]
+    assert "Line 1, column 14" in answer.error["message"]
     nothing = run_command("train", recipe, "--output", tmp_path / "other", "--resume")
     assert (nothing.code, "holds no checkpoint" in nothing.err) == (3, True)

@@ -39,7 +39,7 @@ def test_from_the_sign_in_to_an_adapter(hub: RunningHub, browser: Browser, tmp_p
     expect(page.get_by_text("first-day v1 is ready: 48 rows.")).to_be_visible()
 
     page.get_by_role("link", name="Train on it").click()
-    page.get_by_label("Base model").select_option("tiny")
+    page.get_by_label("Base model", exact=True).select_option("tiny")
     page.get_by_label("Adapter name").fill("first-adapter")
     page.get_by_label("Micro batch size").fill("2")
     page.get_by_label("Max seq len").fill("128")
