@@ -20,19 +20,11 @@ from finetune_hub.cli.client import HubError
 from finetune_hub.cli.engine_process import EngineProcess
 from finetune_hub.spec.events import Failure
 from finetune_hub.spec.known_models import KNOWN_MODELS, PackagedModel
+from finetune_hub.spec.model_files import CONFIG_FILES, TOKENIZER_FILES
 from finetune_hub.spec.run import FetchRun, ImportRun
 
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-WANTED_FILES = [
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-]
+WANTED_FILES = ["*.safetensors", "*.safetensors.index.json", *CONFIG_FILES, *TOKENIZER_FILES]
 
 
 def find_base_model(name: str, *, relative_to: Path) -> Path:

@@ -22,18 +22,11 @@ from finetune_hub.data.chat_template import NO_CHAT_TEMPLATE, ChatTemplate, Inva
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.events import EventLog
 from finetune_hub.spec.events import Progress
+from finetune_hub.spec.model_files import CONFIG_FILES, TOKENIZER_FILES, WEIGHTS_INDEX
 from finetune_hub.spec.run import ImportResult, ImportRun, ModelFacts
 
 MODEL_DIR = "model"
-_COPIED = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "model.safetensors.index.json",
-)
+_COPIED = (*CONFIG_FILES, *TOKENIZER_FILES, WEIGHTS_INDEX)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse, HttpResponseBase
@@ -23,9 +26,27 @@ from finetune_hub.dashboard.views.refusals import render_refusal
 from finetune_hub.registry.downloads import FileChunks, streaming_response
 from finetune_hub.spec.refusal import Refusal
 
+FragmentView = Callable[[MemberRequest, str, int], HttpResponse]
+
+
+def says_why_not(view: FragmentView) -> FragmentView:
+    """A fragment that is refused says why, in its place on the page."""
+
+    @wraps(view)
+    def answer(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
+        try:
+            return view(request, dataset_id, number)
+        except Refusal as refusal:
+            return refused(request, refusal.message, refusal.remedy)
+        except ArtifactError as error:
+            return refused(request, "The artifact store did not give the file.", str(error))
+
+    return answer
+
 
 @login_required
 @require_safe
+@says_why_not
 def preview(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
     """One row as a base model sees it: a fragment of the dataset's page."""
     version = find_version(request, dataset_id, number)
@@ -33,18 +54,14 @@ def preview(request: MemberRequest, dataset_id: str, number: int) -> HttpRespons
     if not look.is_valid():
         return refused(request, "This is no row to look at.", "Write whole numbers, 1 or more.")
     base_model = get_object_or_404(_base_models(version), pk=look.cleaned_data["base_model"])
-    try:
-        row = preview_row(version, base_model, look.cleaned_data["row"], look.cleaned_data["max_seq_len"])
-    except Refusal as refusal:
-        return refused(request, refusal.message, refusal.remedy)
-    except ArtifactError as error:
-        return refused(request, "The artifact store did not give the file.", str(error))
+    row = preview_row(version, base_model, look.cleaned_data["row"], look.cleaned_data["max_seq_len"])
     context = {"row": row, "shown": version, "shown_tokens": SHOWN_TOKENS}
     return render(request, "datasets/_preview.html", context)
 
 
 @login_required
 @require_safe
+@says_why_not
 def show_lengths(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
     """How long all rows are for a base model: a fragment of the dataset's page."""
     version = find_version(request, dataset_id, number)
@@ -52,45 +69,32 @@ def show_lengths(request: MemberRequest, dataset_id: str, number: int) -> HttpRe
     if not look.is_valid():
         return refused(request, "There is nothing to measure by.", "Write whole numbers, 1 or more.")
     base_model = get_object_or_404(_base_models(version), pk=look.cleaned_data["base_model"])
-    try:
-        lengths = token_statistics(version, base_model, look.cleaned_data["max_seq_len"])
-    except Refusal as refusal:
-        return refused(request, refusal.message, refusal.remedy)
-    except ArtifactError as error:
-        return refused(request, "The artifact store did not give the file.", str(error))
+    lengths = token_statistics(version, base_model, look.cleaned_data["max_seq_len"])
     context = {"lengths": lengths, "bars": draw_bars(lengths), "shown": version}
     return render(request, "datasets/_lengths.html", context)
 
 
 @login_required
 @require_safe
+@says_why_not
 def search_rows(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
     """Rows that hold some words: a fragment of the dataset's page."""
     version = find_version(request, dataset_id, number)
     words, after = request.GET.get("q", ""), request.GET.get("after", "0")
-    try:
-        found = find_rows(version, words.replace("\0", ""), after=int(after) if after.isdecimal() else 0)
-    except Refusal as refusal:
-        return refused(request, refusal.message, refusal.remedy)
-    except ArtifactError as error:
-        return refused(request, "The artifact store did not give the file.", str(error))
+    found = find_rows(version, words.replace("\0", ""), after=int(after) if after.isdecimal() else 0)
     return render(request, "datasets/_found.html", {"found": found, "shown": version, "words": words})
 
 
 @login_required
 @require_safe
+@says_why_not
 def compare(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
     """What came, went and changed since another version, and what both ask: a fragment of the dataset's page."""
     version = find_version(request, dataset_id, number)
     others = DatasetVersion.objects.alive().filter(dataset__team=version.dataset.team).select_related("dataset")
     other_id = request.GET.get("other", "")
     other = get_object_or_404(others, pk=other_id if other_id.isdecimal() else 0)
-    try:
-        found = compare_versions(version, other)
-    except Refusal as refusal:
-        return refused(request, refusal.message, refusal.remedy)
-    except ArtifactError as error:
-        return refused(request, "The artifact store did not give the file.", str(error))
+    found = compare_versions(version, other)
     return render(request, "datasets/_comparison.html", {"found": found, "shown": version, "other": other})
 
 

@@ -34,17 +34,12 @@ from finetune_hub.engine.exports import check
 from finetune_hub.engine.model import load_base_model, read_config
 from finetune_hub.engine.quantization import Quantization
 from finetune_hub.spec.events import Progress
+from finetune_hub.spec.model_files import TOKENIZER_FILES
 from finetune_hub.spec.run import ExportResult, ExportRun, NumberFormat
 
 EXPORT_DIR = "export"
 SHARD_BYTES = "4GB"
-MERGED_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
+MERGED_FILES = (*TOKENIZER_FILES, "generation_config.json")
 _DTYPES = {name: dtype for dtype, name in check.FORMAT_OF.items()}
 _ADAPTERS = ("peft", "portable", "gguf-adapter")  # Formats that leave the base model alone.
 

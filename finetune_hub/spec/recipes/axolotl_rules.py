@@ -95,19 +95,6 @@ def loftq(draft: Draft, key: str, value: Any) -> None:
         draft.note(key, "not_supported", "LoftQ's start is not known: A and B start as in plain LoRA.")
 
 
-def sample_packing(draft: Draft, key: str, value: Any) -> None:
-    """There a packed row is as long as `sequence_len` and counts as one; here rows are counted as they come."""
-    draft.put("training.packing", True, key=key)
-    if flag_of(value):
-        sentence = (
-            "Rows are packed here too, but `micro_batch_size` counts rows, not packed sequences of `sequence_len` "
-            "tokens: for as many tokens a step raise `training.gradient_accumulation_steps`."
-        )
-    else:
-        sentence = "Packing here changes no numbers, it only saves the padding: it stays on."
-    draft.note(key, "changed", sentence)
-
-
 def global_batch(draft: Draft, key: str, value: Any) -> None:
     micro, total = number_of(draft.source["micro_batch_size"]), number_of(value)
     if "gradient_accumulation_steps" in draft.defaulted and isinstance(total, int) and isinstance(micro, int) and micro:

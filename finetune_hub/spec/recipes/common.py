@@ -89,6 +89,28 @@ def objective(draft: Draft, key: str, value: Any) -> None:
         draft.refuse(key, OBJECTIVES_REFUSED.get(name, f"The engine has no objective `{name}`."))
 
 
+def packing(batch: str, length: str) -> Rule:
+    """There a packed row is as long as `length` says and counts as one; here rows are counted as they come.
+
+    Args:
+        batch: What counts rows, as the note is to call it.
+        length: The key of a packed row's length there.
+    """
+
+    def rule(draft: Draft, key: str, value: Any) -> None:
+        draft.put("training.packing", True, key=key)
+        if flag_of(value):
+            sentence = (
+                f"Rows are packed here too, but {batch} counts rows, not packed sequences of `{length}` tokens: "
+                "for as many tokens a step raise `training.gradient_accumulation_steps`."
+            )
+        else:
+            sentence = "Packing here changes no numbers, it only saves the padding: it stays on."
+        draft.note(key, "changed", sentence)
+
+    return rule
+
+
 def warmup_ratio(draft: Draft, key: str, value: Any) -> None:
     if _has_no_warmup(draft):
         _without_warmup(draft, key)

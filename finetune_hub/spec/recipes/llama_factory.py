@@ -23,6 +23,7 @@ from finetune_hub.spec.recipes.common import (
     held_out,
     objective,
     optimizer,
+    packing,
     schedule,
     warmup_ratio,
     warmup_steps,
@@ -49,7 +50,6 @@ from finetune_hub.spec.recipes.llama_factory_rules import (
     lora_rank,
     lora_target,
     max_steps,
-    packing,
     pissa,
     quantization_bit,
 )
@@ -131,7 +131,7 @@ KEYS: dict[str, Rule] = {
     "create_new_adapter": replaced("Every training makes a fresh adapter."),
     # The optimizer's work
     "cutoff_len": take("training.max_seq_len"),
-    "packing": packing,
+    "packing": packing("a micro batch", "cutoff_len"),
     "neat_packing": replaced("Packed rows never see each other here."),
     "per_device_train_batch_size": take("training.micro_batch_size"),
     "gradient_accumulation_steps": take("training.gradient_accumulation_steps"),

@@ -112,18 +112,6 @@ def interleave_probs(draft: Draft, key: str, value: Any) -> None:
     )  # fmt: skip
 
 
-def packing(draft: Draft, key: str, value: Any) -> None:
-    draft.put("training.packing", True, key=key)
-    if flag_of(value):
-        sentence = (
-            "Rows are packed here too, but a micro batch counts rows, not packed sequences of `cutoff_len` tokens: "
-            "for as many tokens a step raise `training.gradient_accumulation_steps`."
-        )
-    else:
-        sentence = "Packing here changes no numbers, it only saves the padding: it stays on."
-    draft.note(key, "changed", sentence)
-
-
 def disable_checkpointing(draft: Draft, key: str, value: Any) -> None:
     draft.put("runtime.activation_checkpointing", not flag_of(value), key=key)
     draft.note(key, "taken", f"It is `runtime.activation_checkpointing: {str(not flag_of(value)).lower()}`.")

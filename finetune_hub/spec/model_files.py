@@ -1,0 +1,7 @@
+"""The small files of a base model's folder, beside its weights, as transformers saves them."""
+
+from __future__ import annotations
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+CONFIG_FILES = ("config.json", "generation_config.json")
+WEIGHTS_INDEX = "model.safetensors.index.json"
