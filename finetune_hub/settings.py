@@ -145,6 +145,8 @@ CELERY_TASK_DEFAULT_QUEUE = "control"
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+# Whoever reaches Redis could stop any worker by remote control; all that is left to say there is a poke (P2).
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BEAT_SCHEDULE = {
     "reconcile": {"task": "workers.control.reconcile", "schedule": RECONCILE_EVERY, "options": {"expires": 30}},

@@ -69,7 +69,7 @@ class AttemptThread(threading.Thread):
     def run(self) -> None:
         try:
             self._run()
-        except LeaseLost:
+        except (LeaseLost, Attempt.DoesNotExist):  # A worker's own role does not see the rows of a job that it lost.
             log.warning("attempt %s: the lease is lost; its trainer is killed", self.lease.attempt_id)
             self._kill()
         finally:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
 import typer
@@ -21,7 +21,7 @@ from finetune_hub.cli import style
 from finetune_hub.cli.client import Hub, HubError, Row
 from finetune_hub.cli.output import EXIT_JOB_FAILED, size, wait_for
 from finetune_hub.data.sample_tickets import write_tickets
-from finetune_hub.embedded.environment import load_environment
+from finetune_hub.embedded.environment import manage
 from finetune_hub.embedded.folders import default_home, prepare_home
 from finetune_hub.embedded.state import UpState, read_state
 
@@ -198,20 +198,14 @@ def local_folder(artifact_url: str) -> str:
 
 def new_token(folder: Path) -> str:
     """A token of the first owner, for this demo alone."""
-    return django(folder, "create_token", "--name", "demo", "--days", "1")
+    return manage(folder, "create_token", "--name", "demo", "--days", "1").stdout.strip()
 
 
 def say_farewell(folder: Path, state: UpState, outcome: Row) -> None:
-    link = django(folder, "login_link", "--base-url", state.url, "--next", f"/jobs/{outcome['job_id']}/")
+    page = f"/jobs/{outcome['job_id']}/"
+    link = manage(folder, "login_link", "--base-url", state.url, "--next", page).stdout.strip()
     style.say(f"The dashboard is up: [bold]{style.literal(link)}[/bold] [dim](works once)[/dim]")
     style.say(f"Stop it with [bold]finetune-hub down --home {style.literal(folder)}[/bold]")
-
-
-def django(folder: Path, *arguments: str) -> str:
-    """What a management command prints, run in the hub's own environment."""
-    command = [sys.executable, "-P", "-m", "django", *arguments]
-    environment: dict[str, Any] = load_environment(folder)
-    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def finetune_hub(*arguments: str) -> None:

@@ -30,6 +30,7 @@ COMMANDS = {
     "up": LazyCommand("finetune_hub.cli.up:up", "Run the whole hub on this machine."),
     "status": LazyCommand("finetune_hub.cli.up:status", "Show what runs on this machine."),
     "down": LazyCommand("finetune_hub.cli.up:down", "Stop the hub on this machine."),
+    "worker": LazyCommand("finetune_hub.cli.worker:worker", "Join a hub with this machine's GPUs."),
     "train": LazyCommand("finetune_hub.cli.train:train", "Train a recipe on this machine, without the hub."),
     "recipe": LazyCommand("finetune_hub.cli.recipe:app", "Import a recipe of Axolotl or LLaMA-Factory."),
     "export": LazyCommand("finetune_hub.cli.export:export", "Write an adapter for other programs, or merged."),

@@ -1,7 +1,9 @@
-"""`finetune-hub workers`: list, drain, resume."""
+"""`finetune-hub workers`: list, drain, resume; and on the hub's machine: invite, revoke."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,8 +12,12 @@ from finetune_hub.cli import style
 from finetune_hub.cli.client import Row
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, print_json, print_table, reports_errors
+from finetune_hub.cli.up import Home
+from finetune_hub.embedded.environment import manage
+from finetune_hub.embedded.folders import default_home
+from finetune_hub.embedded.stack import WORKER_NAME
 
-app = style.new_group("Workers: list them with their devices and health, drain one, resume it.")
+app = style.new_group("Workers: list them with their devices and health, drain and resume, invite and revoke.")
 
 
 Name = Annotated[str, typer.Argument(help="The worker, as `workers list` names it.")]
@@ -55,6 +61,31 @@ def resume_worker(name: Name, as_json: Json = False) -> None:
     """Let new jobs come to a worker again."""
     with connect() as hub:
         _print_health(hub.resume_worker(name), as_json)
+
+
+@app.command("invite")
+def invite_worker(name: Name, home: Home = None) -> None:
+    """Let a worker join from another machine: print its environment, with a database role of its own.
+
+    Run it on the hub's machine. The role reaches the worker's own jobs and nothing else. Its password is shown this
+    once; inviting the worker again replaces it.
+    """
+    _manage(home, "invite_worker", name)
+
+
+@app.command("revoke")
+def revoke_worker(name: Name, home: Home = None) -> None:
+    """Drop an invited worker's database role: it is cut off at once. Run it on the hub's machine."""
+    _manage(home, "revoke_worker", name)
+
+
+def _manage(home: Path | None, command: str, name: str) -> None:
+    if not re.fullmatch(WORKER_NAME, name):
+        raise style.CommandError(f"{name!r} is no worker's name.", "Write up to 64 of a-z, 0-9 and -.", exit_code=2)
+    done = manage((home.expanduser() if home else default_home()).absolute(), command, name)
+    print(done.stdout, end="")
+    if done.returncode != 0:
+        raise typer.Exit(1)
 
 
 def _print_health(worker: Row, as_json: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -57,6 +59,16 @@ def load_environment(home: Path | None = None) -> dict[str, str]:
     if all(os.environ.get(name) for name in NEEDED):
         return {"DJANGO_SETTINGS_MODULE": "finetune_hub.settings", **os.environ}
     raise NotRunning(home=home)
+
+
+def manage(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A Django command of the hub in `home`, in the hub's own environment: what it printed, and its exit code.
+
+    Raises:
+        NotRunning: see `load_environment`.
+    """
+    command = [sys.executable, "-P", "-m", "django", *arguments]
+    return subprocess.run(command, env=load_environment(home), stdout=subprocess.PIPE, text=True, check=False)
 
 
 def local_url(host: str, port: int) -> str:

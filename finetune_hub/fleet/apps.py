@@ -1,6 +1,21 @@
+from typing import Any
+
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 
 
 class FleetConfig(AppConfig):
     name = "finetune_hub.fleet"
     label = "fleet"
+
+    def ready(self) -> None:
+        post_migrate.connect(renew_grants_of_workers, sender=self)
+
+
+def renew_grants_of_workers(**kwargs: Any) -> None:
+    """After migrations, which may have made tables anew: what workers' roles may do is granted again."""
+    from finetune_hub.fleet.models import WorkerRole
+    from finetune_hub.fleet.worker_role import renew_grants
+
+    if WorkerRole.objects.exists():
+        renew_grants()

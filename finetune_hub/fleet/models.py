@@ -95,3 +95,14 @@ class Device(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} of {self.worker.name}"
+
+
+class WorkerRole(models.Model):
+    """The database role of a worker on another machine, made by `worker_role`. Its password is not kept."""
+
+    worker_name = models.SlugField(max_length=64, unique=True)
+    role_name = models.CharField(max_length=63, unique=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return f"{self.role_name} for {self.worker_name}"

@@ -7,6 +7,7 @@ from datetime import timedelta
 from django.db import transaction
 from django.db.models.functions import Now
 
+from finetune_hub.fleet.worker_role import end_long_transactions
 from finetune_hub.jobs.lifecycle import Failed, end_attempt, enqueue, lock_job, settle_failure
 from finetune_hub.jobs.live import poke_control, poke_worker
 from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobState
@@ -18,6 +19,7 @@ REPOKE_AFTER = timedelta(seconds=5)
 
 def reconcile_pass() -> None:
     """One bounded pass over everything that may be stuck."""
+    end_long_transactions()  # First: what follows may wait for a lock that a worker does not let go.
     expire_attempts()
     for job in Job.objects.filter(state=JobState.VALIDATING, created_at__lt=Now() - REPOKE_AFTER)[:PASS_LIMIT]:
         poke_control("validate", job.pk)

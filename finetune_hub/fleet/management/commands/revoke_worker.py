@@ -1,0 +1,22 @@
+"""Drop the database role of a worker on another machine, and cut off its sessions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from finetune_hub.fleet.worker_role import revoke_role
+
+
+class Command(BaseCommand):
+    help = __doc__ or ""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("name", help="the worker's name")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        name = options["name"]
+        if not revoke_role(name):
+            raise CommandError(f"The worker {name} has no database role of its own: it was not invited, or is revoked.")
+        self.stdout.write(f"{name} is cut off; what it ran ends with its lease and goes on elsewhere.")

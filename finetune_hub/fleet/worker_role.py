@@ -1,0 +1,164 @@
+"""Database roles of workers on other machines: each sees and writes its own attempts, and nothing else.
+
+What a role may touch at all is granted here to one group, column by column; which rows, row-level security decides
+(`jobs/migrations/…_worker_policies.py`). Both name what `worker_port` and the worker's own reads need, no more: whoever
+lets a worker read or write something new adds it to both. The hub's role owns the tables and is bound by neither.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from django.db import DatabaseError, connection, transaction
+from psycopg import sql
+from psycopg.errors import InsufficientPrivilege
+
+from finetune_hub.fleet.models import WorkerRole
+from finetune_hub.spec.refusal import Refusal
+
+GROUP = "finetune_hub_worker"
+CONNECTIONS_AT_MOST = 50
+# A worker's transactions last milliseconds. One that stays open holds locks that the hub waits for.
+TRANSACTION_AT_MOST_SECONDS = 10.0
+
+READABLE = (
+    "accounts_team catalog_basemodel catalog_basemodelfile catalog_dataset catalog_datasetversion django_migrations "
+    "fleet_device fleet_worker jobs_attempt jobs_checkpoint jobs_deviceuse jobs_job jobs_jobdataset jobs_jobevent "
+    "jobs_metricpoint jobs_publication registry_adapter registry_adapterfile registry_adapterversion registry_lineage"
+).split()
+INSERTABLE = (
+    "catalog_basemodelfile fleet_device fleet_worker jobs_checkpoint jobs_jobevent jobs_metricpoint jobs_publication "
+    "registry_adapter registry_adapterfile registry_adapterversion registry_lineage"
+).split()
+DELETABLE = ["jobs_checkpoint"]
+CHANGEABLE = {
+    "catalog_basemodel": "artifact_prefix facts revision state",
+    "fleet_device": "memory_bytes name present",
+    "fleet_worker": "canary_at heartbeat_at hostname registered_at version",
+    "jobs_attempt": "events_offset failure_class failure_message finished_at lease_expires_at lease_token log_tail "
+    "progress_at resumed_from_step started_at state",
+    "jobs_deviceuse": "released_at",
+    "jobs_job": "eta_seconds event_count failure_class failure_message failure_remedy finished_at fruitless_attempts "
+    "not_before progress_unit result started_at state step total_steps waiting_reason",
+    "registry_adapter": "created_at",  # To lock a row one needs the right to change some column of it.
+}
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """What a worker needs to join. The password is shown once."""
+
+    worker_name: str
+    role_name: str
+    password: str
+
+
+@transaction.atomic
+def invite_worker(name: str) -> Invitation:
+    """Make the database role of the worker, or give the one it has a new password.
+
+    Raises:
+        Refusal: `may_not_create_roles`: the hub's own role is not allowed to.
+    """
+    found = WorkerRole.objects.filter(worker_name=name).first()
+    # The name is unique in the whole server, which may hold other hubs.
+    role = found or WorkerRole(worker_name=name, role_name=f"worker_{name[:40]}_{secrets.token_hex(4)}")
+    password = secrets.token_urlsafe(32)
+    with connection.cursor() as cursor:
+        # Only what proves the password goes to the server, whose log may keep statements.
+        verifier = cursor.connection.pgconn.encrypt_password(
+            password.encode(), role.role_name.encode(), b"scram-sha-256"
+        )
+        names = {"role": sql.Identifier(role.role_name), "group": sql.Identifier(GROUP)}
+        values = {"password": sql.Literal(verifier.decode()), "limit": sql.Literal(CONNECTIONS_AT_MOST)}
+        try:
+            renew_grants()
+            if found:
+                statement = "ALTER ROLE {role} PASSWORD {password}"
+            else:
+                role.save()
+                statement = "CREATE ROLE {role} LOGIN CONNECTION LIMIT {limit} PASSWORD {password} IN ROLE {group}"
+            cursor.execute(sql.SQL(statement).format(**names, **values))
+            if not found:  # So that the hub may end its sessions.
+                cursor.execute(sql.SQL("GRANT {role} TO CURRENT_USER").format(**names))
+        except DatabaseError as error:
+            if isinstance(error.__cause__, InsufficientPrivilege):
+                raise may_not_create_roles() from error
+            raise
+    return Invitation(name, role.role_name, password)
+
+
+def may_not_create_roles() -> Refusal:
+    user = sql.Identifier(connection.settings_dict["USER"]).as_string(None)
+    return Refusal(
+        "may_not_create_roles",
+        f"The hub's database role {user} may not create roles for workers.",
+        f"Let an administrator of Postgres run `ALTER ROLE {user} CREATEROLE;`, then invite the worker again.",
+        status=409,
+    )
+
+
+@transaction.atomic
+def revoke_role(name: str) -> bool:
+    """Drop the role of a worker and cut off its sessions. False: it has none.
+
+    What it runs ends with its lease.
+    """
+    role = WorkerRole.objects.filter(worker_name=name).first()
+    if role is None:
+        return False
+    identifier = sql.Identifier(role.role_name)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_roles WHERE rolname = %s", [role.role_name])
+        if cursor.fetchone() == (1,):
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [role.role_name]
+            )
+            cursor.execute(sql.SQL("DROP ROLE {}").format(identifier))
+    role.delete()
+    return True
+
+
+def renew_grants() -> None:
+    """Let the group do what this release's workers do; also after each migration, when tables have changed."""
+    group = sql.Identifier(GROUP)
+    privileges = {
+        "SELECT": READABLE,
+        "INSERT": INSERTABLE,
+        "DELETE": DELETABLE,
+        **{f"UPDATE ({', '.join(columns.split())})": [table] for table, columns in CHANGEABLE.items()},
+    }
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [GROUP_LOCK])
+        cursor.execute("SELECT count(*) FROM pg_roles WHERE rolname = %s", [GROUP])
+        if cursor.fetchone() == (0,):
+            cursor.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(group))
+        cursor.execute(sql.SQL("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {}").format(group))
+        for privilege, tables in privileges.items():
+            cursor.execute(
+                sql.SQL("GRANT {privilege} ON {tables} TO {group}").format(
+                    privilege=sql.SQL(privilege), tables=sql.SQL(", ").join(map(sql.Identifier, tables)), group=group
+                )
+            )
+        database = sql.Identifier(connection.settings_dict["NAME"])
+        cursor.execute(sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(database))
+
+
+GROUP_LOCK = 0x46484752  # Any fixed number: the key of the advisory lock.
+
+
+def end_long_transactions() -> int:
+    """Cut off sessions of workers' roles that hold a transaction open, or a lock beyond it; how many."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+            WHERE usename IN (SELECT role_name FROM fleet_workerrole) AND datname = current_database()
+              AND (xact_start < clock_timestamp() - make_interval(secs => %s)
+                   OR pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory'))
+            """,
+            [TRANSACTION_AT_MOST_SECONDS],
+        )
+        [count] = cursor.fetchone()
+    return int(count)

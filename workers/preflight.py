@@ -1,0 +1,111 @@
+"""Before a worker starts: do the three servers answer, and are they the hub's? Each trouble is a sentence and a remedy.
+
+python -m workers.preflight        exit code 0: all is well
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import django
+import redis
+from django.conf import settings
+from django.db import DatabaseError, OperationalError, connection
+from django.db.migrations.loader import MigrationLoader
+
+from finetune_hub.artifacts.manifest import ArtifactError
+from finetune_hub.artifacts.store import open_store
+from finetune_hub.environment import InvalidEnvironment
+
+
+class NotReady(Exception):
+    """A server that the worker needs, and what to do about it."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem)
+        self.remedy = remedy
+
+
+def check_database() -> None:
+    """It answers, has this release's tables, and the role that asks is this worker's or the hub's own."""
+    try:
+        loader = MigrationLoader(connection)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT worker_name()")
+            [invited] = cursor.fetchone()
+    except OperationalError as error:
+        raise NotReady(
+            f"The database does not answer: {first_line(error)}",
+            "Check DATABASE_URL, and that its Postgres takes connections from this machine (listen_addresses and "
+            "pg_hba.conf). A password that was replaced or a worker that was removed is refused: invite it again.",
+        ) from error
+    except DatabaseError as error:
+        raise NotReady(
+            f"The database is no hub's, or an older release's: {first_line(error)}",
+            "Check DATABASE_URL, and upgrade the hub before its workers.",
+        ) from error
+    if invited and invited != settings.WORKER_NAME:
+        raise NotReady(
+            f"The role in DATABASE_URL was made for the worker {invited}, not for {settings.WORKER_NAME}.",
+            f"Start this one with --name {invited}, or run `finetune-hub workers invite {settings.WORKER_NAME}` on the "
+            "hub's machine.",
+        )
+    if missing := set(loader.disk_migrations) - set(loader.applied_migrations):
+        raise NotReady(
+            f"This worker is newer than the hub, whose database lacks {len(missing)} of its migrations.",
+            "Upgrade the hub first: its next start brings the database up to date.",
+        )
+
+
+def check_queue() -> None:
+    """It answers."""
+    try:
+        with redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=5, socket_timeout=5) as client:
+            client.ping()
+    except (redis.RedisError, ValueError) as error:
+        raise NotReady(
+            f"The queue does not answer: {first_line(error)}",
+            "Check REDIS_URL, and that this Redis or Valkey takes connections from this machine.",
+        ) from error
+
+
+def check_store() -> None:
+    """It answers. A folder has to be there already: a new one would be this machine's alone."""
+    url = urlsplit(settings.ARTIFACT_URL)
+    if url.scheme == "file" and not Path(unquote(url.path)).is_dir():
+        raise NotReady(
+            f"The artifact store {settings.ARTIFACT_URL} is no folder on this machine.",
+            "Mount the hub's folder here at the same path, or give hub and workers an s3:// store.",
+        )
+    try:
+        next(iter(open_store(settings.ARTIFACT_URL).keys("base-models")), None)
+    except ArtifactError as error:
+        raise NotReady("The artifact store cannot be read.", str(error)) from error
+
+
+CHECKS: tuple[Callable[[], None], ...] = (check_database, check_queue, check_store)
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def main() -> int:
+    try:
+        django.setup()
+        for check in CHECKS:
+            check()
+    except NotReady as error:
+        print(f"Error: {error}\n{error.remedy}", file=sys.stderr)
+    except InvalidEnvironment as error:
+        print(f"Error: {error}", file=sys.stderr)
+    else:
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
