@@ -1,7 +1,8 @@
-"""The pages of jobs: the list, one job, its stream and its curve, and the form for a new one."""
+"""The pages of jobs: the list, one job, its stream and its curve, what is done with it, and the form for a new one."""
 
 from __future__ import annotations
 
+import re
 from uuid import uuid4
 
 from django.contrib import messages
@@ -19,9 +20,10 @@ from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.plan_panel import bars_of
 from finetune_hub.dashboard.templatetags.hub import recipe
 from finetune_hub.dashboard.training_form import TrainingForm, dataset_value, initial_from
-from finetune_hub.jobs.actions import cancel_job, submit_training
-from finetune_hub.jobs.models import Job, JobKind, JobState, Publication
+from finetune_hub.jobs.actions import submit_training
+from finetune_hub.jobs.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, Job, JobKind, JobState, Publication
 from finetune_hub.jobs.planning import compare_with_estimate, plan_training
+from finetune_hub.jobs.steering import cancel_job, change_priority, copied_spec, pause_job, resume_job, retry_job
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingSpec
 
@@ -29,6 +31,7 @@ from finetune_hub.spec.training import TrainingSpec
 VIEWS = {
     "waiting": [JobState.VALIDATING, JobState.QUEUED],
     "running": [JobState.RUNNING],
+    "paused": [JobState.PAUSED],
     "succeeded": [JobState.SUCCEEDED],
     "failed": [JobState.FAILED],
     "cancelled": [JobState.CANCELLED],
@@ -62,7 +65,9 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
         "cursor": Cursor(job.event_count),
         "publications": publications,
         "comparison": compare_with_estimate(job) if job.kind == JobKind.TRAIN else None,
-        "may_cancel": not job.has_ended and may_submit_in(request.user, job.team_id),
+        "may_steer": may_submit_in(request.user, job.team_id),
+        "checkpoints": job.checkpoints.only("job_id", "step"),
+        "priorities": range(highest_priority_of(request.user, job), LOWEST_PRIORITY - 1, -1),
     }
     return render(request, "jobs/detail.html", context)
 
@@ -85,7 +90,7 @@ async def watch_job(request: HttpRequest, job_id: str) -> StreamingHttpResponse:
         raise Http404
     cursor = Cursor.parse(request.headers.get("Last-Event-ID") or request.GET.get("after", ""))
     return StreamingHttpResponse(
-        stream_job(user, job_id, cursor),
+        stream_job(user, job_id, cursor, shown_state=request.GET.get("state", "")),
         content_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
@@ -93,11 +98,58 @@ async def watch_job(request: HttpRequest, job_id: str) -> StreamingHttpResponse:
 
 @login_required
 @require_POST
+def pause(request: MemberRequest, job_id: str) -> HttpResponse:
+    pause_job(steered_job(request.user, job_id).pk, request.user)
+    return redirect("job", job_id)
+
+
+@login_required
+@require_POST
+def resume(request: MemberRequest, job_id: str) -> HttpResponse:
+    resume_job(steered_job(request.user, job_id).pk, request.user)
+    return redirect("job", job_id)
+
+
+@login_required
+@require_POST
 def cancel(request: MemberRequest, job_id: str) -> HttpResponse:
-    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
-    require_submitter(request.user, job.team_id)
-    cancel_job(job.pk, request.user)
-    return redirect("job", job.pk)
+    cancel_job(steered_job(request.user, job_id).pk, request.user)
+    return redirect("job", job_id)
+
+
+@login_required
+@require_POST
+def retry(request: MemberRequest, job_id: str) -> HttpResponse:
+    """Again, from the checkpoint of the chosen `from_step`; from the newest when none is named."""
+    step = request.POST.get("from_step", "")
+    retry_job(steered_job(request.user, job_id).pk, request.user, from_step=int(step) if step.isdecimal() else None)
+    return redirect("job", job_id)
+
+
+@login_required
+@require_POST
+def set_priority(request: MemberRequest, job_id: str) -> HttpResponse:
+    job = steered_job(request.user, job_id)
+    number = re.fullmatch(r"-?\d{1,3}", request.POST.get("priority", ""))
+    change_priority(job.pk, request.user, int(number[0]) if number else job.priority)
+    return redirect("job", job_id)
+
+
+def steered_job(user: User, job_id: str) -> Job:
+    """A job that the user may pause, resume, cancel and retry.
+
+    Raises:
+        Http404: it is none of the user's teams'.
+        PermissionDenied: the user only looks.
+    """
+    job = get_object_or_404(Job.objects.visible_to(user), pk=job_id)
+    require_submitter(user, job.team_id)
+    return job
+
+
+def highest_priority_of(user: User, job: Job) -> int:
+    """The highest that the user may choose; what an admin has chosen stays in the list."""
+    return HIGHEST_PRIORITY if user.may_raise_priority_in(job.team) else max(0, job.priority)
 
 
 @login_required
@@ -155,7 +207,7 @@ def training_form(
         initial["dataset"] = dataset_value(versions[0])
     model = Job.objects.visible_to(request.user).filter(kind=JobKind.TRAIN, pk=request.GET.get("like", "")).first()
     if model:
-        initial |= initial_from(model.spec)
+        initial |= initial_from(copied_spec(model, {}))
     initial |= {name: request.GET[name] for name in ("dataset", "base_model") if name in request.GET}
     if filled_from:
         initial |= initial_from(filled_from.model_dump(mode="json"))
