@@ -23,10 +23,6 @@ class User(AbstractUser):
         """All teams share the workers, so an admin of any team manages them; staff do too (docs/adr/0004)."""
         return self.is_staff or self.memberships.filter(role=Role.ADMIN).exists()
 
-    def may_raise_priority_in(self, team: Team) -> bool:
-        """A priority above 0 takes places from others, and may take their devices (docs/adr/0006)."""
-        return self.is_staff or self.memberships.filter(team=team, role=Role.ADMIN).exists()
-
     def awaits_first_sign_in(self) -> bool:
         """Invited and never here: nothing is theirs yet, so the admin who invites them may hold their login link."""
         return self.last_login is None and not self.has_usable_password() and not self.is_staff
@@ -92,6 +88,11 @@ class Membership(models.Model):
 
     @property
     def may_manage_members(self) -> bool:
+        return self.role == Role.ADMIN
+
+    @property
+    def may_raise_priority(self) -> bool:
+        """A priority above 0 takes places from others, and may take their devices (docs/adr/0006)."""
         return self.role == Role.ADMIN
 
     def grantable_scopes(self) -> list[Scope]:

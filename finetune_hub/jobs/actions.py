@@ -94,7 +94,7 @@ def check_priority(team: Team, user: User, priority: int) -> None:
             "0 is the usual one, and higher ones come first.",
             field="priority",
         )
-    if priority > 0 and not user.may_raise_priority_in(team):
+    if priority > 0 and not team.memberships.get(user=user).may_raise_priority:
         raise Refusal(
             "priority_not_allowed",
             f"Only an admin of the team gives a job a priority above 0, such as {priority}.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from uuid import uuid4
 
 from django.contrib import messages
@@ -11,15 +12,16 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, Stream
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.models import Membership, Team, User
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
-from finetune_hub.dashboard.access import MemberRequest, may_submit_in, require_submitter, submitting_teams
+from finetune_hub.dashboard.access import MemberRequest, require_submitter, submitting_teams
 from finetune_hub.dashboard.curve import curve_points
 from finetune_hub.dashboard.live import Cursor, attempts_of, history_of, log_of, stream_job, summary_of
 from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.plan_panel import bars_of
 from finetune_hub.dashboard.templatetags.hub import recipe
 from finetune_hub.dashboard.training_form import TrainingForm, dataset_value, initial_from
+from finetune_hub.dashboard.views.refusals import render_refusal
 from finetune_hub.jobs.actions import submit_training
 from finetune_hub.jobs.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, Job, JobKind, JobState, Publication
 from finetune_hub.jobs.planning import compare_with_estimate, plan_training
@@ -55,6 +57,7 @@ def list_jobs(request: MemberRequest) -> HttpResponse:
 @require_safe
 def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
     job = get_object_or_404(Job.objects.visible_to(request.user).for_page(), pk=job_id)
+    membership = request.user.memberships.get(team=job.team_id)
     summary = summary_of(job)
     publications = Publication.objects.filter(job=job).select_related("adapter_version__adapter")
     context = {
@@ -65,9 +68,9 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
         "cursor": Cursor(job.event_count),
         "publications": publications,
         "comparison": compare_with_estimate(job) if job.kind == JobKind.TRAIN else None,
-        "may_steer": may_submit_in(request.user, job.team_id),
+        "may_steer": membership.may_submit,
         "checkpoints": job.checkpoints.only("job_id", "step"),
-        "priorities": range(highest_priority_of(request.user, job), LOWEST_PRIORITY - 1, -1),
+        "priorities": priorities_of(membership, job),
     }
     return render(request, "jobs/detail.html", context)
 
@@ -99,22 +102,19 @@ async def watch_job(request: HttpRequest, job_id: str) -> StreamingHttpResponse:
 @login_required
 @require_POST
 def pause(request: MemberRequest, job_id: str) -> HttpResponse:
-    pause_job(steered_job(request.user, job_id).pk, request.user)
-    return redirect("job", job_id)
+    return steer(request, job_id, lambda job: pause_job(job.pk, request.user))
 
 
 @login_required
 @require_POST
 def resume(request: MemberRequest, job_id: str) -> HttpResponse:
-    resume_job(steered_job(request.user, job_id).pk, request.user)
-    return redirect("job", job_id)
+    return steer(request, job_id, lambda job: resume_job(job.pk, request.user))
 
 
 @login_required
 @require_POST
 def cancel(request: MemberRequest, job_id: str) -> HttpResponse:
-    cancel_job(steered_job(request.user, job_id).pk, request.user)
-    return redirect("job", job_id)
+    return steer(request, job_id, lambda job: cancel_job(job.pk, request.user))
 
 
 @login_required
@@ -122,34 +122,38 @@ def cancel(request: MemberRequest, job_id: str) -> HttpResponse:
 def retry(request: MemberRequest, job_id: str) -> HttpResponse:
     """Again, from the checkpoint of the chosen `from_step`; from the newest when none is named."""
     step = request.POST.get("from_step", "")
-    retry_job(steered_job(request.user, job_id).pk, request.user, from_step=int(step) if step.isdecimal() else None)
-    return redirect("job", job_id)
+    from_step = int(step) if step.isdecimal() else None
+    return steer(request, job_id, lambda job: retry_job(job.pk, request.user, from_step=from_step))
 
 
 @login_required
 @require_POST
 def set_priority(request: MemberRequest, job_id: str) -> HttpResponse:
-    job = steered_job(request.user, job_id)
     number = re.fullmatch(r"-?\d{1,3}", request.POST.get("priority", ""))
-    change_priority(job.pk, request.user, int(number[0]) if number else job.priority)
-    return redirect("job", job_id)
+    priority = int(number[0]) if number else 0
+    return steer(request, job_id, lambda job: change_priority(job.pk, request.user, priority))
 
 
-def steered_job(user: User, job_id: str) -> Job:
-    """A job that the user may pause, resume, cancel and retry.
+def steer(request: MemberRequest, job_id: str, do: Callable[[Job], object]) -> HttpResponse:
+    """Do something with a job of the user's, and show what became of it, or why it was refused.
 
     Raises:
         Http404: it is none of the user's teams'.
         PermissionDenied: the user only looks.
     """
-    job = get_object_or_404(Job.objects.visible_to(user), pk=job_id)
-    require_submitter(user, job.team_id)
-    return job
+    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
+    require_submitter(request.user, job.team_id)
+    try:
+        do(job)
+    except Refusal as refusal:
+        return render_refusal(request, refusal.message, refusal.remedy, status=refusal.status)
+    return redirect("job", job_id)
 
 
-def highest_priority_of(user: User, job: Job) -> int:
-    """The highest that the user may choose; what an admin has chosen stays in the list."""
-    return HIGHEST_PRIORITY if user.may_raise_priority_in(job.team) else max(0, job.priority)
+def priorities_of(membership: Membership, job: Job) -> range:
+    """Those that the member may choose, the highest first; what an admin has chosen stays among them."""
+    highest = HIGHEST_PRIORITY if membership.may_raise_priority else max(0, job.priority)
+    return range(highest, LOWEST_PRIORITY - 1, -1)
 
 
 @login_required
