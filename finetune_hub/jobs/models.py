@@ -94,6 +94,10 @@ class Job(models.Model):
         AdapterVersion, models.PROTECT, null=True, related_name="evaluations", help_text="What an evaluation measures."
     )
     idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001
+    memory_bytes_needed = models.BigIntegerField(
+        null=True,
+        help_text="Memory that each of its devices must have, the planner's margin included; null: not known.",
+    )
 
     created_at = models.DateTimeField(db_default=Now())
     not_before = models.DateTimeField(db_default=Now(), help_text="The end of the back-off after a failed attempt.")
