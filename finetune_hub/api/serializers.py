@@ -227,6 +227,7 @@ class JobDetailSerializer(JobSerializer):
             "published",
             "compatibility",
             "spec",
+            "memory_bytes_needed",
             "result",
         ]
 
@@ -257,6 +258,8 @@ class MetricPointSerializer(serializers.ModelSerializer[MetricPoint]):
             "supervised_tokens",
             "seconds",
             "peak_memory_bytes",
+            "reward_margin",
+            "reward_accuracy",
         ]
 
 

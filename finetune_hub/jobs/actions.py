@@ -12,21 +12,28 @@ from finetune_hub.catalog.actions import check_name
 from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.catalog.models import BaseModel, BaseModelState, DatasetVersion
 from finetune_hub.catalog.sources import parse_source
+from finetune_hub.data.rows import RowKind
 from finetune_hub.jobs.lifecycle import EventDraft, add_events, end_attempt, end_job, lock_job
 from finetune_hub.jobs.live import announce, poke_control, poke_worker
 from finetune_hub.jobs.models import AttemptState, DesiredState, Job, JobDataset, JobKind, JobState
+from finetune_hub.jobs.planning import memory_needed
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.known_models import KNOWN_MODELS
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
 
-def submit_training(team: Team, user: User, spec: TrainingSpec, *, idempotency_key: str | None = None) -> Job:
+def submit_training(
+    team: Team, user: User, spec: TrainingSpec, *, idempotency_key: str | None = None, allow_unfit: bool = False
+) -> Job:
     """Put a training job in the queue. With the same idempotency key again, the job that it made the first time.
+
+    Args:
+        allow_unfit: Take it although the planner says that no device has room for it.
 
     Raises:
         Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
-            `duplicate_dataset`, `too_many_gpus`, `idempotency_key_reused`.
+            `duplicate_dataset`, `not_preference_pairs`, `does_not_fit`, `too_many_gpus`, `idempotency_key_reused`.
     """
     if spec.runtime.gpus > 1:
         raise Refusal(
@@ -41,13 +48,23 @@ def submit_training(team: Team, user: User, spec: TrainingSpec, *, idempotency_k
         raise Refusal(
             "duplicate_dataset", "A dataset is named twice.", "Name it once and raise its `weight`.", field="datasets"
         )
+    unpaired = [version for version, _ in choices if version.kind != RowKind.PREFERENCE]
+    if spec.objective.type == "dpo" and unpaired:
+        raise Refusal(
+            "not_preference_pairs",
+            f"DPO learns from two answers to a prompt, and the rows of {unpaired[0]} are of kind {unpaired[0].kind}.",
+            "Choose a dataset of preference pairs, or `objective: {type: sft}`.",
+            field="objective.type",
+        )
     if spec.adapter_name is None:
         name = f"{choices[0][0].dataset.name}-{base_model.name}"[:64].rstrip("-._")
         spec = spec.model_copy(update={"adapter_name": name})
+    known = idempotency_key is not None and Job.objects.filter(team=team, idempotency_key=idempotency_key).exists()
     return _create_job(
         team=team,
         created_by=user,
         kind=JobKind.TRAIN,
+        memory_bytes_needed=None if known else memory_needed(team, spec, allow_unfit=allow_unfit),
         base_model=base_model,
         spec=spec.model_dump(mode="json", exclude_none=True),
         choices=choices,

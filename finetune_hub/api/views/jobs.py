@@ -12,7 +12,7 @@ from rest_framework.serializers import BaseSerializer
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.api.authentication import team_of, user_of
-from finetune_hub.api.bodies import Evaluation, idempotency_key_of, read_body, whole_number
+from finetune_hub.api.bodies import Evaluation, flag, idempotency_key_of, read_body, whole_number
 from finetune_hub.api.lookups import find_adapter_version, get_row
 from finetune_hub.api.paging import page_of, part_of
 from finetune_hub.api.serializers import (
@@ -34,6 +34,9 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     OpenApiParameter.HEADER,
     description="The same key again answers with the job that it made the first time, with status 200.",
 )
+ALLOW_UNFIT = OpenApiParameter(
+    "allow_unfit", bool, description="Submit it although the planner says that it fits no device of the hub."
+)
 MAX_ROWS = 1000
 
 
@@ -50,7 +53,7 @@ class Jobs(HubView):
     @extend_schema(
         operation_id="submit_job",
         request=TrainingSpec,
-        parameters=[IDEMPOTENCY_KEY],
+        parameters=[IDEMPOTENCY_KEY, ALLOW_UNFIT],
         responses={201: JobDetailSerializer, 200: JobDetailSerializer, **errors(400, 401, 403, 409, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
@@ -58,7 +61,8 @@ class Jobs(HubView):
         team, key = team_of(request), idempotency_key_of(request)
         spec = read_body(request, TrainingSpec, code="invalid_spec")
         known = key is not None and Job.objects.of_team(team).filter(idempotency_key=key).exists()
-        job = submit_training(team, user_of(request), spec, idempotency_key=key)
+        unfit = flag(request, "allow_unfit")
+        job = submit_training(team, user_of(request), spec, idempotency_key=key, allow_unfit=unfit)
         return Response(job_detail(team, job.pk), status=200 if known else 201)
 
 
