@@ -48,6 +48,7 @@ ESSENTIAL = [
     "training.max_seq_len",
     "evaluation.fraction",
 ]
+LABELS = {"evaluation.fraction": "Held-out share"}  # Of fields whose name says too little beside the others.
 OWN = ("own", "My own values")
 LEARNING_RATE = "training.learning_rate"  # Its default is the method's own, so the field starts empty.
 UNIONS: dict[str, dict[str, type[Any]]] = {"method": METHODS, "objective": OBJECTIVES}
@@ -287,7 +288,7 @@ def parse(key: str, text: str) -> Any:
 def form_field(key: str, info: FieldInfo) -> forms.Field:
     """A form field with the model field's default and help; numbers carry their inclusive bounds."""
     name = key.partition(".")[2]
-    shared: dict[str, Any] = {"label": name.replace("_", " ").capitalize(), "required": False}
+    shared: dict[str, Any] = {"label": LABELS.get(key, name.replace("_", " ").capitalize()), "required": False}
     shared["help_text"] = info.description or ""
     default = None if key == LEARNING_RATE else info.get_default()
     kinds = KINDS[key]
@@ -332,6 +333,8 @@ def typed(value: Any) -> Any:
     """A value of the spec as a person would type it."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.12g}"
     if isinstance(value, list):
         return ", ".join(value)
     return yaml.safe_dump(value, default_flow_style=True).strip() if isinstance(value, dict) else value

@@ -17,16 +17,18 @@ function showLines() {
   }
 }
 
+// On its way down, so that nothing is planned with numbers that are about to be replaced.
 form?.addEventListener("change", (event) => {
   const field = event.target;
   if (field === form) return;
-  if (field.name === "preset" || ["dataset", "weight", "base_model", "team"].includes(field.name)) {
+  if (["preset", "dataset", "weight", "base_model", "team"].includes(field.name)) {
+    if (chosen() !== "own") event.stopPropagation();
     fill();
   } else if (how().contains(field)) {
     form.querySelector("[name=preset][value=own]").checked = true;
     field.closest(".field")?.querySelector("[data-reason]")?.remove();
   }
-});
+}, true);
 
 form?.addEventListener("click", (event) => {
   const add = event.target.closest("[data-add-line]");
@@ -47,8 +49,8 @@ form?.addEventListener("click", (event) => {
   }
   if (add || remove) {
     showLines();
+    if (chosen() === "own") form.dispatchEvent(new Event("change"));
     fill();
-    form.dispatchEvent(new Event("change"));
   }
 });
 
@@ -57,10 +59,11 @@ document.addEventListener("htmx:afterSettle", (event) => {
   if (event.target.id === "how") form.dispatchEvent(new Event("change"));
 });
 
-if (form) {
+document.addEventListener("DOMContentLoaded", () => { // Behind htmx, which begins then too.
+  if (!form) return;
   showLines();
   if (how().dataset.fillNow) {
     form.querySelector(`[name=preset][value='${how().dataset.fillNow}']`).checked = true;
     fill();
   }
-}
+});
