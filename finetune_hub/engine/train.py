@@ -9,11 +9,10 @@ Within a step nothing waits for the device; the loss and the gradient's norm are
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import signal
 import time
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -45,7 +44,8 @@ from finetune_hub.engine.model import (
     plain_attention,
     prove_fast_paths,
 )
-from finetune_hub.engine.objectives import sft
+from finetune_hub.engine.objectives import registry as objectives
+from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.quantization import quantization_of
 from finetune_hub.engine.ranks import Ranks
 from finetune_hub.engine.sharding import shard_base_model
@@ -66,6 +66,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         Stopped: SIGTERM or SIGINT came; the step at hand was finished and a checkpoint written.
     """
     options, evaluation, runtime = run.spec.training, run.spec.evaluation, run.spec.runtime
+    ends_at = _end_of(run)
     wants_stop = _catch_stop_signals()
     keep_freed_memory()
     bound_kernel_caches()
@@ -73,7 +74,8 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
 
     # The data first: a defect in it shows within a second, before the base model is read.
     template = _read_template(run)
-    loaded = [load_dataset(file, template, options.max_seq_len, log) for file in run.datasets]
+    encode = objectives.OBJECTIVES[run.spec.objective.type].encode
+    loaded = [load_dataset(file, template, options.max_seq_len, log, encode) for file in run.datasets]
     datasets, held_out_rows = held_out.split(loaded, evaluation.fraction, options.seed)
     order = RowOrder(datasets, options.seed)
     rows_per_step = options.micro_batch_size * options.gradient_accumulation_steps
@@ -129,7 +131,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             first_step=state.step,
             rows=len(rows),
             held_out_rows=len(held_out_rows),
-            supervised_tokens=sum(len(row.targets) for row in order.rows(0, order.rows_per_epoch)),
+            supervised_tokens=sum(row.supervised_tokens for row in order.rows(0, order.rows_per_epoch)),
             truncated_rows=sum(row.truncated_tokens > 0 for row in rows),
             trainable_parameters=sum(tensor.numel() for tensor in trained),
             total_parameters=registry.total_parameters(adapter),
@@ -139,10 +141,20 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     )
     if not paths.packed:
         log.warn("This base model cannot keep packed rows apart, so every row is a pass of its own, which is slower.")
-    paths = dataclasses.replace(paths, packed=paths.packed and options.packing)
+    setting = Setting(
+        model,
+        paths,
+        adapter,
+        packing=options.packing,
+        label_smoothing=options.label_smoothing,
+        neftune_alpha=options.neftune_alpha,
+        offload=runtime.activation_offload,
+    )
+    objective = objectives.build(run.spec.objective, setting)
 
     model.train()
-    loss, held_out_loss, checkpointed_step, is_stopping_early = math.nan, None, state.step, False
+    loss, held_out_loss, checkpointed_step = math.nan, None, state.step
+    stopped_by: Literal["early_stopping", "max_duration"] | None = None
     for step in range(state.step + 1, total_steps + 1):
         if ranks.any(wants_stop(), run.device):
             break
@@ -151,7 +163,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group["factor"]
         step_rows = order.rows(state.rows_drawn, min(state.rows_drawn + rows_per_step, total_rows))
-        supervised_tokens = sum(len(row.targets) for row in step_rows)
+        supervised_tokens, weight = sum(row.supervised_tokens for row in step_rows), objective.weight_of(step_rows)
         micro_batches = [
             step_rows[start : start + options.micro_batch_size]
             for start in range(0, len(step_rows), options.micro_batch_size)
@@ -160,23 +172,16 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         while True:  # Once, unless float16 overflows: then again with a smaller scale.
             for tensor in trained:
                 tensor.grad = None if ranks.count == 1 else torch.zeros_like(tensor)
-            loss_on_device = torch.zeros((), device=run.device)
+            parts_on_device = torch.zeros(1 + len(objective.measures), device=run.device)
             for micro_batch, counts in ranks.share(micro_batches):
-                loss_on_device += sft.backward(
-                    model,
-                    paths,
-                    micro_batch,
-                    supervised_tokens if counts else math.inf,
-                    label_smoothing=options.label_smoothing,
-                    neftune_alpha=options.neftune_alpha,
-                    loss_scale=scale.value,
-                    offload=runtime.activation_offload,
+                parts_on_device += backward(
+                    objective, micro_batch, weight if counts else math.inf, loss_scale=scale.value
                 )
             gradients = [tensor.grad for tensor in trained if tensor.grad is not None]
-            ranks.add_up([loss_on_device, *gradients])
+            ranks.add_up([parts_on_device, *gradients])
             scale.unscale(gradients)
             norm_on_device = nn.utils.clip_grad_norm_(trained, options.max_grad_norm)
-            loss, grad_norm = torch.stack([loss_on_device, norm_on_device]).tolist()
+            loss, *measures, grad_norm = torch.cat([parts_on_device, norm_on_device[None]]).tolist()
             is_finite = math.isfinite(loss) and math.isfinite(grad_norm)
             if is_finite or not scale.halve():
                 break
@@ -211,12 +216,15 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
                 supervised_tokens=supervised_tokens,
                 seconds=time.perf_counter() - started,
                 peak_memory_bytes=peak_memory_bytes(run.device),
+                **dict(zip(objective.measures, measures, strict=True)),
             )
         )
 
-        if held_out_rows and (step % evaluation.every_steps == 0 or step == total_steps):
+        if ends_at < math.inf and step < total_steps and ranks.any(time.monotonic() >= ends_at, run.device):
+            stopped_by = "max_duration"
+        if held_out_rows and (step % evaluation.every_steps == 0 or step == total_steps or stopped_by):
             started = time.perf_counter()
-            held_out_loss = held_out.measure(model, paths, held_out_rows, options.micro_batch_size, ranks)
+            held_out_loss = held_out.measure(objective, held_out_rows, options.micro_batch_size, ranks)
             log.emit(
                 Evaluation(
                     step=step,
@@ -232,15 +240,19 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             state = state.model_copy(
                 update={"best_loss": best.loss, "best_step": best.step, "worse_evaluations": best.worse_evaluations}
             )
-        is_stopping_early = best.worse_evaluations >= (evaluation.early_stopping_patience or math.inf)
-        if step % options.checkpoint_every_steps == 0 and step < total_steps and not is_stopping_early:
+        if best.worse_evaluations >= (evaluation.early_stopping_patience or math.inf):
+            stopped_by = "early_stopping"
+        if step % options.checkpoint_every_steps == 0 and step < total_steps and stopped_by is None:
             _write_checkpoint(run, log, ranks, adapter, optimizer, state, best)
             checkpointed_step = step
-        if is_stopping_early:
+        if stopped_by == "early_stopping":
             log.info(f"Stopping at step {step}: the held-out loss was lowest at step {best.step}.")
+        elif stopped_by == "max_duration":
+            log.warn(f"Stopping at step {step} of {total_steps}: the maximum duration {runtime.max_duration} is over.")
+        if stopped_by is not None:
             break
 
-    if state.step < total_steps and not is_stopping_early:
+    if state.step < total_steps and stopped_by is None:
         if state.step > checkpointed_step:
             _write_checkpoint(run, log, ranks, adapter, optimizer, state, best)
         ranks.leave()
@@ -265,6 +277,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         final_loss=loss,
         evaluation_loss=held_out_loss,
         published_step=published_step,
+        stopped_by=stopped_by,
         dtype=state.dtype,
         chat_template_sha256=template.sha256,
     )
@@ -281,6 +294,12 @@ def schedule(step: int, total_steps: int, options: TrainingOptions) -> float:
     if options.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
     return 1.0
+
+
+def _end_of(run: TrainRun) -> float:
+    """When the run's time is over, on `time.monotonic()`."""
+    seconds = run.spec.runtime.max_duration_seconds if run.seconds_left is None else run.seconds_left
+    return math.inf if seconds is None else time.monotonic() + seconds
 
 
 def _check_device(run: TrainRun) -> None:
@@ -358,7 +377,15 @@ def _read_template(run: TrainRun) -> ChatTemplate:
 
 
 def _identity_of(run: TrainRun, template: ChatTemplate) -> dict[str, Any]:
-    """What two halves of one run must have in common. How often it writes checkpoints is not among it."""
+    """What two halves of one run must have in common.
+
+    How often it writes checkpoints is not among it, nor how a step's rows are spread over micro batches: a run that was
+    out of memory goes on in smaller ones.
+    """
+    options = run.spec.training
+    own = options.model_dump(
+        mode="json", exclude={"checkpoint_every_steps", "micro_batch_size", "gradient_accumulation_steps"}
+    )
     return {
         "base_model": fingerprint(run.base_model_dir),
         "chat_template": template.sha256,
@@ -367,8 +394,6 @@ def _identity_of(run: TrainRun, template: ChatTemplate) -> dict[str, Any]:
         "objective": run.spec.objective.model_dump(mode="json"),
         "evaluation.fraction": run.spec.evaluation.fraction,
         "runtime.gpus": run.spec.runtime.gpus,
-        **{
-            f"training.{key}": value
-            for key, value in run.spec.training.model_dump(mode="json", exclude={"checkpoint_every_steps"}).items()
-        },
+        "rows of a step": options.micro_batch_size * options.gradient_accumulation_steps,
+        **{f"training.{key}": value for key, value in own.items()},
     }

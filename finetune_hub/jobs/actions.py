@@ -1,8 +1,7 @@
-"""The verbs of jobs, for page, API, CLI and control alike: submit, import, evaluate, cancel, validate."""
+"""The verbs that make jobs, for page, API, CLI and control alike: submit, import, evaluate. For others: `steering`."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,24 +9,52 @@ from django.db import IntegrityError, transaction
 
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.catalog.actions import check_name
+from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.catalog.models import BaseModel, BaseModelState, DatasetVersion
 from finetune_hub.catalog.sources import parse_source
-from finetune_hub.jobs.lifecycle import EventDraft, add_events, end_attempt, end_job, lock_job
-from finetune_hub.jobs.live import announce, poke_control, poke_worker
-from finetune_hub.jobs.models import AttemptState, DesiredState, Job, JobDataset, JobKind, JobState
+from finetune_hub.data.rows import RowKind
+from finetune_hub.jobs.lifecycle import EventDraft, add_events, lock_job
+from finetune_hub.jobs.live import announce, poke_control
+from finetune_hub.jobs.models import (
+    HIGHEST_PRIORITY,
+    LOWEST_PRIORITY,
+    Job,
+    JobDataset,
+    JobKind,
+    JobState,
+)
+from finetune_hub.jobs.planning import memory_needed
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.known_models import KNOWN_MODELS
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
 
-def submit_training(team: Team, user: User, spec: TrainingSpec, *, idempotency_key: str | None = None) -> Job:
+@transaction.atomic
+def submit_training(
+    team: Team,
+    user: User,
+    spec: TrainingSpec,
+    *,
+    priority: int = 0,
+    after: str | None = None,
+    copy_of: Job | None = None,
+    idempotency_key: str | None = None,
+    allow_unfit: bool = False,
+) -> Job:
     """Put a training job in the queue. With the same idempotency key again, the job that it made the first time.
+
+    Args:
+        after: the id of a job of the team; this one starts once that has succeeded, and fails when that fails.
+        copy_of: the job that the spec comes from, for the history.
+        allow_unfit: Take it although the planner says that no device has room for it.
 
     Raises:
         Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
-            `duplicate_dataset`, `too_many_gpus`, `idempotency_key_reused`.
+            `duplicate_dataset`, `not_preference_pairs`, `does_not_fit`, `too_many_gpus`, `priority_not_allowed`,
+            `unknown_job`, `wrong_job_state`, `idempotency_key_reused`.
     """
+    check_priority(team, user, priority)
     if spec.runtime.gpus > 1:
         raise Refusal(
             "too_many_gpus",
@@ -41,18 +68,79 @@ def submit_training(team: Team, user: User, spec: TrainingSpec, *, idempotency_k
         raise Refusal(
             "duplicate_dataset", "A dataset is named twice.", "Name it once and raise its `weight`.", field="datasets"
         )
+    unpaired = [version for version, _ in choices if version.kind != RowKind.PREFERENCE]
+    if spec.objective.type == "dpo" and unpaired:
+        raise Refusal(
+            "not_preference_pairs",
+            f"DPO learns from two answers to a prompt, and the rows of {unpaired[0]} are of kind {unpaired[0].kind}.",
+            "Choose a dataset of preference pairs, or `objective: {type: sft}`.",
+            field="objective.type",
+        )
     if spec.adapter_name is None:
         name = f"{choices[0][0].dataset.name}-{base_model.name}"[:64].rstrip("-._")
         spec = spec.model_copy(update={"adapter_name": name})
+    known = idempotency_key is not None and Job.objects.filter(team=team, idempotency_key=idempotency_key).exists()
     return _create_job(
         team=team,
         created_by=user,
         kind=JobKind.TRAIN,
+        memory_bytes_needed=None if known else memory_needed(team, spec, allow_unfit=allow_unfit),
         base_model=base_model,
         spec=spec.model_dump(mode="json", exclude_none=True),
         choices=choices,
         idempotency_key=idempotency_key,
+        said="Submitted." if copy_of is None else f"Submitted, as a copy of {copy_of.pk}.",
+        priority=priority,
+        after=None if after is None else lock_predecessor(team, after),
     )
+
+
+def check_priority(team: Team, user: User, priority: int) -> None:
+    """Whether the user may give a job of the team this priority: see docs/adr/0006.
+
+    Raises:
+        Refusal: `priority_not_allowed`.
+    """
+    if not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
+        raise Refusal(
+            "priority_not_allowed",
+            f"A priority is a number from {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}, not {priority}.",
+            "0 is the usual one, and higher ones come first.",
+            field="priority",
+        )
+    if priority > 0 and not team.memberships.get(user=user).may_raise_priority:
+        raise Refusal(
+            "priority_not_allowed",
+            f"Only an admin of the team gives a job a priority above 0, such as {priority}.",
+            "Ask one of them, or lower what may wait: everybody may go below 0.",
+            field="priority",
+            status=403,
+        )
+
+
+def lock_predecessor(team: Team, job_id: str) -> Job:
+    """The job that another is to follow, locked: it cannot fail between this look and that other job's first event.
+
+    Raises:
+        Refusal: `unknown_job`, `wrong_job_state`.
+    """
+    if not Job.objects.of_team(team).filter(pk=job_id).exists():
+        raise Refusal(
+            "unknown_job",
+            f"The team has no job {job_id!r} to start after.",
+            "See its jobs with `finetune-hub jobs list`.",
+            field="after",
+        )
+    job = lock_job(job_id)
+    if job.has_ended and job.state != JobState.SUCCEEDED:
+        raise Refusal(
+            "wrong_job_state",
+            f"{job_id} is {job.state}, so nothing would ever start after it.",
+            "Retry it first, or leave `after` out.",
+            field="after",
+            status=409,
+        )
+    return job
 
 
 def submit_evaluation(
@@ -121,94 +209,6 @@ def import_base_model(team: Team, user: User, *, name: str, source: str | None =
         )
 
 
-@transaction.atomic
-def cancel_job(job_id: str, user: User) -> Job:
-    """Wish the job's end. A waiting job ends now; a running trainer writes a checkpoint first. Twice is once."""
-    job = lock_job(job_id)
-    if job.has_ended or job.desired_state == DesiredState.CANCEL:
-        return job
-    job.desired_state = DesiredState.CANCEL
-    job.save(update_fields=["desired_state"])
-    attempt = job.attempts.active().select_for_update(no_key=True, of=("self",)).select_related("worker").first()
-    if attempt and attempt.state == AttemptState.RUNNING:
-        add_events(job, [EventDraft("Cancelling: the trainer was asked to stop.")], actor=user)
-        poke_worker(attempt.worker)
-        return job
-    if attempt:
-        end_attempt(attempt, AttemptState.CANCELLED)
-    end_job(job, JobState.CANCELLED, "Cancelled before it ran.", actor=user)
-    job.refresh_from_db()
-    return job
-
-
-def find_base_model(team: Team, name: str) -> BaseModel:
-    """The team's base model of this name, ready for use.
-
-    Raises:
-        Refusal: `unknown_base_model`, `base_model_not_ready`.
-    """
-    base_model = BaseModel.objects.of_team(team).filter(name=name).first()
-    if base_model is None:
-        names = list(BaseModel.objects.of_team(team).order_by("name").values_list("name", flat=True))
-        raise Refusal(
-            "unknown_base_model",
-            f"There is no base model named {name!r}.",
-            did_you_mean(name, names) or "Import one first: `finetune-hub base-models import smollm2-135m-instruct`.",
-            field="base_model",
-        )
-    if base_model.state != BaseModelState.READY:
-        raise Refusal(
-            "base_model_not_ready",
-            f"The base model {name!r} is not ready: {base_model.state}.",
-            "Wait for its import to end."
-            if base_model.state == BaseModelState.IMPORTING
-            else "Its import failed: see the job, then import it again.",
-            field="base_model",
-            status=409,
-        )
-    return base_model
-
-
-def find_dataset_version(team: Team, choice: DatasetChoice) -> DatasetVersion:
-    """The chosen version of the team's dataset; the newest when none is named.
-
-    Raises:
-        Refusal: `unknown_dataset`, `path_not_allowed`.
-    """
-    if choice.path is not None:
-        raise Refusal(
-            "path_not_allowed",
-            f"The service reads no files of its machine: {choice.path!r}.",
-            "Upload the file (`finetune-hub datasets push FILE`), then give its dataset's `name`.",
-            field="datasets",
-        )
-    versions = DatasetVersion.objects.alive().filter(dataset__team=team).select_related("dataset")
-    named = versions.filter(dataset__name=choice.name)
-    found = (named.filter(number=choice.version) if choice.version else named).order_by("-number").first()
-    if found:
-        return found
-    if named:
-        raise Refusal(
-            "unknown_dataset",
-            f"The dataset {choice.name!r} has no version {choice.version}.",
-            f"Its newest is {max(version.number for version in named)}.",
-            field="datasets",
-        )
-    names = list(versions.order_by("dataset__name").values_list("dataset__name", flat=True).distinct())
-    raise Refusal(
-        "unknown_dataset",
-        f"There is no dataset named {choice.name!r}.",
-        did_you_mean(str(choice.name), names) or "Upload one first: `finetune-hub datasets push FILE`.",
-        field="datasets",
-    )
-
-
-def did_you_mean(name: str, names: list[str]) -> str:
-    """A hint at the nearest names; empty when there are none at all."""
-    nearest = difflib.get_close_matches(name, names, n=3) or names[:3]
-    return f"Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
-
-
 def _create_job(
     *,
     team: Team,
@@ -216,6 +216,7 @@ def _create_job(
     spec: dict[str, Any],
     choices: Sequence[tuple[DatasetVersion, float]] = (),
     idempotency_key: str | None = None,
+    said: str = "Submitted.",
     **columns: Any,
 ) -> Job:
     try:
@@ -227,7 +228,7 @@ def _create_job(
                 JobDataset(job=job, dataset_version=version, position=position, weight=weight)
                 for position, (version, weight) in enumerate(choices)
             )
-            add_events(job, [EventDraft("Submitted.")], actor=created_by)
+            add_events(job, [EventDraft(said)], actor=created_by)
             poke_control("validate", job.pk)
             announce(job.pk)
             return job

@@ -180,7 +180,7 @@ class Migration(migrations.Migration):
         ("accounts", "0002_scopes_and_audit"),
         ("catalog", "0005_uploads_in_parts"),
         ("fleet", "0003_worker_role"),
-        ("jobs", "0001_initial"),
+        ("jobs", "0003_rewards_of_pairs"),
         ("registry", "0003_model_card"),
     ]
 
