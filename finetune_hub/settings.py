@@ -17,6 +17,9 @@ CSRF_TRUSTED_ORIGINS = [PUBLIC_URL] if PUBLIC_URL.startswith("https://") else []
 
 HOME = environment.folder("FINETUNE_HUB_HOME", Path("~/.finetune-hub"))
 ARTIFACT_URL = environment.text("ARTIFACT_URL", f"file://{HOME}/artifacts")
+# Downloads of single files lead to the S3 store itself, by an address that is good for as long as this.
+REDIRECT_DOWNLOADS = environment.flag("FINETUNE_HUB_REDIRECT_DOWNLOADS", default=False)
+DOWNLOAD_ADDRESS_LIFETIME = timedelta(minutes=15)
 REDIS_URL = environment.text("REDIS_URL")
 WORKER_NAME = environment.text("FINETUNE_HUB_WORKER_NAME", "local")
 

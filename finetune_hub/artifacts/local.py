@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,6 +45,9 @@ class LocalStore:
 
     def local_folder(self, prefix: str) -> Path | None:
         return self._path(prefix)
+
+    def download_url(self, key: str, *, filename: str, lifetime: timedelta) -> str | None:
+        return None
 
     def _path(self, key: str) -> Path:
         return self.root / check_relative_path(key)

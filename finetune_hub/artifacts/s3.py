@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from finetune_hub.artifacts.manifest import ArtifactError
@@ -16,10 +20,16 @@ from finetune_hub.spec.ids import new_id
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+PART_BYTES = 16 << 20
+PARTS_AT_MOST = 10_000
+PARTS_AT_ONCE = 4
+FAILURES = (BotoCoreError, ClientError, boto3.exceptions.Boto3Error)
 
 
 class S3Store:
-    """Objects of one bucket below a prefix. Large files go in parts (boto3's transfer manager)."""
+    """Objects of one bucket below a prefix. Large files go in parts, and an upload that broke off is gone on with."""
 
     def __init__(self, client: S3Client, bucket: str, prefix: str = "") -> None:
         self.client, self.bucket, self.prefix = client, bucket, prefix.strip("/")
@@ -30,12 +40,17 @@ class S3Store:
         parts = urlsplit(url)
         endpoint = parse_qs(parts.query).get("endpoint", [None])[0]
         # A session of its own: boto3's default one is shared by all threads and must not be.
-        return cls(boto3.Session().client("s3", endpoint_url=endpoint), parts.netloc, parts.path)
+        client = boto3.Session().client("s3", endpoint_url=endpoint, config=Config(signature_version="s3v4"))
+        return cls(client, parts.netloc, parts.path)
 
     def put(self, key: str, source: Path) -> None:
         try:
-            self.client.upload_file(str(source), self.bucket, self._object(key))
-        except (BotoCoreError, ClientError, boto3.exceptions.Boto3Error) as error:
+            if source.stat().st_size <= PART_BYTES:
+                with source.open("rb") as file:
+                    self.client.put_object(Bucket=self.bucket, Key=self._object(key), Body=file)
+            else:
+                self._put_in_parts(self._object(key), source)
+        except FAILURES as error:
             raise self._failed("write", key, error) from error
 
     def get(self, key: str, target: Path) -> None:
@@ -44,7 +59,7 @@ class S3Store:
         try:
             self.client.download_file(self.bucket, self._object(key), str(partial))
             partial.replace(target)
-        except (BotoCoreError, ClientError, boto3.exceptions.Boto3Error) as error:
+        except FAILURES as error:
             raise self._failed("read", key, error) from error
         finally:
             partial.unlink(missing_ok=True)
@@ -52,7 +67,7 @@ class S3Store:
     def open(self, key: str) -> BinaryIO:
         try:
             body = self.client.get_object(Bucket=self.bucket, Key=self._object(key))["Body"]
-        except (BotoCoreError, ClientError) as error:
+        except FAILURES as error:
             raise self._failed("read", key, error) from error
         return cast(BinaryIO, body)
 
@@ -61,15 +76,70 @@ class S3Store:
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=self._object(prefix) + "/"
         )
-        for page in pages:
-            for item in page.get("Contents", []):
-                yield item["Key"][skip:]
+        try:
+            for page in pages:
+                for item in page.get("Contents", []):
+                    yield item["Key"][skip:]
+        except FAILURES as error:
+            raise self._failed("list", prefix, error) from error
 
     def delete(self, key: str) -> None:
-        self.client.delete_object(Bucket=self.bucket, Key=self._object(key))
+        try:
+            self.client.delete_object(Bucket=self.bucket, Key=self._object(key))
+        except FAILURES as error:
+            raise self._failed("delete", key, error) from error
 
     def local_folder(self, prefix: str) -> Path | None:
         return None
+
+    def download_url(self, key: str, *, filename: str, lifetime: timedelta) -> str | None:
+        disposition = f"attachment; filename*=UTF-8''{quote(filename)}"
+        return self.client.generate_presigned_url(
+            "get_object",
+            Params={"Bucket": self.bucket, "Key": self._object(key), "ResponseContentDisposition": disposition},
+            ExpiresIn=int(lifetime.total_seconds()),
+        )
+
+    def _put_in_parts(self, name: str, source: Path) -> None:
+        """Send the parts that the bucket does not have yet. What breaks off stays there, for the next try."""
+        size_bytes = source.stat().st_size
+        part_bytes = max(PART_BYTES, -(-size_bytes // PARTS_AT_MOST))
+        upload_id = self._unfinished(name)
+        if upload_id is None:
+            upload_id = self.client.create_multipart_upload(Bucket=self.bucket, Key=name)["UploadId"]
+        present = self._present_parts(name, upload_id)
+
+        def send(number: int) -> CompletedPartTypeDef:
+            with source.open("rb") as file:
+                file.seek((number - 1) * part_bytes)
+                body = file.read(part_bytes)
+            tag = f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
+            if present.get(number) != tag:  # Where the store encrypts, tags are no MD5: the part is sent again.
+                tag = self.client.upload_part(
+                    Bucket=self.bucket, Key=name, UploadId=upload_id, PartNumber=number, Body=body
+                )["ETag"]
+            return {"PartNumber": number, "ETag": tag}
+
+        numbers = range(1, -(-size_bytes // part_bytes) + 1)
+        with ThreadPoolExecutor(PARTS_AT_ONCE) as threads:
+            parts = list(threads.map(send, numbers))
+        self.client.complete_multipart_upload(
+            Bucket=self.bucket, Key=name, UploadId=upload_id, MultipartUpload={"Parts": parts}
+        )
+
+    def _unfinished(self, name: str) -> str | None:
+        """The newest upload of this object that broke off; None: there is none, or we may not ask."""
+        try:
+            found = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=name).get("Uploads", [])
+        except ClientError:
+            return None
+        uploads = sorted((one for one in found if one["Key"] == name), key=lambda one: one["Initiated"])
+        return uploads[-1]["UploadId"] if uploads else None
+
+    def _present_parts(self, name: str, upload_id: str) -> dict[int, str]:
+        """The parts that the bucket has of an upload, by number, each with its tag."""
+        pages = self.client.get_paginator("list_parts").paginate(Bucket=self.bucket, Key=name, UploadId=upload_id)
+        return {part["PartNumber"]: part["ETag"] for page in pages for part in page.get("Parts", [])}
 
     def _object(self, key: str) -> str:
         return "/".join(filter(None, [self.prefix, check_relative_path(key)]))

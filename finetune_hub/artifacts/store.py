@@ -6,6 +6,7 @@ Keys obey `check_relative_path`. A key is written once and whole: a reader never
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -35,6 +36,9 @@ class ArtifactStore(Protocol):
 
     def local_folder(self, prefix: str) -> Path | None:
         """The folder itself when the store is one on this machine: large files are then read where they lie."""
+
+    def download_url(self, key: str, *, filename: str, lifetime: timedelta) -> str | None:
+        """An address at which anybody may fetch the bytes for a while; None: the store has no such thing."""
 
 
 def open_store(url: str) -> ArtifactStore:

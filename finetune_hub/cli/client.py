@@ -434,7 +434,9 @@ class Hub:
         fetched = path.with_name(f"{path.name}.part")
         for tries_left in reversed(range(DOWNLOAD_TRIES)):
             try:
-                with self._http.stream("GET", f"{folder}/{entry.path}") as response, fetched.open("wb") as file:
+                address = f"{folder}/{entry.path}"
+                # A hub over S3 may send us to its store; httpx keeps our token from it.
+                with self._http.stream("GET", address, follow_redirects=True) as response, fetched.open("wb") as file:
                     if response.is_error:
                         response.read()
                         raise refusal_of(response)

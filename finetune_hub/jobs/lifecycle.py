@@ -116,7 +116,7 @@ def end_job(
     if state == JobState.SUCCEEDED:
         job.followers.filter(state=JobState.QUEUED).update(waiting_reason="")
     else:
-        _fail_followers(job, state)
+        fail_followers(job, state)
 
 
 def reopen_job(job: Job, message: str, *, actor: User) -> None:
@@ -137,8 +137,8 @@ def reopen_job(job: Job, message: str, *, actor: User) -> None:
     add_events(job, [EventDraft(message)], actor=actor)
 
 
-def _fail_followers(job: Job, state: JobState) -> None:
-    """What was to start after the job never will."""
+def fail_followers(job: Job, state: JobState) -> None:
+    """What was to start after the job never will. A worker's own role sees none of them: the reconciler comes after."""
     for follower_id in job.followers.filter(finished_at=None).order_by("pk").values_list("pk", flat=True):
         follower = lock_job(follower_id)
         if not follower.has_ended:

@@ -8,7 +8,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from finetune_hub.fleet.worker_role import end_long_transactions
-from finetune_hub.jobs.lifecycle import Failed, end_attempt, enqueue, lock_job, settle_failure, time_out
+from finetune_hub.jobs.lifecycle import Failed, end_attempt, enqueue, fail_followers, lock_job, settle_failure, time_out
 from finetune_hub.jobs.live import poke_control, poke_worker
 from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobKind, JobState, StopWish
 from finetune_hub.jobs.scheduler import schedule_pass
@@ -24,6 +24,7 @@ def reconcile_pass() -> None:
     end_long_transactions()  # First: what follows may wait for a lock that a worker does not let go.
     expire_attempts()
     time_out_attempts()
+    fail_what_never_starts()
     for job in Job.objects.filter(state=JobState.VALIDATING, created_at__lt=Now() - REPOKE_AFTER)[:PASS_LIMIT]:
         poke_control("validate", job.pk)
     schedule_pass()
@@ -36,6 +37,14 @@ def expire_attempts() -> int:
     """End the attempts whose lease has ended, and queue their jobs again; the number of attempts."""
     expired = list(Attempt.objects.expired().values_list("pk", "job_id")[:PASS_LIMIT])
     return sum(_expire(attempt_id, job_id) for attempt_id, job_id in expired)
+
+
+def fail_what_never_starts() -> None:
+    """End the jobs that were to follow one which failed or was cancelled."""
+    gone = Job.objects.filter(state__in=[JobState.FAILED, JobState.CANCELLED])
+    for job in gone.filter(followers__isnull=False, followers__finished_at=None).distinct()[:PASS_LIMIT]:
+        with transaction.atomic():
+            fail_followers(job, JobState(job.state))
 
 
 @transaction.atomic

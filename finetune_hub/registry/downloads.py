@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpRequest, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponseRedirect, StreamingHttpResponse
 from django.utils.http import content_disposition_header
 from zipstream import ZipStream  # type: ignore[import-untyped]
 
@@ -67,6 +67,16 @@ def stream_file(version: AdapterVersion, path: str) -> Chunks:
     """
     find_file(version, path)
     return FileChunks(shared_store(settings.ARTIFACT_URL).open(f"{version.artifact_prefix}/{path}"))
+
+
+def store_redirect(key: str, *, filename: str) -> HttpResponseRedirect | None:
+    """A redirect to the store's own address of the file; None: the hub is to stream it."""
+    if not settings.REDIRECT_DOWNLOADS:
+        return None
+    url = shared_store(settings.ARTIFACT_URL).download_url(
+        key, filename=filename, lifetime=settings.DOWNLOAD_ADDRESS_LIFETIME
+    )
+    return HttpResponseRedirect(url) if url else None
 
 
 def stream_zip(version: AdapterVersion) -> Chunks:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from finetune_hub.artifacts.manifest import ArtifactError, CorruptArtifact, manifest_digest, manifest_of, verify_files
+from finetune_hub.artifacts.s3 import S3Store
 from finetune_hub.artifacts.store import ArtifactStore, get_folder, open_store, put_folder
 from finetune_hub.spec.files import FileEntry
 
@@ -16,8 +22,8 @@ def adapter(tmp_path: Path) -> Path:
     folder = tmp_path / "adapter"
     (folder / "sub").mkdir(parents=True)
     (folder / "adapter_config.json").write_text("{}")
-    # Larger than boto3's threshold of 8 MiB, so that the upload goes in parts.
-    (folder / "sub" / "model.safetensors").write_bytes(bytes(range(256)) * (9 << 12))
+    # Larger than PART_BYTES, so that the upload goes in parts.
+    (folder / "sub" / "model.safetensors").write_bytes(bytes(range(256)) * (35 << 12))
     return folder
 
 
@@ -94,3 +100,53 @@ def test_a_manifest_names_what_is_wrong(adapter: Path) -> None:
         verify_files(adapter, [FileEntry(path="absent", size_bytes=0, sha256="0" * 64)])
     assert manifest_digest(entries) == manifest_digest(reversed(entries))
     assert manifest_digest(entries) != manifest_digest(entries[:1])
+
+
+def test_an_upload_that_broke_off_is_gone_on_with(s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_hub.artifacts.s3.PART_BYTES", 5 << 20)
+    monkeypatch.setattr("finetune_hub.artifacts.s3.PARTS_AT_ONCE", 1)
+    file = tmp_path / "weights"
+    file.write_bytes(b"".join(bytes([number]) * (5 << 20) for number in range(3)) + b"the end")
+    store = S3Store.from_url(s3_url)
+    sent: list[int] = []
+    send = store.client.upload_part
+
+    def break_off(**part: Any) -> Any:
+        if len(sent) == 2:
+            raise EndpointConnectionError(endpoint_url="http://store")
+        sent.append(part["PartNumber"])
+        return send(**part)
+
+    monkeypatch.setattr(store.client, "upload_part", break_off)
+    with pytest.raises(ArtifactError, match="Could not write jobs/g"):
+        store.put("jobs/g", file)
+    assert sent == [1, 2]
+    with pytest.raises(ArtifactError):  # Nobody sees half a file.
+        store.open("jobs/g")
+
+    sent.clear()
+    monkeypatch.setattr(store.client, "upload_part", lambda **part: sent.append(part["PartNumber"]) or send(**part))
+    with file.open("r+b") as changed:  # A part that is not what was sent is sent again.
+        changed.write(b"\xff")
+    store.put("jobs/g", file)
+    assert sent == [1, 3, 4]
+    store.get("jobs/g", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == file.read_bytes()
+    assert store.client.list_multipart_uploads(Bucket="hub").get("Uploads", []) == []
+
+
+def test_a_download_address_needs_no_credentials_and_ends(s3_url: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("the bytes")
+    store = open_store(s3_url)
+    store.put("jobs/h/file", tmp_path / "file")
+    url = store.download_url("jobs/h/file", filename="model ü.txt", lifetime=timedelta(minutes=1))
+    assert url is not None
+    answer = httpx.get(url)
+    assert answer.text == "the bytes"
+    assert httpx.get(url.replace("jobs/h/file", "jobs/h/other")).status_code == 403
+    assert httpx.get(url.partition("?")[0]).status_code == 403
+    brief = store.download_url("jobs/h/file", filename="x", lifetime=timedelta(seconds=1))
+    assert brief is not None
+    time.sleep(2.1)
+    assert httpx.get(brief).status_code == 403
+    assert open_store((tmp_path / "store").as_uri()).download_url("a", filename="a", lifetime=timedelta(1)) is None

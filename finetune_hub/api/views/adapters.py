@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -16,6 +17,7 @@ from finetune_hub.api.serializers import AdapterDetailSerializer, AdapterSeriali
 from finetune_hub.api.views.hub_view import NAME_PARAMETER, PAGE_PARAMETERS, HubView, errors
 from finetune_hub.registry.downloads import (
     find_file,
+    store_redirect,
     stream_file,
     stream_zip,
     streaming_response,
@@ -59,14 +61,18 @@ class OneAdapterVersion(HubView):
 class AdapterFiles(HubView):
     @extend_schema(
         operation_id="download_adapter_file",
-        responses={(200, "application/octet-stream"): OpenApiTypes.BINARY, **errors(401, 404, 422, 503)},
+        responses={
+            (200, "application/octet-stream"): OpenApiTypes.BINARY,
+            302: OpenApiResponse(description="The file is at `Location`, in the hub's S3 store, for 15 minutes."),
+            **errors(401, 404, 422, 503),
+        },
     )
-    def get(self, request: Request, id: str, number: int, path: str) -> StreamingHttpResponse:  # noqa: A002
-        """The bytes of one file. `ETag` is its SHA-256."""
+    def get(self, request: Request, id: str, number: int, path: str) -> HttpResponseBase:  # noqa: A002
+        """The bytes of one file. `ETag` is its SHA-256. A hub over S3 may redirect to the store instead."""
         version = get_version(request, id, number)
-        file = find_file(version, path)
-        response = streaming_response(
-            request._request, stream_file(version, path), filename=path.rsplit("/", 1)[-1], size_bytes=file.size_bytes
+        file, name = find_file(version, path), path.rsplit("/", 1)[-1]
+        response = store_redirect(f"{version.artifact_prefix}/{path}", filename=name) or streaming_response(
+            request._request, stream_file(version, path), filename=name, size_bytes=file.size_bytes
         )
         response["ETag"] = f'"{file.sha256}"'
         return response

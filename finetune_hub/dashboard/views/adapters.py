@@ -55,13 +55,14 @@ def show_adapter(request: MemberRequest, adapter_id: str, number: int | None = N
 def download_file(request: MemberRequest, adapter_id: str, number: int, path: str) -> HttpResponseBase:
     version = find_version(request, adapter_id, number)
     try:
-        file = downloads.find_file(version, path)
+        file, name = downloads.find_file(version, path), path.rpartition("/")[2]
+        if redirection := downloads.store_redirect(f"{version.artifact_prefix}/{path}", filename=name):
+            return redirection
         chunks = downloads.stream_file(version, path)
     except Refusal as refusal:
         return render_refusal(request, refusal.message, refusal.remedy, status=404)
     except ArtifactError as error:
         return render_refusal(request, "The artifact store did not give the file.", str(error), status=503)
-    name = path.rpartition("/")[2]
     return downloads.streaming_response(request, chunks, filename=name, size_bytes=file.size_bytes)
 
 

@@ -92,7 +92,7 @@ POLICIES = {
     "fleet_device": {"ALL": "worker_id = worker_id()"},
     "fleet_worker": {"ALL": "name = worker_name()"},
     "jobs_attempt": {
-        "SELECT": "worker_id = worker_id()",
+        "SELECT": "worker_id = worker_id() OR holds_job(job_id)",  # How long the job has run on others.
         "UPDATE": (
             "worker_id = worker_id() AND holds_attempt(id)",
             "worker_id = worker_id() AND lease_expires_at <= clock_timestamp() + interval '1 hour'",
