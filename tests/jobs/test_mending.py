@@ -15,7 +15,7 @@ from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.actions import submit_training
 from finetune_hub.jobs.lifecycle import Failed, enqueue, fail_job, lock_job
 from finetune_hub.jobs.models import Attempt, Job, JobState
-from finetune_hub.jobs.reconciler import OVERTIME, time_out_attempts
+from finetune_hub.jobs.reconciler import OVERTIME, fail_what_never_starts, time_out_attempts
 from finetune_hub.jobs.steering import cancel_job, retry_job
 from finetune_hub.jobs.worker_port import Lease
 from finetune_hub.scheduling.shrinking import smaller
@@ -188,6 +188,17 @@ def test_a_job_without_a_limit_runs_on() -> None:
 
 
 # ---- after another job
+
+
+def test_followers_that_a_worker_could_not_see_are_failed_afterwards() -> None:
+    first = job_with()
+    second = make_job(first.team, after=first)
+    Job.objects.filter(pk=first.pk).update(state=JobState.FAILED, failure_class="diverged", finished_at=Now())
+    fail_what_never_starts()
+    fail_what_never_starts()
+    second.refresh_from_db()
+    assert (second.state, second.failure_class) == (JobState.FAILED, "dependency")
+    assert second.events.count() == 1
 
 
 def test_a_failed_job_takes_those_with_it_that_follow_it() -> None:
