@@ -111,10 +111,10 @@ class Batch:
         """Each row as a batch of its own."""
         starts = torch.tensor((0, *self.lengths[:-1])).cumsum(0).tolist()
         parts = zip(
-            torch.split(self.input_ids, self.lengths),
-            torch.split(self.positions, self.lengths),
-            torch.split(self.predictors, self.supervised),
-            torch.split(self.labels, self.supervised),
+            torch.split(self.input_ids, list(self.lengths)),
+            torch.split(self.positions, list(self.lengths)),
+            torch.split(self.predictors, list(self.supervised)),
+            torch.split(self.labels, list(self.supervised)),
             starts,
             strict=True,
         )

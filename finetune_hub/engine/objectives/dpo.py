@@ -91,4 +91,4 @@ class Dpo:
 def _answers(setting: Setting, batch: Batch) -> Tensor:  # (2 P,)
     """The log probability of each document's supervised tokens together."""
     losses = token_losses(setting.model, setting.paths, batch)
-    return torch.stack([-part.sum() for part in torch.split(losses, batch.supervised)])
+    return torch.stack([-part.sum() for part in torch.split(losses, list(batch.supervised))])

@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("jobs", "0002_memory_needed")]
+    dependencies = [("jobs", "0002_memory_needed"), ("jobs", "0002_pause_priority_after")]
 
     operations = [
         migrations.AddField(
