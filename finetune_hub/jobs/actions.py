@@ -12,6 +12,7 @@ from finetune_hub.accounts.models import Team, User
 from finetune_hub.catalog.actions import check_name
 from finetune_hub.catalog.models import BaseModel, BaseModelState, DatasetVersion
 from finetune_hub.catalog.sources import parse_source
+from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs.lifecycle import EventDraft, add_events, end_attempt, end_job, lock_job
 from finetune_hub.jobs.live import announce, poke_control, poke_worker
 from finetune_hub.jobs.models import AttemptState, DesiredState, Job, JobDataset, JobKind, JobState
@@ -28,13 +29,7 @@ def submit_training(team: Team, user: User, spec: TrainingSpec, *, idempotency_k
         Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
             `duplicate_dataset`, `too_many_gpus`, `idempotency_key_reused`.
     """
-    if spec.runtime.gpus > 1:
-        raise Refusal(
-            "too_many_gpus",
-            f"The service gives a job one device, and this one wants {spec.runtime.gpus}.",
-            "Leave `runtime.gpus` at 1, or run the recipe with `finetune-hub train` on a machine with several GPUs.",
-            field="runtime.gpus",
-        )
+    check_gpus(spec.runtime.gpus)
     base_model = find_base_model(team, spec.base_model)
     choices = [(find_dataset_version(team, choice), choice.weight) for choice in spec.datasets]
     if len({version.pk for version, _ in choices}) < len(choices):
@@ -139,6 +134,22 @@ def cancel_job(job_id: str, user: User) -> Job:
     end_job(job, JobState.CANCELLED, "Cancelled before it ran.", actor=user)
     job.refresh_from_db()
     return job
+
+
+def check_gpus(wanted: int) -> None:
+    """Several devices are those of one worker: refused where the largest has fewer, whether it is at work now or not.
+
+    Raises:
+        Refusal: `too_many_gpus`.
+    """
+    most = Worker.objects.most_devices()
+    if wanted > 1 and most is not None and wanted > most:
+        raise Refusal(
+            "too_many_gpus",
+            f"The job wants {wanted} devices of one worker, and the largest worker has {most}.",
+            f"Set `runtime.gpus` to {most} at most, or add a larger machine.",
+            field="runtime.gpus",
+        )
 
 
 def find_base_model(team: Team, name: str) -> BaseModel:
