@@ -8,15 +8,15 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Exists, OuterRef, Prefetch
+from django.db.models import Count, Exists, OuterRef, Prefetch, Q
 from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Now
 
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.expectations import expected_end, seconds_left
-from finetune_hub.jobs.lifecycle import lock_job
+from finetune_hub.jobs.lifecycle import lock_job, preempt
 from finetune_hub.jobs.live import announce_all, poke_worker
-from finetune_hub.jobs.models import Attempt, DeviceUse, Job, JobKind, JobState
+from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, DeviceUse, Job, JobKind, JobState
 from finetune_hub.jobs.planning import planned_device
 from finetune_hub.jobs.team_use import uses_of_teams
 from finetune_hub.scheduling.fitting import usable_bytes
@@ -26,6 +26,7 @@ from finetune_hub.scheduling.placement.reasons import Wait
 
 SCHEDULER_LOCK = 0x46485343  # Any fixed number: the key of the advisory lock.
 LOOKED_AT_JOBS = 10_000
+MAX_PREEMPTIONS = 3  # Of one job: then it may go on to its end, whoever comes.
 
 
 @transaction.atomic
@@ -55,6 +56,8 @@ def schedule_pass() -> int:
     for assignment in planned.assignments:
         if assign(assignment):
             poke_worker(workers[assignment.worker_id])
+    for preemption in planned.preemptions:
+        preempt(Attempt.objects.get(pk=preemption.attempt_id), "A job of higher priority needs its devices.")
     write_reasons(queue, planned.waits)
     return len(planned.assignments)
 
@@ -75,12 +78,14 @@ def as_waiting(job: Any) -> situation.WaitingJob:
     return situation.WaitingJob(
         job_id=job.pk,
         team_id=job.team_id,
-        queued_at=job.created_at.timestamp(),
+        queued_at=job.requested_at.timestamp(),
         devices=job.runtime_gpus or 1,
         wish=job.runtime_device or "",
         labels=frozenset(job.runtime_labels or ()),
+        priority=job.priority,
         expected_seconds=seconds_left(job.expected_seconds, job.step, job.total_steps),
         prefers_cpu=job.kind == JobKind.IMPORT,
+        excluded_devices=frozenset(job.excluded_devices),
     )
 
 
@@ -110,7 +115,8 @@ def why_away(worker: Worker) -> str:
 def runs(now: datetime) -> list[situation.Run]:
     """What holds devices."""
     held = Prefetch("device_uses", DeviceUse.objects.filter(released_at=None).order_by("device_id"))
-    rows = Attempt.objects.active().select_related("job").prefetch_related(held)
+    preempted = Count("job__attempts", Q(job__attempts__state=AttemptState.PREEMPTED))
+    rows = Attempt.objects.active().select_related("job").prefetch_related(held).annotate(earlier_preemptions=preempted)
     return [as_run(attempt, now) for attempt in rows.defer("log_tail", "job__spec", "job__result")]
 
 
@@ -125,7 +131,16 @@ def as_run(attempt: Attempt, now: datetime) -> situation.Run:
         memory_bytes=uses[0].memory_bytes if uses else None,
         started_at=started_at.timestamp(),
         expected_end=expected_end(started_at, now, job.eta_seconds, left),
+        priority=job.priority,
+        may_be_preempted=may_be_preempted(attempt),
     )
+
+
+def may_be_preempted(attempt: Any) -> bool:
+    """A training goes on from its checkpoint; one that is stopping is left alone, and one that stopped often too."""
+    job = attempt.job
+    is_steady = job.kind == JobKind.TRAIN and job.desired_state == DesiredState.RUN and not attempt.stop_wish
+    return is_steady and attempt.earlier_preemptions < MAX_PREEMPTIONS
 
 
 def database_now() -> datetime:
@@ -146,7 +161,7 @@ def month_after(moment: datetime) -> datetime:
 
 
 def assign(assignment: situation.Assignment) -> bool:
-    """Write the attempt. False: the job was cancelled since the queue was read."""
+    """Write the attempt. False: the job was cancelled or paused since the queue was read."""
     job = lock_job(assignment.job_id)
     if job.state != JobState.QUEUED:
         return False

@@ -13,7 +13,7 @@ from finetune_hub.data.defects import InvalidDataset
 from finetune_hub.data.encode import encode_row
 from finetune_hub.data.intake import read_rows
 from finetune_hub.jobs.expectations import expected_seconds
-from finetune_hub.jobs.lifecycle import Failed, end_job, enqueue, lock_job
+from finetune_hub.jobs.lifecycle import Failed, enqueue, fail_job, lock_job
 from finetune_hub.jobs.models import Job, JobKind, JobState
 
 LOOKED_AT_ROWS = 200
@@ -24,7 +24,7 @@ def validate_job(job_id: str) -> None:
     job = Job.objects.select_related("base_model", "team").get(pk=job_id)
     if job.state != JobState.VALIDATING:
         return
-    failed, message = None, "Queued."
+    failed, message = None, ""
     if job.kind == JobKind.TRAIN:
         try:
             message = look_at_rows(job)
@@ -40,7 +40,7 @@ def validate_job(job_id: str) -> None:
         if job.state != JobState.VALIDATING:
             return
         if failed:
-            end_job(job, JobState.FAILED, f"Failed: {failed.message} {failed.remedy}", failed=failed)
+            fail_job(job, failed)
         else:
             Job.objects.filter(pk=job.pk).update(expected_seconds=seconds)
             enqueue(job, message)
@@ -68,4 +68,4 @@ def look_at_rows(job: Job) -> str:
             "Raise `max_seq_len`, or shorten the prompts.",
         )
     cut = f"; {truncated} of them are cut at {max_seq_len} tokens" if truncated else ""
-    return f"Queued. The first {rows} rows have {supervised / rows:.0f} supervised tokens each{cut}."
+    return f"The first {rows} rows have {supervised / rows:.0f} supervised tokens each{cut}."

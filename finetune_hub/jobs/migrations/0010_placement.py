@@ -32,7 +32,7 @@ DROP FUNCTION refuse_oversubscription();
 class Migration(migrations.Migration):
     dependencies = [
         ("fleet", "0003_labels_sharing_quotas"),
-        ("jobs", "0001_initial"),
+        ("jobs", "0002_pause_priority_after"),
     ]
 
     operations = [
