@@ -102,6 +102,10 @@ class Job(models.Model):
         AdapterVersion, models.PROTECT, null=True, related_name="evaluations", help_text="What an evaluation measures."
     )
     idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001
+    memory_bytes_needed = models.BigIntegerField(
+        null=True,
+        help_text="Memory that each of its devices must have, the planner's margin included; null: not known.",
+    )
     priority = models.SmallIntegerField(default=0, help_text="Higher ones are placed first.")
     after = models.ForeignKey(
         "self", models.PROTECT, null=True, related_name="followers", help_text="It starts once this one has succeeded."

@@ -80,6 +80,7 @@ def as_waiting(job: Any) -> situation.WaitingJob:
         team_id=job.team_id,
         queued_at=job.requested_at.timestamp(),
         devices=job.runtime_gpus or 1,
+        memory_bytes=job.memory_bytes_needed or 0,
         wish=job.runtime_device or "",
         labels=frozenset(job.runtime_labels or ()),
         priority=job.priority,

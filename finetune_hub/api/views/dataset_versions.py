@@ -26,7 +26,7 @@ from finetune_hub.catalog.search import find_rows
 from finetune_hub.catalog.split import split_version
 from finetune_hub.catalog.tombstones import delete_version
 from finetune_hub.data.token_statistics import TokenStatistics
-from finetune_hub.jobs.actions import find_base_model, find_dataset_version
+from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.registry.downloads import FileChunks, streaming_response
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingOptions

@@ -32,6 +32,7 @@ DROP FUNCTION refuse_oversubscription();
 class Migration(migrations.Migration):
     dependencies = [
         ("fleet", "0003_labels_sharing_quotas"),
+        ("jobs", "0002_memory_needed"),
         ("jobs", "0002_pause_priority_after"),
     ]
 
