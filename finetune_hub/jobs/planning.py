@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.artifacts.manifest import ArtifactError
+from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.catalog.preview import measured_rows
 from finetune_hub.fleet.models import Device
-from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.jobs.models import Attempt, Job
 from finetune_hub.scheduling.answer import PlanAnswer
 from finetune_hub.scheduling.changes import changed

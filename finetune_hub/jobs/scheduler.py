@@ -17,9 +17,7 @@ from finetune_hub.jobs.expectations import expected_end, seconds_left
 from finetune_hub.jobs.lifecycle import lock_job, preempt
 from finetune_hub.jobs.live import announce_all, poke_worker
 from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, DeviceUse, Job, JobKind, JobState
-from finetune_hub.jobs.planning import planned_device
 from finetune_hub.jobs.team_use import uses_of_teams
-from finetune_hub.scheduling.fitting import usable_bytes
 from finetune_hub.scheduling.placement import situation
 from finetune_hub.scheduling.placement.plan import plan
 from finetune_hub.scheduling.placement.reasons import Wait
@@ -100,7 +98,7 @@ def devices(fit_for_work: dict[int, Worker]) -> list[situation.Device]:
             worker=device.worker.name,
             kind=device.kind,
             name=device.name,
-            memory_bytes=int(usable_bytes(planned_device(device))),
+            memory_bytes=device.memory_bytes,
             labels=frozenset(device.worker.labels),
             is_shared=device.is_shared,
             away="" if device.worker_id in fit_for_work else why_away(device.worker),

@@ -24,6 +24,7 @@ USE_OF_TEAMS = """
     ), month AS (SELECT date_trunc('month', now(), 'UTC') AS start)
     SELECT team_id,
            count(*) FILTER (WHERE is_held),
+           extract(epoch FROM max(uses.start)),
            sum(extract(epoch FROM GREATEST(interval '0', stop - GREATEST(uses.start, month.start)))) / 3600,
            sum(%(half_life)s / ln(2) * (0.5 ^ (extract(epoch FROM now() - stop) / %(half_life)s)
                - 0.5 ^ (extract(epoch FROM now() - uses.start) / %(half_life)s)))
@@ -40,6 +41,8 @@ class TeamUse:
     """The quota that it was given; for a team without one, an unsaved one that limits nothing."""
     devices: int = 0
     """In use now."""
+    last_start: float = 0.0
+    """Unix seconds; when something of it was last given a device, if that is not long ago."""
     month_hours: float = 0.0
     """Device hours of this calendar month (UTC)."""
     recent_seconds: float = 0.0
@@ -55,6 +58,7 @@ class TeamUse:
             name=self.team.name,
             weight=self.quota.weight,
             recent_seconds=self.recent_seconds,
+            last_start=self.last_start,
             max_devices=self.quota.max_devices,
             max_hours=self.quota.max_hours,
             used_hours=self.month_hours,
@@ -65,7 +69,7 @@ def uses_of_teams() -> list[TeamUse]:
     """All teams by name, in two queries, on the database's clock."""
     with connection.cursor() as cursor:
         cursor.execute(USE_OF_TEAMS, {"half_life": HALF_LIFE_SECONDS})
-        used = {row[0]: (row[1], float(row[2]), float(row[3])) for row in cursor.fetchall()}
+        used = {row[0]: (row[1], *map(float, row[2:])) for row in cursor.fetchall()}
     teams = Team.objects.select_related("quota").order_by("name", "pk")
     return [TeamUse(team, quota_of(team), *used.get(team.pk, ())) for team in teams]
 

@@ -24,7 +24,8 @@ from finetune_hub.scheduling.placement.situation import Assignment, Preemption, 
 from finetune_hub.scheduling.placement.timeline import Slot, Timeline
 from finetune_hub.scheduling.placement.turns import Turns
 
-MAX_RESERVATIONS = 16
+MIN_RESERVED = 16
+RESERVED_SHARE = 0.5  # Of the devices: for jobs that must wait, in order. More would leave less to fill gaps with.
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Placing:
         self.quotas = Quotas(situation)
         self.turns = Turns(situation, situation.queue)
         self._now = situation.now
+        self._may_reserve = max(MIN_RESERVED, round(RESERVED_SHARE * len(self.pools.pool_of)))
         self._evictions = Preemptions(self.pools, situation.runs)
         for job in self.turns:
             if not self._place(job):
@@ -80,7 +82,7 @@ class Placing:
             self.quotas.in_use[job.team_id] += job.devices
             self.timeline.book(job, Slot(self._now, assignment.device_ids))
             return True
-        if len(self.reservations) < MAX_RESERVATIONS:
+        if self._may_reserve > 0:
             self._reserve(job, suitable)
         return False
 
@@ -92,6 +94,7 @@ class Placing:
         if slot.start > self._now + CHECKPOINT_SECONDS and (eviction := self._evictions.find(job, suitable)):
             self.preemptions += [Preemption(run.attempt_id, job.job_id) for run in eviction.runs]
             slot = Slot(self._now + CHECKPOINT_SECONDS, eviction.device_ids)
+        self._may_reserve -= job.devices
         self.pools.keep(slot.device_ids, until=slot.start)
         self.reservations[job.job_id] = slot
         self.quotas.charge(job, start=slot.start)

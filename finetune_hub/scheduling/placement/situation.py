@@ -20,7 +20,7 @@ class WaitingJob:
     devices: int = 1
     """All of one worker and of one kind."""
     memory_bytes: int = 0
-    """That it needs on each device; 0: unknown, so it takes any, and takes it whole."""
+    """That each of its devices must have; 0: unknown, so it takes any, and takes it whole."""
     wish: str = ""
     """Words that are all in the device's kind or name, such as `cpu`, `gpu` or `a100 80gb`."""
     labels: frozenset[str] = frozenset()
@@ -47,7 +47,6 @@ class Device:
     kind: str
     name: str
     memory_bytes: int
-    """That jobs may use."""
     labels: frozenset[str] = frozenset()
     is_shared: bool = False
     """Whether several jobs may be on it at a time, as far as its memory goes."""
@@ -86,6 +85,8 @@ class TeamShare:
     weight: float = 1.0
     recent_seconds: float = 0.0
     """Device seconds that its attempts took, older ones counting less."""
+    last_start: float = 0.0
+    """When something of it was last given a device."""
     max_devices: int | None = None
     max_hours: float | None = None
     """Device hours a month."""

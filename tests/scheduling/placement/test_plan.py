@@ -73,11 +73,29 @@ def test_what_runs_counts_before_it_has_taken_its_time() -> None:
     assert given(plan(situation(queue, [device(1), device(2)], just_begun))) == {"b": (1,)}
 
 
-def test_higher_priority_is_first_until_the_other_has_waited_for_it() -> None:
-    old, urgent = job("old", queued_at=NOW - 7 * HOUR), job("urgent", priority=2, queued_at=NOW)
-    assert given(plan(situation([old, urgent], [device(1)]))) == {"urgent": (1,)}
-    older = job("older", queued_at=NOW - 8 * HOUR)
-    assert given(plan(situation([older, urgent], [device(1)]))) == {"older": (1,)}
+@pytest.mark.parametrize(
+    ("waited_hours", "last_start", "priority", "is_first"),
+    [
+        (7, 0.0, 0, False),
+        (8, 0.0, 0, True),  # Eight hours, and nothing of its team has started: two levels.
+        (99, NOW - 4 * HOUR, 0, False),  # Its team is served.
+        (2 * 7 * 24, NOW, 0, True),  # Two weeks are two levels all the same.
+        (99, NOW, -1, False),  # Lifted to 0, and no further.
+    ],
+)
+def test_higher_priority_is_first_until_the_other_has_waited_for_it(
+    waited_hours: float, last_start: float, priority: int, is_first: bool
+) -> None:
+    old = job("old", priority=priority, queued_at=NOW - waited_hours * HOUR)
+    urgent = job("urgent", team_id=2, priority=2, queued_at=NOW)
+    teams = [team(1, last_start=last_start), team(2, recent_seconds=1.0)]
+    assert given(plan(situation([old, urgent], [device(1)], teams=teams))) == {"old" if is_first else "urgent": (1,)}
+
+
+def test_a_negative_priority_is_forgotten_after_hours() -> None:
+    low, usual = job("low", priority=-2, queued_at=NOW - 8 * HOUR), job("usual", queued_at=NOW)
+    teams = [team(1, last_start=NOW)]
+    assert given(plan(situation([low, usual], [device(1)], teams=teams))) == {"low": (1,)}
 
 
 def test_age_alone_does_not_undo_fair_share() -> None:
