@@ -126,7 +126,7 @@ def list_jobs(
         print_json(jobs)
         return
     print_table(
-        ["ID", "KIND", "STATE", "BASE MODEL", "STEP", "BY", "CREATED"],
+        ["ID", "KIND", "STATE", "BASE MODEL", "STEP", "BY", "CREATED", "WHY IT WAITS"],
         [
             (
                 job["id"],
@@ -136,6 +136,7 @@ def list_jobs(
                 f"{job['step']}/{job['total_steps'] or '?'}",
                 job["created_by"],
                 day(job["created_at"]),
+                job["waiting_reason"].partition(". ")[0] or "-",
             )
             for job in jobs
         ],

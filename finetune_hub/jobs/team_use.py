@@ -15,7 +15,8 @@ from finetune_hub.scheduling.placement.turns import HALF_LIFE_SECONDS
 # half-life / ln 2 · (0.5^(b / half-life) - 0.5^(a / half-life)). Five half-lives are longer than any month.
 USE_OF_TEAMS = """
     WITH uses AS (
-        SELECT job.team_id, attempt.assigned_at AS start, COALESCE(use.released_at, now()) AS stop,
+        SELECT job.team_id, attempt.assigned_at AS start,
+               GREATEST(attempt.assigned_at, COALESCE(use.released_at, now())) AS stop,
                use.released_at IS NULL AS is_held
         FROM jobs_deviceuse use
         JOIN jobs_attempt attempt ON attempt.id = use.attempt_id

@@ -108,6 +108,49 @@ def test_sharing_and_quotas_are_recorded_once(team: Team) -> None:
     ]
 
 
+def test_a_job_of_higher_priority_takes_the_device_of_a_lower_one(team: Team) -> None:
+    worker = make_worker()
+    low = make_job(team, state="running", expected_seconds=9000.0)
+    running = make_attempt(low, worker, state=AttemptState.RUNNING, lease_token=uuid4(), started_at=timezone.now())
+    urgent = make_job(team, priority=2)
+    assert schedule_pass() == 0
+    running.refresh_from_db()
+    assert running.stop_wish == "preempt"
+    assert "A job of higher priority needs its devices." in low.events.get().message
+    assert reason_of(urgent).startswith("Next in line: the one device is busy. It is expected to start")
+    schedule_pass()
+    assert low.events.count() == 1  # It is asked once.
+
+
+def test_a_job_preempted_three_times_goes_on_to_its_end(team: Team) -> None:
+    worker = make_worker()
+    low, now = make_job(team, state="running", expected_seconds=9000.0), timezone.now()
+    for _ in range(3):
+        make_attempt(low, worker, state=AttemptState.PREEMPTED, finished_at=now)
+    running = make_attempt(low, worker, state=AttemptState.RUNNING, lease_token=uuid4(), started_at=now)
+    make_job(team, priority=2)
+    schedule_pass()
+    running.refresh_from_db()
+    assert not running.stop_wish
+
+
+def test_small_jobs_share_a_device_by_the_memory_that_they_need(team: Team) -> None:
+    worker = make_worker(device={"memory_bytes": 100, "is_shared": True})
+    small = [make_job(team, memory_bytes_needed=40) for _ in range(3)]
+    assert schedule_pass() == 2
+    uses = DeviceUse.objects.filter(device__worker=worker, released_at=None)
+    assert [use.memory_bytes for use in uses] == [40, 40]
+    assert "needs a device with 0 MB" in reason_of(small[2])
+
+
+def test_devices_that_failed_a_job_are_avoided(team: Team) -> None:
+    worker = make_worker(devices=2)
+    bad, good = worker.devices.all()
+    job = make_job(team, excluded_devices=[bad.pk])
+    assert schedule_pass() == 1
+    assert job.attempts.get().devices.get() == good
+
+
 # ---- quotas, and what they are held against
 
 
