@@ -2,8 +2,8 @@
 
     python -m benchmarks.placement [--days 30] [--queued 10000] [--seed 7]        Ctrl-C: the table as far as it went
 
-Every simulated quarter of an hour a pass of `finetune_hub.scheduling.placement` is given what the service would give
-it. Jobs arrive at random, run longer or shorter than they were expected to, fail, lose their worker, and make room for
+Every twenty simulated minutes a pass of `finetune_hub.scheduling.placement` is given what the service would give it.
+Jobs arrive at random, run longer or shorter than they were expected to, fail, lose their worker, and make room for
 others. What is claimed is counted here, apart from the code under test:
 
     oversubscription   moments at which a device was lent beyond its memory, or twice
@@ -34,7 +34,7 @@ from finetune_hub.scheduling.placement.turns import HALF_LIFE_SECONDS
 GB = 10**9
 HOUR = 3600.0
 DAY = 24 * HOUR
-PASS_SECONDS = 900.0
+PASS_SECONDS = 1200.0
 WARM_UP_DAYS = 3
 # Workers, devices of each, name, gigabytes, whether several jobs may share a device.
 FLEET = [

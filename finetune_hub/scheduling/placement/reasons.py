@@ -15,7 +15,10 @@ from finetune_hub.scheduling.placement.situation import Device, Situation, TeamS
 
 WaitCode = Literal["devices", "no_device"] | Blocked
 WAIT_CODES: list[str] = ["devices", "no_device", *get_args(Blocked)]
-ROUNDED_SECONDS = 300
+# What is far off is told roughly, so that not every start rewrites ten thousand reasons.
+EXACT_PLACES = 100
+SOON_SECONDS = 6 * 3600
+ROUNDED_SECONDS = {True: 300, False: 3600}  # Soon, and later.
 LONGEST_LIST = 3
 NO_WORKER = "No worker has joined yet. Start one with `finetune-hub up`."
 ALL_DRAINED = "Every worker is drained: no new job starts until an admin resumes one on the Workers page."
@@ -31,7 +34,7 @@ class Wait:
     """In line; 1 is next."""
     sentence: str
     expected_start: float | None
-    """Unix seconds, rounded up to five minutes; None: nobody knows."""
+    """Unix seconds, rounded up to five minutes, or to an hour if it is not soon; None: nobody knows."""
 
 
 class Reasons:
@@ -65,9 +68,9 @@ class Reasons:
                 why = self._say_quota(job, code)
             case "devices":
                 why = self._once(job, self._say_kept if place == 1 else self._say_busy)
-        expected = None if math.isinf(start) else _rounded_up(start)
-        line = "Next in line" if place == 1 else f"Number {place} in line"
-        return Wait(code, place, f"{line}: {why}{_say_start(expected, self._situation.now)}", expected)
+        now = self._situation.now
+        expected = None if math.isinf(start) else _rounded_up(start, now)
+        return Wait(code, place, f"{_say_place(place)}: {why}{_say_start(expected, now)}", expected)
 
     def _once(self, job: WaitingJob, say: Callable[[WaitingJob], str]) -> str:
         asked = (job.devices, job.memory_bytes, job.wish, job.labels, job.prefers_cpu, job.excluded_devices)
@@ -208,8 +211,15 @@ def _are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def _rounded_up(moment: float) -> float:
-    return math.ceil(moment / ROUNDED_SECONDS) * ROUNDED_SECONDS
+def _say_place(place: int) -> str:
+    if place == 1:
+        return "Next in line"
+    return f"Number {place} in line" if place <= EXACT_PLACES else f"About number {round(place, -2):,} in line"
+
+
+def _rounded_up(moment: float, now: float) -> float:
+    step = ROUNDED_SECONDS[moment < now + SOON_SECONDS]
+    return math.ceil(moment / step) * step
 
 
 def _say_start(moment: float | None, now: float) -> str:

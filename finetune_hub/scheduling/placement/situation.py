@@ -73,7 +73,7 @@ class Run:
         """When it will end; one that is overdue gets a tenth of the time that it took. Infinity: nobody knows."""
         if self.expected_end is None:
             return math.inf
-        return max(self.expected_end, now + OVERDUE_SHARE * max(0.0, now - self.started_at))
+        return self.expected_end if self.expected_end > now else now + OVERDUE_SHARE * (now - self.started_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,16 @@ def test_a_start_on_another_day_is_dated() -> None:
     assert said.endswith("It is expected to start on 16 January about 14:00 UTC.")
 
 
+def test_what_is_far_off_is_told_roughly() -> None:
+    queue = [job(f"job-{n:04}", expected_seconds=HOUR) for n in range(260)]
+    waits = plan(situation(queue, [device(1)], run(1, 1, expected_end=NOW + 100))).waits
+    assert waits["job-0099"].sentence.startswith("Number 100 in line")
+    assert waits["job-0149"].sentence.startswith("About number 200 in line")
+    assert waits["job-0259"].sentence.startswith("About number 300 in line")
+    assert waits["job-0002"].expected_start == NOW + 2 * HOUR + 300
+    assert waits["job-0099"].expected_start == NOW + 100 * HOUR
+
+
 def test_free_devices_that_are_kept_are_named_so() -> None:
     queue = [job("a", devices=2, queued_at=NOW - HOUR), job("b")]
     devices = [device(1), device(2)]
