@@ -392,6 +392,19 @@ class Hub:
         """Let new jobs come to the worker again."""
         return self._send("POST", f"workers/{name}/resume")
 
+    def share_device(self, name: str, index: int, is_shared: bool) -> Row:
+        """Let small jobs share a device of the worker, or no longer."""
+        return self._send("PATCH", f"workers/{name}/devices/{index}", json={"is_shared": is_shared})
+
+    def quotas(self) -> list[Row]:
+        """What the user's teams may have, and have; all teams, for the hub's staff."""
+        rows: list[Row] = self._get("quotas")["data"]
+        return rows
+
+    def set_quota(self, team: str, *, max_devices: int | None, max_hours: float | None, weight: float) -> Row:
+        body = {"max_devices": max_devices, "max_hours": max_hours, "weight": weight}
+        return self._send("PUT", f"quotas/{team}", json=body)
+
     # ---- HTTP
 
     def _upload_in_parts(self, path: Path) -> str:

@@ -137,7 +137,7 @@ def list_jobs(
         print_json(jobs)
         return
     print_table(
-        ["ID", "KIND", "STATE", "BASE MODEL", "STEP", "BY", "CREATED"],
+        ["ID", "KIND", "STATE", "BASE MODEL", "STEP", "BY", "CREATED", "WHY IT WAITS"],
         [
             (
                 job["id"],
@@ -147,6 +147,7 @@ def list_jobs(
                 f"{job['step']}/{job['total_steps'] or '?'}",
                 job["created_by"],
                 day(job["created_at"]),
+                job["waiting_reason"].partition(". ")[0] or "-",
             )
             for job in jobs
         ],

@@ -30,6 +30,9 @@ COMMANDS = {
     "up": LazyCommand("finetune_hub.cli.up:up", "Run the whole hub on this machine."),
     "status": LazyCommand("finetune_hub.cli.up:status", "Show what runs on this machine."),
     "down": LazyCommand("finetune_hub.cli.up:down", "Stop the hub on this machine."),
+    "worker": LazyCommand(
+        "finetune_hub.cli.worker:worker", "Run one more worker, for a hub that runs here or elsewhere."
+    ),
     "train": LazyCommand("finetune_hub.cli.train:train", "Train a recipe on this machine, without the hub."),
     "recipe": LazyCommand("finetune_hub.cli.recipe:app", "Make a recipe for a dataset, or import one."),
     "export": LazyCommand("finetune_hub.cli.export:export", "Write an adapter for other programs, or merged."),
@@ -39,7 +42,8 @@ COMMANDS = {
     "base-models": LazyCommand("finetune_hub.cli.base_models:app", "Import a base model, list them."),
     "jobs": LazyCommand("finetune_hub.cli.jobs:app", "Submit a recipe, watch, pause, retry, cancel."),
     "adapters": LazyCommand("finetune_hub.cli.adapters:app", "List adapters, pull one."),
-    "workers": LazyCommand("finetune_hub.cli.workers:app", "List the workers, drain one, resume it."),
+    "workers": LazyCommand("finetune_hub.cli.workers:app", "List the workers, drain one, resume it, share a device."),
+    "quotas": LazyCommand("finetune_hub.cli.quotas:app", "What teams may have of the fleet, and have."),
 }
 
 
