@@ -46,6 +46,19 @@ def seconds(name: str, default: float) -> float:
     return duration
 
 
+def count(name: str, default: int) -> int:
+    """A whole number from 1 up."""
+    value = os.environ.get(name, str(default))
+    if not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise InvalidEnvironment(f"{name}={value!r} is no whole number above 0. Write for example {default}.")
+    return int(value)
+
+
+def words(name: str) -> list[str]:
+    """Words between commas; none when it is not set."""
+    return [word.strip() for word in os.environ.get(name, "").split(",") if word.strip()]
+
+
 def folder(name: str, default: Path) -> Path:
     """An absolute folder; it need not exist yet."""
     return Path(os.environ.get(name) or default).expanduser().absolute()

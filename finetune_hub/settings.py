@@ -22,6 +22,10 @@ REDIRECT_DOWNLOADS = environment.flag("FINETUNE_HUB_REDIRECT_DOWNLOADS", default
 DOWNLOAD_ADDRESS_LIFETIME = timedelta(minutes=15)
 REDIS_URL = environment.text("REDIS_URL")
 WORKER_NAME = environment.text("FINETUNE_HUB_WORKER_NAME", "local")
+# Jobs may ask for workers by these words.
+WORKER_LABELS = environment.words("FINETUNE_HUB_WORKER_LABELS")
+# As how many devices a machine without a GPU lends its processors and its memory.
+CPU_DEVICES = environment.count("FINETUNE_HUB_CPU_DEVICES", 1)
 
 # A lease ends this long after its last renewal; a worker renews it three times as often (P3).
 LEASE = timedelta(seconds=environment.seconds("FINETUNE_HUB_LEASE_SECONDS", 60))

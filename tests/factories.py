@@ -123,12 +123,14 @@ def make_job(team: Team, **columns: Any) -> Job:
     return job
 
 
-def make_worker(name: str | None = None, *, devices: int = 1, **columns: Any) -> Worker:
+def make_worker(
+    name: str | None = None, *, devices: int = 1, device: dict[str, Any] | None = None, **columns: Any
+) -> Worker:
+    """A worker in good health; `device` overrides columns of its devices."""
     worker = Worker.objects.create(name=name or f"worker{next(_numbers)}", hostname="host", version="0.1.0", **columns)
+    facts = {"kind": DeviceKind.CPU, "name": "A processor, 2 cores", "memory_bytes": 24 * 2**30} | (device or {})
     for index in range(devices):
-        Device.objects.create(
-            worker=worker, index=index, kind=DeviceKind.CPU, name="A processor, 2 cores", memory_bytes=24 * 2**30
-        )
+        Device.objects.create(worker=worker, index=index, **facts)
     worker.refresh_from_db()
     return worker
 

@@ -75,7 +75,11 @@ class Agent(threading.Thread):
     def _join(self) -> Worker:
         """Register, and go on with the attempts that an earlier life of this worker left running."""
         worker = worker_port.register_worker(
-            self.worker_name, hostname=socket.gethostname(), version=version("finetune_hub"), devices=find_devices()
+            self.worker_name,
+            hostname=socket.gethostname(),
+            version=version("finetune_hub"),
+            devices=find_devices(),
+            labels=settings.WORKER_LABELS,
         )
         for folder in AttemptFolder.found_in(self.root):
             if folder.lease.attempt_id not in self.attempts:

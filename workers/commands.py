@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from finetune_hub.spec.run import DatasetFile, EvaluateRun, FetchRun, ImportRun,
 from finetune_hub.spec.run import DeviceKind as DeviceKindOfRun
 from finetune_hub.spec.training import TrainingSpec
 from workers.attempt_folder import AttemptFolder
+from workers.inventory import threads_of_cpu_device
 
 
 @dataclass
@@ -46,9 +48,10 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
         ArtifactError: a file cannot be had, or is not what its manifest says.
         LeaseLost: it took too long.
     """
-    job, device = attempt.job, attempt.devices.get()
-    commands = Commands(environment=device_environment(device))
-    kind: DeviceKindOfRun = "cuda" if device.kind == DeviceKind.CUDA else "cpu"
+    job, devices = attempt.job, list(attempt.devices.order_by("index"))
+    commands = Commands(environment=device_environment(devices))
+    kind: DeviceKindOfRun = "cuda" if devices[0].kind == DeviceKind.CUDA else "cpu"
+    threads = threads_of_cpu_device(settings.CPU_DEVICES) if kind == "cpu" and settings.CPU_DEVICES > 1 else None
     match JobKind(job.kind):
         case JobKind.TRAIN:
             base = base_model_folder(job.base_model)
@@ -61,6 +64,7 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
                 resume_from=checkpoint_folder(job, folder),
                 seconds_left=seconds_left(job),
                 device=kind,
+                threads=threads,
             )
             commands.add(folder, ENGINE, "train", run)
             verify = VerifyRun(
@@ -69,6 +73,7 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
                 probe_file=folder.output / "probe.safetensors",
                 output_dir=folder.verification,
                 device=kind,
+                threads=threads,
             )
             commands.add(folder, ENGINE, "verify", verify)
         case JobKind.EVALUATE:
@@ -81,6 +86,7 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
                 datasets=dataset_files(job),
                 output_dir=folder.output,
                 device=kind,
+                threads=threads,
                 **{name: value for name, value in job.spec.items() if value is not None},
             )
             commands.add(folder, ENGINE, "evaluate", evaluate)
@@ -106,9 +112,9 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
 ENGINE = "finetune_hub.engine"
 
 
-def device_environment(device: Device) -> dict[str, str]:
-    """Show the engine its own device and no other."""
-    return {"CUDA_VISIBLE_DEVICES": str(device.index) if device.kind == DeviceKind.CUDA else ""}
+def device_environment(devices: Sequence[Device]) -> dict[str, str]:
+    """Show the engine its own devices and no other; with several, its ranks take them in turn."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(str(one.index) for one in devices if one.kind == DeviceKind.CUDA)}
 
 
 def base_model_folder(base_model: BaseModelRow) -> Path:

@@ -1,4 +1,4 @@
-"""The devices of this machine: its NVIDIA GPUs, else its processors as one device. Never through torch (P1)."""
+"""The devices of this machine: its NVIDIA GPUs, else its processors in equal shares. Never through torch (P1)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 
 import pynvml
+from django.conf import settings
 
 from finetune_hub.fleet.models import DeviceKind
 from finetune_hub.jobs.worker_port import DeviceReport
@@ -14,7 +15,7 @@ from finetune_hub.jobs.worker_port import DeviceReport
 
 def find_devices() -> list[DeviceReport]:
     """All devices that may be lent to attempts."""
-    return find_gpus() or [cpu_device()]
+    return find_gpus() or cpu_devices(settings.CPU_DEVICES)
 
 
 def find_gpus() -> list[DeviceReport]:
@@ -38,11 +39,20 @@ def find_gpus() -> list[DeviceReport]:
         pynvml.nvmlShutdown()
 
 
-def cpu_device() -> DeviceReport:
-    """All processors together, as one device."""
+def cpu_devices(count: int) -> list[DeviceReport]:
+    """The processors and the memory of this machine as `count` devices, each with its share of both."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    name = f"{processor_name()}, {os.cpu_count()} cores"
-    return DeviceReport(kind=DeviceKind.CPU, index=0, name=name, memory_bytes=memory_bytes)
+    cores = threads_of_cpu_device(count)
+    name = f"{processor_name()}, {cores} core{'s' if cores > 1 else ''}"
+    return [
+        DeviceReport(kind=DeviceKind.CPU, index=index, name=name, memory_bytes=memory_bytes // count)
+        for index in range(count)
+    ]
+
+
+def threads_of_cpu_device(count: int) -> int:
+    """How many of the machine's threads each of `count` devices may use."""
+    return max(1, (os.cpu_count() or 1) // count)
 
 
 def processor_name() -> str:

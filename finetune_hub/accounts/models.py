@@ -23,6 +23,10 @@ class User(AbstractUser):
         """All teams share the workers, so an admin of any team manages them; staff do too (docs/adr/0004)."""
         return self.is_staff or self.memberships.filter(role=Role.ADMIN).exists()
 
+    def may_set_quotas(self) -> bool:
+        """Staff alone: an admin of one team would be judge in their own cause."""
+        return self.is_staff
+
     def awaits_first_sign_in(self) -> bool:
         """Invited and never here: nothing is theirs yet, so the admin who invites them may hold their login link."""
         return self.last_login is None and not self.has_usable_password() and not self.is_staff
@@ -166,6 +170,9 @@ class Verb(models.TextChoices):
     TOKEN_REVOKED = "token_revoked", "revoked the token"
     WORKER_DRAINED = "worker_drained", "drained"
     WORKER_RESUMED = "worker_resumed", "resumed"
+    DEVICE_SHARED = "device_shared", "let small jobs share"
+    DEVICE_UNSHARED = "device_unshared", "let jobs no longer share"
+    QUOTA_CHANGED = "quota_changed", "changed the quota to"
 
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):

@@ -55,6 +55,22 @@ class RoleChange(Part):
     role: Role
 
 
+class Quota(Part):
+    """What a team may have of the fleet; what is left out is not limited."""
+
+    max_devices: int | None = Field(None, ge=0, le=100_000, description="Devices at a time.")
+    max_hours: float | None = Field(
+        None, ge=0, le=1e9, allow_inf_nan=False, description="Device hours a calendar month (UTC)."
+    )
+    weight: float = Field(1.0, gt=0, le=1000, description="Its part of a full fleet, relative to the other teams.")
+
+
+class DeviceChange(Part):
+    """What an admin permits on a device."""
+
+    is_shared: bool = Field(description="Small jobs may be on it together, as far as its memory goes.")
+
+
 class NewToken(Part):
     """A token to make."""
 

@@ -66,6 +66,15 @@ class AdminsManageWorkers(MembersSubmit):
         return user_of(request).may_manage_workers()
 
 
+class StaffSetQuotas(MembersSubmit):
+    scope = Scope.ADMIN
+    refusal = "Only the hub's staff say what a team may have."
+    remedy = "Ask whoever runs the hub."
+
+    def role_allows(self, request: Request) -> bool:
+        return user_of(request).may_set_quotas()
+
+
 def require_scope(request: Request, scope: Scope) -> None:
     """
     Raises:

@@ -11,8 +11,10 @@ from finetune_hub.accounts.models import ApiToken, Membership, Role, Scope
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.models import Attempt, Job, JobDataset, JobEvent, JobState, MetricPoint
+from finetune_hub.jobs.team_use import TeamUse
 from finetune_hub.registry.downloads import artifact_url
 from finetune_hub.registry.models import Adapter, AdapterVersion
+from finetune_hub.scheduling.placement.reasons import WAIT_CODES
 from finetune_hub.spec.compatibility import Answer, Program
 
 
@@ -138,6 +140,10 @@ class JobSerializer(serializers.ModelSerializer[Job]):
     created_by = serializers.CharField(source="created_by.username")
     base_model = serializers.CharField(source="base_model.name")
     state = serializers.ChoiceField(choices=JobState.choices)
+    waiting_code = serializers.SerializerMethodField()
+    expected_start = serializers.DateTimeField(
+        allow_null=True, help_text="When it starts if all goes as expected; null: it does not wait, or nobody knows."
+    )
     failure = serializers.SerializerMethodField()
 
     class Meta:
@@ -153,6 +159,8 @@ class JobSerializer(serializers.ModelSerializer[Job]):
             "started_at",
             "finished_at",
             "waiting_reason",
+            "waiting_code",
+            "expected_start",
             "priority",
             "after",
             "step",
@@ -161,6 +169,10 @@ class JobSerializer(serializers.ModelSerializer[Job]):
             "eta_seconds",
             "failure",
         ]
+
+    @extend_schema_field(serializers.ChoiceField(choices=["", *WAIT_CODES]))
+    def get_waiting_code(self, job: Job) -> str:
+        return job.waiting_code if job.waiting_reason else ""
 
     @extend_schema_field(FailureSerializer(allow_null=True))
     def get_failure(self, job: Job) -> dict[str, Any] | None:
@@ -400,7 +412,7 @@ class AdapterVersionDetailSerializer(serializers.ModelSerializer[AdapterVersion]
 class DeviceSerializer(serializers.ModelSerializer[Device]):
     class Meta:
         model = Device
-        fields = ["index", "kind", "name", "memory_bytes", "present"]
+        fields = ["index", "kind", "name", "memory_bytes", "present", "is_shared"]
 
 
 class WorkerSerializer(serializers.ModelSerializer[Worker]):
@@ -414,6 +426,7 @@ class WorkerSerializer(serializers.ModelSerializer[Worker]):
             "name",
             "hostname",
             "version",
+            "labels",
             "health",
             "health_reason",
             "drain_requested",
@@ -428,3 +441,18 @@ class WorkerSerializer(serializers.ModelSerializer[Worker]):
 
     def get_health_reason(self, worker: Worker) -> str:
         return worker.health()[1]
+
+
+class QuotaSerializer(serializers.Serializer[TeamUse]):
+    team = serializers.CharField(source="team.slug")
+    name = serializers.CharField(source="team.name")
+    max_devices = serializers.IntegerField(source="quota.max_devices", allow_null=True, help_text="At a time.")
+    max_hours = serializers.FloatField(
+        source="quota.max_hours", allow_null=True, help_text="Device hours a calendar month (UTC)."
+    )
+    weight = serializers.FloatField(source="quota.weight", help_text="Its part of a full fleet, relative to others.")
+    devices = serializers.IntegerField(help_text="In use now.")
+    month_hours = serializers.FloatField(help_text="Device hours that it has had this month.")
+    recent_hours = serializers.FloatField(
+        help_text="Device hours, those of a week ago counting half: what fair share goes by."
+    )

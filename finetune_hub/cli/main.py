@@ -40,7 +40,8 @@ COMMANDS = {
     "base-models": LazyCommand("finetune_hub.cli.base_models:app", "Import a base model, list them."),
     "jobs": LazyCommand("finetune_hub.cli.jobs:app", "Submit a recipe, watch, pause, retry, cancel."),
     "adapters": LazyCommand("finetune_hub.cli.adapters:app", "List adapters, pull one."),
-    "workers": LazyCommand("finetune_hub.cli.workers:app", "List the workers, drain, resume, invite."),
+    "workers": LazyCommand("finetune_hub.cli.workers:app", "List, drain, resume, share, invite."),
+    "quotas": LazyCommand("finetune_hub.cli.quotas:app", "What teams may have of the fleet, and have."),
 }
 
 

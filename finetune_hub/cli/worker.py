@@ -13,8 +13,10 @@ from typing import Annotated
 import typer
 
 from finetune_hub.cli import style
+from finetune_hub.embedded.environment import load_environment
 from finetune_hub.embedded.folders import default_home, prepare_home
 from finetune_hub.embedded.stack import PYTHON, WORKER_NAME, default_worker_name, worker_command
+from finetune_hub.embedded.state import read_state
 
 ADDRESSES = {
     "DATABASE_URL": "the hub's Postgres; `finetune-hub workers invite NAME` on its machine prints one for a worker",
@@ -25,18 +27,22 @@ ADDRESSES = {
 
 def worker(
     name: Annotated[
-        str | None, typer.Option(help="The worker's name in the fleet. Default: this machine's short name.")
+        str | None, typer.Option(help="Its name, one of its own on the hub. Default: the machine's short name.")
     ] = None,
-    labels: Annotated[str, typer.Option(help="Words by which jobs may choose it, such as `a100,eu`.")] = "",
+    labels: Annotated[str | None, typer.Option(help="Words by which jobs may choose it, such as `a100,eu`.")] = None,
+    cpu_devices: Annotated[
+        int | None, typer.Option(help="Where there is no GPU: lend the processors as so many devices.", min=1)
+    ] = None,
     home: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of its attempts and caches. Default: workers/NAME in FINETUNE_HUB_HOME or ~/.finetune-hub.",
+            help="Folder of its attempts and caches. Default: workers/NAME in FINETUNE_HUB_HOME or ~/.finetune-hub; "
+            "beside a hub that runs on this machine, the hub's own.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Join a hub with this machine's GPUs. DATABASE_URL, REDIS_URL and ARTIFACT_URL say where the hub is.
+    """Join a hub with this machine's GPUs: the one that DATABASE_URL, REDIS_URL and ARTIFACT_URL name, or the one here.
 
     Ctrl-C, or SIGTERM, stops the worker alone: trainings go on, and a worker started before their lease ends takes them
     up again.
@@ -44,49 +50,53 @@ def worker(
     name = name or default_worker_name()
     if not re.fullmatch(WORKER_NAME, name):
         raise style.CommandError(f"{name!r} is no worker's name.", "Write up to 64 of a-z, 0-9 and -.", exit_code=2)
-    folder = (home.expanduser() if home else default_home() / "workers" / name).absolute()
-    environment = worker_environment(folder, name, labels)
+    folder = (home.expanduser() if home else default_home()).absolute()
+    if not any(os.environ.get(variable) for variable in ADDRESSES) and read_state(folder):
+        environment = load_environment(folder)
+    else:
+        require_addresses()
+        environment = {"DJANGO_SETTINGS_MODULE": "finetune_hub.settings", **os.environ}
+        folder = folder if home else folder / "workers" / name
+    environment |= {
+        "FINETUNE_HUB_HOME": str(folder),
+        "FINETUNE_HUB_WORKER_NAME": name,
+        "SECRET_KEY": secrets.token_urlsafe(48),  # A worker signs nothing, and needs no key of the hub.
+        "PYTHONUNBUFFERED": "1",
+    }
+    if labels is not None:
+        environment["FINETUNE_HUB_WORKER_LABELS"] = labels
+    if cpu_devices is not None:
+        environment["FINETUNE_HUB_CPU_DEVICES"] = str(cpu_devices)
     prepare_home(folder)
-    _hold_for_life(folder)
+    hold_for_life(folder, name)
     if subprocess.run([*PYTHON, "workers.preflight"], env=environment, cwd=folder, check=False).returncode != 0:
         raise typer.Exit(1)
     style.say(f"[bold]{name}[/bold] joins; its attempts and caches are in {style.literal(folder)}")
     os.chdir(folder)
     command = worker_command(name)
-    os.execve(command[0], command, environment)  # noqa: S606 (no shell, and none is wanted)
+    os.execve(command[0], command, environment)  # noqa: S606 (the command is ours, and no shell reads it)
 
 
-def worker_environment(home: Path, name: str, labels: str) -> dict[str, str]:
-    """This process' variables and the worker's own. No key of the hub is among them: a worker signs nothing.
-
+def require_addresses() -> None:
+    """
     Raises:
         CommandError: an address is missing.
     """
     for variable, what in ADDRESSES.items():
         if not os.environ.get(variable):
             raise style.CommandError(f"{variable} is not set.", f"It is the address of {what}.", exit_code=2)
-    return {
-        "DJANGO_SETTINGS_MODULE": "finetune_hub.settings",
-        **os.environ,
-        "FINETUNE_HUB_HOME": str(home),
-        "FINETUNE_HUB_WORKER_NAME": name,
-        "FINETUNE_HUB_WORKER_LABELS": labels,
-        "SECRET_KEY": secrets.token_urlsafe(48),
-        "PYTHONUNBUFFERED": "1",
-    }
 
 
-def _hold_for_life(home: Path) -> None:
-    """Keep the home for this worker. The lock passes to the program that this process becomes, and ends with it.
+def hold_for_life(home: Path, name: str) -> None:
+    """Keep a second worker of this name out of the home. The lock passes to the program that this process becomes.
 
     Raises:
-        CommandError: another worker runs in it.
+        CommandError: there is one.
     """
-    lock = os.open(home / "run" / "worker.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    lock = os.open(home / "run" / f"worker-{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     os.set_inheritable(lock, True)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise style.CommandError(
-            f"A worker already runs in {home}.", "Stop it first, or give this one another --name and --home."
-        ) from None
+        problem = f"The worker {name} already runs in {home}."
+        raise style.CommandError(problem, "Stop it first, or give this one another --name.") from None

@@ -1,4 +1,4 @@
-"""`finetune-hub workers`: list, drain, resume; and on the hub's machine: invite, revoke."""
+"""`finetune-hub workers`: list, drain, resume, share; and on the hub's machine: invite, revoke."""
 
 from __future__ import annotations
 
@@ -61,6 +61,23 @@ def resume_worker(name: Name, as_json: Json = False) -> None:
     """Let new jobs come to a worker again."""
     with connect() as hub:
         _print_health(hub.resume_worker(name), as_json)
+
+
+@app.command("share")
+@reports_errors
+def share_device(
+    name: Name,
+    device: Annotated[int, typer.Argument(help="The device's number on its worker, from 0.")],
+    off: Annotated[bool, typer.Option("--off", help="Let them no longer share it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let small jobs share a device, as far as its memory goes."""
+    with connect() as hub:
+        worker = hub.share_device(name, device, not off)
+    if as_json:
+        print_json(worker)
+    else:
+        print(f"Device {device} of {name} is lent {'whole' if off else 'in parts to jobs whose memory is known'}.")
 
 
 @app.command("invite")

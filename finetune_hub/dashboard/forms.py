@@ -12,6 +12,7 @@ from django.template.defaultfilters import filesizeformat
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.data.formats.mapped import PARTS
+from finetune_hub.jobs.team_use import TeamUse
 from finetune_hub.spec.recipes.translate import MAX_CHARACTERS, Translation, UnreadableRecipe, translate
 from finetune_hub.spec.refusal import Refusal
 
@@ -122,6 +123,27 @@ class UploadBeginForm(TeamForm):
     file_name = forms.CharField(max_length=255)
     size_bytes = forms.IntegerField(min_value=1, max_value=2**62)
     fingerprint = forms.CharField(max_length=255)
+
+
+class QuotaForm(forms.Form):
+    """What a team may have of the fleet."""
+
+    max_devices = forms.IntegerField(
+        required=False, min_value=0, max_value=100_000, label="Devices at a time", help_text="Empty: no limit."
+    )
+    max_hours = forms.FloatField(
+        required=False, min_value=0, max_value=1e9, label="Device hours a month", help_text="Empty: no limit."
+    )
+    weight = forms.FloatField(
+        min_value=0.001, max_value=1000, help_text="Its part of a full fleet, relative to the other teams."
+    )
+
+    @classmethod
+    def of(cls, use: TeamUse) -> QuotaForm:
+        """Filled with what holds now."""
+        quota = use.quota
+        initial = {"max_devices": quota.max_devices, "max_hours": quota.max_hours, "weight": quota.weight}
+        return cls(initial=initial, prefix=use.team.slug)
 
 
 class PartForm(forms.Form):

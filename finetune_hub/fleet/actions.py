@@ -1,12 +1,12 @@
-"""The verbs of the fleet: drain a worker before it is mended, and let it work again."""
+"""The verbs of the fleet: drain and resume workers, let jobs share a device, say what a team may have."""
 
 from __future__ import annotations
 
 from django.db import transaction
 
 from finetune_hub.accounts.actions import record
-from finetune_hub.accounts.models import User, Verb
-from finetune_hub.fleet.models import Worker
+from finetune_hub.accounts.models import Team, User, Verb
+from finetune_hub.fleet.models import Device, TeamQuota, Worker
 
 
 def drain_worker(worker: Worker, *, actor: User) -> None:
@@ -26,3 +26,24 @@ def resume_worker(worker: Worker, *, actor: User) -> None:
 def _request_drain(worker: Worker, drain: bool, verb: Verb, actor: User) -> None:
     if Worker.objects.filter(pk=worker.pk, drain_requested=not drain).update(drain_requested=drain):
         record(verb, worker.name, team=None, actor=actor)
+
+
+@transaction.atomic
+def share_device(device: Device, is_shared: bool, *, actor: User) -> None:
+    """Let small jobs be on the device together, or no longer: those that are go on. Twice is once."""
+    if Device.objects.filter(pk=device.pk, is_shared=not is_shared).update(is_shared=is_shared):
+        verb = Verb.DEVICE_SHARED if is_shared else Verb.DEVICE_UNSHARED
+        record(verb, str(device), team=None, actor=actor)
+
+
+@transaction.atomic
+def set_quota(team: Team, *, max_devices: int | None, max_hours: float | None, weight: float, actor: User) -> TeamQuota:
+    """Say what the team may have from the next scheduling pass on; what runs goes on. Twice is once."""
+    Team.objects.select_for_update(no_key=True).get(pk=team.pk)
+    before = TeamQuota.objects.filter(team=team).first() or TeamQuota(team=team)
+    quota, _ = TeamQuota.objects.update_or_create(
+        team=team, defaults={"max_devices": max_devices, "max_hours": max_hours, "weight": weight}
+    )
+    if str(before) != str(quota):
+        record(Verb.QUOTA_CHANGED, str(quota), team=team, actor=actor)
+    return quota

@@ -5,8 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Now
+
+from finetune_hub.accounts.models import Team
 
 
 class WorkerQuerySet(models.QuerySet["Worker"]):
@@ -17,6 +20,12 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
             heartbeat_at__gt=Now() - settings.CANARY_MISSING_AFTER,
             canary_at__gt=Now() - settings.CANARY_MISSING_AFTER,
         )
+
+    def most_devices(self) -> int | None:
+        """How many devices of one kind and name the largest worker has; None: there is no device."""
+        alike = Device.objects.filter(worker__in=self, present=True).values("worker", "kind", "name")
+        most: int | None = alike.annotate(count=models.Count("pk")).aggregate(most=models.Max("count"))["most"]
+        return most
 
     def with_health(self) -> WorkerQuerySet:
         """Adds `heartbeat_age` and `canary_age`, both on the database's clock, and `has_attempts`."""
@@ -35,6 +44,9 @@ class Worker(models.Model):
     name = models.SlugField(max_length=64, unique=True)
     hostname = models.CharField(max_length=255)
     version = models.CharField(max_length=40)
+    labels = ArrayField(
+        models.CharField(max_length=40), default=list, help_text="Words by which jobs may choose it, set where it runs."
+    )
     drain_requested = models.BooleanField(default=False, help_text="Gets no new attempts; running ones go on.")
     registered_at = models.DateTimeField(db_default=Now())
     heartbeat_at = models.DateTimeField(db_default=Now())
@@ -77,7 +89,7 @@ class DeviceKind(models.TextChoices):
 
 
 class Device(models.Model):
-    """What an attempt computes on: a GPU, or the machine's processors as one device."""
+    """What an attempt computes on: a GPU, or the machine's processors or a share of them."""
 
     worker = models.ForeignKey(Worker, models.CASCADE, related_name="devices")
     index = models.PositiveSmallIntegerField()
@@ -85,6 +97,9 @@ class Device(models.Model):
     name = models.CharField(max_length=200)
     memory_bytes = models.BigIntegerField()
     present = models.BooleanField(default=True, help_text="False once the worker no longer reports it.")
+    is_shared = models.BooleanField(
+        default=False, help_text="Small jobs may be on it together, as far as its memory goes."
+    )
 
     class Meta:
         ordering = ["worker_id", "index"]
@@ -106,3 +121,25 @@ class WorkerRole(models.Model):
 
     def __str__(self) -> str:
         return f"{self.role_name} for {self.worker_name}"
+
+
+class TeamQuota(models.Model):
+    """What a team may have of the fleet. A team without one may have all of it, with weight 1."""
+
+    team = models.OneToOneField(Team, models.CASCADE, primary_key=True, related_name="quota")
+    max_devices = models.PositiveIntegerField(null=True, help_text="Devices at a time; null: as many as there are.")
+    max_hours = models.FloatField(
+        null=True, help_text="Device hours a calendar month (UTC); null: as many as it likes."
+    )
+    weight = models.FloatField(default=1.0, help_text="Its part of a full fleet, relative to the other teams.")
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=models.Q(max_hours=None) | models.Q(max_hours__gte=0), name="hours_quota"),
+            models.CheckConstraint(condition=models.Q(weight__gt=0), name="quota_weight_positive"),
+        ]
+
+    def __str__(self) -> str:
+        devices = "any number of devices" if self.max_devices is None else f"{self.max_devices} devices"
+        hours = "any number of hours" if self.max_hours is None else f"{self.max_hours:g} hours"
+        return f"{devices} at a time, {hours} a month, weight {self.weight:g}"

@@ -35,7 +35,7 @@ DELETABLE = ["jobs_checkpoint"]
 CHANGEABLE = {
     "catalog_basemodel": "artifact_prefix facts revision state",
     "fleet_device": "memory_bytes name present",
-    "fleet_worker": "canary_at heartbeat_at hostname registered_at version",
+    "fleet_worker": "canary_at heartbeat_at hostname labels registered_at version",
     "jobs_attempt": "events_offset failure_class failure_message finished_at lease_expires_at lease_token log_tail "
     "progress_at resumed_from_step started_at state",
     "jobs_deviceuse": "released_at",

@@ -13,6 +13,7 @@ from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.catalog.models import BaseModel, BaseModelState, DatasetVersion
 from finetune_hub.catalog.sources import parse_source
 from finetune_hub.data.rows import RowKind
+from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs.lifecycle import EventDraft, add_events, lock_job
 from finetune_hub.jobs.live import announce, poke_control
 from finetune_hub.jobs.models import (
@@ -54,14 +55,8 @@ def submit_training(
             `duplicate_dataset`, `not_preference_pairs`, `does_not_fit`, `too_many_gpus`, `priority_not_allowed`,
             `unknown_job`, `wrong_job_state`, `idempotency_key_reused`.
     """
+    check_gpus(spec.runtime.gpus)
     check_priority(team, user, priority)
-    if spec.runtime.gpus > 1:
-        raise Refusal(
-            "too_many_gpus",
-            f"The service gives a job one device, and this one wants {spec.runtime.gpus}.",
-            "Leave `runtime.gpus` at 1, or run the recipe with `finetune-hub train` on a machine with several GPUs.",
-            field="runtime.gpus",
-        )
     base_model = find_base_model(team, spec.base_model)
     choices = [(find_dataset_version(team, choice), choice.weight) for choice in spec.datasets]
     if len({version.pk for version, _ in choices}) < len(choices):
@@ -206,6 +201,22 @@ def import_base_model(team: Team, user: User, *, name: str, source: str | None =
                 )
         return _create_job(
             team=team, created_by=user, kind=JobKind.IMPORT, base_model=base_model, spec={"source": str(checked)}
+        )
+
+
+def check_gpus(wanted: int) -> None:
+    """Several devices are those of one worker: refused where the largest has fewer, whether it is at work now or not.
+
+    Raises:
+        Refusal: `too_many_gpus`.
+    """
+    most = Worker.objects.most_devices()
+    if wanted > 1 and most is not None and wanted > most:
+        raise Refusal(
+            "too_many_gpus",
+            f"The job wants {wanted} devices of one worker, and the largest worker has {most}.",
+            f"Set `runtime.gpus` to {most} at most, or add a larger machine.",
+            field="runtime.gpus",
         )
 
 

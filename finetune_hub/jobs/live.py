@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -24,7 +25,12 @@ def channel(job_id: str) -> str:
 
 def announce(job_id: str) -> None:
     """After the commit, tell whoever watches the job that there is something new to read in Postgres."""
-    transaction.on_commit(partial(_publish, job_id))
+    announce_all([job_id])
+
+
+def announce_all(job_ids: Sequence[str]) -> None:
+    """The same for several jobs, in one message to Redis."""
+    transaction.on_commit(partial(_publish, job_ids))
 
 
 def poke_control(task: str, *args: Any) -> None:
@@ -49,11 +55,14 @@ def _send(task: str, args: tuple[Any, ...], queue: str, **options: Any) -> None:
         log.warning("poke lost: %s to %s: %s", task, queue, error)
 
 
-def _publish(job_id: str) -> None:
+def _publish(job_ids: Sequence[str]) -> None:
+    pipeline = _redis().pipeline(transaction=False)
+    for job_id in job_ids:
+        pipeline.publish(channel(job_id), "changed")
     try:
-        _redis().publish(channel(job_id), "changed")
+        pipeline.execute()
     except (redis.RedisError, OSError) as error:
-        log.warning("announcement lost: %s: %s", job_id, error)
+        log.warning("announcements lost: %s: %s", ", ".join(job_ids[:3]), error)
 
 
 @lru_cache(maxsize=1)

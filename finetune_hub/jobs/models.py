@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import get_args
 
@@ -126,6 +126,9 @@ class Job(models.Model):
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
     waiting_reason = models.TextField(blank=True, help_text="Why it is not running yet, as the scheduler last saw it.")
+    waiting_code = models.CharField(max_length=20, blank=True, help_text="What blocks it, for programs.")
+    expected_start_at = models.DateTimeField(null=True, help_text="When it starts if all goes as expected.")
+    expected_seconds = models.FloatField(null=True, help_text="How long the planner expects the whole run to take.")
     fruitless_attempts = models.PositiveSmallIntegerField(
         default=0, help_text="Attempts lost in a row without a new checkpoint; the cap on retries counts these."
     )
@@ -192,6 +195,11 @@ class Job(models.Model):
     def is_stopping(self) -> bool:
         """Somebody asked to cancel, and the trainer has not stopped yet."""
         return not self.has_ended and self.desired_state == DesiredState.CANCEL
+
+    @property
+    def expected_start(self) -> datetime | None:
+        """When it starts if all goes as expected; None: it waits for nothing, or nobody knows."""
+        return self.expected_start_at if self.waiting_reason else None
 
     @property
     def is_pausing(self) -> bool:
@@ -397,17 +405,20 @@ class Attempt(models.Model):
 
 
 class DeviceUse(models.Model):
-    """A device held by an attempt, until `released_at`. The database itself refuses to lend a device twice."""
+    """A device held by an attempt, until `released_at`: whole, or a part of its memory where it is shared.
+
+    The database itself refuses to lend a device beyond its memory, or to several attempts one of which has it whole.
+    """
 
     attempt = models.ForeignKey(Attempt, models.CASCADE, related_name="device_uses")
     device = models.ForeignKey(Device, models.PROTECT, related_name="uses")
+    memory_bytes = models.BigIntegerField(null=True, help_text="Its part of a shared device; null: all of it.")
     released_at = models.DateTimeField(null=True)
 
     class Meta:
-        constraints = [
-            models.UniqueConstraint(
-                fields=["device"], condition=models.Q(released_at=None), name="device_lent_to_one_attempt"
-            )
+        indexes = [
+            models.Index(fields=["device"], condition=models.Q(released_at=None), name="device_use_held"),
+            models.Index(fields=["released_at"], name="device_use_by_end"),
         ]
 
     def __str__(self) -> str:

@@ -1,59 +1,165 @@
-"""One scheduler at a time: read the queue and the free devices, call the pure `placement.plan`, and write attempts."""
+"""One scheduler at a time: read jobs, devices and teams, call the pure `placement.plan`, and write what it decides."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Count, Exists, OuterRef, Prefetch, Q
+from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Now
 
 from finetune_hub.fleet.models import Device, Worker
-from finetune_hub.jobs.lifecycle import lock_job
-from finetune_hub.jobs.live import announce, poke_worker
-from finetune_hub.jobs.models import Attempt, DeviceUse, Job, JobState
-from finetune_hub.scheduling.placement import Assignment, Fleet, FreeDevice, WaitingJob, plan
+from finetune_hub.jobs.expectations import expected_end, seconds_left
+from finetune_hub.jobs.lifecycle import lock_job, preempt
+from finetune_hub.jobs.live import announce_all, poke_worker
+from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, DeviceUse, Job, JobKind, JobState
+from finetune_hub.jobs.team_use import uses_of_teams
+from finetune_hub.scheduling.placement import situation
+from finetune_hub.scheduling.placement.plan import plan
+from finetune_hub.scheduling.placement.reasons import Wait
 
 SCHEDULER_LOCK = 0x46485343  # Any fixed number: the key of the advisory lock.
-LOOKED_AT_JOBS = 1000
+LOOKED_AT_JOBS = 10_000
+MAX_PREEMPTIONS = 3  # Of one job: then it may go on to its end, whoever comes.
 
 
 @transaction.atomic
 def schedule_pass() -> int:
-    """Assign waiting jobs to free devices; the number of attempts made.
+    """Assign waiting jobs to free devices, and tell the others why they wait; the number of attempts made.
 
     It waits for a pass that is under way instead of giving up: that one may have read the queue before our job came.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SCHEDULER_LOCK])
-    active = Attempt.objects.active().filter(job=OuterRef("pk"))
-    queue = {job.pk: job for job in Job.objects.in_queue_order().exclude(Exists(active))[:LOOKED_AT_JOBS]}
+    queue = waiting_jobs()
     if not queue:
         return 0
     # Locked, so that a worker whose drain has returned gets nothing from a pass that began before it.
     workers = {worker.pk: worker for worker in Worker.objects.fit_for_work().select_for_update(no_key=True)}
-    held = DeviceUse.objects.filter(device=OuterRef("pk"), released_at=None)
-    devices = Device.objects.filter(present=True)
-    usable = devices.filter(worker__in=workers)
+    now = database_now()
     planned = plan(
-        [WaitingJob(job.pk, frozenset(job.excluded_devices)) for job in queue.values()],
-        [FreeDevice(d.pk, d.worker_id, d.memory_bytes) for d in usable.exclude(Exists(held))],
-        Fleet(
-            devices=devices.count(),
-            usable_devices=usable.count(),
-            draining_devices=devices.filter(worker__drain_requested=True).count(),
-        ),
+        situation.Situation(
+            now=now.timestamp(),
+            next_month=month_after(now).timestamp(),
+            queue=[as_waiting(job) for job in queue],
+            devices=devices(workers),
+            runs=runs(now),
+            teams=[use.as_share() for use in uses_of_teams()],
+        )
     )
     for assignment in planned.assignments:
-        if _assign(assignment):
+        if assign(assignment):
             poke_worker(workers[assignment.worker_id])
-    for job_id, reason in planned.waiting_reasons.items():
-        if queue[job_id].waiting_reason != reason:
-            Job.objects.filter(pk=job_id).update(waiting_reason=reason)
-            announce(job_id)
+    for preemption in planned.preemptions:
+        preempt(Attempt.objects.get(pk=preemption.attempt_id), "A job of higher priority needs its devices.")
+    write_reasons(queue, planned.waits)
     return len(planned.assignments)
 
 
-def _assign(assignment: Assignment) -> bool:
+# ---- reading
+
+
+def waiting_jobs() -> list[Job]:
+    """The head of the queue, without the long documents: of the spec only what placement asks."""
+    active = Attempt.objects.active().filter(job=OuterRef("pk"))
+    wishes = {f"runtime_{name}": KeyTransform(name, "spec__runtime") for name in ("gpus", "device", "labels")}
+    rows = Job.objects.in_queue_order().exclude(Exists(active)).annotate(**wishes).defer("spec", "result")
+    return list(rows[:LOOKED_AT_JOBS])
+
+
+def as_waiting(job: Any) -> situation.WaitingJob:
+    """A row of `waiting_jobs` as placement sees it."""
+    return situation.WaitingJob(
+        job_id=job.pk,
+        team_id=job.team_id,
+        queued_at=job.requested_at.timestamp(),
+        devices=job.runtime_gpus or 1,
+        memory_bytes=job.memory_bytes_needed or 0,
+        wish=job.runtime_device or "",
+        labels=frozenset(job.runtime_labels or ()),
+        priority=job.priority,
+        expected_seconds=seconds_left(job.expected_seconds, job.step, job.total_steps),
+        prefers_cpu=job.kind == JobKind.IMPORT,
+        excluded_devices=frozenset(job.excluded_devices),
+    )
+
+
+def devices(fit_for_work: dict[int, Worker]) -> list[situation.Device]:
+    """All devices that there are; those of a worker that is not among the given ones are away."""
+    found = Device.objects.filter(present=True).select_related("worker").order_by("pk")
+    return [
+        situation.Device(
+            device_id=device.pk,
+            worker_id=device.worker_id,
+            worker=device.worker.name,
+            kind=device.kind,
+            name=device.name,
+            memory_bytes=device.memory_bytes,
+            labels=frozenset(device.worker.labels),
+            is_shared=device.is_shared,
+            away="" if device.worker_id in fit_for_work else why_away(device.worker),
+        )
+        for device in found
+    ]
+
+
+def why_away(worker: Worker) -> str:
+    return "drained" if worker.drain_requested else "offline or unhealthy"
+
+
+def runs(now: datetime) -> list[situation.Run]:
+    """What holds devices."""
+    held = Prefetch("device_uses", DeviceUse.objects.filter(released_at=None).order_by("device_id"))
+    preempted = Count("job__attempts", Q(job__attempts__state=AttemptState.PREEMPTED))
+    rows = Attempt.objects.active().select_related("job").prefetch_related(held).annotate(earlier_preemptions=preempted)
+    return [as_run(attempt, now) for attempt in rows.defer("log_tail", "job__spec", "job__result")]
+
+
+def as_run(attempt: Attempt, now: datetime) -> situation.Run:
+    job, uses = attempt.job, list(attempt.device_uses.all())
+    started_at = attempt.started_at or attempt.assigned_at
+    left = seconds_left(job.expected_seconds, attempt.resumed_from_step, job.total_steps)
+    return situation.Run(
+        attempt_id=attempt.pk,
+        team_id=job.team_id,
+        device_ids=tuple(use.device_id for use in uses),
+        memory_bytes=uses[0].memory_bytes if uses else None,
+        started_at=started_at.timestamp(),
+        expected_end=expected_end(started_at, now, job.eta_seconds, left),
+        priority=job.priority,
+        may_be_preempted=may_be_preempted(attempt),
+    )
+
+
+def may_be_preempted(attempt: Any) -> bool:
+    """A training goes on from its checkpoint; one that is stopping is left alone, and one that stopped often too."""
+    job = attempt.job
+    is_steady = job.kind == JobKind.TRAIN and job.desired_state == DesiredState.RUN and not attempt.stop_wish
+    return is_steady and attempt.earlier_preemptions < MAX_PREEMPTIONS
+
+
+def database_now() -> datetime:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT now()")
+        now: datetime = cursor.fetchone()[0]
+    return now
+
+
+def month_after(moment: datetime) -> datetime:
+    """The first moment of the next month in UTC."""
+    moment = moment.astimezone(UTC)
+    year, month = (moment.year + 1, 1) if moment.month == 12 else (moment.year, moment.month + 1)
+    return datetime(year, month, 1, tzinfo=UTC)
+
+
+# ---- writing
+
+
+def assign(assignment: situation.Assignment) -> bool:
     """Write the attempt. False: the job was cancelled or paused since the queue was read."""
     job = lock_job(assignment.job_id)
     if job.state != JobState.QUEUED:
@@ -64,5 +170,31 @@ def _assign(assignment: Assignment) -> bool:
         worker_id=assignment.worker_id,
         lease_expires_at=Now() + settings.CLAIM_WITHIN,
     )
-    DeviceUse.objects.bulk_create(DeviceUse(attempt=attempt, device_id=pk) for pk in assignment.device_ids)
+    DeviceUse.objects.bulk_create(
+        DeviceUse(attempt=attempt, device_id=pk, memory_bytes=assignment.memory_bytes) for pk in assignment.device_ids
+    )
     return True
+
+
+WRITE_REASONS = """
+    UPDATE jobs_job SET waiting_reason = new.reason, waiting_code = new.code, expected_start_at = new.start
+    FROM unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[]) AS new(id, reason, code, start)
+    WHERE jobs_job.id = new.id AND jobs_job.state = 'queued'"""
+
+
+def write_reasons(queue: Sequence[Job], waits: Mapping[str, Wait]) -> None:
+    """Keep what changed since the last pass, and tell whoever watches."""
+    changed = [
+        (job.pk, wait.sentence, wait.code, start)
+        for job in queue
+        if (wait := waits.get(job.pk))
+        and (start := moment_of(wait), wait.sentence) != (job.expected_start_at, job.waiting_reason)
+    ]
+    if changed:
+        with connection.cursor() as cursor:
+            cursor.execute(WRITE_REASONS, [list(column) for column in zip(*changed, strict=True)])
+        announce_all([row[0] for row in changed])
+
+
+def moment_of(wait: Wait) -> datetime | None:
+    return None if wait.expected_start is None else datetime.fromtimestamp(wait.expected_start, UTC)

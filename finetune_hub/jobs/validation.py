@@ -12,6 +12,7 @@ from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
 from finetune_hub.data.defects import InvalidDataset
 from finetune_hub.data.encode import encode_row
 from finetune_hub.data.intake import read_rows
+from finetune_hub.jobs.expectations import expected_seconds
 from finetune_hub.jobs.lifecycle import Failed, enqueue, fail_job, lock_job
 from finetune_hub.jobs.models import Job, JobKind, JobState
 
@@ -20,7 +21,7 @@ LOOKED_AT_ROWS = 200
 
 def validate_job(job_id: str) -> None:
     """validating → queued, or → failed when the rows do not fit the base model. A second call changes nothing."""
-    job = Job.objects.select_related("base_model").get(pk=job_id)
+    job = Job.objects.select_related("base_model", "team").get(pk=job_id)
     if job.state != JobState.VALIDATING:
         return
     failed, message = None, ""
@@ -33,6 +34,7 @@ def validate_job(job_id: str) -> None:
             failed = Failed("bad_data", error.message, error.remedy)
         except ArtifactError as error:
             failed = Failed("infrastructure", str(error), "Ask whoever runs the artifact store.")
+    seconds = None if failed else expected_seconds(job)
     with transaction.atomic():
         job = lock_job(job_id)
         if job.state != JobState.VALIDATING:
@@ -40,6 +42,7 @@ def validate_job(job_id: str) -> None:
         if failed:
             fail_job(job, failed)
         else:
+            Job.objects.filter(pk=job.pk).update(expected_seconds=seconds)
             enqueue(job, message)
 
 

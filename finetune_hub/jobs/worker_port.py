@@ -78,11 +78,19 @@ class DeviceReport:
 
 
 @transaction.atomic
-def register_worker(name: str, *, hostname: str, version: str, devices: Sequence[DeviceReport]) -> Worker:
+def register_worker(
+    name: str, *, hostname: str, version: str, devices: Sequence[DeviceReport], labels: Sequence[str] = ()
+) -> Worker:
     """Join the fleet, or come back to it. Devices no longer reported stay known, but get no work."""
     worker, _ = Worker.objects.update_or_create(
         name=name,
-        defaults={"hostname": hostname, "version": version, "heartbeat_at": Now(), "canary_at": Now()},
+        defaults={
+            "hostname": hostname,
+            "version": version,
+            "labels": list(labels),
+            "heartbeat_at": Now(),
+            "canary_at": Now(),
+        },
     )
     worker.devices.update(present=False)
     for report in devices:

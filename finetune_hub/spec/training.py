@@ -122,7 +122,9 @@ class RuntimeOptions(Part):
     compile: bool = Field(
         False, description="Compile the layers with torch.compile: minutes of warm-up, then often faster on a GPU."
     )
-    gpus: int = Field(1, ge=1, le=64, description="Processes that share each step's micro batches, one a GPU.")
+    gpus: int = Field(
+        1, ge=1, le=64, description="Processes that share each step's micro batches, one a device, all on one machine."
+    )
     shard_base_model: bool = Field(
         False,
         description="Spread the frozen base model over the GPUs (FSDP2), for bases that do not fit on one: slower. "
@@ -142,6 +144,17 @@ class RuntimeOptions(Part):
     @property
     def max_duration_seconds(self) -> int | None:
         return None if self.max_duration is None else seconds_of(self.max_duration)
+
+    device: str | None = Field(
+        None,
+        min_length=1,
+        max_length=60,
+        description="Words of the device that the service is to choose, such as `cpu`, `h100` or `a100 80gb`; "
+        "left out, the smallest with room, and a GPU where there is one.",
+    )
+    labels: list[Annotated[str, Field(min_length=1, max_length=40)]] = Field(
+        default_factory=list, max_length=8, description="Labels that the worker must have."
+    )
 
     @model_validator(mode="after")
     def _shards_over_several(self) -> RuntimeOptions:

@@ -155,6 +155,16 @@ CALLS = [
     Call("get", "workers", outsider=200),
     Call("post", "worker-drain", lambda world: {"name": "gpu-1"}, outsider=200, scope="admin", role="admin"),
     Call("post", "worker-resume", lambda world: {"name": "gpu-1"}, outsider=200, scope="admin", role="admin"),
+    Call(
+        "patch",
+        "device",
+        lambda world: {"name": "gpu-1", "index": 0},
+        lambda world: {"is_shared": True},
+        outsider=200,
+        scope="admin",
+        role="admin",
+    ),
+    Call("get", "quotas", outsider=200),
     Call("get", "members", outsider=200),
     Call("post", "members", body=a_newcomer, ok=201, outsider=201, scope="admin", role="admin"),
     Call("patch", "member", the_teammate, lambda world: {"role": "viewer"}, scope="admin", role="admin"),
@@ -169,7 +179,7 @@ CALLERS = ["owner", "teammate", "viewer", "outsider", "anonymous", "expired"]
 
 
 def test_every_route_is_here() -> None:
-    assert {call.route for call in CALLS} | {"token", "upload"} == {
+    assert {call.route for call in CALLS} | {"token", "upload", "quota"} == {
         pattern.name for pattern in urlpatterns if pattern.name
     }
 
@@ -245,6 +255,24 @@ def test_an_upload_is_its_senders_alone(caller: str, world: World) -> None:
     assert sent.status_code == (403 if caller == "viewer" else expected.get(caller, 404))
     received = world["owner"].get(address).json()["received_bytes"]
     assert received == (5 if caller == "owner" else 0)
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_quotas_are_set_by_staff_alone(caller: str, world: World) -> None:
+    """An admin of a team is none of the hub; staff set the quota of any team, with a token that may."""
+    address = reverse("api:quota", kwargs={"slug": world.team.slug})
+    body = {"max_devices": 4, "weight": 2}
+    expected = 401 if caller in {"anonymous", "expired"} else 403
+    assert world[caller].put(address, body, format="json").status_code == expected
+    assert not AuditEvent.objects.filter(verb="quota_changed").exists()
+    world.alice.is_staff = True
+    world.alice.save()
+    answered = world["owner"].put(address, body, format="json")
+    assert (answered.status_code, answered.json()["max_devices"], answered.json()["max_hours"]) == (200, 4, None)
+    assert client_with(world.alice, world.team, scopes=["write"]).put(address, body, format="json").status_code == 403
+    assert [str(event) for event in AuditEvent.objects.filter(verb="quota_changed")] == [
+        "alice changed the quota to 4 devices at a time, any number of hours a month, weight 2"
+    ]
 
 
 @contextmanager

@@ -114,7 +114,8 @@ def make_sample_hub() -> SampleHub:
         base_model=model,
         dataset_version=tickets,
         spec=spec_of(model, "tone-of-voice"),
-        waiting_reason="Both devices of gpu-1 are in use; lab-desk is drained. First in the queue.",
+        waiting_reason="Next in line: it needs a device with 9.6 GB, and all 2 that would do (NVIDIA L4) are busy. "
+        "It is expected to start about 14:35 UTC.",
     )
     return SampleHub(user, team, running, succeeded, failed, paused, evaluation, version)
 

@@ -84,6 +84,7 @@ def paths_of(hub: SampleHub) -> dict[str, str]:
         "adapters": "/adapters/",
         "adapter": f"/adapters/{adapter}/",
         "workers": "/workers/",
+        "quotas": "/quotas/",
         "team": "/team/",
         "account": "/account/",
     }

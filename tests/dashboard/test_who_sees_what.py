@@ -13,12 +13,13 @@ from finetune_hub.accounts.models import ApiToken, AuditEvent, Membership, Role,
 from finetune_hub.catalog.models import DatasetVersion
 from finetune_hub.dashboard.middleware import CONTENT_SECURITY_POLICY
 from finetune_hub.dashboard.urls import urlpatterns
+from finetune_hub.fleet.models import TeamQuota
 from finetune_hub.jobs.models import Job
 from tests.dashboard.conftest import CALLERS, World, signed_in
 from tests.factories import make_dataset_version, make_team, make_user
 
 OPEN_TO_STRANGERS = {"login", "login-link", "logout"}
-LISTS = {"home", "jobs", "datasets", "base-models", "adapters", "workers", "team", "account"}
+LISTS = {"home", "jobs", "datasets", "base-models", "adapters", "workers", "quotas", "team", "account"}
 FORMS = {"job-new", "recipe-import", "dataset-upload"}
 DEEDS = {
     "job-pause",
@@ -34,7 +35,8 @@ DEEDS = {
     "upload-part",
 }
 ABOUT_TWO = {"dataset-comparison"}  # Of the team too, and 404 without the other one.
-DEEDS_OF_ADMINS = {"worker-drain", "worker-resume", "member-add", "member-role", "member-remove"}
+DEEDS_OF_STAFF = {"quota-change"}
+DEEDS_OF_ADMINS = {"worker-drain", "worker-resume", "device-share", "member-add", "member-role", "member-remove"}
 DEEDS_FOR_ONESELF = {"password-change", "token-create", "token-revoke"}
 OF_THE_TEAM = {
     "job",
@@ -84,6 +86,8 @@ def address(world: World, name: str) -> str:
         "adapter-zip": [adapter, 1],
         "worker-drain": [world.worker.name],
         "worker-resume": [world.worker.name],
+        "device-share": [world.worker.name, 0],
+        "quota-change": [world.team.slug],
         "team-of": [world.team.slug],
         "member-add": [world.team.slug],
         "member-role": [world.team.slug, membership_of(world, "bob").pk],
@@ -103,7 +107,17 @@ def a_token_of(world: World, username: str) -> ApiToken:
 
 
 def test_the_matrix_names_every_address() -> None:
-    named = ABOUT_TWO | OPEN_TO_STRANGERS | LISTS | FORMS | DEEDS | DEEDS_OF_ADMINS | DEEDS_FOR_ONESELF | OF_THE_TEAM
+    named = (
+        DEEDS_OF_STAFF
+        | ABOUT_TWO
+        | OPEN_TO_STRANGERS
+        | LISTS
+        | FORMS
+        | DEEDS
+        | DEEDS_OF_ADMINS
+        | DEEDS_FOR_ONESELF
+        | OF_THE_TEAM
+    )
     assert {pattern.name for pattern in urlpatterns if isinstance(pattern, URLPattern)} == named
 
 
@@ -209,7 +223,7 @@ def test_only_admins_manage(world: World, name: str, caller: str) -> None:
     expected = REFUSED_TO_MEMBERS[caller]
     if name == "member-add" and caller == "owner":
         expected = 409  # bob is in the team already.
-    if name.startswith("worker-") and caller == "outsider":
+    if name.startswith(("worker-", "device-")) and caller == "outsider":
         expected = 302
     url, recorded = address(world, name), AuditEvent.objects.count()
     response = world[caller].post(url, DATA.get(name, {}))
@@ -232,6 +246,22 @@ def test_what_one_does_for_oneself(world: World, name: str) -> None:
         assert a_token_of(world, "alice").revoked_at is None or caller == "owner"
 
 
+@pytest.mark.parametrize("caller", CALLERS)
+def test_only_staff_set_quotas(world: World, caller: str) -> None:
+    """Not even an admin of the team; of other teams' quotas nobody else sees anything."""
+    url, data = address(world, "quota-change"), {f"{world.team.slug}-weight": "2"}
+    assert world[caller].post(url, data).status_code == (302 if caller == "anonymous" else 403)
+    assert not TeamQuota.objects.exists()
+    page = world[caller].get(reverse("quotas")).content.decode()
+    assert (world.team.name in page) == (caller in {"owner", "teammate", "viewer"})
+    assert url not in page
+    staff = signed_in(make_user(is_staff=True))
+    assert staff.post(url, data).status_code == 302
+    assert staff.post(url, {f"{world.team.slug}-weight": "0"}).status_code == 422
+    assert TeamQuota.objects.get(team=world.team).weight == 2
+    assert url in staff.get(reverse("quotas")).content.decode()
+
+
 def test_a_member_sees_no_buttons_of_admins(world: World) -> None:
     for name, deed in (("workers", "worker-drain"), ("team", "member-add"), ("team", "member-remove")):
         url = address(world, deed)
@@ -251,7 +281,7 @@ def test_an_outsider_sees_that_a_worker_is_busy_but_not_with_what(world: World) 
     assert world.worker.name in page
 
 
-@pytest.mark.parametrize("name", sorted(DEEDS | DEEDS_OF_ADMINS | DEEDS_FOR_ONESELF | {"logout"}))
+@pytest.mark.parametrize("name", sorted(DEEDS | DEEDS_OF_STAFF | DEEDS_OF_ADMINS | DEEDS_FOR_ONESELF | {"logout"}))
 def test_a_get_changes_nothing(world: World, name: str) -> None:
     assert world["owner"].get(address(world, name)).status_code == 405
 

@@ -15,7 +15,7 @@ from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs import scheduler, worker_port
 from finetune_hub.jobs.models import Attempt, AttemptState, Job
 from finetune_hub.jobs.scheduler import schedule_pass
-from finetune_hub.scheduling.placement import plan
+from finetune_hub.scheduling.placement.plan import plan
 from tests.factories import make_attempt, make_job, make_team, make_user, make_worker
 
 

@@ -173,7 +173,7 @@ def test_database_refuses_a_second_active_attempt(job: Job) -> None:
 def test_database_refuses_to_lend_a_device_twice(job: Job) -> None:
     attempt = make_attempt(job)
     other = make_attempt(make_job(job.team), make_worker(devices=0))
-    with pytest.raises(IntegrityError, match="device_lent_to_one_attempt"), transaction.atomic():
+    with pytest.raises(IntegrityError, match="device_lent_once"), transaction.atomic():
         DeviceUse.objects.create(attempt=other, device=attempt.worker.devices.get())
 
 
@@ -246,7 +246,7 @@ def test_two_schedulers_at_once_assign_every_job_once() -> None:
     assert set(Attempt.objects.values_list("job", flat=True)) == {job.pk for job in jobs[:4]}
     assert {worker.attempts.count() for worker in workers} == {2}
     waiting = Job.objects.get(pk=jobs[4].pk)
-    assert waiting.waiting_reason == "Next in line: all 4 devices are busy."
+    assert waiting.waiting_reason.startswith("Next in line: all 4 devices are busy.")
 
 
 @pytest.mark.django_db(transaction=True)

@@ -27,7 +27,7 @@ from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import make_adapter_version, make_attempt, make_job, make_team, make_user, make_worker
 from tests.jobs.test_fence import FILES, RESULT, STEP
-from workers.commands import dataset_files
+from workers.commands import dataset_files, seconds_left
 from workers.preflight import NotReady, check_database
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -97,7 +97,7 @@ def test_a_training_from_claim_to_publication(invitation: Invitation) -> None:
     job = make_job(team)
     lease = claim(job, invitation)
     with as_worker(invitation):
-        assert worker_port.renew_lease(lease) == "run"
+        assert worker_port.renew_lease(lease) is False, "nobody wishes it to stop"
         attempt = Attempt.objects.select_related("job__base_model", "job__adapter_version").get(pk=lease.attempt_id)
         assert attempt.devices.get().name == "A processor"
         assert len(dataset_files(attempt.job)) == 1
@@ -142,6 +142,15 @@ def test_an_import_an_evaluation_and_a_failure(invitation: Invitation) -> None:
             end(lease)
         job.base_model.refresh_from_db()
     assert (imported.base_model.state, failing.base_model.state) == ("ready", "failed")
+
+    for failure_class in ("out_of_memory", "worker_lost"):
+        lease = claim(make_job(team), invitation)
+        with as_worker(invitation):
+            worker_port.fail(lease, Failed(failure_class, "It ended.", "Try again."))
+    lease = claim(make_job(team), invitation)
+    with as_worker(invitation):
+        assert seconds_left(Attempt.objects.select_related("job").get(pk=lease.attempt_id).job) is None
+        worker_port.stop(lease, was_asked=True)
 
     retried = make_job(team)
     lease = claim(retried, invitation)
@@ -299,8 +308,8 @@ HOSTILE = {
     "beat for another worker": ("UPDATE fleet_worker SET heartbeat_at = now() WHERE id = {other_worker}", 0),
     "join under another name": ("INSERT INTO fleet_worker (name, hostname, version, drain_requested) "
         "VALUES ('third', 'x', 'x', false)", NOT_YOURS),
-    "lend another worker's device": ("INSERT INTO fleet_device (worker_id, index, kind, name, memory_bytes, present) "
-        "VALUES ({other_worker}, 7, 'cpu', 'x', 1, true)", NOT_YOURS),
+    "rename another worker's device": ("UPDATE fleet_device SET name = 'x' WHERE worker_id = {other_worker}", 0),
+    "lend a device in another worker's name": ("UPDATE fleet_device SET worker_id = {other_worker}", DENIED),
     "release another attempt's device": ("UPDATE jobs_deviceuse SET released_at = now() WHERE attempt_id = {other}", 0),
     "make a table": ("CREATE TABLE mine ()", DENIED),
     "make a temporary table": ("CREATE TEMPORARY TABLE mine ()", DENIED),

@@ -1,4 +1,4 @@
-"""Workers, which all teams share: list, drain, resume."""
+"""Workers, which all teams share: list, drain, resume, and let small jobs share a device."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from finetune_hub.api.authentication import user_of
+from finetune_hub.api.bodies import DeviceChange, read_body
 from finetune_hub.api.lookups import get_row
 from finetune_hub.api.paging import page_of
 from finetune_hub.api.permissions import AdminsManageWorkers
 from finetune_hub.api.serializers import WorkerSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
-from finetune_hub.fleet.actions import drain_worker
-from finetune_hub.fleet.models import Worker
+from finetune_hub.fleet.actions import drain_worker, share_device
+from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.steering import resume_worker
 
 
@@ -45,6 +46,21 @@ class ResumeWorker(HubView):
     def post(self, request: Request, name: str) -> Response:
         """Let new jobs come to the worker again."""
         resume_worker(get_row(Worker.objects.all(), name=name), actor=user_of(request))
+        return Response(worker_detail(name))
+
+
+class OneDevice(HubView):
+    permission_classes = [AdminsManageWorkers]
+
+    @extend_schema(
+        operation_id="change_device",
+        request=DeviceChange,
+        responses={200: WorkerSerializer, **errors(400, 401, 404, 413, 415, 422)},
+    )
+    def patch(self, request: Request, name: str, index: int) -> Response:
+        """Let small jobs share the device, or no longer. Those that are on it go on."""
+        device = get_row(Device.objects.filter(present=True).select_related("worker"), worker__name=name, index=index)
+        share_device(device, read_body(request, DeviceChange).is_shared, actor=user_of(request))
         return Response(worker_detail(name))
 
 

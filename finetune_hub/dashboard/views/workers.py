@@ -11,7 +11,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.dashboard.access import MemberRequest
-from finetune_hub.fleet.actions import drain_worker
+from finetune_hub.fleet.actions import drain_worker, share_device
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.models import Attempt
 from finetune_hub.jobs.steering import resume_worker
@@ -49,6 +49,15 @@ def drain(request: MemberRequest, name: str) -> HttpResponse:
 @require_POST
 def resume(request: MemberRequest, name: str) -> HttpResponse:
     resume_worker(managed_worker(request.user, name), actor=request.user)
+    return redirect("workers")
+
+
+@login_required
+@require_POST
+def share(request: MemberRequest, name: str, index: int) -> HttpResponse:
+    """Let small jobs share the device, or no longer, as `is_shared` says."""
+    devices = managed_worker(request.user, name).devices.filter(present=True).select_related("worker")
+    share_device(get_object_or_404(devices, index=index), request.POST.get("is_shared") == "1", actor=request.user)
     return redirect("workers")
 
 

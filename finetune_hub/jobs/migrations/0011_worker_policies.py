@@ -179,8 +179,8 @@ class Migration(migrations.Migration):
     dependencies = [
         ("accounts", "0002_scopes_and_audit"),
         ("catalog", "0005_uploads_in_parts"),
-        ("fleet", "0003_worker_role"),
-        ("jobs", "0003_rewards_of_pairs"),
+        ("fleet", "0004_worker_role"),
+        ("jobs", "0010_placement"),
         ("registry", "0003_model_card"),
     ]
 

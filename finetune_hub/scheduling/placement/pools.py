@@ -1,0 +1,214 @@
+"""Which devices are free now: pools of alike devices, so that a queue of ten thousand asks a dozen pools, not a fleet.
+
+A device is idle, lent whole, lent in parts, or kept for a reservation. One that is kept goes to another job only if
+that is expected to end before the reservation begins.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from finetune_hub.scheduling.placement.situation import Assignment, Device, Run, WaitingJob
+
+Suitable = tuple[int, ...]
+"""Numbers of pools, the first choice first."""
+
+
+@dataclass
+class Pool:
+    """Devices of workers that differ in nothing that a job may ask for."""
+
+    kind: str
+    name: str
+    memory_bytes: int
+    labels: frozenset[str]
+    is_shared: bool
+    devices: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """Worker → its devices, busy or not."""
+    idle: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """Worker → those of them that nobody has and nothing is kept for."""
+    kept: dict[int, list[int]] = field(default_factory=dict)
+    """Worker → those of them that nobody has, and a reservation waits for; only workers with such ones."""
+    parts: dict[int, int] = field(default_factory=dict)
+    """Device lent in parts → bytes left."""
+
+
+def matches(job: WaitingJob, kind: str, name: str, memory_bytes: int, labels: frozenset[str]) -> bool:
+    """Whether one such device could run one process of the job, if nothing else ran there."""
+    if memory_bytes < job.memory_bytes or not job.labels <= labels:
+        return False
+    return not job.wish or words_of(job.wish) <= words_of(name) | {kind, "cpu" if kind == "cpu" else "gpu"}
+
+
+@lru_cache(maxsize=1024)
+def words_of(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z0-9]+", text.lower()))
+
+
+def right_kinds(job: WaitingJob, kinds: set[str]) -> set[str]:
+    """Of the kinds of devices that could run the job, those that it gets: no CPU where a GPU could."""
+    return kinds - {"cpu"} if len(kinds) > 1 and not job.wish and not job.prefers_cpu else kinds
+
+
+class Pools:
+    """The fleet as a pass finds it, and changes it.
+
+    Args:
+        devices: all of them; one that is away is lent to nobody, but keeps jobs that it could run off the CPUs.
+    """
+
+    def __init__(self, devices: Sequence[Device], runs: Iterable[Run]) -> None:
+        self.pools: list[Pool] = []
+        self.pool_of: dict[int, Pool] = {}
+        self.worker_of: dict[int, int] = {}
+        self.kept_until: dict[int, float] = {}
+        self.lent_now: set[int] = set()
+        """By this pass."""
+        self._facts = {(device.kind, device.name, device.memory_bytes, device.labels) for device in devices}
+        self._suitable: dict[tuple[object, ...], Suitable] = {}
+        self._exhausted: set[tuple[Suitable, int]] = set()
+        held = self._parts_held(runs)
+        numbers: dict[tuple[object, ...], int] = {}
+        for device in sorted(devices, key=lambda device: device.device_id):
+            if device.away:
+                continue
+            facts = (device.kind, device.name, device.memory_bytes, device.labels, device.is_shared)
+            if facts not in numbers:
+                numbers[facts] = len(self.pools)
+                self.pools.append(Pool(*facts))
+            self._add(device, self.pools[numbers[facts]], held.get(device.device_id))
+
+    def suitable(self, job: WaitingJob) -> Suitable:
+        """The pools whose devices can run the job: the tightest fit first, so that large devices stay free."""
+        key = (job.wish, job.labels, job.prefers_cpu, job.memory_bytes)
+        found = self._suitable.get(key)
+        if found is None:
+            kinds = right_kinds(job, {facts[0] for facts in self._facts if matches(job, *facts)})
+            numbers = [
+                number
+                for number, pool in enumerate(self.pools)
+                if pool.kind in kinds and matches(job, pool.kind, pool.name, pool.memory_bytes, pool.labels)
+            ]
+            numbers.sort(key=lambda number: self._preference(job, self.pools[number]))
+            found = self._suitable[key] = tuple(numbers)
+        return found
+
+    def take(self, job: WaitingJob, suitable: Suitable, *, now: float) -> Assignment | None:
+        """Lend the job what is free: idle devices, else a part of one, else devices kept for later than its end."""
+        place = self._idle_place(job, suitable) or self._part(job, suitable, now) or self._gap(job, suitable, now)
+        return None if place is None else self._lend(job, *place)
+
+    def keep(self, devices: Iterable[int], *, until: float) -> None:
+        """Reserve devices, busy ones too, from a moment on. A moment that nobody knows lets nobody in before it.
+
+        A later reservation of the same device begins when the first one ends, so the first one decides.
+        """
+        for device in devices:
+            self.kept_until.setdefault(device, -math.inf if math.isinf(until) else until)
+            pool, worker = self.pool_of[device], self.worker_of[device]
+            if device in pool.idle[worker]:
+                pool.idle[worker].remove(device)
+                pool.kept.setdefault(worker, []).append(device)
+
+    # ---- finding
+
+    def _idle_place(self, job: WaitingJob, suitable: Suitable) -> tuple[Pool, int, list[int]] | None:
+        if (suitable, job.devices) in self._exhausted:
+            return None
+        for number in suitable:
+            pool = self.pools[number]
+            free = pool.idle
+            if job.excluded_devices:
+                free = {worker: _without(devices, job.excluded_devices) for worker, devices in pool.idle.items()}
+            workers = [worker for worker, devices in free.items() if len(devices) >= job.devices]
+            if workers:
+                worker = min(workers, key=lambda w: (w not in job.preferred_workers, len(free[w]), w))
+                return pool, worker, free[worker][: job.devices]
+        if not job.excluded_devices:
+            self._exhausted.add((suitable, job.devices))
+        return None
+
+    def _part(self, job: WaitingJob, suitable: Suitable, now: float) -> tuple[Pool, int, list[int]] | None:
+        """The device lent in parts on which the job leaves the least room."""
+        if job.devices > 1 or not job.memory_bytes:
+            return None
+        for number in suitable:
+            pool = self.pools[number]
+            rooms = pool.parts and [
+                (room, device)
+                for device, room in pool.parts.items()
+                if room >= job.memory_bytes and device not in job.excluded_devices and self._admits(device, job, now)
+            ]
+            if rooms:
+                device = min(rooms)[1]
+                return pool, self.worker_of[device], [device]
+        return None
+
+    def _gap(self, job: WaitingJob, suitable: Suitable, now: float) -> tuple[Pool, int, list[int]] | None:
+        """Back-fill: devices that are kept for a later moment than the job's end, beside idle ones of the worker."""
+        if job.expected_seconds is None or not self.kept_until:
+            return None
+        for number in suitable:
+            pool = self.pools[number]
+            for worker, kept in pool.kept.items():
+                open_now = [device for device in kept if self._admits(device, job, now)]
+                free = _without([*pool.idle[worker], *open_now], job.excluded_devices) if open_now else []
+                if len(free) >= job.devices:
+                    return pool, worker, free[: job.devices]
+        return None
+
+    def _admits(self, device: int, job: WaitingJob, now: float) -> bool:
+        """Whether the job is gone before the device's reservation begins."""
+        if device not in self.kept_until:
+            return True
+        return job.expected_seconds is not None and now + job.expected_seconds <= self.kept_until[device]
+
+    # ---- lending
+
+    def _lend(self, job: WaitingJob, pool: Pool, worker: int, devices: list[int]) -> Assignment:
+        in_part = pool.is_shared and job.devices == 1 and job.memory_bytes > 0
+        self.lent_now.update(devices)
+        for device in devices:
+            for free in (pool.idle, pool.kept):
+                if device in free.get(worker, ()):
+                    free[worker].remove(device)
+            if in_part:
+                pool.parts[device] = pool.parts.get(device, pool.memory_bytes) - job.memory_bytes
+        return Assignment(job.job_id, worker, tuple(devices), job.memory_bytes if in_part else None)
+
+    def _add(self, device: Device, pool: Pool, held_bytes: float | None) -> None:
+        self.pool_of[device.device_id] = pool
+        self.worker_of[device.device_id] = device.worker_id
+        pool.devices[device.worker_id].append(device.device_id)
+        if held_bytes is None:
+            pool.idle[device.worker_id].append(device.device_id)
+        elif device.is_shared and held_bytes < device.memory_bytes:
+            pool.parts[device.device_id] = device.memory_bytes - int(held_bytes)
+
+    @staticmethod
+    def _parts_held(runs: Iterable[Run]) -> dict[int, float]:
+        """Device → bytes of it that are lent; infinitely many when it is lent whole."""
+        held: defaultdict[int, float] = defaultdict(float)
+        for run in runs:
+            for device in run.device_ids:
+                held[device] += math.inf if run.memory_bytes is None else run.memory_bytes
+        return held
+
+    @staticmethod
+    def _preference(job: WaitingJob, pool: Pool) -> tuple[object, ...]:
+        return (
+            (pool.kind == "cpu") != job.prefers_cpu,
+            pool.memory_bytes,
+            pool.name,
+            sorted(pool.labels),
+            pool.is_shared,
+        )
+
+
+def _without(devices: Iterable[int], excluded: frozenset[int]) -> list[int]:
+    return [device for device in devices if device not in excluded] if excluded else list(devices)
