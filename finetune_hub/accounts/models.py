@@ -151,6 +151,18 @@ class ApiToken(models.Model):
         ApiToken.objects.filter(stale, pk=self.pk).update(last_used_at=Now())
 
 
+class HubToken(models.Model):
+    """A team's token of the Hugging Face hub, sealed: see `sealing`."""
+
+    team = models.OneToOneField(Team, models.CASCADE, primary_key=True, related_name="hub_token")
+    sealed = models.TextField()
+    set_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    set_at = models.DateTimeField(auto_now=True)
+
+    def __str__(self) -> str:
+        return f"Hub token of {self.team}"
+
+
 class Verb(models.TextChoices):
     """What was done, so that "alice <label> <subject>" is a sentence."""
 
@@ -161,6 +173,8 @@ class Verb(models.TextChoices):
     TOKEN_REVOKED = "token_revoked", "revoked the token"
     WORKER_DRAINED = "worker_drained", "drained"
     WORKER_RESUMED = "worker_resumed", "resumed"
+    HUB_TOKEN_SET = "hub_token_set", "set"
+    HUB_TOKEN_REMOVED = "hub_token_removed", "removed"
 
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):

