@@ -86,12 +86,12 @@ class AttemptThread(threading.Thread):
                 self._start()
             report = self._follow()
             self._finish(report)
-            self._retry_database(self._forget_download)
         except ArtifactError as error:
             remedy = "Check ARTIFACT_URL and the store's disk; the job was tried several times."
             self._fail(Failed("infrastructure", str(error), remedy))
         except Refusal as refusal:
             self._fail(refused(refusal))
+        self._retry_database(self._forget_download)
 
     def _start(self) -> None:
         attempt = Attempt.objects.select_related("job__base_model", "job__adapter_version").get(
