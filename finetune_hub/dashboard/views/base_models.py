@@ -126,7 +126,10 @@ def render_list(request: MemberRequest, *, status: int = 200, **context: Any) ->
     if teams := list(Team.objects.open_to_submissions_of(request.user)):
         context.setdefault("form", BaseModelForm(teams=teams))
         context.setdefault("gguf_form", GgufForm(teams=teams, auto_id="gguf_%s"))
-        context.setdefault("alias_form", AliasForm(teams=teams, base_models=base_models))
+        context.setdefault(
+            "alias_form",
+            AliasForm(teams=teams, base_models=[model for model in base_models if model.state == BaseModelState.READY]),
+        )
     context |= {
         "base_models": base_models,
         "known_models": [model for name, model in KNOWN_MODELS.items() if name not in there],
