@@ -20,10 +20,17 @@ from finetune_hub.artifacts.store import put_folder, shared_store
 from finetune_hub.catalog.actions import Origin, add_dataset_version
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.lifecycle import Failed
-from finetune_hub.jobs.models import Attempt, DesiredState, Job, JobKind, JobState
+from finetune_hub.jobs.models import Attempt, Job, JobKind, JobState
 from finetune_hub.jobs.worker_port import LeaseLost
 from finetune_hub.registry.model_card import CARD_FILE, write_card
-from finetune_hub.spec.events import EXIT_FAILED, EXIT_STOPPED, EXIT_SUCCEEDED, Checkpoint, FailureClass
+from finetune_hub.spec.events import (
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    EXIT_SUCCEEDED,
+    EXIT_UNSAID,
+    Checkpoint,
+    FailureClass,
+)
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.run import FetchedDataset
@@ -37,6 +44,7 @@ DATABASE_IS_AWAY = (OperationalError, InterfaceError)
 FOLLOW_SECONDS = 0.25
 LOG_TAIL_SECONDS = 2.0
 DATABASE_RETRY_SECONDS = 1.0
+LOOK_AT_THE_DISK = "Look at the worker's disk: it may be full."
 ENGINE_LOG = "See the log of the attempt on the job's page."
 
 
@@ -57,17 +65,24 @@ class AttemptThread(threading.Thread):
         super().__init__(name=f"attempt-{self.lease.attempt_id}", daemon=True)
 
     def keep_lease(self) -> None:
-        """Renew the lease and pass the new deadline, and the user's wish, to the supervisor."""
+        """Renew the lease and pass the new deadline, and whether to stop, to the supervisor."""
         before = boot_clock()
         try:
-            wish = worker_port.renew_lease(self.lease)
+            must_stop = worker_port.renew_lease(self.lease)
         except LeaseLost:
             self.lost.set()
         except DATABASE_IS_AWAY as error:
             log.warning("attempt %s: the lease was not renewed: %s", self.lease.attempt_id, error)
             connection.close()
         else:
-            self.folder.grant(before, stop=wish == DesiredState.CANCEL)
+            self._grant(before, stop=must_stop)
+
+    def _grant(self, before: float, *, stop: bool) -> None:
+        """Tell the supervisor; on a full disk it hears nothing, and ends the trainer with the lease that it knows."""
+        try:
+            self.folder.grant(before, stop=stop)
+        except OSError as error:
+            log.warning("attempt %s: the lease was not passed on: %s", self.lease.attempt_id, error)
 
     def run(self) -> None:
         try:
@@ -91,6 +106,9 @@ class AttemptThread(threading.Thread):
             self._fail(Failed("infrastructure", str(error), remedy))
         except Refusal as refusal:
             self._fail(refused(refusal))
+        except OSError as error:
+            message = f"The worker could not read or write a file of the attempt ({error})."
+            self._fail(Failed("infrastructure", message, LOOK_AT_THE_DISK))
         self._retry_database(self._forget_download)
 
     def _start(self) -> None:
@@ -98,8 +116,9 @@ class AttemptThread(threading.Thread):
             pk=self.lease.attempt_id
         )
         commands = prepare(attempt, self.folder)
-        self.folder.start_supervisor(commands.argv, commands.environment)
-        while not self.folder.was_started:
+        supervisor = self.folder.start_supervisor(commands.argv, commands.environment)
+        # One that ends before it says who it is could not: `_follow` finds no report, and says so.
+        while not self.folder.was_started and supervisor.poll() is None:
             self._stop_when_lost()
             time.sleep(0.01)
 
@@ -164,8 +183,9 @@ class AttemptThread(threading.Thread):
     def _finish(self, report: ExitReport) -> None:
         if report.reason == "lease_ended":
             raise LeaseLost
-        if report.reason in {"stopped", "grace_ended"} or report.status == EXIT_STOPPED:
-            self._retry_database(lambda: worker_port.stop(self.lease))
+        was_asked = report.reason in {"stopped", "grace_ended"}
+        if was_asked or report.status == EXIT_STOPPED:
+            self._retry_database(lambda: worker_port.stop(self.lease, was_asked=was_asked))
         elif report.status == EXIT_SUCCEEDED:
             self._retry_database(self._publish)
         else:
@@ -182,6 +202,8 @@ class AttemptThread(threading.Thread):
                 "The kernel killed the trainer: the machine's memory was full.",
                 "Lower `micro_batch_size` or `max_seq_len`, or run it on a larger machine.",
             )
+        if report.status == EXIT_UNSAID:
+            return Failed("infrastructure", "The engine could not write to the worker's disk.", LOOK_AT_THE_DISK)
         if report.status < 0:
             killed = f"The trainer was killed by signal {-report.status}."
             return Failed("infrastructure", killed, "Look for what kills processes on the worker's machine.")
@@ -275,7 +297,10 @@ class AttemptThread(threading.Thread):
 
     def _kill(self) -> None:
         """End the commands and wait until they are gone."""
-        self.folder.revoke()
+        try:
+            self.folder.revoke()
+        except OSError:  # On a full disk the supervisor cannot be told.
+            self.folder.kill_supervisor()
         give_up = time.monotonic() + 10
         while self.folder.supervisor_is_alive():
             if time.monotonic() > give_up:

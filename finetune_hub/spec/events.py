@@ -14,7 +14,15 @@ from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.part import Part
 
 FailureClass = Literal[
-    "bad_config", "bad_data", "out_of_memory", "diverged", "worker_lost", "infrastructure", "internal"
+    "bad_config",
+    "bad_data",
+    "out_of_memory",
+    "diverged",
+    "worker_lost",
+    "infrastructure",
+    "timed_out",
+    "dependency",
+    "internal",
 ]
 
 
@@ -132,3 +140,4 @@ engine_event: TypeAdapter[EngineEvent] = TypeAdapter(EngineEvent)
 EXIT_SUCCEEDED = 0
 EXIT_FAILED = 10  # A `failure` line says why.
 EXIT_STOPPED = 20  # A `stopped` line says where.
+EXIT_UNSAID = 30  # Not even a line could be written: its disk is full, or gone.

@@ -11,9 +11,10 @@ from django.views.decorators.http import require_POST, require_safe
 
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.dashboard.access import MemberRequest
-from finetune_hub.fleet.actions import drain_worker, resume_worker
+from finetune_hub.fleet.actions import drain_worker
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.models import Attempt
+from finetune_hub.jobs.steering import resume_worker
 
 
 @login_required
