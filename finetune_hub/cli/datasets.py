@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import typer
 
@@ -306,7 +306,7 @@ def read_mapping(pairs: list[str] | None) -> dict[str, str] | None:
 def name_of_source(source: str) -> str:
     """A dataset's name from where it is fetched: `hf:team/Support_Tickets:train` → `support-tickets`."""
     reference = HubReference.parse(source.removeprefix("hf:"))
-    return name_of(Path(reference.repository if reference else urlsplit(source).path))
+    return name_of(Path(reference.repository if reference else unquote(urlsplit(source).path)))
 
 
 def name_of(file: Path) -> str:
