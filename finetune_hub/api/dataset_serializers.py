@@ -49,6 +49,8 @@ class DatasetVersionDetailSerializer(DatasetVersionSerializer):
             "original_size_bytes",
             "split_from",
             "origin",
+            "source",
+            "license",
             "first_rows",
         ]
 

@@ -57,6 +57,10 @@ class AdminsManageMembers(MembersSubmit):
         return membership_of(request).may_manage_members
 
 
+class AdminsManageHubToken(AdminsManageMembers):
+    refusal = "Only an admin of the team sets its hub token."
+
+
 class AdminsManageWorkers(MembersSubmit):
     scope = Scope.ADMIN
     refusal = "Only an admin of a team manages the workers."

@@ -8,7 +8,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from finetune_hub.accounts.models import ApiToken, Membership, Role, Scope
-from finetune_hub.catalog.models import BaseModel
+from finetune_hub.catalog.models import BaseModel, BaseModelAlias
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.models import Attempt, Job, JobDataset, JobEvent, JobState, MetricPoint
 from finetune_hub.jobs.team_use import TeamUse
@@ -82,6 +82,14 @@ class AddedMemberSerializer(MemberSerializer):
         fields = [*MemberSerializer.Meta.fields, "login_link"]
 
 
+class HubTokenSerializer(serializers.Serializer[Any]):
+    """Whether the team has a token of the Hugging Face hub. The token itself is never shown."""
+
+    is_set = serializers.BooleanField()
+    set_by = serializers.CharField(allow_null=True)
+    set_at = serializers.DateTimeField(allow_null=True)
+
+
 class FileSerializer(serializers.Serializer[Any]):
     path = serializers.CharField()
     size_bytes = serializers.IntegerField()
@@ -103,7 +111,7 @@ class CompatibilitySerializer(serializers.Serializer[Any]):
 class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
     class Meta:
         model = BaseModel
-        fields = ["id", "name", "source", "license", "state", "revision", "created_at"]
+        fields = ["id", "name", "source", "commit", "access", "license", "state", "revision", "created_at"]
 
 
 class BaseModelDetailSerializer(BaseModelSerializer):
@@ -114,10 +122,30 @@ class BaseModelDetailSerializer(BaseModelSerializer):
     facts = serializers.DictField()
 
     class Meta(BaseModelSerializer.Meta):
-        fields = [*BaseModelSerializer.Meta.fields, "facts", "files", "artifact_url"]
+        fields = [*BaseModelSerializer.Meta.fields, "chat_template", "facts", "files", "artifact_url"]
 
     def get_artifact_url(self, base_model: BaseModel) -> str | None:
         return artifact_url(base_model.artifact_prefix) if base_model.artifact_prefix else None
+
+
+class AliasSerializer(serializers.ModelSerializer[BaseModelAlias]):
+    base_model = serializers.CharField(source="base_model.name")
+
+    class Meta:
+        model = BaseModelAlias
+        fields = ["alias", "base_model", "created_at"]
+
+
+class KnownTemplateSerializer(serializers.Serializer[Any]):
+    """A chat template that a base model can be given."""
+
+    name = serializers.CharField()
+    summary = serializers.CharField()
+    fits = serializers.BooleanField(help_text="The model's tokenizer knows all its marks as single tokens.")
+
+
+class KnownTemplatesSerializer(serializers.Serializer[Any]):
+    data: Any = KnownTemplateSerializer(many=True)
 
 
 class ImportedBaseModelSerializer(BaseModelSerializer):
@@ -138,7 +166,9 @@ class FailureSerializer(serializers.Serializer[Job]):
 
 class JobSerializer(serializers.ModelSerializer[Job]):
     created_by = serializers.CharField(source="created_by.username")
-    base_model = serializers.CharField(source="base_model.name")
+    base_model = serializers.CharField(
+        source="base_model.name", default=None, allow_null=True, help_text="null: it imports a dataset."
+    )
     state = serializers.ChoiceField(choices=JobState.choices)
     waiting_code = serializers.SerializerMethodField()
     expected_start = serializers.DateTimeField(

@@ -6,9 +6,11 @@ from django.urls import URLPattern, path, re_path, register_converter
 
 from finetune_hub.api.views import (
     adapters,
+    aliases,
     base_models,
     dataset_versions,
     datasets,
+    hub_token,
     jobs,
     members,
     plans,
@@ -46,6 +48,7 @@ register_converter(Username, "username")
 app_name = "api"
 urlpatterns: list[URLPattern] = [
     path("datasets", datasets.Datasets.as_view(), name="datasets"),
+    path("datasets/import", datasets.DatasetImports.as_view(), name="dataset-import"),
     path("datasets/<id:id>", datasets.OneDataset.as_view(), name="dataset"),
     path(
         "datasets/<id:id>/versions/<int:number>", dataset_versions.OneDatasetVersion.as_view(), name="dataset-version"
@@ -74,6 +77,10 @@ urlpatterns: list[URLPattern] = [
     path("uploads/<id:id>", uploads.OneUpload.as_view(), name="upload"),
     path("base-models", base_models.BaseModels.as_view(), name="base-models"),
     path("base-models/<id:id>", base_models.OneBaseModel.as_view(), name="base-model"),
+    path("base-models/<id:id>/chat-template", base_models.ChatTemplates.as_view(), name="chat-template"),
+    path("base-model-aliases", aliases.Aliases.as_view(), name="aliases"),
+    path("base-model-aliases/<path:alias>", aliases.OneAlias.as_view(), name="alias"),
+    path("hub-token", hub_token.OneHubToken.as_view(), name="hub-token"),
     path("jobs", jobs.Jobs.as_view(), name="jobs"),
     path("jobs/<id:id>", jobs.OneJob.as_view(), name="job"),
     path("jobs/<id:id>/pause", jobs.PauseJob.as_view(), name="job-pause"),

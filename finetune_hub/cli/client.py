@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -131,6 +132,14 @@ class Hub:
                 timeout=UPLOAD_TIMEOUT_SECONDS,
             )
 
+    def import_dataset(
+        self, name: str, source: str, *, mapping: dict[str, str] | None = None, quarantine: bool = False
+    ) -> Row:
+        """Start to fetch a dataset's newest version, `hf:owner/name@revision:split` or `https://…`; the job."""
+        on_error = "quarantine" if quarantine else "refuse"
+        body = {"name": name, "source": source, "mapping": mapping, "on_error": on_error}
+        return self._send("POST", "datasets/import", json=body)
+
     def datasets(self) -> list[Row]:
         return self._list("datasets")
 
@@ -183,12 +192,59 @@ class Hub:
         """Start an import; `job_id` in the answer is the job to wait for."""
         return self._send("POST", "base-models", json={"name": name, "source": source})
 
+    def push_base_model(self, path: Path, name: str) -> Row:
+        """Upload a GGUF file in parts and start its import; a push that broke off goes on when it is called again."""
+        return self._send("POST", "base-models", json={"name": name, "upload": self._upload_in_parts(path)})
+
     def base_models(self, name: str | None = None) -> list[Row]:
         return self._list("base-models", name=name)
 
     def base_model(self, base_model_id: str) -> Row:
         """Facts, files, and where they lie."""
         return self._get(f"base-models/{base_model_id}")
+
+    def chat_templates(self, base_model: str) -> list[Row]:
+        """The known chat templates, those that fit the model's tokenizer first."""
+        found: list[Row] = self._get(f"base-models/{self._base_model_id(base_model)}/chat-template")["data"]
+        return found
+
+    def set_chat_template(self, base_model: str, *, template: str | None = None, source: str | None = None) -> Row:
+        """Give a known template, or a Jinja text, to a base model that came without one."""
+        body = {"template": template, "source": source}
+        return self._send("POST", f"base-models/{self._base_model_id(base_model)}/chat-template", json=body)
+
+    def aliases(self) -> list[Row]:
+        """The other names of base models."""
+        return self._list("base-model-aliases")
+
+    def set_alias(self, alias: str, base_model: str) -> Row:
+        """Let the alias stand for the base model wherever one is named."""
+        return self._send("POST", "base-model-aliases", json={"alias": alias, "base_model": base_model})
+
+    def remove_alias(self, alias: str) -> Row:
+        return self._send("DELETE", f"base-model-aliases/{quote(alias)}")
+
+    def _base_model_id(self, name: str) -> str:
+        found = self.base_models(name)
+        if not found:
+            raise HubError(
+                "unknown_base_model", f"There is no base model {name!r}.", "See `finetune-hub base-models list`."
+            )
+        return str(found[0]["id"])
+
+    # ---- the team's token of the Hugging Face hub
+
+    def hub_token(self) -> Row:
+        """Whether there is one, and who set it."""
+        return self._get("hub-token")
+
+    def set_hub_token(self, token: str) -> Row:
+        """Set or replace it; it is never shown again."""
+        return self._send("PUT", "hub-token", json={"token": token})
+
+    def remove_hub_token(self) -> Row:
+        """Forget it."""
+        return self._send("DELETE", "hub-token")
 
     # ---- jobs
 

@@ -7,19 +7,31 @@ import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
 
 import typer
 
 from finetune_hub.cli import style
 from finetune_hub.cli.client import HubError, Row
 from finetune_hub.cli.login import connect
-from finetune_hub.cli.output import Json, day, print_json, print_table, reports_errors, size
+from finetune_hub.cli.output import (
+    Json,
+    day,
+    end_like,
+    print_json,
+    print_table,
+    reports_errors,
+    size,
+    slug_of,
+    wait_for,
+)
 from finetune_hub.data.comparison import Overlap, VersionDiff
 from finetune_hub.data.report import DatasetReport, look_at
+from finetune_hub.spec.hub_reference import HubReference
 from finetune_hub.spec.refusal import Refusal
 
 app = style.new_group(
-    "Datasets: check a file, push it, look at its rows as a model does, compare, split and delete versions."
+    "Datasets: check a file, push it, let the hub fetch one, look at rows as a model does, compare, split, delete."
 )
 
 DatasetPath = Annotated[
@@ -68,6 +80,28 @@ def push(
     aside = f", {version['rejected_count']} set aside" if version["rejected_count"] else ""
     counts = f"{version['row_count']} rows{aside}, {size(version['size_bytes'])}"
     print(f"{version['name']}:{version['number']}  {counts}\n{version['recognised']}")
+
+
+@app.command("import")
+@reports_errors
+def import_dataset(
+    source: Annotated[str, typer.Argument(help="hf:owner/name@revision:split (or :file), or https://…")],
+    name: Annotated[str | None, typer.Option(help="The dataset. Default: made from the source.")] = None,
+    map_: Mapping = None,
+    quarantine: Quarantine = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let the hub fetch the newest version of a dataset."""
+    with connect() as hub:
+        name = name or name_of_source(source)
+        job = hub.import_dataset(name, source, mapping=read_mapping(map_) or None, quarantine=quarantine)
+        if wait:
+            end_like(wait_for(hub, job["id"]), as_json=as_json)
+        elif as_json:
+            print_json(job)
+        else:
+            print(f"Fetching {name}: job {job['id']}")
 
 
 @app.command("list")
@@ -269,7 +303,13 @@ def read_mapping(pairs: list[str] | None) -> dict[str, str] | None:
     return mapping or None
 
 
+def name_of_source(source: str) -> str:
+    """A dataset's name from where it is fetched: `hf:team/Support_Tickets:train` → `support-tickets`."""
+    reference = HubReference.parse(source.removeprefix("hf:"))
+    return name_of(Path(reference.repository if reference else unquote(urlsplit(source).path)))
+
+
 def name_of(file: Path) -> str:
     """A dataset's name from a file's: `Support Tickets.jsonl.gz` → `support-tickets`."""
     stem = re.sub(r"\.(gz|gzip|zst|zstd)$", "", file.name.lower())
-    return re.sub(r"[^a-z0-9]+", "-", Path(stem).stem).strip("-")[:64].strip("-") or "dataset"
+    return slug_of(Path(stem).stem) or "dataset"

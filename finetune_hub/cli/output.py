@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -83,6 +84,11 @@ def size(size_bytes: int | None) -> str:
         if size_bytes >= 1 << power:
             return f"{size_bytes / (1 << power):.1f} {unit}"
     return f"{size_bytes} B"
+
+
+def slug_of(words: str) -> str:
+    """A name that the hub takes, made from other words: `Support Tickets` → `support-tickets`."""
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:64].strip("-")
 
 
 def day(timestamp: str | None) -> str:

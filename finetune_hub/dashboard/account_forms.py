@@ -10,6 +10,7 @@ from django import forms
 from django.contrib.auth.forms import PasswordChangeForm, SetPasswordForm
 
 from finetune_hub.accounts.actions import MAX_USERNAME_LENGTH
+from finetune_hub.accounts.hub_tokens import MAX_LENGTH
 from finetune_hub.accounts.models import Membership, Role, Scope, User
 from finetune_hub.dashboard.forms import PLAIN_TEXT, TeamForm
 
@@ -30,6 +31,14 @@ class NewMemberForm(TeamForm):
         widget=forms.EmailInput(attrs={"autocomplete": "off", "placeholder": "name@example.org"}),
     )
     role = forms.ChoiceField(choices=Role.choices, initial=Role.MEMBER)
+
+
+class HubTokenForm(TeamForm):
+    token = forms.CharField(
+        max_length=MAX_LENGTH,
+        help_text="One with the role `read`. It is kept sealed and never shown again.",
+        widget=forms.PasswordInput(attrs={"autocomplete": "off", "placeholder": "hf_…", **PLAIN_TEXT}),
+    )
 
 
 class NewTokenForm(TeamForm):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django import forms
@@ -11,6 +11,9 @@ from django.core.files.uploadedfile import UploadedFile
 from django.template.defaultfilters import filesizeformat
 
 from finetune_hub.accounts.models import Team
+from finetune_hub.catalog.aliases import MAX_LENGTH as MAX_ALIAS_LENGTH
+from finetune_hub.catalog.dataset_sources import MAX_LENGTH as MAX_SOURCE_LENGTH
+from finetune_hub.catalog.models import BaseModel
 from finetune_hub.data.formats.mapped import PARTS
 from finetune_hub.jobs.team_use import TeamUse
 from finetune_hub.spec.recipes.translate import MAX_CHARACTERS, Translation, UnreadableRecipe, translate
@@ -117,6 +120,20 @@ class DatasetUploadForm(TeamForm):
         return upload
 
 
+class DatasetImportForm(TeamForm):
+    name = forms.CharField(
+        max_length=64,
+        help_text="An existing name gets a new version.",
+        widget=forms.TextInput(attrs={"placeholder": "support-tickets", **PLAIN_TEXT}),
+    )
+    source = forms.CharField(
+        max_length=MAX_SOURCE_LENGTH,
+        help_text="`hf:owner/name@revision`, with `:split` or `:path/of/a/file` behind it; or an `https://` address.",
+        widget=forms.TextInput(attrs={"placeholder": "hf:owner/name:train", **PLAIN_TEXT}),
+    )
+    quarantine = forms.BooleanField(required=False, label="Go on with the good rows")
+
+
 class UploadBeginForm(TeamForm):
     """A large file that will be sent in parts."""
 
@@ -189,7 +206,44 @@ class RecipeForm(forms.Form):
         return text
 
 
-class BaseModelFolderForm(TeamForm):
+class GgufForm(TeamForm):
+    refusal_fields = {"upload": "file"}
+
+    name = forms.CharField(
+        max_length=64,
+        help_text="The name it gets here.",
+        widget=forms.TextInput(attrs={"placeholder": "my-model", **PLAIN_TEXT}),
+    )
+    file = forms.FileField(
+        required=False,  # It was sent in parts; see `clean`.
+        label="GGUF file",
+        help_text="Any size; it goes on where it was when the connection breaks.",
+        widget=forms.FileInput(attrs={"accept": ".gguf", "hx-preserve": "true"}),
+    )
+    upload = forms.CharField(required=False, max_length=40, widget=forms.HiddenInput())
+
+    def clean(self) -> None:
+        if not (self.cleaned_data.get("file") or self.cleaned_data.get("upload") or self.errors.get("file")):
+            self.add_error("file", "Choose a file.")
+
+
+class AliasForm(TeamForm):
+    alias = forms.CharField(
+        max_length=MAX_ALIAS_LENGTH,
+        help_text="What a pipeline sends.",
+        widget=forms.TextInput(attrs={"placeholder": "gpt-4o-mini-2024-07-18", **PLAIN_TEXT}),
+    )
+    base_model = forms.ChoiceField(label="Stands for")
+
+    def __init__(self, *args: Any, base_models: Iterable[BaseModel], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        names = sorted({model.name for model in base_models})
+        field = self.fields["base_model"]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [(name, name) for name in names]
+
+
+class BaseModelForm(TeamForm):
     name = forms.CharField(
         max_length=64,
         help_text="The name it gets here.",
@@ -197,11 +251,14 @@ class BaseModelFolderForm(TeamForm):
     )
     source = forms.CharField(
         max_length=500,
-        label="Folder or GGUF file",
-        help_text="`folder:NAME`, below the service's `models` folder.",
-        initial="folder:",
-        widget=forms.TextInput(attrs=PLAIN_TEXT),
+        help_text="`hf:owner/name@revision` of the Hugging Face hub, with `:FILE.gguf` for a GGUF file there; "
+        "or `folder:NAME`, a folder or GGUF file below the service's `models` folder.",
+        widget=forms.TextInput(attrs={"placeholder": "hf:Qwen/Qwen2.5-0.5B-Instruct", **PLAIN_TEXT}),
     )
     license = forms.CharField(
-        max_length=100, required=False, label="Licence", widget=forms.TextInput(attrs={"placeholder": "Apache-2.0"})
+        max_length=100,
+        required=False,
+        label="Licence",
+        help_text="Read from the source where it names one.",
+        widget=forms.TextInput(attrs={"placeholder": "Apache-2.0"}),
     )

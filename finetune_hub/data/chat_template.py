@@ -45,7 +45,8 @@ class InvalidChatTemplate(Exception):
 
 NO_CHAT_TEMPLATE = (
     "The base model has no chat template, so conversations cannot be turned into tokens.",
-    "Use its instruct or chat variant, or put a chat_template.jinja beside its tokenizer.json.",
+    "Use its instruct or chat variant, put a chat_template.jinja beside its tokenizer.json, or give a model of the hub "
+    "a known template: `finetune-hub base-models set-template`.",
 )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from finetune_hub.artifacts.local import copy_file
 from finetune_hub.data.chat_template import NO_CHAT_TEMPLATE, ChatTemplate, InvalidChatTemplate
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.events import EventLog
@@ -40,7 +41,7 @@ def import_model(run: ImportRun, log: EventLog) -> ImportResult:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if run.source.is_dir():
-        _copy_folder(run.source, folder, log)
+        _copy_folder(run, folder, log)
     elif run.source.is_file():
         _convert_gguf(run.source, folder, log)
     else:
@@ -90,8 +91,9 @@ def read_facts(folder: Path) -> tuple[ModelFacts, list[str]]:
 _DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 
-def _copy_folder(source: Path, folder: Path, log: EventLog) -> None:
+def _copy_folder(run: ImportRun, folder: Path, log: EventLog) -> None:
     """Copy weights, config and tokenizer; code, pickles and everything else stay behind."""
+    source, copy = run.source, copy_file if run.source_is_ours else shutil.copyfile
     weights = sorted(source.glob("*.safetensors"))
     if not weights:
         pickles = sorted(path.name for path in source.iterdir() if path.suffix in _PICKLES)
@@ -113,7 +115,7 @@ def _copy_folder(source: Path, folder: Path, log: EventLog) -> None:
             )
     files = [*weights, *(source / name for name in names)]
     for done, path in enumerate(files, start=1):
-        shutil.copyfile(path, folder / path.name)
+        copy(path, folder / path.name)
         log.emit(Progress(done=done, total=len(files), unit="files"))
     _tensors(folder)
 

@@ -11,6 +11,7 @@ import secrets
 from dataclasses import dataclass
 
 from django.db import DatabaseError, connection, transaction
+from django.db.models import QuerySet
 from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
@@ -28,12 +29,11 @@ READABLE = (
     "jobs_metricpoint jobs_publication registry_adapter registry_adapterfile registry_adapterversion registry_lineage"
 ).split()
 INSERTABLE = (
-    "catalog_basemodelfile fleet_device fleet_worker jobs_checkpoint jobs_jobevent jobs_metricpoint jobs_publication "
+    "fleet_device fleet_worker jobs_checkpoint jobs_jobevent jobs_metricpoint jobs_publication "
     "registry_adapter registry_adapterfile registry_adapterversion registry_lineage"
 ).split()
 DELETABLE = ["jobs_checkpoint"]
 CHANGEABLE = {
-    "catalog_basemodel": "artifact_prefix facts revision state",
     "fleet_device": "memory_bytes name present",
     "fleet_worker": "canary_at heartbeat_at hostname labels registered_at version",
     "jobs_attempt": "events_offset failure_class failure_message finished_at lease_expires_at lease_token log_tail "
@@ -118,6 +118,11 @@ def revoke_role(name: str) -> bool:
             cursor.execute(sql.SQL("DROP ROLE {}").format(identifier))
     role.delete()
     return True
+
+
+def invited_workers() -> QuerySet[WorkerRole, str]:
+    """The names of workers with a role of their own."""
+    return WorkerRole.objects.values_list("worker_name", flat=True)
 
 
 def renew_grants() -> None:

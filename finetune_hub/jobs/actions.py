@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from finetune_hub.accounts.models import Team, User
-from finetune_hub.catalog.actions import check_name
+from finetune_hub.artifacts.store import shared_store
+from finetune_hub.catalog.actions import OnError, check_name
 from finetune_hub.catalog.choices import find_base_model, find_dataset_version
-from finetune_hub.catalog.models import BaseModel, BaseModelState, DatasetVersion
-from finetune_hub.catalog.sources import parse_source
+from finetune_hub.catalog.dataset_sources import parse_dataset_source
+from finetune_hub.catalog.models import BaseModel, DatasetVersion
+from finetune_hub.catalog.sources import ModelSource, parse_source
 from finetune_hub.data.rows import RowKind
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs.lifecycle import EventDraft, add_events, lock_job
@@ -29,6 +33,9 @@ from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.known_models import KNOWN_MODELS
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
+
+GGUF_MAGIC = b"GGUF"
+RAW_KINDS = frozenset({RowKind.TEXT, RowKind.COMPLETION})  # These do not pass through a chat template.
 
 
 @transaction.atomic
@@ -52,8 +59,8 @@ def submit_training(
 
     Raises:
         Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
-            `duplicate_dataset`, `not_preference_pairs`, `does_not_fit`, `too_many_gpus`, `priority_not_allowed`,
-            `unknown_job`, `wrong_job_state`, `idempotency_key_reused`.
+            `duplicate_dataset`, `not_preference_pairs`, `no_chat_template`, `does_not_fit`, `too_many_gpus`,
+            `priority_not_allowed`, `unknown_job`, `wrong_job_state`, `idempotency_key_reused`.
     """
     check_gpus(spec.runtime.gpus)
     check_priority(team, user, priority)
@@ -63,6 +70,8 @@ def submit_training(
         raise Refusal(
             "duplicate_dataset", "A dataset is named twice.", "Name it once and raise its `weight`.", field="datasets"
         )
+    require_chat_template(base_model, [version for version, _ in choices])
+    spec = spec.model_copy(update={"base_model": base_model.name})  # It may have been called by an alias.
     unpaired = [version for version, _ in choices if version.kind != RowKind.PREFERENCE]
     if spec.objective.type == "dpo" and unpaired:
         raise Refusal(
@@ -184,23 +193,89 @@ def import_base_model(team: Team, user: User, *, name: str, source: str | None =
     if checked.kind == "pypi":
         license_name = checked.package.license
     with transaction.atomic():
-        base_model, created = BaseModel.objects.get_or_create(
-            team=team, name=name, defaults={"source": str(checked), "license": license_name, "created_by": user}
-        )
-        if not created:
-            again = BaseModel.objects.filter(pk=base_model.pk, state=BaseModelState.FAILED).update(
-                state=BaseModelState.IMPORTING, source=str(checked), license=license_name
+        base_model = _begin_import(team, user, name, checked, license_name)
+        if checked.kind == "upload" and not list(shared_store(settings.ARTIFACT_URL).keys(base_model.upload_folder)):
+            raise Refusal("unknown_source", "Nothing was uploaded for it.", "Upload its GGUF file.", field="source")
+        return _import_job(base_model, user, checked)
+
+
+def import_uploaded_model(
+    team: Team, user: User, *, name: str, file: Path, file_name: str, license_name: str = ""
+) -> Job:
+    """Queue the import of a GGUF file, which is stored first.
+
+    Raises:
+        Refusal: `invalid_name`, `not_gguf`, `base_model_exists`.
+    """
+    check_name(name)
+    with file.open("rb") as opened:
+        if opened.read(len(GGUF_MAGIC)) != GGUF_MAGIC:
+            raise Refusal(
+                "not_gguf",
+                f"{file_name} is no GGUF file.",
+                "Models in safetensors are imported from a hub (`hf:owner/name`) or from a folder (`folder:NAME`).",
+                field="file",
             )
-            if again != 1:
-                raise Refusal(
-                    "base_model_exists",
-                    f"The team already has a base model named {name!r} ({base_model.state}).",
-                    "Use it, or import under another name.",
-                    field="name",
-                    status=409,
-                )
-        return _create_job(
-            team=team, created_by=user, kind=JobKind.IMPORT, base_model=base_model, spec={"source": str(checked)}
+    source = ModelSource(kind="upload", value=Path(file_name).name[-200:])
+    with transaction.atomic():
+        base_model = _begin_import(team, user, name, source, license_name)
+        shared_store(settings.ARTIFACT_URL).put(base_model.upload_key, file)
+        return _import_job(base_model, user, source)
+
+
+def _begin_import(team: Team, user: User, name: str, source: ModelSource, license_name: str) -> BaseModel:
+    """The base model of this name, new, or again after an import that failed."""
+    base_model, created = BaseModel.objects.get_or_create(
+        team=team, name=name, defaults={"source": str(source), "license": license_name, "created_by": user}
+    )
+    if not created and not base_model.import_again(source=str(source), license_name=license_name):
+        raise Refusal(
+            "base_model_exists",
+            f"The team already has a base model named {name!r} ({base_model.state}).",
+            "Use it, or import under another name.",
+            field="name",
+            status=409,
+        )
+    return base_model
+
+
+def _import_job(base_model: BaseModel, user: User, source: ModelSource) -> Job:
+    spec = {"source": str(source)}
+    return _create_job(team=base_model.team, created_by=user, kind=JobKind.IMPORT, base_model=base_model, spec=spec)
+
+
+def import_dataset(
+    team: Team,
+    user: User,
+    *,
+    name: str,
+    source: str,
+    mapping: dict[str, str] | None = None,
+    on_error: OnError = "refuse",
+) -> Job:
+    """Queue the fetching of a dataset's newest version; it is checked like an upload when it is there.
+
+    Raises:
+        Refusal: `invalid_name`, `unknown_source`.
+    """
+    checked = parse_dataset_source(source)
+    spec = {"name": check_name(name), "source": str(checked), "mapping": mapping, "on_error": on_error}
+    return _create_job(team=team, created_by=user, kind=JobKind.DATASET, spec=spec)
+
+
+def require_chat_template(base_model: BaseModel, versions: Sequence[DatasetVersion]) -> None:
+    """
+    Raises:
+        Refusal: `no_chat_template`: rows are conversations, and the model came without a way to write them down.
+    """
+    chats = [version for version in versions if version.kind not in RAW_KINDS]
+    if base_model.lacks_chat_template and chats:
+        raise Refusal(
+            "no_chat_template",
+            f"The base model {base_model.name!r} came without a chat template, and {chats[0]} holds conversations.",
+            f"Give it one, on the page of base models or with `finetune-hub base-models set-template "
+            f"{base_model.name} chatml`, or use its instruct variant. Raw text needs none.",
+            field="base_model",
         )
 
 

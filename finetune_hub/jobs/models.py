@@ -28,6 +28,7 @@ class JobKind(models.TextChoices):
     TRAIN = "train"
     EVALUATE = "evaluate"
     IMPORT = "import"
+    DATASET = "dataset", "Dataset import"
 
 
 class JobState(models.TextChoices):
@@ -94,7 +95,9 @@ class Job(models.Model):
     state = models.CharField(max_length=10, choices=JobState, default=JobState.VALIDATING)
     desired_state = models.CharField(max_length=10, choices=DesiredState, default=DesiredState.RUN)
     spec = models.JSONField(help_text="A TrainingSpec for kind train; the options of the other kinds otherwise.")
-    base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="jobs")
+    base_model = models.ForeignKey(
+        BaseModel, models.PROTECT, null=True, related_name="jobs", help_text="None: the job fetches a dataset."
+    )
     dataset_versions: models.ManyToManyField[DatasetVersion, JobDataset] = models.ManyToManyField(
         DatasetVersion, through="JobDataset", related_name="jobs"
     )
@@ -157,6 +160,11 @@ class Job(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["team", "idempotency_key"], name="job_idempotency_key_unique"),
             models.CheckConstraint(condition=models.Q(kind__in=JobKind.values), name="job_kind_known"),
+            models.CheckConstraint(
+                condition=models.Q(kind=JobKind.DATASET, base_model=None)
+                | (~models.Q(kind=JobKind.DATASET) & models.Q(base_model__isnull=False)),
+                name="job_has_base_model",
+            ),
             models.CheckConstraint(condition=models.Q(state__in=JobState.values), name="job_state_known"),
             models.CheckConstraint(
                 condition=models.Q(desired_state__in=DesiredState.values), name="job_desired_state_known"
@@ -184,8 +192,16 @@ class Job(models.Model):
     def subject(self) -> str:
         """What the job makes or measures, by name; needs what `for_list` fetches."""
         if self.kind == JobKind.TRAIN:
-            return str(self.spec.get("adapter_name") or self.base_model.name)
-        return str(self.adapter_version or self.base_model.name)
+            return str(self.spec.get("adapter_name") or self.over.name)
+        if self.kind == JobKind.DATASET:
+            return str(self.spec["name"])
+        return str(self.adapter_version or self.over.name)
+
+    @property
+    def over(self) -> BaseModel:
+        """The base model that it trains over, measures or imports: every kind has one but the import of a dataset."""
+        assert self.base_model is not None
+        return self.base_model
 
     @property
     def has_ended(self) -> bool:
@@ -252,7 +268,7 @@ class Job(models.Model):
         """Which programs will be able to serve what the job trains; None for a job that trains nothing."""
         if self.kind != JobKind.TRAIN:
             return None
-        return compatibility_of(self.training_spec().method, self.base_model.model_type)
+        return compatibility_of(self.training_spec().method, self.over.model_type)
 
 
 class JobDataset(models.Model):

@@ -232,7 +232,7 @@ def estimate_of(attempt: Attempt) -> Estimate | None:
     """The estimate of an attempt that has run, by the tokens that it met; None: model or device is unknown."""
     row = next(iter(attempt.devices.all()), None)
     try:
-        shape, spec = shape_of(attempt.job.base_model), attempt.job.training_spec()
+        shape, spec = shape_of(attempt.job.over), attempt.job.training_spec()
     except Refusal:
         return None
     if row is None:

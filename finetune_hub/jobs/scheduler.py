@@ -13,6 +13,7 @@ from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Now
 
 from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.fleet.worker_role import invited_workers
 from finetune_hub.jobs.expectations import expected_end, seconds_left
 from finetune_hub.jobs.lifecycle import lock_job, preempt
 from finetune_hub.jobs.live import announce_all, poke_worker
@@ -41,11 +42,12 @@ def schedule_pass() -> int:
     # Locked, so that a worker whose drain has returned gets nothing from a pass that began before it.
     workers = {worker.pk: worker for worker in Worker.objects.fit_for_work().select_for_update(no_key=True)}
     now = database_now()
+    invited = frozenset(Device.objects.filter(worker__name__in=invited_workers()).values_list("pk", flat=True))
     planned = plan(
         situation.Situation(
             now=now.timestamp(),
             next_month=month_after(now).timestamp(),
-            queue=[as_waiting(job) for job in queue],
+            queue=[as_waiting(job, invited) for job in queue],
             devices=devices(workers),
             runs=runs(now),
             teams=[use.as_share() for use in uses_of_teams()],
@@ -71,8 +73,14 @@ def waiting_jobs() -> list[Job]:
     return list(rows[:LOOKED_AT_JOBS])
 
 
-def as_waiting(job: Any) -> situation.WaitingJob:
-    """A row of `waiting_jobs` as placement sees it."""
+def as_waiting(job: Any, invited: frozenset[int]) -> situation.WaitingJob:
+    """A row of `waiting_jobs` as placement sees it.
+
+    Args:
+        invited: Devices of workers with a role of their own, which may not import: that takes a team's token, and the
+            right to add datasets and base models.
+    """
+    is_import = job.kind in {JobKind.IMPORT, JobKind.DATASET}
     return situation.WaitingJob(
         job_id=job.pk,
         team_id=job.team_id,
@@ -84,7 +92,7 @@ def as_waiting(job: Any) -> situation.WaitingJob:
         priority=job.priority,
         expected_seconds=seconds_left(job.expected_seconds, job.step, job.total_steps),
         prefers_cpu=job.kind == JobKind.IMPORT,
-        excluded_devices=frozenset(job.excluded_devices),
+        excluded_devices=frozenset(job.excluded_devices) | (invited if is_import else frozenset()),
     )
 
 

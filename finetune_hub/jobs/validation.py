@@ -53,7 +53,7 @@ def look_at_rows(job: Job) -> str:
         InvalidDataset, InvalidChatTemplate: the rows cannot be trained on with this base model.
         ArtifactError: a file is gone.
     """
-    template = ChatTemplate.from_folder(tokenizer_folder(job.base_model))
+    template = ChatTemplate.from_folder(tokenizer_folder(job.over))
     max_seq_len = job.training_spec().training.max_seq_len
     rows = truncated = supervised = 0
     for job_dataset in job.job_datasets.select_related("dataset_version"):

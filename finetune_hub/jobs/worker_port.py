@@ -43,7 +43,7 @@ from finetune_hub.jobs.models import (
 from finetune_hub.registry import actions as registry
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.events import Checkpoint as CheckpointEvent
-from finetune_hub.spec.events import EngineEvent, Evaluation, Log, Plan, Progress, Step, Stopped
+from finetune_hub.spec.events import EngineEvent, Evaluation, Log, Plan, Progress, Resolved, Step, Stopped
 from finetune_hub.spec.events import Failure as FailureEvent
 from finetune_hub.spec.files import FileEntry
 
@@ -204,6 +204,8 @@ def record_events(lease: Lease, events: Sequence[EngineEvent], *, start: int, en
         if drafts:
             add_events(job, drafts, attempt=attempt)
         Attempt.objects.filter(pk=attempt.pk).update(events_offset=end, progress_at=Now())
+        for resolved in (event for event in events if isinstance(event, Resolved)):
+            _pin(job, resolved)
         _record_progress(job, attempt, events)
         announce(job.pk)
 
@@ -224,11 +226,24 @@ def describe(event: EngineEvent) -> EventDraft | None:
         case Evaluation():
             mark = ", the lowest so far" if event.is_best else ""
             return EventDraft(f"Held-out loss {event.loss:.4f} at step {event.step}{mark}.")
+        case Resolved():
+            licence = event.license or "none named"
+            return EventDraft(
+                f"{event.repository} is at commit {event.commit}; access {event.access}, licence {licence}."
+            )
         case Stopped():
             return EventDraft(f"Stopped at step {event.step}.")
         case FailureEvent():
             return EventDraft(f"{event.message} {event.remedy}", "error")
     return None
+
+
+def _pin(job: Job, found: Resolved) -> None:
+    """Keep the commit that the job's source is, so that its next attempt fetches the same."""
+    if job.base_model:
+        job.base_model.set_lookup(commit=found.commit, access=found.access, license_name=found.license)
+    else:
+        Job.objects.filter(pk=job.pk).update(spec=job.spec | {"commit": found.commit})
 
 
 def _record_progress(job: Job, attempt: Attempt, events: Sequence[EngineEvent]) -> None:
@@ -297,14 +312,14 @@ def record_resume(lease: Lease, step: int) -> None:
 # ---- the end of an attempt
 
 
-def succeed(lease: Lease, result: dict[str, Any]) -> None:
-    """End attempt and job: nothing to publish (an evaluation).
+def succeed(lease: Lease, result: dict[str, Any], message: str = "Done.") -> None:
+    """End attempt and job: nothing is left to publish (an evaluation, or a dataset whose version is there).
 
     Raises:
         LeaseLost: see `fenced`.
     """
     with fenced(lease) as (job, attempt):
-        _succeed(job, attempt, result, "Done.")
+        _succeed(job, attempt, result, message)
 
 
 def publish_adapter(
@@ -328,7 +343,7 @@ def publish_adapter(
         version = registry.add_version(
             team=job.team,
             name=spec.adapter_name,
-            base_model=job.base_model,
+            base_model=job.over,
             dataset_versions=job.dataset_versions.all(),
             files=files,
             method=spec.method.type,
@@ -354,6 +369,7 @@ def publish_base_model(lease: Lease, *, artifact_prefix: str, files: list[FileEn
         base_model = BaseModel.objects.select_for_update().get(pk=job.base_model_id)
         assert base_model.state == BaseModelState.IMPORTING
         base_model.set_ready(artifact_prefix=artifact_prefix, files=files, facts=result["facts"])
+        add_events(job, [EventDraft(warning, "warn") for warning in result["warnings"]], attempt=attempt)
         _succeed(job, attempt, result, f"The base model {base_model.name} is ready.")
 
 

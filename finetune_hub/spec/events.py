@@ -111,6 +111,16 @@ class Progress(Event):
     unit: str
 
 
+class Resolved(Event):
+    """What a source on a hub is, at this moment: a later attempt fetches the same commit."""
+
+    type: Literal["resolved"] = "resolved"
+    repository: str
+    commit: str
+    license: str = Field(description="As the repository's card names it; empty: it names none.")
+    access: Literal["open", "gated", "private"]
+
+
 class Failure(Event):
     """The run ends here: what went wrong, and what the user can do."""
 
@@ -128,7 +138,7 @@ class Stopped(Event):
 
 
 EngineEvent = Annotated[
-    Log | Plan | Step | Evaluation | Checkpoint | Progress | Failure | Stopped, Field(discriminator="type")
+    Log | Plan | Step | Evaluation | Checkpoint | Progress | Resolved | Failure | Stopped, Field(discriminator="type")
 ]
 engine_event: TypeAdapter[EngineEvent] = TypeAdapter(EngineEvent)
 

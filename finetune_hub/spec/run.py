@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from finetune_hub.spec.files import FileEntry
+from finetune_hub.spec.hub_reference import HubReference
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.training import TrainingSpec
 
@@ -86,10 +87,42 @@ class FetchRun(Part):
     output_dir: Path
 
 
+class HubFetchRun(Part):
+    """Fetch from a Hugging Face hub: `python -m workers.fetch_hub fetch-hub FILE.json`."""
+
+    kind: Literal["model", "dataset"]
+    reference: HubReference = Field(description="Pinned, when an earlier attempt has looked it up.")
+    folder: Path = Field(description="Where the files come to. What is there of another commit is thrown away.")
+    max_bytes: int | None = Field(None, description="Of all files together.")
+    token_file: Path | None = Field(None, description="Holds the team's hub token; it is deleted when it was read.")
+    output_dir: Path
+
+
+class UrlFetchRun(Part):
+    """Fetch a dataset's file from a web address: `python -m workers.fetch_url fetch-url FILE.json`."""
+
+    url: str
+    file_name: str
+    folder: Path = Field(description="Where the file comes to.")
+    max_bytes: int
+    allow_private: bool = Field(description="Also from addresses inside the network, and without TLS.")
+    output_dir: Path
+
+
+class FetchedDataset(Part):
+    """`result.json` of a fetched dataset, ahead of its check."""
+
+    file: Path
+    file_name: str
+    source: str = Field(description="Where it comes from, pinned.")
+    license: str = Field(description="As its hub names it; empty: it names none.")
+
+
 class ImportRun(Part):
     """Turn a GGUF file, or a folder of safetensors, into a base model folder (safetensors, config, tokenizer)."""
 
     source: Path = Field(description="A GGUF file, or a folder in transformers' format.")
+    source_is_ours: bool = Field(False, description="Nobody writes to its files again: links will do for copies.")
     output_dir: Path = Field(description="The model is written to `model/` below it.")
 
 

@@ -1,4 +1,4 @@
-// How far an upload has come: bytes while they are sent, then that the service reads the rows.
+// How far an upload has come: bytes while they are sent, then that the service reads what it got.
 // A large file goes in parts ahead of its form, and goes on where it broke off, also after the page was loaded again.
 
 const units = ["bytes", "kB", "MB", "GB", "TB"];
@@ -23,7 +23,7 @@ document.addEventListener("htmx:xhr:progress", (event) => {
     place.querySelector("small").textContent = `${size(loaded)} of ${size(total)}`;
   } else {
     bar.removeAttribute("value"); // It has no measure for the rest.
-    place.querySelector("small").textContent = `${size(total)} sent. The rows are being checked…`;
+    place.querySelector("small").textContent = `${size(total)} sent. It is being checked…`;
   }
 });
 

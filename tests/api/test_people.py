@@ -101,3 +101,17 @@ def test_drain_and_resume(world: World) -> None:
 @pytest.mark.parametrize("path", ["/api/members/%00", "/api/members/a%20b", "/api/members/", "/api/tokens/UPPER"])
 def test_an_address_that_no_row_can_have(path: str, world: World) -> None:
     assert code_of(world["owner"].delete(path), 404) == "not_found"
+
+
+def test_the_hub_token_is_never_answered(world: World) -> None:
+    admin = world["owner"]
+    answers = [
+        admin.put("/api/hub-token", {"token": "hf_secretsecret"}),
+        admin.get("/api/hub-token"),
+        admin.put("/api/hub-token", {"token": "hf_secretsecret with more"}),
+        admin.put("/api/hub-token", {"token": ["hf_secretsecret"]}),
+        admin.put("/api/hub-token", {"token": 1, "x": "hf_secretsecret"}),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 422, 422, 422]
+    assert answers[1].json()["set_by"] == "alice"
+    assert not any(b"hf_secretsecret" in answer.content for answer in answers)

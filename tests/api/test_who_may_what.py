@@ -15,6 +15,7 @@ from django.urls import reverse
 from finetune_hub.accounts.actions import create_token
 from finetune_hub.accounts.models import AuditEvent, Scope
 from finetune_hub.api.urls import urlpatterns
+from finetune_hub.catalog.aliases import set_alias
 from finetune_hub.catalog.models import DatasetVersion
 from finetune_hub.jobs.models import Job, JobState
 from tests.api.conftest import World, client_with
@@ -87,6 +88,10 @@ def an_upload(world: World) -> dict[str, Any]:
     return {"name": "fresh", "file": SimpleUploadedFile("fresh.jsonl", row)}
 
 
+def an_alias(world: World) -> dict[str, Any]:
+    return {"alias": set_alias(world.team, world.alice, alias="gpt/4o", base_model="tiny").alias}
+
+
 def a_spec(world: World) -> dict[str, Any]:
     return {"base_model": "tiny", "dataset": {"name": "tickets"}}
 
@@ -122,9 +127,30 @@ CALLS = [
     Call("get", "dataset-tokens", a_dataset_version, ok=422),
     Call("get", "dataset-file", lambda world: a_dataset_version(world) | {"name": "rows.jsonl"}),
     Call("post", "uploads", body=a_large_file, ok=201, outsider=201),
+    Call(
+        "post",
+        "dataset-import",
+        body=lambda world: {"name": "fetched", "source": "hf:owner/name:train"},
+        ok=201,
+        outsider=201,
+    ),
     Call("get", "base-models", outsider=200),
     Call("post", "base-models", body=lambda world: {"name": "smollm2-135m-instruct"}, ok=201, outsider=201),
     Call("get", "base-model", lambda world: {"id": world.job.base_model_id}),
+    Call("get", "chat-template", lambda world: {"id": world.job.base_model_id}),
+    Call(
+        "post",
+        "chat-template",
+        lambda world: {"id": world.job.base_model_id},
+        lambda world: {"template": "chatml"},
+        ok=409,
+    ),
+    Call("get", "aliases", outsider=200),
+    Call("post", "aliases", body=lambda world: {"alias": "gpt-4o", "base_model": "tiny"}, ok=200, outsider=422),
+    Call("delete", "alias", an_alias),
+    Call("get", "hub-token", outsider=200),
+    Call("put", "hub-token", body=lambda world: {"token": "hf_x"}, outsider=200, scope="admin", role="admin"),
+    Call("delete", "hub-token", outsider=200, scope="admin", role="admin"),
     Call("get", "jobs", outsider=200),
     Call("post", "jobs", body=a_spec, ok=201, outsider=422),
     Call("post", "plans", body=a_spec, outsider=422),

@@ -10,7 +10,8 @@ from django.urls import URLPattern, reverse
 
 from finetune_hub.accounts.actions import create_token
 from finetune_hub.accounts.models import ApiToken, AuditEvent, Membership, Role, User
-from finetune_hub.catalog.models import DatasetVersion
+from finetune_hub.catalog.aliases import set_alias
+from finetune_hub.catalog.models import BaseModelAlias, DatasetVersion
 from finetune_hub.dashboard.middleware import CONTENT_SECURITY_POLICY
 from finetune_hub.dashboard.urls import urlpatterns
 from finetune_hub.fleet.models import TeamQuota
@@ -29,6 +30,11 @@ DEEDS = {
     "job-priority",
     "job-plan",
     "base-model-import",
+    "base-model-upload",
+    "dataset-import",
+    "alias-set",
+    "alias-remove",
+    "chat-template",
     "dataset-split",
     "dataset-delete",
     "upload-begin",
@@ -36,7 +42,16 @@ DEEDS = {
 }
 ABOUT_TWO = {"dataset-comparison"}  # Of the team too, and 404 without the other one.
 DEEDS_OF_STAFF = {"quota-change"}
-DEEDS_OF_ADMINS = {"worker-drain", "worker-resume", "device-share", "member-add", "member-role", "member-remove"}
+DEEDS_OF_ADMINS = {
+    "worker-drain",
+    "worker-resume",
+    "device-share",
+    "member-add",
+    "member-role",
+    "member-remove",
+    "hub-token-set",
+    "hub-token-remove",
+}
 DEEDS_FOR_ONESELF = {"password-change", "token-create", "token-revoke"}
 OF_THE_TEAM = {
     "job",
@@ -89,6 +104,10 @@ def address(world: World, name: str) -> str:
         "device-share": [world.worker.name, 0],
         "quota-change": [world.team.slug],
         "team-of": [world.team.slug],
+        "chat-template": [world.job.base_model_id],
+        "alias-remove": [an_alias_of(world).pk],
+        "hub-token-set": [world.team.slug],
+        "hub-token-remove": [world.team.slug],
         "member-add": [world.team.slug],
         "member-role": [world.team.slug, membership_of(world, "bob").pk],
         "member-remove": [world.team.slug, membership_of(world, "bob").pk],
@@ -99,6 +118,10 @@ def address(world: World, name: str) -> str:
 
 def membership_of(world: World, username: str) -> Membership:
     return world.team.memberships.get(user__username=username)
+
+
+def an_alias_of(world: World) -> BaseModelAlias:
+    return set_alias(world.team, world.alice, alias="gpt-4o", base_model=world.job.over.name)
 
 
 def a_token_of(world: World, username: str) -> ApiToken:
@@ -178,7 +201,21 @@ def test_steering(world: World, name: str, caller: str, status: int) -> None:
         assert world.job.events.last().actor.username == "bob"
 
 
-@pytest.mark.parametrize("name", ["job-new", "recipe-import", "dataset-upload", "base-model-import", "upload-begin"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "job-new",
+        "recipe-import",
+        "dataset-upload",
+        "dataset-import",
+        "base-model-import",
+        "base-model-upload",
+        "alias-set",
+        "alias-remove",
+        "chat-template",
+        "upload-begin",
+    ],
+)
 def test_a_viewer_may_not_submit(world: World, name: str) -> None:
     assert world["viewer"].post(address(world, name), {"name": "x"}).status_code == 403
 
@@ -190,6 +227,13 @@ def test_datasets_are_the_members_to_change(world: World, name: str, caller: str
     response = world[caller].post(address(world, name), {"percent": 20, "seed": 7})
     assert response.status_code == status
     assert DatasetVersion.objects.alive().count() == versions
+
+
+@pytest.mark.parametrize("name", ["chat-template", "alias-remove"])
+@pytest.mark.parametrize(("caller", "status"), [("viewer", 403), ("outsider", 404), ("anonymous", 302)])
+def test_base_models_are_the_members_to_change(world: World, name: str, caller: str, status: int) -> None:
+    assert world[caller].post(address(world, name), {"template": "chatml"}).status_code == status
+    assert an_alias_of(world).base_model == world.job.over
 
 
 @pytest.mark.parametrize(("caller", "status"), [("viewer", 200), ("outsider", 404), ("anonymous", 302)])
@@ -213,7 +257,11 @@ def test_a_viewer_sees_no_buttons(world: World) -> None:
 
 
 # What each deed of an admin is sent, and what it is answered. An admin of any team manages the workers.
-DATA = {"member-add": {"username": "bob", "role": "viewer"}, "member-role": {"role": "viewer"}}
+DATA = {
+    "member-add": {"username": "bob", "role": "viewer"},
+    "member-role": {"role": "viewer"},
+    "hub-token-set": {"token": "hf_x"},
+}
 REFUSED_TO_MEMBERS = {"owner": 302, "teammate": 403, "viewer": 403, "outsider": 404, "anonymous": 302}
 
 

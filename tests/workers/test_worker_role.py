@@ -22,6 +22,7 @@ from finetune_hub.fleet.worker_role import Invitation, end_long_transactions, in
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.lifecycle import Failed
 from finetune_hub.jobs.models import Attempt, AttemptState, Checkpoint, DeviceUse, Job, JobKind, JobState
+from finetune_hub.jobs.scheduler import schedule_pass
 from finetune_hub.jobs.worker_port import DeviceReport, Lease, LeaseLost
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.refusal import Refusal
@@ -125,7 +126,7 @@ def test_a_training_from_claim_to_publication(invitation: Invitation) -> None:
     assert not DeviceUse.objects.filter(released_at=None).exists()
 
 
-def test_an_import_an_evaluation_and_a_failure(invitation: Invitation) -> None:
+def test_an_evaluation_and_failures(invitation: Invitation) -> None:
     team = make_team(make_user())
     version = make_adapter_version(team)
     evaluation = claim(make_job(team, kind=JobKind.EVALUATE, adapter_version=version, spec={}), invitation)
@@ -134,14 +135,6 @@ def test_an_import_an_evaluation_and_a_failure(invitation: Invitation) -> None:
         assert seen is not None
         assert len(seen.manifest()) == 2
         worker_port.succeed(evaluation, {"accuracy": 1.0})
-
-    imported, failing = make_import(make_team(make_user())), make_import(make_team(make_user()))
-    for job, end in ((imported, publish_base_model), (failing, fail_for_good)):
-        lease = claim(job, invitation)
-        with as_worker(invitation):
-            end(lease)
-        job.base_model.refresh_from_db()
-    assert (imported.base_model.state, failing.base_model.state) == ("ready", "failed")
 
     for failure_class in ("out_of_memory", "worker_lost"):
         lease = claim(make_job(team), invitation)
@@ -161,20 +154,14 @@ def test_an_import_an_evaluation_and_a_failure(invitation: Invitation) -> None:
     assert retried.events.count() == 3
 
 
-def make_import(team: Any) -> Job:
-    job = make_job(team, kind=JobKind.IMPORT, spec={"source": "folder:tiny"})
-    job.base_model.files.all().delete()
-    type(job.base_model).objects.filter(pk=job.base_model_id).update(state="importing", artifact_prefix="", revision="")
-    return job
-
-
-def publish_base_model(lease: Lease) -> None:
-    prefix = f"{Attempt.objects.get(pk=lease.attempt_id).artifact_prefix}/model"
-    worker_port.publish_base_model(lease, artifact_prefix=prefix, files=FILES, result={"facts": {}})
-
-
-def fail_for_good(lease: Lease) -> None:
-    worker_port.fail(lease, Failed("bad_config", "It is no model.", "Choose another."))
+def test_imports_are_for_the_hubs_own_workers(invitation: Invitation) -> None:
+    with as_worker(invitation):
+        join()
+    job = make_job(make_team(make_user()), kind=JobKind.IMPORT, spec={"source": "folder:tiny"})
+    assert schedule_pass() == 0
+    own = make_worker("box")
+    assert schedule_pass() == 1
+    assert job.attempts.get().worker == own
 
 
 def test_a_lost_lease_is_said_as_on_any_worker(invitation: Invitation) -> None:
@@ -302,7 +289,8 @@ HOSTILE = {
     "change a published file's hash": ("UPDATE registry_adapterfile SET sha256 = '' WHERE id = {file}", DENIED),
     "add a file to a published version": ("INSERT INTO registry_adapterfile (version_id, path, size_bytes, sha256) "
         "VALUES ({version}, 'run.py', 1, '')", NOT_YOURS),
-    "exchange a base model": ("UPDATE catalog_basemodel SET artifact_prefix = '{prefix}/model'", 0),
+    "exchange a base model": ("UPDATE catalog_basemodel SET artifact_prefix = '{prefix}/model'", DENIED),
+    "read a team's hub token": ("SELECT * FROM accounts_hubtoken", DENIED),
     "undrain itself": ("UPDATE fleet_worker SET drain_requested = false", DENIED),
     "take another worker's name": ("UPDATE fleet_worker SET name = 'other'", DENIED),
     "beat for another worker": ("UPDATE fleet_worker SET heartbeat_at = now() WHERE id = {other_worker}", 0),

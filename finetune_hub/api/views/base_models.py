@@ -1,4 +1,4 @@
-"""Base models: list, import, look at one."""
+"""Base models: list, import, look at one, give it a chat template."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from finetune_hub.api.authentication import team_of, user_of
-from finetune_hub.api.bodies import BaseModelImport, read_body
+from finetune_hub.api.bodies import BaseModelImport, NewChatTemplate, read_body
 from finetune_hub.api.lookups import get_row, named
 from finetune_hub.api.paging import page_of
-from finetune_hub.api.serializers import BaseModelDetailSerializer, BaseModelSerializer, ImportedBaseModelSerializer
+from finetune_hub.api.serializers import (
+    BaseModelDetailSerializer,
+    BaseModelSerializer,
+    ImportedBaseModelSerializer,
+    KnownTemplatesSerializer,
+)
 from finetune_hub.api.views.hub_view import NAME_PARAMETER, PAGE_PARAMETERS, HubView, errors
+from finetune_hub.api.views.uploads import get_upload
+from finetune_hub.catalog.chat_templates import fitting_templates, set_chat_template
 from finetune_hub.catalog.models import BaseModel
-from finetune_hub.jobs.actions import import_base_model
+from finetune_hub.catalog.uploads import finished_file, forget_upload
+from finetune_hub.data.known_templates import KNOWN_TEMPLATES
+from finetune_hub.jobs.actions import import_base_model, import_uploaded_model
+from finetune_hub.jobs.models import Job
 
 
 class BaseModels(HubView):
@@ -29,16 +39,34 @@ class BaseModels(HubView):
     @extend_schema(
         operation_id="import_base_model",
         request=BaseModelImport,
-        responses={201: ImportedBaseModelSerializer, **errors(400, 401, 403, 409, 413, 415, 422)},
+        responses={201: ImportedBaseModelSerializer, **errors(400, 401, 403, 404, 409, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
         """Import a base model. It is ready when the job that is named in the answer has succeeded."""
         body = read_body(request, BaseModelImport)
-        job = import_base_model(
-            team_of(request), user_of(request), name=body.name, source=body.source, license_name=body.license
-        )
-        answer = {**BaseModelSerializer(job.base_model).data, "job_id": job.pk}
+        job = import_upload(request, body) if body.upload else import_source(request, body)
+        answer = {**BaseModelSerializer(job.over).data, "job_id": job.pk}
         return Response(answer, status=201)
+
+
+def import_source(request: Request, body: BaseModelImport) -> Job:
+    return import_base_model(
+        team_of(request), user_of(request), name=body.name, source=body.source, license_name=body.license
+    )
+
+
+def import_upload(request: Request, body: BaseModelImport) -> Job:
+    upload = get_upload(request, body.upload or "")
+    job = import_uploaded_model(
+        team_of(request),
+        user_of(request),
+        name=body.name,
+        file=finished_file(upload),
+        file_name=upload.file_name,
+        license_name=body.license,
+    )
+    forget_upload(upload)
+    return job
 
 
 class OneBaseModel(HubView):
@@ -47,3 +75,30 @@ class OneBaseModel(HubView):
         """One base model with its facts and files."""
         base_models = BaseModel.objects.of_team(team_of(request)).prefetch_related("files")
         return Response(BaseModelDetailSerializer(get_row(base_models, pk=id)).data)
+
+
+class ChatTemplates(HubView):
+    @extend_schema(
+        operation_id="list_chat_templates",
+        responses={200: KnownTemplatesSerializer, **errors(401, 404, 409, 503)},
+    )
+    def get(self, request: Request, id: str) -> Response:  # noqa: A002
+        """The known chat templates; those come first whose marks the model's tokenizer knows as single tokens."""
+        fits = fitting_templates(get_row(BaseModel.objects.of_team(team_of(request)).ready(), pk=id))
+        known = [
+            {"name": name, "summary": KNOWN_TEMPLATES[name].summary, "fits": does_fit}
+            for name, does_fit in fits.items()
+        ]
+        return Response(KnownTemplatesSerializer({"data": known}).data)
+
+    @extend_schema(
+        operation_id="set_chat_template",
+        request=NewChatTemplate,
+        responses={200: BaseModelDetailSerializer, **errors(400, 401, 404, 409, 413, 415, 422, 503)},
+    )
+    def post(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Give a chat template to a base model that came without one. Its `revision` becomes another."""
+        base_model = get_row(BaseModel.objects.of_team(team_of(request)), pk=id)
+        body = read_body(request, NewChatTemplate)
+        base_model = set_chat_template(base_model, name=body.template, source=body.source)
+        return Response(BaseModelDetailSerializer(base_model).data)

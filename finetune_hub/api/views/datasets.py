@@ -1,4 +1,4 @@
-"""Datasets: list, upload a version, look at one, preview its rows, download its files."""
+"""Datasets: list, upload a version, fetch one, look at one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from finetune_hub.api.authentication import team_of, user_of
-from finetune_hub.api.bodies import check_text, uploaded_file
+from finetune_hub.api.bodies import DatasetImport, check_text, read_body, uploaded_file
 from finetune_hub.api.dataset_serializers import AddedVersionSerializer, DatasetDetailSerializer, DatasetSerializer
 from finetune_hub.api.lookups import get_row, named
 from finetune_hub.api.paging import page_of
+from finetune_hub.api.serializers import JobDetailSerializer
 from finetune_hub.api.views.hub_view import NAME_PARAMETER, PAGE_PARAMETERS, HubView, errors
+from finetune_hub.api.views.jobs import job_detail
 from finetune_hub.api.views.uploads import get_upload
 from finetune_hub.catalog.actions import OnError, add_dataset_version
 from finetune_hub.catalog.models import Dataset, DatasetVersion
 from finetune_hub.catalog.uploads import finished_file, forget_upload
+from finetune_hub.jobs.actions import import_dataset
 from finetune_hub.spec.refusal import Refusal
 
 UPLOAD = {
@@ -95,6 +98,19 @@ class Datasets(HubView):
         if upload:
             forget_upload(upload)
         return Response(AddedVersionSerializer(version).data, status=201 if version.number > newest else 200)
+
+
+class DatasetImports(HubView):
+    @extend_schema(
+        operation_id="import_dataset",
+        request=DatasetImport,
+        responses={201: JobDetailSerializer, **errors(400, 401, 413, 415, 422)},
+    )
+    def post(self, request: Request) -> Response:
+        """Fetch a dataset's newest version. It is there when the job has succeeded; `result` names it then."""
+        team, body = team_of(request), read_body(request, DatasetImport)
+        job = import_dataset(team, user_of(request), **body.model_dump())
+        return Response(job_detail(team, job.pk), status=201)
 
 
 class OneDataset(HubView):

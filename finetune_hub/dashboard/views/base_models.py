@@ -1,18 +1,27 @@
-"""The page of base models: what there is, what can be imported by name, and the import of a folder."""
+"""The page of base models: what there is, what can be imported, chat templates for those without, and aliases."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.db.models import Prefetch
 from django.http import HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from finetune_hub.accounts.models import Team
-from finetune_hub.catalog.models import BaseModel, BaseModelState
-from finetune_hub.dashboard.access import MemberRequest, submitting_teams
-from finetune_hub.dashboard.forms import BaseModelFolderForm
-from finetune_hub.jobs.actions import import_base_model
+from finetune_hub.catalog.aliases import set_alias
+from finetune_hub.catalog.chat_templates import set_chat_template
+from finetune_hub.catalog.models import BaseModel, BaseModelAlias, BaseModelState
+from finetune_hub.catalog.uploads import forget_upload
+from finetune_hub.dashboard.access import MemberRequest, require_submitter, submitting_teams
+from finetune_hub.dashboard.forms import AliasForm, BaseModelForm, GgufForm
+from finetune_hub.dashboard.views.datasets import file_of
+from finetune_hub.dashboard.views.uploads import find_own_upload
+from finetune_hub.data.known_templates import KNOWN_TEMPLATES
+from finetune_hub.jobs.actions import import_base_model, import_uploaded_model
 from finetune_hub.jobs.models import Job, JobKind
 from finetune_hub.spec.known_models import KNOWN_MODELS
 from finetune_hub.spec.refusal import Refusal
@@ -21,20 +30,19 @@ from finetune_hub.spec.refusal import Refusal
 @login_required
 @require_safe
 def list_base_models(request: MemberRequest) -> HttpResponse:
-    teams = list(Team.objects.open_to_submissions_of(request.user))
-    return render_list(request, BaseModelFolderForm(teams=teams) if teams else None)
+    return render_list(request)
 
 
 @login_required
 @require_POST
 def import_model(request: MemberRequest) -> HttpResponse:
-    """Import a folder, or, with the name alone, a known model."""
+    """Import from the source given; with the name alone, a known model."""
     teams = submitting_teams(request.user)
     data = request.POST.copy()
     known = KNOWN_MODELS.get(data.get("name", ""))
     if known and "source" not in data:
         data["source"] = known.source
-    form = BaseModelFolderForm(data, teams=teams)
+    form = BaseModelForm(data, teams=teams)
     if form.is_valid():
         found = form.cleaned_data
         try:
@@ -45,17 +53,88 @@ def import_model(request: MemberRequest) -> HttpResponse:
             form.add_refusal(refusal)
         else:
             return redirect("job", job.pk)
-    return render_list(request, form, status=422)
+    return render_list(request, form=form, status=422)
 
 
-def render_list(request: MemberRequest, form: BaseModelFolderForm | None, status: int = 200) -> HttpResponse:
+@login_required
+@require_POST
+def upload_model(request: MemberRequest) -> HttpResponse:
+    """Import a GGUF file that came with the form, or before it in parts."""
+    form = GgufForm(request.POST, request.FILES, teams=submitting_teams(request.user), auto_id="gguf_%s")
+    if form.is_valid():
+        found = form.cleaned_data
+        parted = find_own_upload(request, found["upload"]) if found["upload"] else None
+        try:
+            path, file_name = file_of(found["file"], parted)
+            job = import_uploaded_model(form.team, request.user, name=found["name"], file=path, file_name=file_name)
+        except Refusal as refusal:
+            form.add_refusal(refusal)
+        else:
+            if parted:
+                forget_upload(parted)
+            return redirect("job", job.pk)
+    return render_list(request, gguf_form=form, status=422)
+
+
+@login_required
+@require_POST
+def choose_template(request: MemberRequest, base_model_id: str) -> HttpResponse:
+    """Give one of the known chat templates to a base model that came without."""
+    base_model = get_object_or_404(BaseModel.objects.visible_to(request.user), pk=base_model_id)
+    require_submitter(request.user, base_model.team_id)
+    try:
+        set_chat_template(base_model, name=request.POST.get("template", ""))
+    except Refusal as refusal:
+        return render_list(request, refusal=refusal, status=refusal.status)
+    messages.success(request, f"{base_model.name} has a chat template now, and can be trained on conversations.")
+    return redirect("base-models")
+
+
+@login_required
+@require_POST
+def add_alias(request: MemberRequest) -> HttpResponse:
+    teams = submitting_teams(request.user)
+    form = AliasForm(request.POST, teams=teams, base_models=BaseModel.objects.filter(team__in=teams))
+    if form.is_valid():
+        given = form.cleaned_data
+        try:
+            kept = set_alias(form.team, request.user, alias=given["alias"], base_model=given["base_model"])
+        except Refusal as refusal:
+            form.add_refusal(refusal)
+        else:
+            messages.success(request, f"{kept.alias} stands for {kept.base_model.name}.")
+            return redirect("base-models")
+    return render_list(request, alias_form=form, status=422)
+
+
+@login_required
+@require_POST
+def remove_alias(request: MemberRequest, alias_id: int) -> HttpResponse:
+    alias = get_object_or_404(BaseModelAlias.objects.visible_to(request.user), pk=alias_id)
+    require_submitter(request.user, alias.team_id)
+    alias.delete()
+    messages.success(request, f"{alias.alias} stands for nothing now.")
+    return redirect("base-models")
+
+
+def render_list(request: MemberRequest, *, status: int = 200, **context: Any) -> HttpResponse:
+    """The page, with the forms as they are given, fresh ones otherwise."""
     imports = Prefetch("jobs", Job.objects.filter(kind=JobKind.IMPORT).order_by("-created_at"), to_attr="imports")
-    base_models = list(BaseModel.objects.visible_to(request.user).prefetch_related(imports).order_by("name"))
+    visible = BaseModel.objects.visible_to(request.user).select_related("team").prefetch_related(imports)
+    base_models = list(visible.order_by("name"))
     there = {model.name for model in base_models if model.state != BaseModelState.FAILED}
-    context = {
+    if teams := list(Team.objects.open_to_submissions_of(request.user)):
+        context.setdefault("form", BaseModelForm(teams=teams))
+        context.setdefault("gguf_form", GgufForm(teams=teams, auto_id="gguf_%s"))
+        context.setdefault(
+            "alias_form",
+            AliasForm(teams=teams, base_models=[model for model in base_models if model.state == BaseModelState.READY]),
+        )
+    context |= {
         "base_models": base_models,
         "known_models": [model for name, model in KNOWN_MODELS.items() if name not in there],
-        "form": form,
+        "known_templates": KNOWN_TEMPLATES.values(),
+        "aliases": BaseModelAlias.objects.visible_to(request.user).select_related("base_model"),
         "is_live": any(model.state == BaseModelState.IMPORTING for model in base_models),
     }
     return render(request, "base_models/list.html", context, status=status)

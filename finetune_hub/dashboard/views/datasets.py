@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.files.uploadedfile import TemporaryUploadedFile
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from finetune_hub.accounts.models import Team
 from finetune_hub.catalog.actions import add_dataset_version
 from finetune_hub.catalog.downloads import downloads_of
 from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion, Upload
 from finetune_hub.catalog.uploads import finished_file, forget_upload
 from finetune_hub.dashboard.access import MemberRequest, may_submit_in, submitting_teams
-from finetune_hub.dashboard.forms import DatasetUploadForm
+from finetune_hub.dashboard.forms import DatasetImportForm, DatasetUploadForm
 from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.views.uploads import find_own_upload
+from finetune_hub.jobs.actions import import_dataset
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingOptions
 
@@ -73,8 +76,7 @@ def comparable_with(shown: DatasetVersion) -> list[DatasetVersion]:
 def upload_dataset(request: MemberRequest) -> HttpResponse:
     teams = submitting_teams(request.user)
     if request.method != "POST":
-        initial = {"name": request.GET.get("name", "")}
-        return render(request, "datasets/upload.html", {"form": DatasetUploadForm(teams=teams, initial=initial)})
+        return render_upload(request, teams)
     form = DatasetUploadForm(request.POST, request.FILES, teams=teams)
     defects = []
     if form.is_valid():
@@ -99,7 +101,38 @@ def upload_dataset(request: MemberRequest) -> HttpResponse:
             aside = f", and {version.rejected_count:,} set aside" if version.rejected_count else ""
             messages.success(request, f"{version} is ready: {version.row_count:,} rows{aside}.")
             return redirect("dataset-version", version.dataset_id, version.number)
-    return render(request, "datasets/upload.html", {"form": form, "defects": defects}, status=422)
+    return render_upload(request, teams, form=form, defects=defects, status=422)
+
+
+@login_required
+@require_POST
+def fetch_dataset(request: MemberRequest) -> HttpResponse:
+    """Let a worker fetch a dataset from a hub or an address."""
+    teams = submitting_teams(request.user)
+    form = DatasetImportForm(request.POST, teams=teams, auto_id="fetch_%s")
+    if form.is_valid():
+        given = form.cleaned_data
+        try:
+            job = import_dataset(
+                form.team,
+                request.user,
+                name=given["name"],
+                source=given["source"],
+                on_error="quarantine" if given["quarantine"] else "refuse",
+            )
+        except Refusal as refusal:
+            form.add_refusal(refusal)
+        else:
+            return redirect("job", job.pk)
+    return render_upload(request, teams, fetch_form=form, status=422)
+
+
+def render_upload(request: MemberRequest, teams: list[Team], *, status: int = 200, **context: Any) -> HttpResponse:
+    """The page, with the forms as they are given, fresh ones otherwise."""
+    initial = {"name": request.GET.get("name", "")}
+    context.setdefault("form", DatasetUploadForm(teams=teams, initial=initial))
+    context.setdefault("fetch_form", DatasetImportForm(teams=teams, initial=initial, auto_id="fetch_%s"))
+    return render(request, "datasets/upload.html", context, status=status)
 
 
 def file_of(file: TemporaryUploadedFile | None, parted: Upload | None) -> tuple[Path, str]:

@@ -9,12 +9,14 @@ from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST, require_safe
 
 from finetune_hub.accounts.actions import add_member, change_role, remove_member
-from finetune_hub.accounts.models import AuditEvent, Role, Team
+from finetune_hub.accounts.hub_tokens import remove_hub_token, set_hub_token
+from finetune_hub.accounts.models import AuditEvent, HubToken, Role, Team
 from finetune_hub.dashboard.access import MemberRequest, administered_team, memberships_of
-from finetune_hub.dashboard.account_forms import NewMemberForm
+from finetune_hub.dashboard.account_forms import HubTokenForm, NewMemberForm
 from finetune_hub.spec.refusal import Refusal
 
 SHOWN_EVENTS = 50
@@ -85,6 +87,32 @@ def remove(request: MemberRequest, slug: str, membership_id: int) -> HttpRespons
     return redirect("team") if membership.user == request.user else redirect("team-of", slug)
 
 
+@sensitive_post_parameters()
+@login_required
+@require_POST
+def change_hub_token(request: MemberRequest, slug: str) -> HttpResponse:
+    """Set or replace the team's token of the Hugging Face hub."""
+    team = administered_team(request.user, slug)
+    form = HubTokenForm(request.POST, teams=[team])
+    if form.is_valid():
+        try:
+            set_hub_token(team, form.cleaned_data["token"], actor=request.user)
+        except Refusal as refusal:
+            form.add_refusal(refusal)
+        else:
+            messages.success(request, "The hub token is set. Imports of gated and private models use it.")
+            return redirect("team-of", slug)
+    return render_team(request, team, hub_form=form, status=422)
+
+
+@login_required
+@require_POST
+def drop_hub_token(request: MemberRequest, slug: str) -> HttpResponse:
+    remove_hub_token(administered_team(request.user, slug), actor=request.user)
+    messages.success(request, "The hub token is removed.")
+    return redirect("team-of", slug)
+
+
 def render_team(request: MemberRequest, team: Team, *, status: int = 200, **context: Any) -> HttpResponse:
     """The page; `form` is given when it was refused, `invited` and `link` when somebody new was added."""
     members = list(team.memberships.select_related("user").order_by("user__username"))
@@ -97,4 +125,6 @@ def render_team(request: MemberRequest, team: Team, *, status: int = 200, **cont
     }
     if context["may_manage"]:
         context.setdefault("form", NewMemberForm(teams=[team]))
+        context.setdefault("hub_form", HubTokenForm(teams=[team]))
+        context["hub_token"] = HubToken.objects.filter(team=team).select_related("set_by").first()
     return render(request, "team/team.html", context, status=status)

@@ -3,7 +3,7 @@
 Tables' owner, the hub's role, is not bound by it. Anybody else who is no worker sees no row.
 
 A worker *holds* an attempt that was assigned to it while the lease lasts, and until the end of the transaction in which
-it ended it itself. The clock is read anew for each row, and only READ COMMITTED is let in: neither an old transaction nor
+it ended it itself. It imports nothing: that is for the hub's own workers. The clock is read anew for each row, and only READ COMMITTED is let in: neither an old transaction nor
 an old snapshot stretches a lease.
 """
 
@@ -46,10 +46,6 @@ FUNCTIONS = {
           AND lease_expires_at > clock_timestamp()
         """,
     ),
-    "imports_base_model(base_model text)": (
-        "boolean VOLATILE",
-        "SELECT EXISTS (SELECT FROM jobs_job WHERE base_model_id = $1 AND kind = 'import' AND holds_job(id))",
-    ),
     "in_held_attempt(artifact_prefix text)": (
         "boolean VOLATILE",
         """
@@ -71,17 +67,8 @@ PUBLISHED_INTO = """EXISTS (SELECT FROM held_jobs() job
 # Table → command → the rows it may see (SELECT, UPDATE, DELETE) or make (INSERT); a pair: those it changes, and into what.
 POLICIES = {
     "accounts_team": {"SELECT": "id IN (SELECT team_id FROM held_jobs())"},
-    "catalog_basemodel": {
-        "SELECT": "id IN (SELECT base_model_id FROM held_jobs()) OR imports_base_model(id)",
-        "UPDATE": (
-            "imports_base_model(id)",
-            "imports_base_model(id) AND (artifact_prefix = '' OR in_held_attempt(artifact_prefix))",
-        ),
-    },
-    "catalog_basemodelfile": {
-        "SELECT": "EXISTS (SELECT FROM catalog_basemodel WHERE id = base_model_id)",
-        "INSERT": "imports_base_model(base_model_id)",
-    },
+    "catalog_basemodel": {"SELECT": "id IN (SELECT base_model_id FROM held_jobs())"},
+    "catalog_basemodelfile": {"SELECT": "EXISTS (SELECT FROM catalog_basemodel WHERE id = base_model_id)"},
     "catalog_dataset": {
         "SELECT": "EXISTS (SELECT FROM catalog_datasetversion version WHERE version.dataset_id = catalog_dataset.id)"
     },
@@ -180,7 +167,7 @@ class Migration(migrations.Migration):
         ("accounts", "0002_scopes_and_audit"),
         ("catalog", "0005_uploads_in_parts"),
         ("fleet", "0004_worker_role"),
-        ("jobs", "0010_placement"),
+        ("jobs", "0006_dataset_imports"),
         ("registry", "0003_model_card"),
     ]
 

@@ -9,10 +9,10 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
+        ("jobs", "0002_memory_needed"),
         ("accounts", "0002_scopes_and_audit"),
         ("catalog", "0005_uploads_in_parts"),
         ("fleet", "0002_drain"),
-        ("jobs", "0001_initial"),
         ("registry", "0003_model_card"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

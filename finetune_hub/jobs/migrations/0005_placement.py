@@ -31,8 +31,8 @@ DROP FUNCTION refuse_oversubscription();
 
 class Migration(migrations.Migration):
     dependencies = [
+        ("jobs", "0004_rewards_of_pairs"),
         ("fleet", "0003_labels_sharing_quotas"),
-        ("jobs", "0003_rewards_of_pairs"),
     ]
 
     operations = [

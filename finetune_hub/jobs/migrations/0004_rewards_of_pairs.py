@@ -2,7 +2,9 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("jobs", "0002_memory_needed"), ("jobs", "0002_pause_priority_after")]
+    dependencies = [
+        ("jobs", "0003_pause_priority_after"),
+    ]
 
     operations = [
         migrations.AddField(

@@ -1,0 +1,50 @@
+"""Aliases of base models: list, set, remove."""
+
+from __future__ import annotations
+
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from finetune_hub.api.authentication import team_of, user_of
+from finetune_hub.api.bodies import NewAlias, read_body
+from finetune_hub.api.lookups import get_row
+from finetune_hub.api.paging import page_of
+from finetune_hub.api.serializers import AliasSerializer
+from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
+from finetune_hub.catalog.aliases import set_alias
+from finetune_hub.catalog.models import BaseModelAlias
+
+
+class Aliases(HubView):
+    @extend_schema(
+        operation_id="list_base_model_aliases",
+        parameters=PAGE_PARAMETERS,
+        responses={200: page_of(AliasSerializer), **errors(401, 422)},
+    )
+    def get(self, request: Request) -> Response:
+        """The team's aliases: names that stand for a base model wherever one is named."""
+        rows = BaseModelAlias.objects.of_team(team_of(request)).select_related("base_model")
+        return self.page(rows, AliasSerializer)
+
+    @extend_schema(
+        operation_id="set_base_model_alias",
+        request=NewAlias,
+        responses={200: AliasSerializer, **errors(400, 401, 409, 413, 415, 422)},
+    )
+    def post(self, request: Request) -> Response:
+        """Let an alias stand for a base model; one that is there is given to it."""
+        body = read_body(request, NewAlias)
+        kept = set_alias(team_of(request), user_of(request), alias=body.alias, base_model=body.base_model)
+        return Response(AliasSerializer(kept).data)
+
+
+class OneAlias(HubView):
+    @extend_schema(operation_id="remove_base_model_alias", responses={200: AliasSerializer, **errors(401, 404)})
+    def delete(self, request: Request, alias: str) -> Response:
+        """Remove the alias. Jobs that were submitted under it stay what they are."""
+        rows = BaseModelAlias.objects.of_team(team_of(request)).select_related("base_model")
+        found = get_row(rows, alias=alias)
+        answer = Response(AliasSerializer(found).data)
+        found.delete()
+        return answer

@@ -1,0 +1,112 @@
+"""Giving a chat template to a base model that came without one: a file beside its tokenizer, and a new revision."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from django.conf import settings
+from django.db import transaction
+from tokenizers import Tokenizer
+
+from finetune_hub.artifacts.manifest import entry_of
+from finetune_hub.artifacts.store import shared_store
+from finetune_hub.catalog.local_files import TOKENIZER_FILES, tokenizer_folder
+from finetune_hub.catalog.models import BaseModel, BaseModelState
+from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
+from finetune_hub.data.known_templates import KNOWN_TEMPLATES
+from finetune_hub.spec.refusal import Refusal
+
+TEMPLATE_FILE = "chat_template.jinja"
+OWN = "own"
+_SAMPLE = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "2 + 2?"},
+    {"role": "assistant", "content": "4"},
+    {"role": "user", "content": "And 1 more?"},
+    {"role": "assistant", "content": "5"},
+]
+
+
+@transaction.atomic
+def set_chat_template(base_model: BaseModel, *, name: str | None = None, source: str | None = None) -> BaseModel:
+    """Give the model one of `KNOWN_TEMPLATES` by name, or a Jinja text; the model's revision becomes another one.
+
+    Raises:
+        Refusal: `invalid_request`, `unknown_chat_template`, `base_model_not_ready`, `chat_template_exists`,
+            `chat_template_unsuited`.
+        ArtifactError: the store does not have the tokenizer.
+    """
+    source = _source_of(name, source)
+    model = BaseModel.objects.select_for_update(no_key=True).get(pk=base_model.pk)
+    if model.state != BaseModelState.READY:
+        raise Refusal(
+            "base_model_not_ready",
+            f"The base model {model.name!r} is not ready: {model.state}.",
+            "Wait for its import to end.",
+            status=409,
+        )
+    if model.facts.get("chat_template_sha256"):
+        raise Refusal(
+            "chat_template_exists",
+            f"The base model {model.name!r} has a chat template, which adapters may have been trained with.",
+            "Import the model under another name to use another template.",
+            status=409,
+        )
+    with _tokenizer_with(model, source) as (folder, template_sha256):
+        entry = entry_of(folder / TEMPLATE_FILE, below=folder)
+        shared_store(settings.ARTIFACT_URL).put(f"{model.artifact_prefix}/{TEMPLATE_FILE}", folder / TEMPLATE_FILE)
+    model.add_chat_template(entry, template_sha256=template_sha256, name=name or OWN)
+    return model
+
+
+def fitting_templates(base_model: BaseModel) -> dict[str, bool]:
+    """Known templates by name: whether the model's tokenizer knows all their marks as single tokens, those first.
+
+    Raises:
+        ArtifactError: the store does not have the tokenizer.
+    """
+    file = tokenizer_folder(base_model) / "tokenizer.json"
+    vocabulary = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True) if file.is_file() else {}
+    fits = {name: all(mark in vocabulary for mark in known.marks) for name, known in KNOWN_TEMPLATES.items()}
+    return dict(sorted(fits.items(), key=lambda item: not (item[1] and KNOWN_TEMPLATES[item[0]].marks)))
+
+
+def _source_of(name: str | None, source: str | None) -> str:
+    if (name is None) == (source is None):
+        raise Refusal(
+            "invalid_request", "Name a known template, or give one of your own.", "One of the two.", field="template"
+        )
+    if source is not None:
+        return source
+    if name not in KNOWN_TEMPLATES:
+        raise Refusal(
+            "unknown_chat_template",
+            f"No chat template is known as {name!r}.",
+            f"Take one of {', '.join(KNOWN_TEMPLATES)}, or give its Jinja text.",
+            field="template",
+        )
+    return KNOWN_TEMPLATES[name].source
+
+
+@contextmanager
+def _tokenizer_with(model: BaseModel, source: str) -> Iterator[tuple[Path, str]]:
+    """A folder with the tokenizer and the template, which was seen to work, and the template's hash."""
+    workshop = settings.HOME / "tmp"
+    workshop.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=workshop) as temporary:
+        folder = Path(temporary)
+        for file in tokenizer_folder(model).iterdir():
+            if file.name in TOKENIZER_FILES:
+                shutil.copyfile(file, folder / file.name)
+        (folder / TEMPLATE_FILE).write_text(source, encoding="utf-8")
+        try:
+            template = ChatTemplate.from_folder(folder)
+            if not any(template.encode(_SAMPLE[1:]).supervised):
+                raise InvalidChatTemplate("Nothing of an answer would be learned.", "Let the template write it.")
+        except InvalidChatTemplate as unsuited:
+            raise Refusal("chat_template_unsuited", unsuited.message, unsuited.remedy, field="template") from unsuited
+        yield folder, template.sha256

@@ -1,0 +1,47 @@
+"""What lies on a Hugging Face hub, as one text: `owner/name`, `owner/name@revision`, `owner/name@revision:part`.
+
+Qwen/Qwen2.5-0.5B-Instruct@main          a model at what `main` is today
+team/tickets@refs/convert/parquet:train  a dataset's split, or a file in it, such as `data/train.jsonl`
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Self
+
+from pydantic import Field
+
+from finetune_hub.spec.part import Part
+
+_REFERENCE = re.compile(
+    r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?(:(?P<part>[^:\\\0]+))?", re.ASCII
+)
+
+
+class HubReference(Part):
+    """A repository, or a part of it, at a revision."""
+
+    repository: str = Field(max_length=200, description="`owner/name`.")
+    revision: str | None = Field(None, max_length=200, description="Branch, tag or commit; the main branch if none.")
+    part: str | None = Field(None, max_length=300, description="A file, or a split of a dataset.")
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """The reference that the text is; None: it is none."""
+        match = _REFERENCE.fullmatch(text)
+        if match is None or ".." in text or "//" in text or len(text) > 500:
+            return None
+        return cls.model_validate(match.groupdict())
+
+    def __str__(self) -> str:
+        return "".join(
+            [
+                self.repository,
+                f"@{self.revision}" if self.revision else "",
+                f":{self.part}" if self.part else "",
+            ]
+        )
+
+    def at(self, commit: str) -> HubReference:
+        """The same, pinned."""
+        return self.model_copy(update={"revision": commit})

@@ -1,0 +1,76 @@
+"""Fetch a base model or dataset from a Hugging Face hub: at one commit, resumed after a break, kept until imported.
+
+python -m workers.fetch_hub fetch-hub FILE.json
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from finetune_hub.artifacts.hub_files import dataset_files, model_files
+from finetune_hub.artifacts.hugging_face import HubRefusal, Token, fetch_files, look_up
+from finetune_hub.spec.events import EXIT_FAILED, Failure, Resolved
+from finetune_hub.spec.run import FetchedDataset, HubFetchRun
+from workers.fetch import Reporter, report
+from workers.join_files import join_files
+from workers.supervisor import write_json
+
+COMMIT_FILE = ".commit"
+
+
+def fetch(run: HubFetchRun) -> None:
+    """Look the repository up, say what it is, and bring its files into `run.folder`.
+
+    Raises:
+        HubRefusal: see `look_up`, `model_files`, `dataset_files` and `fetch_files`.
+    """
+    token = take_token(run)
+    found = look_up(run.reference, run.kind, token=token)
+    name = run.reference.repository
+    report(run.output_dir, Resolved(repository=name, commit=found.commit, license=found.license, access=found.access))
+    files = model_files(found) if run.kind == "model" else dataset_files(found, max_bytes=run.max_bytes)
+    keep_commit(run.folder, found.commit)
+    fetch_files(found, files, run.folder, token=token, report=Reporter(run.output_dir))
+    if run.kind == "dataset":
+        paths = [run.folder / file.path for file in files]
+        joined = join_files(paths, run.folder / f"joined{''.join(paths[0].suffixes[-2:])}")
+        fetched = FetchedDataset(
+            file=joined, file_name=Path(files[0].path).name, source=f"hf:{found.reference}", license=found.license
+        )
+        write_json(run.output_dir / "result.json", fetched.model_dump(mode="json"))
+
+
+def take_token(run: HubFetchRun) -> Token:
+    """The team's token. Whatever this machine's own user is signed in with belongs to no team."""
+    if run.token_file is None:
+        return False
+    token = run.token_file.read_text()
+    run.token_file.unlink()
+    return token
+
+
+def keep_commit(folder: Path, commit: str) -> None:
+    """Note the commit in the folder, which is emptied first when it holds files of another."""
+    note = folder / COMMIT_FILE
+    if not note.is_file() or note.read_text() != commit:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        note.write_text(commit)
+
+
+def main() -> int:
+    run = HubFetchRun.model_validate_json(Path(sys.argv[2]).read_text())
+    try:
+        fetch(run)
+    except HubRefusal as refusal:
+        cause = "infrastructure" if refusal.may_pass else "bad_config"
+        report(run.output_dir, Failure(failure_class=cause, message=refusal.message, remedy=refusal.remedy))
+        print(refusal, file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""Fetch a dataset's file from a web address: bounded, resumed after a break, and never from inside the network.
+
+    python -m workers.fetch_url fetch-url FILE.json
+
+At every hop the name is resolved once, all its addresses must be public, and the connection goes to the very address
+that was looked at: a name that resolves otherwise a moment later gains nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from finetune_hub.artifacts.manifest import sha256_of
+from finetune_hub.spec.events import EXIT_FAILED, Failure, Log
+from finetune_hub.spec.run import FetchedDataset, UrlFetchRun
+from workers.fetch import CHUNK_BYTES, MIB, TRIES, Reporter, report
+from workers.supervisor import write_json
+
+MAX_REDIRECTS = 5
+TIMEOUT_SECONDS = 30.0
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class UrlRefused(Exception):
+    """The address cannot be fetched from.
+
+    Attributes:
+        may_pass: trying again may help.
+    """
+
+    def __init__(self, message: str, remedy: str, *, may_pass: bool = False) -> None:
+        super().__init__(f"{message} {remedy}")
+        self.message, self.remedy, self.may_pass = message, remedy, may_pass
+
+
+def fetch(run: UrlFetchRun) -> None:
+    """Bring the file into `run.folder`, and say in `result.json` where it is.
+
+    Raises:
+        UrlRefused: the address is none of the public internet, does not answer with a file, or with too large a one.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    target = run.folder / "download"
+    if not target.is_file():
+        partial = target.with_suffix(".part")
+        for attempt in range(1, TRIES + 1):
+            try:
+                read(run, partial)
+                break
+            except (httpx.TransportError, OSError) as error:
+                if attempt == TRIES:
+                    raise UrlRefused(
+                        f"The download broke {TRIES} times, last by {type(error).__name__}.",
+                        "Check the address and try again.",
+                        may_pass=True,
+                    ) from error
+                report(run.output_dir, Log(level="warn", message=f"The download broke ({type(error).__name__})."))
+                time.sleep(2 ** (attempt - 1))
+        partial.replace(target)
+    source = f"{run.url} (SHA-256 {sha256_of(target)})"
+    fetched = FetchedDataset(file=target, file_name=run.file_name, source=source, license="")
+    write_json(run.output_dir / "result.json", fetched.model_dump(mode="json"))
+
+
+def read(run: UrlFetchRun, partial: Path) -> None:
+    """Append what is missing of the file; a server whose file has changed meanwhile sends it whole."""
+    have = partial.stat().st_size if partial.exists() else 0
+    note = partial.with_suffix(".etag")
+    headers = {"Accept-Encoding": "identity"}
+    if have and note.is_file():
+        headers |= {"Range": f"bytes={have}-", "If-Range": note.read_text()}
+    with open_url(run, headers) as response:
+        goes_on = response.status_code == httpx.codes.PARTIAL_CONTENT
+        start = have if goes_on else 0
+        total = start + int(response.headers.get("Content-Length", 0))
+        check_size(run, total)
+        keep_etag(note, response.headers.get("ETag", ""))
+        told = Reporter(run.output_dir)
+        with partial.open("ab" if goes_on else "wb") as file:
+            for chunk in response.iter_bytes(CHUNK_BYTES):
+                file.write(chunk)
+                check_size(run, file.tell())
+                told(file.tell(), max(total, file.tell()))
+
+
+def keep_etag(note: Path, etag: str) -> None:
+    """Note by what the file will be known to be the same; a weak one is none."""
+    if etag.startswith('"'):
+        note.write_text(etag)
+    else:
+        note.unlink(missing_ok=True)
+
+
+def check_size(run: UrlFetchRun, size_bytes: int) -> None:
+    """
+    Raises:
+        UrlRefused: it is larger than allowed.
+    """
+    if size_bytes > run.max_bytes:
+        raise UrlRefused(
+            f"The file is larger than {run.max_bytes // MIB:,} MiB.", "Split it and import the parts as datasets."
+        )
+
+
+@contextmanager
+def open_url(run: UrlFetchRun, headers: dict[str, str]) -> Iterator[httpx.Response]:
+    """The answer with the file, behind redirects, each of which is looked at like the first address.
+
+    Raises:
+        UrlRefused, httpx.TransportError: there is none.
+    """
+    url = httpx.URL(run.url)
+    with httpx.Client(timeout=TIMEOUT_SECONDS) as client:
+        for _ in range(MAX_REDIRECTS):
+            request = pinned_request(client, url, headers, allow_private=run.allow_private)
+            response = client.send(request, stream=True)
+            try:
+                if response.has_redirect_location:
+                    url = url.join(response.headers["Location"])
+                    continue
+                if response.is_server_error:
+                    raise httpx.RemoteProtocolError(f"status {response.status_code}")
+                if response.is_error:
+                    raise UrlRefused(
+                        f"{url.host} answered {response.status_code} {response.reason_phrase}.",
+                        "Check the address. It is asked without a password; what needs one is uploaded as a file.",
+                    )
+                yield response
+                return
+            finally:
+                response.close()
+    raise UrlRefused(f"{run.url} redirects more than {MAX_REDIRECTS} times.", "Give the address it ends at.")
+
+
+def pinned_request(
+    client: httpx.Client, url: httpx.URL, headers: dict[str, str], *, allow_private: bool
+) -> httpx.Request:
+    """A request that goes to an address which was looked at; certificates are still checked against the name."""
+    if url.scheme not in ({"https", "http"} if allow_private else {"https"}):
+        raise UrlRefused(f"{url.scheme}:// is not fetched from.", "Give an address that begins with https://.")
+    address = address_of(url, allow_private=allow_private)
+    host = url.netloc.decode("ascii").rpartition("@")[2]
+    extensions = {"sni_hostname": url.host}
+    return client.build_request(
+        "GET", url.copy_with(host=str(address)), headers=headers | {"Host": host}, extensions=extensions
+    )
+
+
+def address_of(url: httpx.URL, *, allow_private: bool) -> Address:
+    """The first address of the URL's host.
+
+    Raises:
+        UrlRefused: one of its addresses is no public one.
+        OSError: the name is not known.
+    """
+    port = url.port or (443 if url.scheme == "https" else 80)
+    found = socket.getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    if not allow_private and not all(map(is_public, addresses)):
+        raise UrlRefused(
+            f"{url.host} is an address inside a network, which the hub does not fetch from.",
+            "Upload the file, or have whoever runs the hub set FINETUNE_HUB_ALLOW_PRIVATE_URLS=1.",
+        )
+    return addresses[0]
+
+
+def is_public(address: Address) -> bool:
+    """Whether it belongs to the public internet, also as the IPv4 address that an IPv6 one stands for."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if address in NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(inner)
+    return address.is_global and not address.is_multicast
+
+
+def main() -> int:
+    run = UrlFetchRun.model_validate_json(Path(sys.argv[2]).read_text())
+    try:
+        fetch(run)
+    except UrlRefused as refused:
+        cause = "infrastructure" if refused.may_pass else "bad_config"
+        report(run.output_dir, Failure(failure_class=cause, message=refused.message, remedy=refused.remedy))
+        print(refused, file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
