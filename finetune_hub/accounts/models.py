@@ -23,6 +23,10 @@ class User(AbstractUser):
         """All teams share the workers, so an admin of any team manages them; staff do too (docs/adr/0004)."""
         return self.is_staff or self.memberships.filter(role=Role.ADMIN).exists()
 
+    def may_see_all_usage(self) -> bool:
+        """What every team used names teams to each other, so it is for those who run the hub alone."""
+        return self.is_staff
+
     def awaits_first_sign_in(self) -> bool:
         """Invited and never here: nothing is theirs yet, so the admin who invites them may hold their login link."""
         return self.last_login is None and not self.has_usable_password() and not self.is_staff
@@ -65,6 +69,7 @@ class Scope(models.TextChoices):
     READ = "read", "read: look at everything of the team"
     WRITE = "write", "write: submit, upload, cancel, make tokens"
     ADMIN = "admin", "admin: manage members and workers"
+    METRICS = "metrics", "metrics: let Prometheus read /metrics"
 
 
 class Membership(models.Model):
@@ -96,7 +101,7 @@ class Membership(models.Model):
         if self.may_submit:
             scopes.append(Scope.WRITE)
         if self.may_manage_members or self.user.is_staff:
-            scopes.append(Scope.ADMIN)
+            scopes += [Scope.ADMIN, Scope.METRICS]
         return scopes
 
 
@@ -161,6 +166,10 @@ class Verb(models.TextChoices):
     TOKEN_REVOKED = "token_revoked", "revoked the token"
     WORKER_DRAINED = "worker_drained", "drained"
     WORKER_RESUMED = "worker_resumed", "resumed"
+    WORKER_REMOVED = "worker_removed", "removed the worker"
+    DEVICE_RELEASED = "device_released", "released the device"
+    CHAT_CONNECTED = "chat_connected", "connected the chat room at"
+    CHAT_DISCONNECTED = "chat_disconnected", "disconnected the chat room at"
 
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):

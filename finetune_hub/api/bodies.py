@@ -12,6 +12,7 @@ from rest_framework.request import Request
 
 from finetune_hub.accounts.models import Role, Scope
 from finetune_hub.api.errors import refuse_document
+from finetune_hub.notifications.models import Wants
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice
@@ -60,6 +61,20 @@ class NewToken(Part):
     days: int | None = Field(
         90, ge=1, le=3650, description="How long it is valid; null: always. Never longer than the asking token."
     )
+
+
+class EmailNotifications(Part):
+    """What to hear by e-mail."""
+
+    wants: Wants = Field(description="Of your own jobs: nothing, problems, or everything.")
+    email: str = Field(max_length=254, description="Where to.")
+
+
+class NewChatWebhook(Part):
+    """Where a chat room is told of the team's jobs."""
+
+    url: str = Field(min_length=1, max_length=2000, description="Over HTTPS. It is never shown again.")
+    wants: Wants = Field(Wants.EVERYTHING, description="problems, or everything.")
 
 
 class Evaluation(Part):

@@ -338,6 +338,11 @@ class Hub:
         """Let new jobs come to the worker again."""
         return self._send("POST", f"workers/{name}/resume")
 
+    def usage(self, month: str | None = None, *, by: str = "user", all_teams: bool = False) -> Row:
+        """How long devices were held in a month (`2026-11`), by team, user, job or device."""
+        query = {"by": by} | ({"month": month} if month else {}) | ({"all_teams": "true"} if all_teams else {})
+        return self._get("usage", **query)
+
     # ---- HTTP
 
     def _upload_in_parts(self, path: Path) -> str:

@@ -40,6 +40,7 @@ COMMANDS = {
     "jobs": LazyCommand("finetune_hub.cli.jobs:app", "Submit a recipe, watch it, cancel it."),
     "adapters": LazyCommand("finetune_hub.cli.adapters:app", "List adapters, pull one."),
     "workers": LazyCommand("finetune_hub.cli.workers:app", "List the workers, drain one, resume it."),
+    "usage": LazyCommand("finetune_hub.cli.usage:usage", "Hours that devices were held in a month."),
 }
 
 

@@ -26,6 +26,7 @@ from finetune_hub.jobs.models import (
     JobKind,
     JobState,
 )
+from finetune_hub.jobs.news import tell_of
 from finetune_hub.spec.events import FailureClass
 
 RETRYABLE: frozenset[FailureClass] = frozenset({"worker_lost", "infrastructure"})
@@ -108,6 +109,7 @@ def end_job(
         BaseModel.objects.filter(pk=job.base_model_id).update(state=BaseModelState.FAILED)
     level = "error" if state == JobState.FAILED else "info"
     add_events(job, [EventDraft(message, level)], actor=actor)
+    tell_of(job, str(state), message, is_problem=state == JobState.FAILED)
 
 
 def settle_failure(job: Job, attempt: Attempt, state: AttemptState, failed: Failed) -> None:

@@ -259,6 +259,7 @@ class Attempt(models.Model):
     failure_class = models.CharField(max_length=20, blank=True)
     failure_message = models.TextField(blank=True)
     resumed_from_step = models.PositiveIntegerField(default=0)
+    swept_at = models.DateTimeField(null=True, help_text="When what it left in the artifact store was collected.")
 
     # Of `with_measures()`.
     peak_bytes: int
@@ -276,6 +277,12 @@ class Attempt(models.Model):
                 fields=["lease_expires_at"],
                 condition=models.Q(state__in=ACTIVE_ATTEMPT_STATES),
                 name="attempt_active_by_lease",
+            ),
+            models.Index(fields=["finished_at"], name="attempt_by_end"),
+            models.Index(
+                fields=["finished_at"],
+                condition=models.Q(swept_at=None, finished_at__isnull=False),
+                name="attempt_unswept",
             ),
         ]
         constraints = [
@@ -316,6 +323,7 @@ class DeviceUse(models.Model):
     released_at = models.DateTimeField(null=True)
 
     class Meta:
+        indexes = [models.Index(fields=["released_at"], name="device_use_by_end")]
         constraints = [
             models.UniqueConstraint(
                 fields=["device"], condition=models.Q(released_at=None), name="device_lent_to_one_attempt"

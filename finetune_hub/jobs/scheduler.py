@@ -33,7 +33,7 @@ def schedule_pass() -> int:
     workers = {worker.pk: worker for worker in Worker.objects.fit_for_work().select_for_update(no_key=True)}
     held = DeviceUse.objects.filter(device=OuterRef("pk"), released_at=None)
     devices = Device.objects.filter(present=True)
-    usable = devices.filter(worker__in=workers)
+    usable = devices.lendable().filter(worker__in=workers)
     planned = plan(
         [WaitingJob(job_id) for job_id in queue],
         [FreeDevice(d.pk, d.worker_id, d.memory_bytes) for d in usable.exclude(Exists(held))],

@@ -15,6 +15,8 @@ from finetune_hub.accounts.actions import add_member, change_role, remove_member
 from finetune_hub.accounts.models import AuditEvent, Role, Team
 from finetune_hub.dashboard.access import MemberRequest, administered_team, memberships_of
 from finetune_hub.dashboard.account_forms import NewMemberForm
+from finetune_hub.dashboard.notification_forms import ChatForm
+from finetune_hub.notifications.models import Channel, ChatWebhook, Notification
 from finetune_hub.spec.refusal import Refusal
 
 SHOWN_EVENTS = 50
@@ -96,5 +98,14 @@ def render_team(request: MemberRequest, team: Team, *, status: int = 200, **cont
         "events": AuditEvent.objects.seen_by(team)[:SHOWN_EVENTS],
     }
     if context["may_manage"]:
+        context["webhook"] = ChatWebhook.objects.filter(team=team).first()
+        context["chat_problem"] = newest_chat_problem(team)
+        context.setdefault("chat_form", ChatForm())
         context.setdefault("form", NewMemberForm(teams=[team]))
     return render(request, "team/team.html", context, status=status)
+
+
+def newest_chat_problem(team: Team) -> str:
+    """Why the newest message to the chat room did not get through; empty: it did, or there is none."""
+    newest = Notification.objects.filter(team=team, channel=Channel.CHAT).order_by("-pk").first()
+    return newest.problem if newest else ""
