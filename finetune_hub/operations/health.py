@@ -35,6 +35,7 @@ LEVELS: tuple[Level, ...] = ("ok", "warning", "bad")
 NO_PROGRESS_AFTER = timedelta(minutes=30)
 VALIDATING_FOR = timedelta(minutes=5)
 WAITING_FOR = timedelta(hours=1)
+LONG_ROUND = timedelta(minutes=10)
 TOLD_AT_ONCE = 100
 GIB = 2**30
 # Of the free space of a disk: below these it is nearly full, and as good as full.
@@ -101,7 +102,11 @@ def check_rounds() -> Iterator[Finding]:
     ):
         row = done.get(name)
         if row is None:
-            yield Finding(part, "warning", "Control has not got to it yet.", f"Wait a moment. {LOG_OF_CONTROL}")
+            level: Level = "warning" if every < LONG_ROUND else "ok"  # A new hub has not been up for so long.
+            remedy = "" if level == "ok" else f"Wait a moment. {LOG_OF_CONTROL}"
+            yield Finding(
+                part, level, f"Control gets to it every {every.total_seconds():g} s, and has not yet.", remedy
+            )
         elif row.age > 3 * every + timedelta(seconds=30):
             last, due = row.age.total_seconds(), every.total_seconds()
             message = f"Control did its last round {last:.0f} s ago; one is due every {due:g} s."

@@ -129,7 +129,7 @@ def held_within(month: Month) -> QuerySet[DeviceUse]:
     first = Greatest("attempt__assigned_at", start)
     last = Least(Coalesce("released_at", Now()), end)
     uses: QuerySet[DeviceUse] = overlapping.alias(held=ExpressionWrapper(last - first, output_field=DurationField()))
-    return uses.filter(**{"held__gt": timedelta()})  # A month to come has none.
+    return uses.filter(Q(("held__gt", timedelta())))  # A month to come has none.
 
 
 def mean_waits(jobs: QuerySet[Job], keys: dict[str, str]) -> dict[tuple[Any, ...], timedelta]:

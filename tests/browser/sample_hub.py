@@ -17,6 +17,7 @@ from django.utils import timezone
 from finetune_hub.accounts.actions import add_member, change_role, create_token
 from finetune_hub.accounts.models import Role, Team, User
 from finetune_hub.catalog.models import BaseModel
+from finetune_hub.fleet.models import Device, DeviceSample
 from finetune_hub.jobs.lifecycle import EventDraft, add_events
 from finetune_hub.jobs.models import Attempt, Job, JobKind, MetricPoint, Publication
 from finetune_hub.registry.model_card import write_card
@@ -80,7 +81,20 @@ def make_sample_hub() -> SampleHub:
     held_out = factories.make_dataset_version(team, "support-tickets-held-out", [ticket(n) for n in range(900, 940)])
     worker = factories.make_worker("gpu-1", devices=0)
     for index in range(2):
-        worker.devices.create(index=index, kind="cuda", name="NVIDIA RTX 6000 Ada", memory_bytes=48 * 2**30)
+        device = worker.devices.create(
+            index=index,
+            kind="cuda",
+            name="NVIDIA RTX 6000 Ada",
+            memory_bytes=48 * 2**30,
+            driver="570.86.15",
+            temperature_celsius=71 - 30 * index,
+        )
+        record_readings(device, busy=0.9 if index == 0 else 0.0)
+    worker.devices.filter(index=1).update(
+        quarantined_at=timezone.now(),
+        quarantine_reason="It reported Xid 79: it fell off the bus. Reset it (`nvidia-smi --gpu-reset`) or reboot the "
+        "machine; have it changed when it comes again.",
+    )
     idle = factories.make_worker("lab-desk")
     idle.drain_requested = True
     idle.save(update_fields=["drain_requested"])
@@ -213,7 +227,13 @@ def make_running(team: Team, model: BaseModel, tickets: Any, worker: Any) -> Job
         eta_seconds=248.0,
     )
     attempt = factories.make_attempt(
-        job, worker, state="running", lease_token=uuid4(), started_at=start, log_tail=sample_log()
+        job,
+        worker,
+        state="running",
+        lease_token=uuid4(),
+        assigned_at=start,
+        started_at=start,
+        log_tail=sample_log(),
     )
     record_steps(attempt, 180)
     lines = ["Submitted.", "Queued. The first 200 rows have 24 supervised tokens each.", "Attempt 1 started on gpu-1."]
@@ -253,10 +273,25 @@ def make_evaluation(team: Team, model: BaseModel, held_out: Any, version: Adapte
 
 
 def ended_attempt(job: Job, worker: Any, state: str = "succeeded", **columns: Any) -> Attempt:
-    defaults = {"state": state, "lease_token": uuid4(), "started_at": job.started_at, "finished_at": job.finished_at}
+    defaults = {"state": state, "lease_token": uuid4(), "assigned_at": job.started_at, "started_at": job.started_at}
+    defaults |= {"finished_at": job.finished_at}
     attempt = factories.make_attempt(job, worker, log_tail=sample_log(), **(defaults | columns))
     attempt.devices.add(worker.devices.first(), through_defaults={"released_at": job.finished_at})
     return attempt
+
+
+def record_readings(device: Device, *, busy: float) -> None:
+    """The last hour, with a pause in its middle."""
+    dice, now = random.Random(3), timezone.now()
+    DeviceSample.objects.bulk_create(
+        DeviceSample(
+            device=device,
+            at=now - timedelta(seconds=30 * number),
+            utilisation=busy * (0.2 if 50 < number < 70 else 0.9 + 0.1 * dice.random()),
+            memory_used_bytes=int(device.memory_bytes * (0.05 if 50 < number < 70 else 0.05 + busy * 0.6)),
+        )
+        for number in range(120)
+    )
 
 
 def record_steps(attempt: Attempt, steps: int, *, first: int = 1) -> None:

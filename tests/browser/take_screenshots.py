@@ -83,6 +83,8 @@ def paths_of(hub: SampleHub) -> dict[str, str]:
         "adapters": "/adapters/",
         "adapter": f"/adapters/{adapter}/",
         "workers": "/workers/",
+        "health": "/workers/health/",
+        "usage": f"/team/{hub.team.slug}/usage/",
         "team": "/team/",
         "account": "/account/",
     }
