@@ -35,8 +35,9 @@ check: $(DEV_STAMP) ## Format, lint, types, import contracts, then all tests (mi
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest $(ARGS)
 
-verify-full: $(DEV_STAMP) ## What is too long for every test run: all model types, into docs/model-types.md
+verify-full: $(DEV_STAMP) ## What is too long for every test run: all model types (docs/model-types.md), 300 faults (docs/chaos.md)
 	MODEL_TYPES=all $(BIN)/python -m pytest tests/engine/test_model_types.py $(ARGS)
+	$(BIN)/python -m tests.chaos --faults 300 --seed 7 --report docs/chaos.md
 
 fmt: $(DEV_STAMP) ## Format the code, and list its files in the README
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/python -m tests.readme_tree

@@ -17,7 +17,8 @@ from django.db import InterfaceError, OperationalError, connection
 
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs import worker_port
-from workers.attempt import AttemptThread
+from finetune_hub.jobs.lifecycle import Failed
+from workers.attempt import LOOK_AT_THE_DISK, AttemptThread
 from workers.attempt_folder import AttemptFolder
 from workers.device_watch import DeviceWatch
 from workers.disk import free_bytes_at
@@ -64,16 +65,18 @@ class Agent(threading.Thread):
                 if now >= beat_due:
                     worker_port.beat(worker, free_bytes=free_bytes_at(self.root))
                     beat_due = now + BEAT_SECONDS
-                if now >= reading_due:
-                    worker_port.record_readings(worker, self.watch.read(self._supervisors()))
-                    reading_due = now + READING_SECONDS
                 if woken or now >= lease_due:
                     self._keep_leases()
                     lease_due = now + settings.LEASE.total_seconds() / 3
                 self._claim(worker)
+                if now >= reading_due:
+                    reading_due = now + READING_SECONDS
+                    worker_port.record_readings(worker, self.watch.read(self._supervisors()))
             except (OperationalError, InterfaceError) as error:
                 log.warning("the database does not answer: %s", error)
                 connection.close()
+            except Exception:  # One attempt's trouble is no reason to let go of all the others.
+                log.exception("the agent goes on after an error that it did not expect")
             self._woken.wait(TICK_SECONDS)
 
     def _join(self) -> Worker:
@@ -92,8 +95,15 @@ class Agent(threading.Thread):
         for attempt_id in worker_port.assigned_attempts(worker):
             before = boot_clock()
             lease = worker_port.claim_attempt(attempt_id, worker=worker)
-            if lease:
-                self._begin(AttemptFolder.create(self.root, lease, before=before))
+            if lease is None:
+                continue
+            try:
+                folder = AttemptFolder.create(self.root, lease, before=before)
+            except OSError as error:
+                message = f"The worker {worker.name} has no room for the attempt's files ({error})."
+                worker_port.fail(lease, Failed("infrastructure", message, LOOK_AT_THE_DISK))
+            else:
+                self._begin(folder)
 
     def _begin(self, folder: AttemptFolder) -> None:
         attempt = self.attempts[folder.lease.attempt_id] = AttemptThread(folder)

@@ -22,7 +22,7 @@ from finetune_hub.jobs.models import Attempt, DesiredState, JobKind
 from finetune_hub.jobs.worker_port import LeaseLost
 from finetune_hub.logs import about
 from finetune_hub.registry.model_card import CARD_FILE, write_card
-from finetune_hub.spec.events import EXIT_FAILED, EXIT_STOPPED, EXIT_SUCCEEDED, Checkpoint
+from finetune_hub.spec.events import EXIT_FAILED, EXIT_STOPPED, EXIT_SUCCEEDED, EXIT_UNSAID, Checkpoint
 from finetune_hub.spec.files import FileEntry
 from workers.attempt_folder import AttemptFolder, ExitReport
 from workers.commands import prepare
@@ -35,6 +35,7 @@ DATABASE_IS_AWAY = (OperationalError, InterfaceError)
 FOLLOW_SECONDS = 0.25
 LOG_TAIL_SECONDS = 2.0
 DATABASE_RETRY_SECONDS = 1.0
+LOOK_AT_THE_DISK = "Look at the worker's disk: it may be full."
 ENGINE_LOG = "See the log of the attempt on the job's page."
 
 
@@ -58,7 +59,14 @@ class AttemptThread(threading.Thread):
             log.warning("attempt %s: the lease was not renewed: %s", self.lease.attempt_id, error)
             connection.close()
         else:
-            self.folder.grant(before, stop=wish == DesiredState.CANCEL)
+            self._grant(before, stop=wish == DesiredState.CANCEL)
+
+    def _grant(self, before: float, *, stop: bool) -> None:
+        """Tell the supervisor; on a full disk it hears nothing, and ends the trainer with the lease that it knows."""
+        try:
+            self.folder.grant(before, stop=stop)
+        except OSError as error:
+            log.warning("attempt %s: the lease was not passed on: %s", self.lease.attempt_id, error)
 
     def run(self) -> None:
         with about(job_id=self.lease.job_id, attempt_id=self.lease.attempt_id):
@@ -83,6 +91,9 @@ class AttemptThread(threading.Thread):
         except ArtifactError as error:
             remedy = "Check ARTIFACT_URL and the store's disk; the job was tried several times."
             self._fail(Failed("infrastructure", str(error), remedy))
+        except OSError as error:
+            message = f"The worker could not read or write a file of the attempt ({error})."
+            self._fail(Failed("infrastructure", message, LOOK_AT_THE_DISK))
 
     def _start(self) -> None:
         attempt = Attempt.objects.select_related("job__base_model", "job__adapter_version").get(
@@ -90,8 +101,9 @@ class AttemptThread(threading.Thread):
         )
         require_room(attempt.job, self.folder.path)
         commands = prepare(attempt, self.folder)
-        self.folder.start_supervisor(commands.argv, commands.environment)
-        while not self.folder.was_started:
+        supervisor = self.folder.start_supervisor(commands.argv, commands.environment)
+        # One that ends before it says who it is could not: `_follow` finds no report, and says so.
+        while not self.folder.was_started and supervisor.poll() is None:
             self._stop_when_lost()
             time.sleep(0.01)
 
@@ -174,6 +186,8 @@ class AttemptThread(threading.Thread):
                 "The kernel killed the trainer: the machine's memory was full.",
                 "Lower `micro_batch_size` or `max_seq_len`, or run it on a larger machine.",
             )
+        if report.status == EXIT_UNSAID:
+            return Failed("infrastructure", "The engine could not write to the worker's disk.", LOOK_AT_THE_DISK)
         if report.status < 0:
             killed = f"The trainer was killed by signal {-report.status}."
             return Failed("infrastructure", killed, "Look for what kills processes on the worker's machine.")
@@ -240,7 +254,10 @@ class AttemptThread(threading.Thread):
 
     def _kill(self) -> None:
         """End the commands and wait until they are gone."""
-        self.folder.revoke()
+        try:
+            self.folder.revoke()
+        except OSError:  # On a full disk the supervisor cannot be told.
+            self.folder.kill_supervisor()
         give_up = time.monotonic() + 10
         while self.folder.supervisor_is_alive():
             if time.monotonic() > give_up:

@@ -42,9 +42,13 @@ class AttemptFolder:
         """
         folder = cls(root / f"{lease.attempt_id}-{lease.token.hex[:8]}")
         folder.path.mkdir(mode=0o700, parents=True)
-        folder.grant(before, stop=False)
-        document = {"attempt_id": lease.attempt_id, "token": str(lease.token), "job_id": lease.job_id}
-        supervisor.write_json(folder.path / "attempt.json", document)
+        try:
+            folder.grant(before, stop=False)
+            document = {"attempt_id": lease.attempt_id, "token": str(lease.token), "job_id": lease.job_id}
+            supervisor.write_json(folder.path / "attempt.json", document)
+        except OSError:
+            folder.remove()
+            raise
         return folder
 
     @classmethod
@@ -95,12 +99,12 @@ class AttemptFolder:
         document = {"deadline": deadline, "stop": stop, "grace": settings.STOP_GRACE.total_seconds()}
         supervisor.write_json(self.path / "lease.json", document)
 
-    def start_supervisor(self, commands: list[list[str]], environment: dict[str, str]) -> None:
+    def start_supervisor(self, commands: list[list[str]], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start the commands under a detached supervisor, which outlives this process."""
         self.output.mkdir(exist_ok=True)
         self.verification.mkdir(exist_ok=True)
         (self.path / "commands.json").write_text(json.dumps(commands))
-        subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-I", supervisor.__file__, str(self.path)],
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,

@@ -57,7 +57,11 @@ class DeviceWatch:
         if not self._open():
             return [self._processors.read()]
         self._listen()
-        return [self._read_gpu(index, ours) for index in range(self.nvml.nvmlDeviceGetCount())]
+        count = self._ask(self.nvml.nvmlDeviceGetCount)
+        if count is None:
+            self._is_open = False  # The driver was loaded anew; so are we, at the next reading.
+            return []
+        return [self._read_gpu(index, ours) for index in range(count)]
 
     def _open(self) -> bool:
         """Whether there is a driver with GPUs; asked until there is."""
@@ -73,7 +77,7 @@ class DeviceWatch:
     def _register(self) -> None:
         """Ask to be told of Xids, where the driver can."""
         self._events = self._ask(self.nvml.nvmlEventSetCreate)
-        for index in range(self.nvml.nvmlDeviceGetCount()):
+        for index in range(self._ask(self.nvml.nvmlDeviceGetCount) or 0):
             handle = self._ask(self.nvml.nvmlDeviceGetHandleByIndex, index)
             if handle is not None and self._events is not None:
                 self._ask(

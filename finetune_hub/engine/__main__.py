@@ -1,6 +1,7 @@
 """`python -m finetune_hub.engine COMMAND FILE`: run one command as its JSON file says, and tell how it went.
 
-Exit status 0: `result.json` is there. 10: the last event is a `failure`. 20: it is `stopped` (SIGTERM).
+Exit status 0: `result.json` is there. 10: the last event is a `failure`. 20: it is `stopped` (SIGTERM). 30: no event
+could be written, and standard error says why.
 torch is imported only when a command starts, so `--help` and a bad file answer at once.
 """
 
@@ -41,8 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
     _silence_libraries()
     if (rank := os.environ.get("RANK", "0")) != "0":  # The first rank speaks for the run; the others keep notes.
         document = document.model_copy(update={"output_dir": document.output_dir / f"rank-{rank}"})
-    with EventLog(document.output_dir) as log:
-        return _run(command, document, log)
+    try:
+        with EventLog(document.output_dir) as log:
+            return _run(command, document, log)
+    except OSError as unwritten:
+        print(f"No event could be written to {document.output_dir}: {unwritten}", file=sys.stderr)
+        return events.EXIT_UNSAID
 
 
 def _run(command: Command, document: Any, log: EventLog) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from types import TracebackType
@@ -16,14 +17,21 @@ RESULT_FILE = "result.json"
 
 
 class EventLog:
-    """Appends events to `events.jsonl`; each line is written at once, so a reader never sees half of one."""
+    """Appends events to `events.jsonl`; each line is written at once, so a reader never sees half of one.
+
+    A full disk takes a part of a line and no more: that part is taken back.
+    """
 
     def __init__(self, output_dir: Path) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
         self._file = (output_dir / EVENTS_FILE).open("ab", buffering=0)
 
     def emit(self, event: Event) -> None:
-        self._file.write(event.model_dump_json().encode() + b"\n")
+        line = event.model_dump_json().encode() + b"\n"
+        written = self._file.write(line)
+        if written < len(line):
+            self._file.truncate(self._file.tell() - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
 
     def info(self, message: str) -> None:
         self.emit(Log(message=message))

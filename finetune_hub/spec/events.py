@@ -122,3 +122,4 @@ engine_event: TypeAdapter[EngineEvent] = TypeAdapter(EngineEvent)
 EXIT_SUCCEEDED = 0
 EXIT_FAILED = 10  # A `failure` line says why.
 EXIT_STOPPED = 20  # A `stopped` line says where.
+EXIT_UNSAID = 30  # Not even a line could be written: its disk is full, or gone.

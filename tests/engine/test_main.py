@@ -50,6 +50,18 @@ def test_layers_below_and_beside_stay_away() -> None:
     )
 
 
+def test_a_full_disk_has_an_exit_status_of_its_own(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """/dev/full refuses every byte, as a full disk does."""
+    run = make_run(max_steps=1)
+    run.output_dir.mkdir(parents=True, exist_ok=True)
+    (run.output_dir / "events.jsonl").symlink_to("/dev/full")
+    (tmp_path / "run.json").write_text(run.model_dump_json())
+    assert main(["train", str(tmp_path / "run.json")]) == events.EXIT_UNSAID
+    assert "No space left on device" in capsys.readouterr().err
+
+
 def test_train_then_verify_as_processes(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(max_steps=2)
     verification = {

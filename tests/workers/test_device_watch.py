@@ -64,6 +64,8 @@ class FakeNvml:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
     def nvmlDeviceGetCount(self) -> int:
+        if not self.has_driver:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_UNINITIALIZED)
         return len(self.gpus)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
@@ -176,6 +178,17 @@ def test_an_xid_of_the_hardware_is_a_fault_of_its_gpu_from_then_on() -> None:
 def test_without_a_driver_the_processors_are_read() -> None:
     [reading] = DeviceWatch(FakeNvml(has_driver=False)).read()
     assert reading.kind == DeviceKind.CPU
+
+
+def test_a_driver_that_is_loaded_anew_is_found_again() -> None:
+    nvml = FakeNvml(Gpu())
+    watch = DeviceWatch(nvml)
+    assert len(watch.read()) == 1
+    nvml.has_driver = False
+    assert watch.read() == []
+    nvml.has_driver = True
+    assert [reading.kind for reading in watch.read()] == [DeviceKind.CUDA]
+    assert nvml.registered == [0, 0]
 
 
 def test_processors(tmp_path: Path) -> None:
