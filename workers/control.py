@@ -53,5 +53,4 @@ def deliver() -> None:
 
 @shared_task(name="workers.control.tidy")
 def tidy() -> None:
-    tidy_pass()
-    record_round(RoundName.TIDY)
+    record_round(RoundName.TIDY, tidy_pass())

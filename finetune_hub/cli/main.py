@@ -39,7 +39,7 @@ COMMANDS = {
     "base-models": LazyCommand("finetune_hub.cli.base_models:app", "Import a base model, list them."),
     "jobs": LazyCommand("finetune_hub.cli.jobs:app", "Submit a recipe, watch it, cancel it."),
     "adapters": LazyCommand("finetune_hub.cli.adapters:app", "List adapters, pull one."),
-    "workers": LazyCommand("finetune_hub.cli.workers:app", "List the workers, drain one, resume it."),
+    "workers": LazyCommand("finetune_hub.cli.workers:app", "List the workers, drain, resume or remove one."),
     "usage": LazyCommand("finetune_hub.cli.usage:usage", "Hours that devices were held in a month."),
 }
 

@@ -16,6 +16,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
+from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import ArtifactStore, shared_store
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.fleet.models import DeviceSample
@@ -29,14 +30,19 @@ KEEP_READINGS = timedelta(days=1)
 KEEP_MESSAGES = timedelta(days=30)
 
 
-def tidy_pass() -> None:
-    """One bounded round over everything; the next one goes on."""
-    store = shared_store(settings.ARTIFACT_URL)
-    expire_checkpoints(store)
+def tidy_pass() -> str:
+    """One bounded round over everything; the next one goes on. What kept files from going, or nothing."""
+    problem = ""
+    try:
+        store = shared_store(settings.ARTIFACT_URL)
+        expire_checkpoints(store)
+        collect_leftovers(store)
+    except (ArtifactError, OSError) as error:
+        problem = f"Old files cannot be deleted: {error}"
     expire_logs()
-    collect_leftovers(store)
     DeviceSample.objects.filter(at__lt=Now() - KEEP_READINGS).delete()
     Notification.objects.filter(created_at__lt=Now() - KEEP_MESSAGES).exclude(sent_at=None, given_up_at=None).delete()
+    return problem
 
 
 def expire_checkpoints(store: ArtifactStore) -> int:

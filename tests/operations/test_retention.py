@@ -11,6 +11,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from finetune_hub.accounts.models import Team
+from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import ArtifactStore, shared_store
 from finetune_hub.fleet.models import DeviceSample
 from finetune_hub.jobs.models import Attempt, AttemptState, Checkpoint, Job, JobState
@@ -153,6 +154,21 @@ def test_a_round_forgets_old_readings_and_sent_messages(team: Team) -> None:
     for key, sent_at in (("sent", long_ago), ("waiting", None)):
         columns = {"created_at": long_ago, "channel": Channel.CHAT, "team": team, "subject": "", "body": ""}
         Notification.objects.create(key=key, sent_at=sent_at, **columns)
-    tidy_pass()
+    assert tidy_pass() == ""
     assert DeviceSample.objects.count() == 1
     assert Notification.objects.get().key == "waiting"
+
+
+def test_a_store_that_is_away_does_not_keep_the_rest_waiting(
+    team: Team, store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, attempt = ended(team, 91)
+    make_checkpoint(store, attempt, tmp_path)
+
+    def fail(key: str) -> None:
+        raise ArtifactError("The bucket is gone.")
+
+    monkeypatch.setattr(store, "delete", fail)
+    assert "The bucket is gone." in tidy_pass()
+    assert Checkpoint.objects.count() == 1
+    assert Attempt.objects.get(pk=attempt.pk).log_tail == ""
