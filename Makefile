@@ -6,6 +6,8 @@ ARGS ?=
 # Where torch comes from: auto (CUDA only where there is an NVIDIA driver), cpu, cuda, or the URL of a package index.
 TORCH ?= auto
 BIN := $(VENV)/bin
+# One process a core, at most four; tests of one xdist group share one, and with it the hub that they start.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 # setuptools warns of editable installs each time; this one is meant.
@@ -26,14 +28,14 @@ up: $(STAMP) ## Start the hub in the foreground; Ctrl-C stops it
 	@$(BIN)/finetune-hub up $(ARGS)
 
 test: $(DEV_STAMP) ## Run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 check: $(DEV_STAMP) ## Format, lint, types, import contracts, then all tests (migrations check among them)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 verify-full: $(DEV_STAMP) ## What is too long for every test run: all model types (docs/model-types.md), 300 faults (docs/chaos.md)
 	MODEL_TYPES=all $(BIN)/python -m pytest tests/engine/test_model_types.py $(ARGS)

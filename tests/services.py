@@ -103,6 +103,8 @@ def _start_servers(folder: Path) -> Supervisor:
 
 
 def _set_aside(number: int) -> None:
-    """Part this xdist worker from the others, which share the controller's servers."""
+    """Part this xdist worker from the others, which share the controller's servers and this machine's cores."""
     _use_home(Path(os.environ["FINETUNE_HUB_HOME"]).with_name(f"home-{number}"))
     os.environ["REDIS_URL"] = os.environ["REDIS_URL"].replace("?db=0", f"?db={number % 16}")
+    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))

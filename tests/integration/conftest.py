@@ -27,6 +27,13 @@ OWN = ("DATABASE_URL", "REDIS_URL", "ARTIFACT_URL", "SECRET_KEY", "FINETUNE_HUB_
 COMMAND = [sys.executable, "-P", "-m", "finetune_hub.cli.main"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under xdist the tests of the session's hub run in one process: it starts once."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and "hub" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("hub"))
+
+
 def wait_until(holds: Callable[[], Any], *, seconds: float, what: str) -> Any:
     """What `holds` returns, as soon as that is true."""
     give_up = time.monotonic() + seconds
