@@ -18,7 +18,7 @@ from finetune_hub.artifacts.manifest import ArtifactError, manifest_of
 from finetune_hub.artifacts.store import put_folder, shared_store
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.lifecycle import Failed
-from finetune_hub.jobs.models import Attempt, DesiredState, JobKind
+from finetune_hub.jobs.models import Attempt, JobKind
 from finetune_hub.jobs.worker_port import LeaseLost
 from finetune_hub.logs import about
 from finetune_hub.registry.model_card import CARD_FILE, write_card
@@ -49,17 +49,17 @@ class AttemptThread(threading.Thread):
         super().__init__(name=f"attempt-{self.lease.attempt_id}", daemon=True)
 
     def keep_lease(self) -> None:
-        """Renew the lease and pass the new deadline, and the user's wish, to the supervisor."""
+        """Renew the lease and pass the new deadline, and whether to stop, to the supervisor."""
         before = boot_clock()
         try:
-            wish = worker_port.renew_lease(self.lease)
+            must_stop = worker_port.renew_lease(self.lease)
         except LeaseLost:
             self.lost.set()
         except DATABASE_IS_AWAY as error:
             log.warning("attempt %s: the lease was not renewed: %s", self.lease.attempt_id, error)
             connection.close()
         else:
-            self._grant(before, stop=wish == DesiredState.CANCEL)
+            self._grant(before, stop=must_stop)
 
     def _grant(self, before: float, *, stop: bool) -> None:
         """Tell the supervisor; on a full disk it hears nothing, and ends the trainer with the lease that it knows."""
@@ -168,8 +168,9 @@ class AttemptThread(threading.Thread):
     def _finish(self, report: ExitReport) -> None:
         if report.reason == "lease_ended":
             raise LeaseLost
-        if report.reason in {"stopped", "grace_ended"} or report.status == EXIT_STOPPED:
-            self._retry_database(lambda: worker_port.stop(self.lease))
+        was_asked = report.reason in {"stopped", "grace_ended"}
+        if was_asked or report.status == EXIT_STOPPED:
+            self._retry_database(lambda: worker_port.stop(self.lease, was_asked=was_asked))
         elif report.status == EXIT_SUCCEEDED:
             self._retry_database(self._publish)
         else:

@@ -59,6 +59,7 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
                 datasets=dataset_files(job),
                 output_dir=folder.output,
                 resume_from=checkpoint_folder(job, folder),
+                seconds_left=seconds_left(job),
                 device=kind,
             )
             commands.add(folder, ENGINE, "train", run)
@@ -131,6 +132,12 @@ def dataset_files(job: Job) -> list[DatasetFile]:
         )
         for job_dataset in job.job_datasets.select_related("dataset_version")
     ]
+
+
+def seconds_left(job: Job) -> float | None:
+    """What earlier attempts have left of the job's maximum duration; None: it has none."""
+    limit = job.training_spec().runtime.max_duration_seconds
+    return None if limit is None else max(0.0, limit - job.run_time().total_seconds())
 
 
 def checkpoint_folder(job: Job, folder: AttemptFolder) -> Path | None:

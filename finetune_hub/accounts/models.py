@@ -95,6 +95,11 @@ class Membership(models.Model):
     def may_manage_members(self) -> bool:
         return self.role == Role.ADMIN
 
+    @property
+    def may_raise_priority(self) -> bool:
+        """A priority above 0 takes places from others, and may take their devices (docs/adr/0006)."""
+        return self.role == Role.ADMIN
+
     def grantable_scopes(self) -> list[Scope]:
         """The scopes that a token of this user may have in this team."""
         scopes = [Scope.READ]

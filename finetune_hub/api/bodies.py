@@ -15,7 +15,7 @@ from finetune_hub.api.errors import refuse_document
 from finetune_hub.notifications.models import Wants
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.refusal import Refusal
-from finetune_hub.spec.training import DatasetChoice
+from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -75,6 +75,52 @@ class NewChatWebhook(Part):
 
     url: str = Field(min_length=1, max_length=2000, description="Over HTTPS. It is never shown again.")
     wants: Wants = Field(Wants.EVERYTHING, description="problems, or everything.")
+
+
+class PlaceInLine(Part):
+    """When a job starts, beside others."""
+
+    priority: int = Field(
+        0, description="Higher ones are placed first, from -10 to 10. Above 0 is for the team's admins."
+    )
+    after: str | None = Field(
+        None, max_length=40, description="A job's id: start once it has succeeded; when it fails, this one fails too."
+    )
+
+
+class Submission(TrainingSpec, PlaceInLine):
+    """A training spec, and when it starts."""
+
+    def spec(self) -> TrainingSpec:
+        return TrainingSpec.model_validate(self.model_dump(exclude=set(PlaceInLine.model_fields)))
+
+
+class Clone(PlaceInLine):
+    """A job like another."""
+
+    changes: dict[str, Any] = Field(
+        {}, description='What differs in its spec, as a merge patch (RFC 7396): `{"training": {"epochs": 3}}`.'
+    )
+
+
+class Reason(Part):
+    """Why; a sentence for the job's history."""
+
+    reason: str = Field("", max_length=500)
+
+
+class Retry(Reason):
+    from_step: int | None = Field(
+        None,
+        ge=0,
+        description="Step of the checkpoint to start from, giving up later ones; 0: the beginning; null: the newest.",
+    )
+
+
+class JobChange(Part):
+    """What may be changed about a job that waits or runs."""
+
+    priority: int = Field(description="See `submit_job`.")
 
 
 class Evaluation(Part):

@@ -156,6 +156,8 @@ class JobSerializer(serializers.ModelSerializer[Job]):
             "started_at",
             "finished_at",
             "waiting_reason",
+            "priority",
+            "after",
             "step",
             "total_steps",
             "progress_unit",
@@ -193,6 +195,7 @@ class AttemptSerializer(serializers.ModelSerializer[Attempt]):
             "started_at",
             "finished_at",
             "resumed_from_step",
+            "stop_reason",
             "failure_class",
             "failure_message",
         ]
@@ -218,7 +221,13 @@ class JobDetailSerializer(JobSerializer):
     compatibility = CompatibilitySerializer(
         many=True, allow_null=True, help_text="What will be able to serve the adapter; null: the job trains none."
     )
+    checkpoints: Any = serializers.SlugRelatedField(
+        slug_field="step", many=True, read_only=True, help_text="Steps from which it can be retried."
+    )
     spec = serializers.DictField()
+    adjustments = serializers.DictField(
+        help_text="Fields of `spec` that the service has changed since, by their place."
+    )
     result = serializers.DictField(allow_null=True, help_text="What the engine reported at the end.")
 
     class Meta(JobSerializer.Meta):
@@ -229,7 +238,9 @@ class JobDetailSerializer(JobSerializer):
             "evaluates",
             "published",
             "compatibility",
+            "checkpoints",
             "spec",
+            "adjustments",
             "result",
         ]
 
@@ -241,10 +252,13 @@ class JobDetailSerializer(JobSerializer):
 
 class JobEventSerializer(serializers.ModelSerializer[JobEvent]):
     level = serializers.ChoiceField(choices=["info", "warn", "error"])
+    actor: Any = serializers.SlugRelatedField(
+        slug_field="username", read_only=True, help_text="Who did it; null: the service."
+    )
 
     class Meta:
         model = JobEvent
-        fields = ["number", "created_at", "level", "message"]
+        fields = ["number", "created_at", "level", "message", "actor"]
 
 
 class MetricPointSerializer(serializers.ModelSerializer[MetricPoint]):

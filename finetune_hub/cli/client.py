@@ -33,6 +33,7 @@ POLL_SECONDS = 1.0
 OUTAGE_SECONDS = 60.0
 DOWNLOAD_TRIES = 3
 SERVER_ERROR = 500
+JSON_BODY = {"Content-Type": "application/json"}
 ENDED_STATES = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -191,18 +192,23 @@ class Hub:
 
     # ---- jobs
 
-    def submit(self, spec: Row, *, idempotency_key: str | None = None) -> Row:
-        """Submit a training: a `TrainingSpec` as a dictionary."""
-        headers = {"Content-Type": "application/json"}
-        if idempotency_key is not None:
-            headers["Idempotency-Key"] = idempotency_key
+    def submit(
+        self, spec: Row, *, priority: int = 0, after: str | None = None, idempotency_key: str | None = None
+    ) -> Row:
+        """Submit a training: a `TrainingSpec` as a dictionary.
+
+        Args:
+            after: a job's id; this one starts once that has succeeded.
+        """
+        place = {"priority": priority, "after": after}
+        spec = {**spec, **{name: value for name, value in place.items() if value}}
+        headers = JSON_BODY if idempotency_key is None else JSON_BODY | {"Idempotency-Key": idempotency_key}
         # `default`: YAML turns some texts into dates, which the service then refuses by name.
         return self._send("POST", "jobs", content=json.dumps(spec, default=str), headers=headers)
 
     def plan(self, spec: Row) -> Row:
         """Whether a training would fit, where, and what would fit instead; submits nothing."""
-        headers = {"Content-Type": "application/json"}
-        return self._send("POST", "plans", content=json.dumps(spec, default=str), headers=headers)
+        return self._send("POST", "plans", content=json.dumps(spec, default=str), headers=JSON_BODY)
 
     def evaluate(
         self,
@@ -230,9 +236,34 @@ class Hub:
     def job(self, job_id: str) -> Row:
         return self._get(f"jobs/{job_id}")
 
-    def cancel(self, job_id: str) -> Row:
+    def cancel(self, job_id: str, reason: str = "") -> Row:
         """Ask the job to end; twice is once."""
-        return self._send("POST", f"jobs/{job_id}/cancel")
+        return self._send("POST", f"jobs/{job_id}/cancel", json={"reason": reason})
+
+    def pause(self, job_id: str, reason: str = "") -> Row:
+        """Let the job rest, after a checkpoint; twice is once."""
+        return self._send("POST", f"jobs/{job_id}/pause", json={"reason": reason})
+
+    def resume(self, job_id: str, reason: str = "") -> Row:
+        """Queue a paused job again; twice is once."""
+        return self._send("POST", f"jobs/{job_id}/resume", json={"reason": reason})
+
+    def retry(self, job_id: str, *, from_step: int | None = None, reason: str = "") -> Row:
+        """Run a failed or cancelled job again, from its newest checkpoint or from that of a step; 0: from nothing."""
+        return self._send("POST", f"jobs/{job_id}/retry", json={"from_step": from_step, "reason": reason})
+
+    def clone(self, job_id: str, changes: Row | None = None, *, priority: int = 0, after: str | None = None) -> Row:
+        """Submit a training like this one.
+
+        Args:
+            changes: what differs, as a merge patch of its spec: `{"training": {"epochs": 3}}`.
+        """
+        body = {"changes": changes or {}, "priority": priority, "after": after}
+        return self._send("POST", f"jobs/{job_id}/clone", content=json.dumps(body, default=str), headers=JSON_BODY)
+
+    def change_priority(self, job_id: str, priority: int) -> Row:
+        """Give a job that has not ended another place in line."""
+        return self._send("PATCH", f"jobs/{job_id}", json={"priority": priority})
 
     def events(self, job_id: str, after: int = 0) -> list[Row]:
         """What happened to the job after the event of this number."""

@@ -1,17 +1,17 @@
-"""`finetune-hub jobs`: submit, list, show, recipe, logs, wait, cancel."""
+"""`finetune-hub jobs`: submit, watch, and steer: pause, resume, cancel, retry, clone, priority."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
 
 from finetune_hub.cli import style
-from finetune_hub.cli.client import HubError
+from finetune_hub.cli.client import Hub, HubError, Row
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import (
     Json,
@@ -25,20 +25,27 @@ from finetune_hub.cli.output import (
     wait_for,
 )
 from finetune_hub.cli.recipes import read_recipe
+from finetune_hub.spec.merge import merge_patch
 from finetune_hub.spec.training import TrainingSpec
 
-app = style.new_group("Jobs: submit a recipe, watch it, cancel it.")
+app = style.new_group("Jobs: submit a recipe, watch it, pause, resume, retry or cancel it.")
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job, such as ftjob-7k2m….")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job has ended; its state is the exit code.")]
+Priority = Annotated[
+    int, typer.Option(help="From -10 to 10; higher ones are placed first. Above 0 is for admins.", min=-10, max=10)
+]
+After = Annotated[str | None, typer.Option(metavar="ID", help="Start once this job has succeeded; fail when it fails.")]
+Reason = Annotated[str, typer.Option(help="Why; a sentence for the job's history.")]
 
 
 @app.command()
 @reports_errors
 def submit(
     recipe: Annotated[Path, typer.Argument(help="A training spec in YAML or JSON.")],
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until the job has ended; its state is the exit code.")
-    ] = False,
+    wait: Wait = False,
+    priority: Priority = 0,
+    after: After = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key again submits nothing: it answers with the first job.")
     ] = None,
@@ -48,16 +55,63 @@ def submit(
     read = read_recipe(recipe)
     with connect() as hub:
         try:
-            job = hub.submit(read.document, idempotency_key=idempotency_key)
+            job = hub.submit(read.document, priority=priority, after=after, idempotency_key=idempotency_key)
         except HubError as error:
             raise read.placed(error) from error
-        if wait:
-            print(job["id"], file=sys.stderr)
-            end_like(wait_for(hub, job["id"]), as_json=as_json)
-        elif as_json:
-            print_json(job)
-        else:
-            print(job["id"])
+        end_submission(hub, job, wait=wait, as_json=as_json)
+
+
+@app.command()
+@reports_errors
+def clone(
+    job_id: JobId,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="What differs, such as training.epochs=3. Repeatable."),
+    ] = None,
+    wait: Wait = False,
+    priority: Priority = 0,
+    after: After = None,
+    as_json: Json = False,
+) -> None:
+    """Submit a training like this one, over the same dataset versions."""
+    with connect() as hub:
+        job = hub.clone(job_id, read_changes(changes or []), priority=priority, after=after)
+        end_submission(hub, job, wait=wait, as_json=as_json)
+
+
+def end_submission(hub: Hub, job: Row, *, wait: bool, as_json: bool) -> None:
+    """Print the new job's id, or wait for the job."""
+    if wait:
+        print(job["id"], file=sys.stderr)
+        end_like(wait_for(hub, job["id"]), as_json=as_json)
+    elif as_json:
+        print_json(job)
+    else:
+        print(job["id"])
+
+
+def read_changes(texts: list[str]) -> Row:
+    """`training.epochs=3` → `{"training": {"epochs": 3}}`; values are YAML.
+
+    Raises:
+        HubError: `invalid_change`.
+    """
+    changes: Row = {}
+    for text in texts:
+        place, equals, value = text.partition("=")
+        names = place.split(".")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals or not all(names):
+            raise HubError("invalid_change", f"{text!r} changes nothing.", "Write `--set training.epochs=3`.")
+        patch: Any = parsed
+        for name in reversed(names):
+            patch = {name: patch}
+        changes = merge_patch(changes, patch)
+    return changes
 
 
 @app.command("list")
@@ -105,6 +159,10 @@ def show(job_id: JobId, as_json: Json = False) -> None:
     for attempt in reversed(job["attempts"]):
         where = f"{attempt['state']} on {attempt['worker']}"
         print(f"attempt {attempt['number']}   {where}  {attempt['failure_message']}".rstrip())
+    if job["priority"] and job["finished_at"] is None:
+        print(f"priority    {job['priority']}")
+    for field, value in job["adjustments"].items():
+        print(f"adjusted    {field}: {value}")
     if job["waiting_reason"]:
         print(f"waits       {job['waiting_reason']}")
     if job["failure"]:
@@ -153,18 +211,74 @@ def wait(job_id: JobId, as_json: Json = False) -> None:
 
 @app.command()
 @reports_errors
-def cancel(job_id: JobId, as_json: Json = False) -> None:
+def pause(job_id: JobId, reason: Reason = "", as_json: Json = False) -> None:
+    """Let a job rest. A running trainer writes a checkpoint first."""
+    with connect() as hub:
+        job = hub.pause(job_id, reason)
+    is_paused = job["state"] == "paused"
+    tell(job, "is paused." if is_paused else "is being paused: its trainer writes a checkpoint first.", as_json=as_json)
+
+
+@app.command()
+@reports_errors
+def resume(job_id: JobId, reason: Reason = "", as_json: Json = False) -> None:
+    """Queue a paused job again. It goes on from its newest checkpoint."""
+    with connect() as hub:
+        tell(hub.resume(job_id, reason), "goes on.", as_json=as_json)
+
+
+@app.command()
+@reports_errors
+def cancel(job_id: JobId, reason: Reason = "", as_json: Json = False) -> None:
     """Cancel a job. A running trainer writes a checkpoint first."""
     with connect() as hub:
-        job = hub.cancel(job_id)
-    if as_json:
-        print_json(job)
-    elif job["state"] == "cancelled":
-        print(f"{job_id} is cancelled.")
+        job = hub.cancel(job_id, reason)
+    if job["state"] == "cancelled":
+        said = "is cancelled."
     elif job["desired_state"] == "cancel":
-        print(f"{job_id} is being cancelled: its trainer was asked to stop.")
+        said = "is being cancelled: its trainer was asked to stop."
     else:
-        print(f"{job_id} had ended before: {job['state']}.")
+        said = f"had ended before: {job['state']}."
+    tell(job, said, as_json=as_json)
+
+
+@app.command()
+@reports_errors
+def retry(
+    job_id: JobId,
+    from_step: Annotated[
+        int | None,
+        typer.Option(help="Start from the checkpoint of this step; 0: from the beginning. Default: the newest.", min=0),
+    ] = None,
+    wait: Wait = False,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Run a failed or cancelled job again, from a checkpoint."""
+    with connect() as hub:
+        job = hub.retry(job_id, from_step=from_step, reason=reason)
+        if wait:
+            end_like(wait_for(hub, job_id), as_json=as_json)
+        else:
+            start = f"step {job['checkpoints'][0]}" if job["checkpoints"] else "the beginning"
+            tell(job, f"runs again from {start}.", as_json=as_json)
+
+
+@app.command()
+@reports_errors
+def priority(
+    job_id: JobId,
+    number: Annotated[int, typer.Argument(metavar="PRIORITY", help="From -10 to 10.", min=-10, max=10)],
+    as_json: Json = False,
+) -> None:
+    """Give a waiting job another place in line. Negative numbers stand behind `--`."""
+    with connect() as hub:
+        job = hub.change_priority(job_id, number)
+    tell(job, f"has priority {number}.", as_json=as_json)
+
+
+def tell(job: Row, said: str, *, as_json: bool) -> None:
+    print_json(job) if as_json else print(f"{job['id']} {said}")
 
 
 def print_event(event: dict[str, object], *, as_json: bool) -> None:

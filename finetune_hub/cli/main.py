@@ -37,7 +37,7 @@ COMMANDS = {
     "login": LazyCommand("finetune_hub.cli.login:login", "Choose the hub that the commands below talk to."),
     "datasets": LazyCommand("finetune_hub.cli.datasets:app", "Check, push, preview, compare and split datasets."),
     "base-models": LazyCommand("finetune_hub.cli.base_models:app", "Import a base model, list them."),
-    "jobs": LazyCommand("finetune_hub.cli.jobs:app", "Submit a recipe, watch it, cancel it."),
+    "jobs": LazyCommand("finetune_hub.cli.jobs:app", "Submit a recipe, watch, pause, retry, cancel."),
     "adapters": LazyCommand("finetune_hub.cli.adapters:app", "List adapters, pull one."),
     "workers": LazyCommand("finetune_hub.cli.workers:app", "List the workers, drain, resume or remove one."),
     "usage": LazyCommand("finetune_hub.cli.usage:usage", "Hours that devices were held in a month."),

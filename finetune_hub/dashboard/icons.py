@@ -19,6 +19,7 @@ PATHS = {
     "search": '<circle cx="11" cy="11" r="6.5"/><path d="M16 16l5 5"/>',
     "clock": '<circle cx="12" cy="12" r="9"/><path d="M12 7v5l3.5 2"/>',
     "play": '<circle cx="12" cy="12" r="9"/><path d="M10 8.5v7l5.5-3.5z"/>',
+    "pause": '<circle cx="12" cy="12" r="9"/><path d="M10 8.5v7M14 8.5v7"/>',
     "check": '<circle cx="12" cy="12" r="9"/><path d="M8 12.5l2.8 2.8L16 9.5"/>',
     "cross": '<circle cx="12" cy="12" r="9"/><path d="M9 9l6 6M15 9l-6 6"/>',
     "stop": '<circle cx="12" cy="12" r="9"/><path d="M8 12h8"/>',
@@ -59,6 +60,9 @@ STATE_ICONS = {
     "bad": "cross",
     "quarantined": "warning",
     "stopping": "stop",
+    "pausing": "pause",
+    "paused": "pause",
+    "preempted": "pause",
 }
 
 

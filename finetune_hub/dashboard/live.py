@@ -4,6 +4,7 @@
     event: history   HTML: its newest events
     event: attempts  HTML: each attempt with its state, worker and devices
     event: log       HTML: the end of the newest attempt's output
+    event: state     the job's state in a word, when it has changed: other buttons are due
     event: metrics   JSON: points of the curve, each once
     event: end       nothing more will come
 
@@ -70,6 +71,7 @@ class JobWatch:
     cursor: Cursor
     is_over: bool = False
     _told: dict[str, str] = field(default_factory=dict)
+    """The newest content of each event; `state` begins with what the page says already."""
 
     def look(self) -> list[str]:
         """The events that are new since the last look. Leaves no database connection open in this thread."""
@@ -98,6 +100,9 @@ class JobWatch:
             events.append(event("metrics", json.dumps([point_json(point) for point in points]), self.cursor))
         if has_new_events:
             events.append(event("history", render_to_string("jobs/_history.html", history_of(job)), self.cursor))
+        if self._told.get("state") != job.shown_state:
+            self._told["state"] = job.shown_state
+            events.append(event("state", job.shown_state, self.cursor))
         for name, context in (("summary", summary_of(job)), ("attempts", attempts_of(job)), ("log", log_of(job))):
             html = render_to_string(f"jobs/_{name}.html", context)
             if self._told.get(name) != html:
@@ -134,9 +139,9 @@ def event(name: str, data: str, cursor: Cursor) -> str:
     return f"event: {name}\nid: {cursor}\n{lines}\n"
 
 
-async def stream_job(user: User, job_id: str, cursor: Cursor) -> AsyncIterator[str]:
+async def stream_job(user: User, job_id: str, cursor: Cursor, *, shown_state: str = "") -> AsyncIterator[str]:
     """The job's events as they come, until it has ended or the client goes away."""
-    watch = JobWatch(user, job_id, cursor)
+    watch = JobWatch(user, job_id, cursor, _told={"state": shown_state})
     announcements = Announcements(channel(job_id))
     try:
         await announcements.wait(0)  # Subscribes first: what is announced after the first look is not missed.

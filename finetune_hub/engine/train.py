@@ -13,7 +13,7 @@ import dataclasses
 import math
 import signal
 import time
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -66,6 +66,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         Stopped: SIGTERM or SIGINT came; the step at hand was finished and a checkpoint written.
     """
     options, evaluation, runtime = run.spec.training, run.spec.evaluation, run.spec.runtime
+    ends_at = _end_of(run)
     wants_stop = _catch_stop_signals()
     keep_freed_memory()
     bound_kernel_caches()
@@ -142,7 +143,8 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     paths = dataclasses.replace(paths, packed=paths.packed and options.packing)
 
     model.train()
-    loss, held_out_loss, checkpointed_step, is_stopping_early = math.nan, None, state.step, False
+    loss, held_out_loss, checkpointed_step = math.nan, None, state.step
+    stopped_by: Literal["early_stopping", "max_duration"] | None = None
     for step in range(state.step + 1, total_steps + 1):
         if ranks.any(wants_stop(), run.device):
             break
@@ -214,7 +216,9 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             )
         )
 
-        if held_out_rows and (step % evaluation.every_steps == 0 or step == total_steps):
+        if ends_at < math.inf and step < total_steps and ranks.any(time.monotonic() >= ends_at, run.device):
+            stopped_by = "max_duration"
+        if held_out_rows and (step % evaluation.every_steps == 0 or step == total_steps or stopped_by):
             started = time.perf_counter()
             held_out_loss = held_out.measure(model, paths, held_out_rows, options.micro_batch_size, ranks)
             log.emit(
@@ -232,15 +236,19 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             state = state.model_copy(
                 update={"best_loss": best.loss, "best_step": best.step, "worse_evaluations": best.worse_evaluations}
             )
-        is_stopping_early = best.worse_evaluations >= (evaluation.early_stopping_patience or math.inf)
-        if step % options.checkpoint_every_steps == 0 and step < total_steps and not is_stopping_early:
+        if best.worse_evaluations >= (evaluation.early_stopping_patience or math.inf):
+            stopped_by = "early_stopping"
+        if step % options.checkpoint_every_steps == 0 and step < total_steps and stopped_by is None:
             _write_checkpoint(run, log, ranks, adapter, optimizer, state, best)
             checkpointed_step = step
-        if is_stopping_early:
+        if stopped_by == "early_stopping":
             log.info(f"Stopping at step {step}: the held-out loss was lowest at step {best.step}.")
+        elif stopped_by == "max_duration":
+            log.warn(f"Stopping at step {step} of {total_steps}: the maximum duration {runtime.max_duration} is over.")
+        if stopped_by is not None:
             break
 
-    if state.step < total_steps and not is_stopping_early:
+    if state.step < total_steps and stopped_by is None:
         if state.step > checkpointed_step:
             _write_checkpoint(run, log, ranks, adapter, optimizer, state, best)
         ranks.leave()
@@ -265,6 +273,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         final_loss=loss,
         evaluation_loss=held_out_loss,
         published_step=published_step,
+        stopped_by=stopped_by,
         dtype=state.dtype,
         chat_template_sha256=template.sha256,
     )
@@ -281,6 +290,12 @@ def schedule(step: int, total_steps: int, options: TrainingOptions) -> float:
     if options.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
     return 1.0
+
+
+def _end_of(run: TrainRun) -> float:
+    """When the run's time is over, on `time.monotonic()`."""
+    seconds = run.spec.runtime.max_duration_seconds if run.seconds_left is None else run.seconds_left
+    return math.inf if seconds is None else time.monotonic() + seconds
 
 
 def _check_device(run: TrainRun) -> None:
@@ -358,7 +373,15 @@ def _read_template(run: TrainRun) -> ChatTemplate:
 
 
 def _identity_of(run: TrainRun, template: ChatTemplate) -> dict[str, Any]:
-    """What two halves of one run must have in common. How often it writes checkpoints is not among it."""
+    """What two halves of one run must have in common.
+
+    How often it writes checkpoints is not among it, nor how a step's rows are spread over micro batches: a run that was
+    out of memory goes on in smaller ones.
+    """
+    options = run.spec.training
+    own = options.model_dump(
+        mode="json", exclude={"checkpoint_every_steps", "micro_batch_size", "gradient_accumulation_steps"}
+    )
     return {
         "base_model": fingerprint(run.base_model_dir),
         "chat_template": template.sha256,
@@ -367,8 +390,6 @@ def _identity_of(run: TrainRun, template: ChatTemplate) -> dict[str, Any]:
         "objective": run.spec.objective.model_dump(mode="json"),
         "evaluation.fraction": run.spec.evaluation.fraction,
         "runtime.gpus": run.spec.runtime.gpus,
-        **{
-            f"training.{key}": value
-            for key, value in run.spec.training.model_dump(mode="json", exclude={"checkpoint_every_steps"}).items()
-        },
+        "rows of a step": options.micro_batch_size * options.gradient_accumulation_steps,
+        **{f"training.{key}": value for key, value in own.items()},
     }

@@ -1,4 +1,4 @@
-"""The verbs of jobs, for page, API, CLI and control alike: submit, import, evaluate, cancel, validate."""
+"""The verbs that make jobs, for page, API, CLI and control alike: submit, import, evaluate. For others: `steering`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,45 @@ from finetune_hub.accounts.models import Team, User
 from finetune_hub.catalog.actions import check_name
 from finetune_hub.catalog.models import BaseModel, BaseModelState, DatasetVersion
 from finetune_hub.catalog.sources import parse_source
-from finetune_hub.jobs.lifecycle import EventDraft, add_events, end_attempt, end_job, lock_job
-from finetune_hub.jobs.live import announce, poke_control, poke_worker
-from finetune_hub.jobs.models import AttemptState, DesiredState, Job, JobDataset, JobKind, JobState
+from finetune_hub.jobs.lifecycle import EventDraft, add_events, lock_job
+from finetune_hub.jobs.live import announce, poke_control
+from finetune_hub.jobs.models import (
+    HIGHEST_PRIORITY,
+    LOWEST_PRIORITY,
+    Job,
+    JobDataset,
+    JobKind,
+    JobState,
+)
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.known_models import KNOWN_MODELS
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
 
-def submit_training(team: Team, user: User, spec: TrainingSpec, *, idempotency_key: str | None = None) -> Job:
+@transaction.atomic
+def submit_training(
+    team: Team,
+    user: User,
+    spec: TrainingSpec,
+    *,
+    priority: int = 0,
+    after: str | None = None,
+    copy_of: Job | None = None,
+    idempotency_key: str | None = None,
+) -> Job:
     """Put a training job in the queue. With the same idempotency key again, the job that it made the first time.
+
+    Args:
+        after: the id of a job of the team; this one starts once that has succeeded, and fails when that fails.
+        copy_of: the job that the spec comes from, for the history.
 
     Raises:
         Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
-            `duplicate_dataset`, `too_many_gpus`, `idempotency_key_reused`.
+            `duplicate_dataset`, `too_many_gpus`, `priority_not_allowed`, `unknown_job`, `wrong_job_state`,
+            `idempotency_key_reused`.
     """
+    check_priority(team, user, priority)
     if spec.runtime.gpus > 1:
         raise Refusal(
             "too_many_gpus",
@@ -52,7 +75,58 @@ def submit_training(team: Team, user: User, spec: TrainingSpec, *, idempotency_k
         spec=spec.model_dump(mode="json", exclude_none=True),
         choices=choices,
         idempotency_key=idempotency_key,
+        said="Submitted." if copy_of is None else f"Submitted, as a copy of {copy_of.pk}.",
+        priority=priority,
+        after=None if after is None else lock_predecessor(team, after),
     )
+
+
+def check_priority(team: Team, user: User, priority: int) -> None:
+    """Whether the user may give a job of the team this priority: see docs/adr/0006.
+
+    Raises:
+        Refusal: `priority_not_allowed`.
+    """
+    if not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
+        raise Refusal(
+            "priority_not_allowed",
+            f"A priority is a number from {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}, not {priority}.",
+            "0 is the usual one, and higher ones come first.",
+            field="priority",
+        )
+    if priority > 0 and not team.memberships.get(user=user).may_raise_priority:
+        raise Refusal(
+            "priority_not_allowed",
+            f"Only an admin of the team gives a job a priority above 0, such as {priority}.",
+            "Ask one of them, or lower what may wait: everybody may go below 0.",
+            field="priority",
+            status=403,
+        )
+
+
+def lock_predecessor(team: Team, job_id: str) -> Job:
+    """The job that another is to follow, locked: it cannot fail between this look and that other job's first event.
+
+    Raises:
+        Refusal: `unknown_job`, `wrong_job_state`.
+    """
+    if not Job.objects.of_team(team).filter(pk=job_id).exists():
+        raise Refusal(
+            "unknown_job",
+            f"The team has no job {job_id!r} to start after.",
+            "See its jobs with `finetune-hub jobs list`.",
+            field="after",
+        )
+    job = lock_job(job_id)
+    if job.has_ended and job.state != JobState.SUCCEEDED:
+        raise Refusal(
+            "wrong_job_state",
+            f"{job_id} is {job.state}, so nothing would ever start after it.",
+            "Retry it first, or leave `after` out.",
+            field="after",
+            status=409,
+        )
+    return job
 
 
 def submit_evaluation(
@@ -119,26 +193,6 @@ def import_base_model(team: Team, user: User, *, name: str, source: str | None =
         return _create_job(
             team=team, created_by=user, kind=JobKind.IMPORT, base_model=base_model, spec={"source": str(checked)}
         )
-
-
-@transaction.atomic
-def cancel_job(job_id: str, user: User) -> Job:
-    """Wish the job's end. A waiting job ends now; a running trainer writes a checkpoint first. Twice is once."""
-    job = lock_job(job_id)
-    if job.has_ended or job.desired_state == DesiredState.CANCEL:
-        return job
-    job.desired_state = DesiredState.CANCEL
-    job.save(update_fields=["desired_state"])
-    attempt = job.attempts.active().select_for_update(no_key=True, of=("self",)).select_related("worker").first()
-    if attempt and attempt.state == AttemptState.RUNNING:
-        add_events(job, [EventDraft("Cancelling: the trainer was asked to stop.")], actor=user)
-        poke_worker(attempt.worker)
-        return job
-    if attempt:
-        end_attempt(attempt, AttemptState.CANCELLED)
-    end_job(job, JobState.CANCELLED, "Cancelled before it ran.", actor=user)
-    job.refresh_from_db()
-    return job
 
 
 def find_base_model(team: Team, name: str) -> BaseModel:
@@ -216,6 +270,7 @@ def _create_job(
     spec: dict[str, Any],
     choices: Sequence[tuple[DatasetVersion, float]] = (),
     idempotency_key: str | None = None,
+    said: str = "Submitted.",
     **columns: Any,
 ) -> Job:
     try:
@@ -227,7 +282,7 @@ def _create_job(
                 JobDataset(job=job, dataset_version=version, position=position, weight=weight)
                 for position, (version, weight) in enumerate(choices)
             )
-            add_events(job, [EventDraft("Submitted.")], actor=created_by)
+            add_events(job, [EventDraft(said)], actor=created_by)
             poke_control("validate", job.pk)
             announce(job.pk)
             return job

@@ -1,7 +1,7 @@
 """How jobs and attempts change state. Nothing else writes `.state`.
 
 Every function here runs inside a transaction of its caller, who holds the job's row lock (`lock_job`). Locks are always
-taken in the order job, attempt, so that two processes never wait for each other.
+taken in the order job, attempt, and a job before those that follow it, so that two processes never wait for each other.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from django.conf import settings
+from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
 from finetune_hub.accounts.models import User
 from finetune_hub.catalog.models import BaseModel, BaseModelState
-from finetune_hub.jobs.live import announce
+from finetune_hub.jobs.live import announce, poke_worker
+from finetune_hub.jobs.mending import mend
 from finetune_hub.jobs.models import (
     Attempt,
     AttemptState,
@@ -25,11 +27,12 @@ from finetune_hub.jobs.models import (
     JobEvent,
     JobKind,
     JobState,
+    StopWish,
 )
 from finetune_hub.jobs.news import tell_of
 from finetune_hub.spec.events import FailureClass
 
-RETRYABLE: frozenset[FailureClass] = frozenset({"worker_lost", "infrastructure"})
+RAISE_THE_LIMIT = "Raise `runtime.max_duration` in a clone, or look in the log for what held the trainer up."
 MAX_FRUITLESS_ATTEMPTS = 5
 MAX_RETRY_DELAY_FACTOR = 32
 
@@ -68,10 +71,12 @@ def add_events(
     announce(job.pk)
 
 
-def enqueue(job: Job, message: str) -> None:
-    """validating or running → queued."""
-    Job.objects.filter(pk=job.pk).update(state=JobState.QUEUED, waiting_reason="")
-    add_events(job, [EventDraft(message)])
+def enqueue(job: Job, why: str = "", *, actor: User | None = None) -> None:
+    """validating, running or paused → queued; → paused when that is what somebody wished meanwhile."""
+    state = JobState.PAUSED if job.desired_state == DesiredState.PAUSE else JobState.QUEUED
+    reason = "" if state == JobState.PAUSED else job.awaited
+    Job.objects.filter(pk=job.pk).update(state=state, waiting_reason=reason, eta_seconds=None)
+    add_events(job, [EventDraft(f"{state.label}. {why}".rstrip())], actor=actor)
 
 
 def start_job(job: Job, attempt: Attempt) -> None:
@@ -110,25 +115,133 @@ def end_job(
     level = "error" if state == JobState.FAILED else "info"
     add_events(job, [EventDraft(message, level)], actor=actor)
     tell_of(job, str(state), message, is_problem=state == JobState.FAILED)
+    if state == JobState.SUCCEEDED:
+        job.followers.filter(state=JobState.QUEUED).update(waiting_reason="")
+    else:
+        _fail_followers(job, state)
+
+
+def reopen_job(job: Job, message: str, *, actor: User) -> None:
+    """failed or cancelled → validating, as if it had just been submitted; attempts and checkpoints stay."""
+    Job.objects.filter(pk=job.pk).update(
+        state=JobState.VALIDATING,
+        desired_state=DesiredState.RUN,
+        requested_at=Now(),
+        not_before=Now(),
+        finished_at=None,
+        fruitless_attempts=0,
+        excluded_devices=[],
+        failure_class="",
+        failure_message="",
+        failure_remedy="",
+        result=None,
+    )
+    add_events(job, [EventDraft(message)], actor=actor)
+
+
+def _fail_followers(job: Job, state: JobState) -> None:
+    """What was to start after the job never will."""
+    for follower_id in job.followers.filter(finished_at=None).order_by("pk").values_list("pk", flat=True):
+        follower = lock_job(follower_id)
+        if not follower.has_ended:
+            what = "failed" if state == JobState.FAILED else "was cancelled"
+            message = f"It was to follow {job.subject} ({job.pk}), which {what}."
+            fail_job(follower, Failed("dependency", message, "Retry that job, then this one."))
+
+
+def fail_job(job: Job, failed: Failed) -> None:
+    """Any unfinished state → failed."""
+    end_job(job, JobState.FAILED, f"Failed: {failed.message} {failed.remedy}", failed=failed)
+
+
+# ---- attempts that fail
 
 
 def settle_failure(job: Job, attempt: Attempt, state: AttemptState, failed: Failed) -> None:
-    """End the attempt, and decide about its job: cancel as wished, try again what a retry can mend, or fail."""
+    """End the attempt, and decide about its job: cancel as wished, try again what that can mend, or fail."""
     end_attempt(attempt, state, failed)
     if job.desired_state == DesiredState.CANCEL:
         end_job(job, JobState.CANCELLED, "Cancelled.")
         return
     fruitless = 1 if made_progress(attempt) else job.fruitless_attempts + 1
-    if failed.failure_class in RETRYABLE and fruitless < MAX_FRUITLESS_ATTEMPTS:
-        delay = settings.RETRY_DELAY * min(2 ** (fruitless - 1), MAX_RETRY_DELAY_FACTOR)
-        Job.objects.filter(pk=job.pk).update(fruitless_attempts=fruitless, not_before=Now() + delay)
-        add_events(job, [EventDraft(f"Attempt {attempt.number} ended: {failed.message}", "warn")], attempt=attempt)
-        newest = job.checkpoints.order_by("-step").first()
-        start = f"from the checkpoint of step {newest.step}" if newest else "from the beginning"
-        enqueue(job, f"Queued again, to go on {start}.")
+    mended = None if fruitless >= MAX_FRUITLESS_ATTEMPTS else mend(job, attempt, failed.failure_class)
+    if mended is None:
+        fail_job(job, failed)
         return
-    end_job(job, JobState.FAILED, f"Failed: {failed.message} {failed.remedy}", failed=failed)
+    delay = settings.RETRY_DELAY * min(2 ** (fruitless - 1), MAX_RETRY_DELAY_FACTOR)
+    Job.objects.filter(pk=job.pk).update(fruitless_attempts=fruitless, not_before=Now() + delay)
+    add_events(job, [EventDraft(f"Attempt {attempt.number} ended: {failed.message}", "warn")], attempt=attempt)
+    enqueue(job, f"{mended} It goes on {job.next_start()}.".lstrip())
 
 
 def made_progress(attempt: Attempt) -> bool:
     return attempt.checkpoints.exists()
+
+
+# ---- attempts that are asked to stop
+
+
+@transaction.atomic
+def preempt(attempt: Attempt, reason: str) -> bool:
+    """Take an attempt's devices back: its trainer writes a checkpoint and stops, and its job is queued again.
+
+    Takes the locks itself.
+
+    Args:
+        reason: a sentence for the job's owner, such as "A job of higher priority needs its GPU."
+
+    Returns:
+        False: the attempt has ended, or is stopping already.
+    """
+    job, active = lock_job(attempt.job_id), _active_attempt(attempt)
+    if active is None or active.stop_wish or job.desired_state != DesiredState.RUN:
+        return False
+    if active.state == AttemptState.ASSIGNED:
+        end_attempt(active, AttemptState.PREEMPTED)
+        enqueue(job, f"Preempted: {reason}")
+    else:
+        _ask_to_stop(
+            job, active, StopWish.PREEMPT, reason, f"Preempted: {reason} Its trainer writes a checkpoint first."
+        )
+    return True
+
+
+@transaction.atomic
+def time_out(attempt: Attempt, reason: str) -> None:
+    """Stop an attempt that has outlived its job's maximum duration. Takes the locks itself."""
+    job, active = lock_job(attempt.job_id), _active_attempt(attempt)
+    if active is not None and active.stop_wish != StopWish.TIME_OUT:
+        _ask_to_stop(job, active, StopWish.TIME_OUT, reason, f"{reason} Its trainer was asked to stop.")
+
+
+def _active_attempt(attempt: Attempt) -> Attempt | None:
+    """The attempt as it is now, locked; None: it has ended."""
+    active = Attempt.objects.active().select_for_update(no_key=True, of=("self",)).select_related("worker")
+    return active.filter(pk=attempt.pk).first()
+
+
+def _ask_to_stop(job: Job, attempt: Attempt, wish: StopWish, reason: str, message: str) -> None:
+    Attempt.objects.filter(pk=attempt.pk).update(stop_wish=wish, stop_reason=reason)
+    add_events(job, [EventDraft(message, "warn")], attempt=attempt)
+    poke_worker(attempt.worker)
+
+
+def settle_stop(job: Job, attempt: Attempt, *, was_asked: bool) -> None:
+    """End an attempt whose trainer has stopped, and do with its job what was wished.
+
+    Args:
+        was_asked: by the service; otherwise somebody on the worker's machine has stopped it.
+    """
+    if job.desired_state == DesiredState.CANCEL:
+        end_attempt(attempt, AttemptState.CANCELLED)
+        end_job(job, JobState.CANCELLED, "Cancelled.")
+    elif attempt.stop_wish == StopWish.TIME_OUT:
+        failed = Failed("timed_out", attempt.stop_reason, RAISE_THE_LIMIT)
+        settle_failure(job, attempt, AttemptState.FAILED, failed)
+    elif was_asked or job.desired_state == DesiredState.PAUSE:
+        is_preempted = attempt.stop_wish == StopWish.PREEMPT
+        end_attempt(attempt, AttemptState.PREEMPTED if is_preempted else AttemptState.PAUSED)
+        enqueue(job, f"It goes on {job.next_start()}.")
+    else:
+        failed = Failed("worker_lost", "The trainer was stopped from outside.", "Retry the job.")
+        settle_failure(job, attempt, AttemptState.FAILED, failed)

@@ -6,14 +6,16 @@ from datetime import timedelta
 from functools import partial
 from typing import get_args
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.querysets import TeamOwnedQuerySet
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.registry.models import AdapterVersion
+from finetune_hub.scheduling.changes import changed
 from finetune_hub.spec.compatibility import Compatibility, compatibility_of
 from finetune_hub.spec.events import FailureClass
 from finetune_hub.spec.ids import new_id
@@ -31,6 +33,7 @@ class JobKind(models.TextChoices):
 class JobState(models.TextChoices):
     VALIDATING = "validating"
     QUEUED = "queued"
+    PAUSED = "paused"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -41,10 +44,13 @@ class DesiredState(models.TextChoices):
     """A wish, which the worker reads at every heartbeat; not a state."""
 
     RUN = "run"
+    PAUSE = "pause"
     CANCEL = "cancel"
 
 
 ENDED_JOB_STATES = [JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
+
+LOWEST_PRIORITY, HIGHEST_PRIORITY = -10, 10
 
 # Documents of many kilobytes, which no line of a list shows.
 LONG_COLUMNS = [
@@ -72,8 +78,10 @@ class JobQuerySet(TeamOwnedQuerySet["Job"]):
         return whole.prefetch_related("job_datasets__dataset_version__dataset")
 
     def in_queue_order(self) -> JobQuerySet:
-        """Queued jobs whose back-off is over, first come first."""
-        return self.filter(state=JobState.QUEUED, not_before__lte=Now()).order_by("created_at", "id")
+        """Queued jobs that may start now: by priority, then first come first."""
+        may_follow = models.Q(after=None) | models.Q(after__state=JobState.SUCCEEDED)
+        waiting = self.filter(may_follow, state=JobState.QUEUED, not_before__lte=Now())
+        return waiting.order_by("-priority", "requested_at", "id")
 
 
 class Job(models.Model):
@@ -94,8 +102,22 @@ class Job(models.Model):
         AdapterVersion, models.PROTECT, null=True, related_name="evaluations", help_text="What an evaluation measures."
     )
     idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001
+    priority = models.SmallIntegerField(default=0, help_text="Higher ones are placed first.")
+    after = models.ForeignKey(
+        "self", models.PROTECT, null=True, related_name="followers", help_text="It starts once this one has succeeded."
+    )
+    adjustments = models.JSONField(
+        default=dict, help_text="Fields of the spec that the service has changed since, by their place."
+    )
+    excluded_devices = ArrayField(
+        models.BigIntegerField(), default=list, help_text="Ids of devices that failed it; placement looks elsewhere."
+    )
 
     created_at = models.DateTimeField(db_default=Now())
+    requested_at = models.DateTimeField(
+        db_default=Now(),
+        help_text="When it was submitted or last retried: its place in line, and its run time's start.",
+    )
     not_before = models.DateTimeField(db_default=Now(), help_text="The end of the back-off after a failed attempt.")
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
@@ -120,7 +142,9 @@ class Job(models.Model):
         indexes = [
             models.Index(fields=["team", "-created_at", "-id"], name="job_by_team"),
             models.Index(
-                fields=["created_at", "id"], condition=~models.Q(state__in=ENDED_JOB_STATES), name="job_unfinished"
+                fields=["-priority", "requested_at", "id"],
+                condition=~models.Q(state__in=ENDED_JOB_STATES),
+                name="job_unfinished",
             ),
         ]
         constraints = [
@@ -134,6 +158,9 @@ class Job(models.Model):
                 condition=models.Q(state__in=ENDED_JOB_STATES, finished_at__isnull=False)
                 | (~models.Q(state__in=ENDED_JOB_STATES) & models.Q(finished_at=None)),
                 name="job_finished_when_ended",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(priority__range=(LOWEST_PRIORITY, HIGHEST_PRIORITY)), name="job_priority_in_range"
             ),
             models.CheckConstraint(
                 condition=models.Q(failure_class__in=["", *FAILURE_CLASSES]), name="job_failure_class_known"
@@ -162,9 +189,52 @@ class Job(models.Model):
         """Somebody asked to cancel, and the trainer has not stopped yet."""
         return not self.has_ended and self.desired_state == DesiredState.CANCEL
 
+    @property
+    def is_pausing(self) -> bool:
+        """Somebody asked to pause, and the job does not rest yet."""
+        return not self.has_ended and self.desired_state == DesiredState.PAUSE and self.state != JobState.PAUSED
+
+    @property
+    def shown_state(self) -> str:
+        """The state in a word; between a wish and its fulfilment `stopping` or `pausing`."""
+        return "stopping" if self.is_stopping else "pausing" if self.is_pausing else self.state
+
+    @property
+    def may_pause(self) -> bool:
+        return not self.has_ended and self.desired_state == DesiredState.RUN
+
+    @property
+    def may_resume(self) -> bool:
+        return not self.has_ended and self.desired_state == DesiredState.PAUSE
+
+    @property
+    def may_retry(self) -> bool:
+        return self.state in {JobState.FAILED, JobState.CANCELLED}
+
+    @property
+    def awaited(self) -> str:
+        """A sentence about the job that it is to follow; empty when nothing is in its way."""
+        if self.after is None or self.after.state == JobState.SUCCEEDED:
+            return ""
+        return f"It starts once {self.after.subject} ({self.after_id}) has succeeded."
+
     def training_spec(self) -> TrainingSpec:
-        """The spec of a job of kind train."""
-        return TrainingSpec.model_validate(self.spec)
+        """The spec of a job of kind train, as its next attempt would run it."""
+        return changed(TrainingSpec.model_validate(self.spec), self.adjustments)
+
+    def run_time(self) -> timedelta:
+        """How long its attempts have run since it was submitted or last retried, on the database's clock."""
+        span = models.ExpressionWrapper(
+            Coalesce("finished_at", Now()) - models.F("started_at"), output_field=models.DurationField()
+        )
+        attempts = self.attempts.filter(assigned_at__gte=self.requested_at)
+        total: timedelta | None = attempts.aggregate(total=models.Sum(span))["total"]
+        return total or timedelta()
+
+    def next_start(self) -> str:
+        """Where its next attempt begins, in words."""
+        newest = self.checkpoints.order_by("-step").first()
+        return f"from the checkpoint of step {newest.step}" if newest else "from the beginning"
 
     def compatibility(self) -> list[Compatibility] | None:
         """Which programs will be able to serve what the job trains; None for a job that trains nothing."""
@@ -198,10 +268,19 @@ class AttemptState(models.TextChoices):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     LOST = "lost"
+    PAUSED = "paused"
+    PREEMPTED = "preempted"
     CANCELLED = "cancelled"
 
 
 ACTIVE_ATTEMPT_STATES = [AttemptState.ASSIGNED, AttemptState.RUNNING]
+
+
+class StopWish(models.TextChoices):
+    """Why the service itself wants an attempt to stop; what people wish is the job's `desired_state`."""
+
+    PREEMPT = "preempt"
+    TIME_OUT = "time_out"
 
 
 MEASURED_STEPS = (2, 100)  # Without the warm-up; the peak comes long before the last.
@@ -260,6 +339,8 @@ class Attempt(models.Model):
     failure_message = models.TextField(blank=True)
     resumed_from_step = models.PositiveIntegerField(default=0)
     swept_at = models.DateTimeField(null=True, help_text="When what it left in the artifact store was collected.")
+    stop_wish = models.CharField(max_length=10, choices=StopWish, blank=True)
+    stop_reason = models.TextField(blank=True, help_text="Why it is to stop, in a sentence.")
 
     # Of `with_measures()`.
     peak_bytes: int
@@ -291,6 +372,9 @@ class Attempt(models.Model):
                 fields=["job"], condition=models.Q(state__in=ACTIVE_ATTEMPT_STATES), name="job_has_one_active_attempt"
             ),
             models.CheckConstraint(condition=models.Q(state__in=AttemptState.values), name="attempt_state_known"),
+            models.CheckConstraint(
+                condition=models.Q(stop_wish__in=["", *StopWish.values]), name="attempt_stop_wish_known"
+            ),
             models.CheckConstraint(
                 condition=~models.Q(state=AttemptState.RUNNING) | models.Q(lease_token__isnull=False),
                 name="running_attempt_has_lease",
@@ -424,6 +508,11 @@ class Checkpoint(models.Model):
 
     def __str__(self) -> str:
         return f"{self.job_id} step {self.step}"
+
+    @property
+    def keys(self) -> list[str]:
+        """Its files in the artifact store."""
+        return [f"{self.artifact_prefix}/{entry['path']}" for entry in self.manifest]
 
 
 class Publication(models.Model):

@@ -7,18 +7,21 @@ from datetime import timedelta
 from django.db import transaction
 from django.db.models.functions import Now
 
-from finetune_hub.jobs.lifecycle import Failed, end_attempt, enqueue, lock_job, settle_failure
+from finetune_hub.jobs.lifecycle import Failed, end_attempt, enqueue, lock_job, settle_failure, time_out
 from finetune_hub.jobs.live import poke_control, poke_worker
-from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobState
+from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobKind, JobState, StopWish
 from finetune_hub.jobs.scheduler import schedule_pass
 
 PASS_LIMIT = 200
 REPOKE_AFTER = timedelta(seconds=5)
+# A trainer ends by itself at its maximum duration; it is given so much longer to measure and publish what it has.
+OVERTIME = timedelta(minutes=10)
 
 
 def reconcile_pass() -> None:
     """One bounded pass over everything that may be stuck."""
     expire_attempts()
+    time_out_attempts()
     for job in Job.objects.filter(state=JobState.VALIDATING, created_at__lt=Now() - REPOKE_AFTER)[:PASS_LIMIT]:
         poke_control("validate", job.pk)
     schedule_pass()
@@ -41,12 +44,22 @@ def _expire(attempt_id: int, job_id: str) -> bool:
         return False
     if attempt.state == AttemptState.ASSIGNED:
         end_attempt(attempt, AttemptState.LOST)
-        enqueue(job, f"Queued again: {attempt.worker.name} did not claim it in time.")
+        enqueue(job, f"{attempt.worker.name} did not claim it in time.")
         return True
     failed = Failed(
         "worker_lost",
         f"The worker {attempt.worker.name} was not heard from until its lease ended.",
-        "Look at the Workers page, then submit the job again: it was tried several times.",
+        "Look at the Workers page, then retry the job: it was tried several times.",
     )
     settle_failure(job, attempt, AttemptState.LOST, failed)
     return True
+
+
+def time_out_attempts() -> None:
+    """Ask the trainers to stop that have outlived their maximum duration without ending by themselves."""
+    running = Attempt.objects.filter(state=AttemptState.RUNNING).exclude(stop_wish=StopWish.TIME_OUT)
+    limited = running.filter(job__kind=JobKind.TRAIN, job__spec__runtime__has_key="max_duration")
+    for attempt in limited.select_related("job")[:PASS_LIMIT]:
+        limit = attempt.job.training_spec().runtime.max_duration_seconds
+        if limit is not None and attempt.job.run_time() > timedelta(seconds=limit) + OVERTIME:
+            time_out(attempt, f"The maximum duration of {attempt.job.spec['runtime']['max_duration']} is long over.")

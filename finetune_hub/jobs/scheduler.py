@@ -35,7 +35,7 @@ def schedule_pass() -> int:
     devices = Device.objects.filter(present=True)
     usable = devices.lendable().filter(worker__in=workers)
     planned = plan(
-        [WaitingJob(job_id) for job_id in queue],
+        [WaitingJob(job.pk, frozenset(job.excluded_devices)) for job in queue.values()],
         [FreeDevice(d.pk, d.worker_id, d.memory_bytes) for d in usable.exclude(Exists(held))],
         Fleet(
             devices=devices.count(),
@@ -54,7 +54,7 @@ def schedule_pass() -> int:
 
 
 def _assign(assignment: Assignment) -> bool:
-    """Write the attempt. False: the job was cancelled since the queue was read."""
+    """Write the attempt. False: the job was cancelled or paused since the queue was read."""
     job = lock_job(assignment.job_id)
     if job.state != JobState.QUEUED:
         return False

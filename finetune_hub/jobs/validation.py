@@ -12,7 +12,7 @@ from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
 from finetune_hub.data.defects import InvalidDataset
 from finetune_hub.data.encode import encode_row
 from finetune_hub.data.intake import read_rows
-from finetune_hub.jobs.lifecycle import Failed, end_job, enqueue, lock_job
+from finetune_hub.jobs.lifecycle import Failed, enqueue, fail_job, lock_job
 from finetune_hub.jobs.models import Job, JobKind, JobState
 
 LOOKED_AT_ROWS = 200
@@ -23,7 +23,7 @@ def validate_job(job_id: str) -> None:
     job = Job.objects.select_related("base_model").get(pk=job_id)
     if job.state != JobState.VALIDATING:
         return
-    failed, message = None, "Queued."
+    failed, message = None, ""
     if job.kind == JobKind.TRAIN:
         try:
             message = look_at_rows(job)
@@ -38,7 +38,7 @@ def validate_job(job_id: str) -> None:
         if job.state != JobState.VALIDATING:
             return
         if failed:
-            end_job(job, JobState.FAILED, f"Failed: {failed.message} {failed.remedy}", failed=failed)
+            fail_job(job, failed)
         else:
             enqueue(job, message)
 
@@ -65,4 +65,4 @@ def look_at_rows(job: Job) -> str:
             "Raise `max_seq_len`, or shorten the prompts.",
         )
     cut = f"; {truncated} of them are cut at {max_seq_len} tokens" if truncated else ""
-    return f"Queued. The first {rows} rows have {supervised / rows:.0f} supervised tokens each{cut}."
+    return f"The first {rows} rows have {supervised / rows:.0f} supervised tokens each{cut}."

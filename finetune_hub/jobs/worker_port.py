@@ -27,6 +27,7 @@ from finetune_hub.jobs.lifecycle import (
     end_attempt,
     end_job,
     settle_failure,
+    settle_stop,
     start_job,
 )
 from finetune_hub.jobs.live import announce, poke_control
@@ -181,8 +182,8 @@ def claim_attempt(attempt_id: int, *, worker: Worker) -> Lease | None:
     return Lease(attempt_id, token, job.pk)
 
 
-def renew_lease(lease: Lease) -> DesiredState:
-    """Extend the lease by its full length, and read what the user wishes.
+def renew_lease(lease: Lease) -> bool:
+    """Extend the lease by its full length. Returns whether the trainer is to stop: what is wished of it.
 
     Raises:
         LeaseLost: too late.
@@ -192,7 +193,8 @@ def renew_lease(lease: Lease) -> DesiredState:
     ).update(lease_expires_at=Now() + settings.LEASE)
     if num_updated != 1:
         raise LeaseLost
-    return DesiredState(Job.objects.values_list("desired_state", flat=True).get(attempts=lease.attempt_id))
+    wishes = Attempt.objects.values_list("job__desired_state", "stop_wish").get(pk=lease.attempt_id)
+    return wishes != (DesiredState.RUN, "")
 
 
 @contextmanager
@@ -315,7 +317,7 @@ def record_checkpoint(lease: Lease, *, step: int, artifact_prefix: str, files: S
         )
         superseded = list(job.checkpoints.order_by("-step", "-pk")[KEPT_CHECKPOINTS:])
         Checkpoint.objects.filter(pk__in=[checkpoint.pk for checkpoint in superseded]).delete()
-        return [f"{old.artifact_prefix}/{entry['path']}" for old in superseded for entry in old.manifest]
+        return [key for old in superseded for key in old.keys]
 
 
 def record_resume(lease: Lease, step: int) -> None:
@@ -369,7 +371,7 @@ def publish_adapter(
             method=spec.method.type,
             step=step,
             artifact_prefix=artifact_prefix,
-            training_spec=job.spec,
+            training_spec=spec.model_dump(mode="json", exclude_none=True),
             summary=result,
             verification=verification,
             model_card=model_card,
@@ -403,19 +405,14 @@ def fail(lease: Lease, failed: Failed) -> None:
         poke_control("schedule")
 
 
-def stop(lease: Lease) -> None:
-    """The trainer stopped on request.
+def stop(lease: Lease, *, was_asked: bool) -> None:
+    """The trainer stopped: asked by the service, or by somebody on its machine.
 
     Raises:
         LeaseLost: see `fenced`.
     """
     with fenced(lease) as (job, attempt):
-        if job.desired_state == DesiredState.CANCEL:
-            end_attempt(attempt, AttemptState.CANCELLED)
-            end_job(job, JobState.CANCELLED, "Cancelled.")
-        else:
-            failed = Failed("worker_lost", "The trainer was stopped from outside.", "Submit the job again.")
-            settle_failure(job, attempt, AttemptState.FAILED, failed)
+        settle_stop(job, attempt, was_asked=was_asked)
         poke_control("schedule")
 
 

@@ -231,7 +231,7 @@ def check_jobs() -> Iterator[Finding]:
 def jobs_without_a_device() -> QuerySet[Job]:
     """Jobs that have waited for an hour while no device could take any."""
     usable = Device.objects.lendable().filter(worker__in=Worker.objects.fit_for_work())
-    waiting = Job.objects.filter(not_before__lt=Now() - WAITING_FOR, state=JobState.QUEUED)
+    waiting = Job.objects.in_queue_order().filter(not_before__lt=Now() - WAITING_FOR)
     return waiting if not usable.exists() else waiting.none()
 
 

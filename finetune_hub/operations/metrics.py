@@ -95,6 +95,7 @@ def queue() -> Iterator[Metric]:
         When(state=JobState.VALIDATING, then=Value("validating")),
         When(~Q(state=JobState.QUEUED), then=Value("")),
         When(not_before__gt=Now(), then=Value("back_off")),
+        When(Q(after__isnull=False) & ~Q(after__state=JobState.SUCCEEDED), then=Value("after_job")),
         When(~Exists(has_machine), then=Value("no_worker")),
         default=Value("device"),
     )
@@ -102,7 +103,7 @@ def queue() -> Iterator[Metric]:
     unfinished = Job.objects.exclude(state__in=ENDED_JOB_STATES).alias(why=why)
     depth = GaugeMetricFamily(
         "finetune_hub_queue_depth",
-        "Jobs that wait: validating, back_off after a failed attempt, no_worker fit for work, or for a device.",
+        "Jobs that wait: validating, paused, back_off after a failed attempt, after_job, no_worker fit for work, device.",
         labels=["reason", "kind"],
     )
     running = GaugeMetricFamily("finetune_hub_jobs_running", "Jobs that run.", labels=["kind"])

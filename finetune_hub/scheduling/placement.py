@@ -12,6 +12,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class WaitingJob:
     job_id: str
+    excluded: frozenset[int] = frozenset()
+    """Devices that have failed it."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,16 @@ def plan(queue: Sequence[WaitingJob], free: Sequence[FreeDevice], fleet: Fleet) 
         free: devices that no attempt holds, on workers that are fit for work.
     """
     devices = sorted(free, key=lambda device: (-device.memory_bytes, device.device_id))
-    assignments = tuple(
-        Assignment(job.job_id, device.worker_id, (device.device_id,))
-        for job, device in zip(queue, devices, strict=False)
-    )
-    waiting = queue[len(assignments) :]
+    assignments, waiting = [], []
+    for job in queue:
+        device = next((device for device in devices if device.device_id not in job.excluded), None)
+        if device is None:
+            waiting.append(job)
+        else:
+            devices.remove(device)
+            assignments.append(Assignment(job.job_id, device.worker_id, (device.device_id,)))
     return Plan(
-        assignments=assignments,
+        assignments=tuple(assignments),
         waiting_reasons={job.job_id: waiting_reason(place, fleet) for place, job in enumerate(waiting, start=1)},
     )
 

@@ -14,7 +14,15 @@ from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.part import Part
 
 FailureClass = Literal[
-    "bad_config", "bad_data", "out_of_memory", "diverged", "worker_lost", "infrastructure", "internal"
+    "bad_config",
+    "bad_data",
+    "out_of_memory",
+    "diverged",
+    "worker_lost",
+    "infrastructure",
+    "timed_out",
+    "dependency",
+    "internal",
 ]
 
 

@@ -39,6 +39,9 @@ class TrainRun(Part):
     resume_from: Path | None = Field(
         None, description="A checkpoint folder; the run goes on exactly where it was written."
     )
+    seconds_left: float | None = Field(
+        None, description="Of the run's maximum duration, after earlier attempts; all of it when left out."
+    )
     device: DeviceKind = "cpu"
     threads: int | None = Field(None, ge=1, description="CPU threads; torch's own choice when left out.")
 
@@ -117,6 +120,9 @@ class TrainResult(Part):
     evaluation_loss: float | None = Field(None, description="Held-out loss of the published weights, in nats.")
     published_step: int | None = Field(
         None, description="Step of the published weights; `steps` unless one was better."
+    )
+    stopped_by: Literal["early_stopping", "max_duration"] | None = Field(
+        None, description="What ended the run before its last step."
     )
     dtype: str = Field(description="Numbers of the frozen base model: what `auto` chose.")
     chat_template_sha256: str

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
+from finetune_hub.spec.duration import Duration, seconds_of
 from finetune_hub.spec.methods import LoraMethod, Method, method_type
 from finetune_hub.spec.part import Part
 
@@ -135,6 +136,20 @@ class RuntimeOptions(Part):
         description="Spread the frozen base model over the GPUs (FSDP2), for bases that do not fit on one: slower. "
         "Needs `gpus` above 1 and weights in 16 or 32 bits.",
     )
+    max_duration: Duration | None = Field(
+        None,
+        description="Stop after so long, as `4h` or in seconds, and publish what is trained by then; loading counts, "
+        "waiting in a queue does not. Never when left out.",
+    )
+    on_out_of_memory: Literal["fail", "shrink"] = Field(
+        "fail",
+        description="When memory runs out, the service ends the job, or goes on with half the micro batch at the same "
+        "global batch, and at last with activation checkpointing.",
+    )
+
+    @property
+    def max_duration_seconds(self) -> int | None:
+        return None if self.max_duration is None else seconds_of(self.max_duration)
 
     @model_validator(mode="after")
     def _shards_over_several(self) -> RuntimeOptions:

@@ -21,6 +21,7 @@ from finetune_hub.catalog.models import DatasetVersion
 from finetune_hub.fleet.models import Worker
 from finetune_hub.notifications.actions import connect_chat
 from finetune_hub.notifications.models import Wants
+from finetune_hub.jobs.models import Job, JobState
 from tests.api.conftest import World, client_with
 from tests.factories import make_dataset_version, make_worker
 
@@ -58,6 +59,12 @@ class Call:
 
 def the_job(world: World) -> dict[str, Any]:
     return {"id": world.job.pk}
+
+
+def a_cancelled_job(world: World) -> dict[str, Any]:
+    job = world.job
+    Job.objects.filter(pk=job.pk).update(state=JobState.CANCELLED, finished_at=job.created_at)
+    return {"id": job.pk}
 
 
 def the_version(world: World) -> dict[str, Any]:
@@ -136,7 +143,12 @@ CALLS = [
     Call("post", "jobs", body=a_spec, ok=201, outsider=422),
     Call("post", "plans", body=a_spec, outsider=422),
     Call("get", "job", the_job),
+    Call("patch", "job", the_job, lambda world: {"priority": -1}),
+    Call("post", "job-pause", the_job),
+    Call("post", "job-resume", the_job),
     Call("post", "job-cancel", the_job),
+    Call("post", "job-retry", a_cancelled_job),
+    Call("post", "job-clone", the_job, ok=201),
     Call("get", "job-events", the_job),
     Call("get", "job-metrics", the_job),
     Call("get", "job-log", the_job),

@@ -66,6 +66,7 @@ class SampleHub:
     running: Job
     succeeded: Job
     failed: Job
+    paused: Job
     evaluation: Job
     adapter: AdapterVersion
 
@@ -120,6 +121,7 @@ def make_sample_hub() -> SampleHub:
     evaluation = make_evaluation(team, model, held_out, version)
     failed = make_trained(team, model, tickets, "refund-letters", hours_ago=3, state="failed", failure=True)
     ended_attempt(failed, worker, state="failed", failure_class="out_of_memory", failure_message="Out of memory.")
+    paused = make_paused(team, model, tickets, worker)
     running = make_running(team, model, tickets, worker)
     factories.make_job(
         team,
@@ -128,7 +130,7 @@ def make_sample_hub() -> SampleHub:
         spec=spec_of(model, "tone-of-voice"),
         waiting_reason="Both devices of gpu-1 are in use; lab-desk is drained. First in the queue.",
     )
-    return SampleHub(user, team, running, succeeded, failed, evaluation, version)
+    return SampleHub(user, team, running, succeeded, failed, paused, evaluation, version)
 
 
 def make_people(team: Team, admin: User) -> None:
@@ -243,6 +245,30 @@ def make_running(team: Team, model: BaseModel, tickets: Any, worker: Any) -> Job
     return job
 
 
+def make_paused(team: Team, model: BaseModel, tickets: Any, worker: Any) -> Job:
+    start = timezone.now() - timedelta(hours=2)
+    job = factories.make_job(
+        team,
+        base_model=model,
+        dataset_version=tickets,
+        spec=spec_of(model, "long-answers"),
+        state="paused",
+        desired_state="pause",
+        created_at=start,
+        started_at=start,
+        step=90,
+        total_steps=300,
+    )
+    attempt = ended_attempt(job, worker, state="paused", finished_at=start + timedelta(minutes=4))
+    record_steps(attempt, 90)
+    add_events(job, [EventDraft("Submitted."), EventDraft("Queued. The first 200 rows fit.")])
+    said = "Pausing: the trainer writes a checkpoint and stops. Friday's demo needs the GPU."
+    add_events(job, [EventDraft(said)], actor=job.created_by)
+    add_events(job, [EventDraft("Checkpoint at step 90."), EventDraft("Stopped at step 90.")], attempt=attempt)
+    add_events(job, [EventDraft("Paused. It goes on from the checkpoint of step 90.")])
+    return job
+
+
 def make_evaluation(team: Team, model: BaseModel, held_out: Any, version: AdapterVersion) -> Job:
     samples = []
     for number in (900, 901, 902):
@@ -276,7 +302,7 @@ def ended_attempt(job: Job, worker: Any, state: str = "succeeded", **columns: An
     defaults = {"state": state, "lease_token": uuid4(), "assigned_at": job.started_at, "started_at": job.started_at}
     defaults |= {"finished_at": job.finished_at}
     attempt = factories.make_attempt(job, worker, log_tail=sample_log(), **(defaults | columns))
-    attempt.devices.add(worker.devices.first(), through_defaults={"released_at": job.finished_at})
+    attempt.devices.add(worker.devices.first(), through_defaults={"released_at": attempt.finished_at})
     return attempt
 
 

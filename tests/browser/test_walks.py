@@ -7,11 +7,13 @@ from itertools import product
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from django.db import transaction
 from playwright.sync_api import Page, expect
 
 from finetune_hub.accounts.models import Role
-from finetune_hub.jobs.lifecycle import EventDraft, add_events
+from finetune_hub.jobs.lifecycle import EventDraft, add_events, lock_job, settle_stop
 from finetune_hub.jobs.models import Job
+from finetune_hub.jobs.steering import pause_job
 from tests import factories
 from tests.browser.conftest import OpenPage
 from tests.browser.sample_hub import make_sample_hub, record_steps, ticket
@@ -116,6 +118,41 @@ def test_the_page_of_a_running_job_lives(open_page: OpenPage) -> None:
     expect(page.get_by_text("185 of 300 steps")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_text("stopping").first).to_be_visible()
+
+
+def test_a_job_is_paused_resumed_cancelled_and_retried(open_page: OpenPage) -> None:
+    hub = make_sample_hub()
+    page = open_page(width=390)
+    sign_in(page, hub.user)
+    page.goto(f"/jobs/{hub.running.pk}/")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("pausing").first).to_be_visible()
+    expect_no_sideways_scroll(page)
+    with transaction.atomic():  # As its worker would.
+        settle_stop(lock_job(hub.running.pk), hub.running.attempts.get(), was_asked=True)
+    expect(page.get_by_text("It rests, and goes on")).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_text("queued").first).to_be_visible()
+    page.get_by_label("Priority").select_option("5")
+    page.get_by_role("button", name="Set").click()
+    expect(page.get_by_text("Priority 5, before it 0.")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Retry").click()
+    expect(page.get_by_text("Retried, to start from the beginning.")).to_be_visible()
+    expect_no_sideways_scroll(page)
+
+
+def test_buttons_follow_what_others_do(open_page: OpenPage) -> None:
+    hub = make_sample_hub()
+    page = open_page()
+    sign_in(page, hub.user)
+    page.goto(f"/jobs/{hub.running.pk}/")
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    pause_job(hub.running.pk, hub.user)
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    expect(page.get_by_role("button", name="Pause")).to_have_count(0)
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_text("Resumed before it had paused.")).to_be_visible()
 
 
 def test_no_page_errs_or_scrolls_sideways(open_page: OpenPage) -> None:

@@ -145,6 +145,34 @@ def test_submit_show_and_cancel(hub: RunCommand, team: Team) -> None:
     assert hub("jobs", "wait", job_id).code == 5
 
 
+def test_a_job_is_steered(hub: RunCommand, team: Team) -> None:
+    job = make_job(team)
+    assert hub("jobs", "pause", job.pk, "--reason", "Lunch.").out == f"{job.pk} is paused.\n"
+    assert "Paused. Lunch." in hub("jobs", "logs", job.pk).out
+    assert hub("jobs", "resume", job.pk).out == f"{job.pk} goes on.\n"
+    assert hub("jobs", "priority", job.pk, "5").out == f"{job.pk} has priority 5.\n"
+    assert hub("jobs", "priority", job.pk, "--json", "--", "-2").json["priority"] == -2
+    assert "priority    -2" in hub("jobs", "show", job.pk).out
+    assert hub("jobs", "retry", job.pk, "--json").error["code"] == "wrong_job_state"
+    assert hub("jobs", "cancel", job.pk, "--reason", "It rains.").code == 0
+    assert hub("jobs", "retry", job.pk).out == f"{job.pk} runs again from the beginning.\n"
+    assert hub("jobs", "show", job.pk, "--json").json["state"] == "validating"
+
+
+def test_a_job_is_cloned_with_changes_and_submitted_after_another(hub: RunCommand, team: Team) -> None:
+    job = make_job(team)
+    changes = ("--set", "training.epochs=3", "--set", "training.seed=1", "--set", "method.target_modules=[q_proj]")
+    clone = hub("jobs", "clone", job.pk, *changes, "--after", job.pk, "--json").json
+    assert (clone["spec"]["training"]["epochs"], clone["spec"]["training"]["seed"]) == (3, 1)
+    assert (clone["spec"]["method"]["target_modules"], clone["after"]) == (["q_proj"], job.pk)
+    assert hub("jobs", "clone", job.pk).out.strip() in {found.pk for found in team.jobs.all()}
+    for wrong in ("epochs", "=3", "training.=3", "training.epochs=["):
+        assert hub("jobs", "clone", job.pk, "--set", wrong, "--json").error["code"] == "invalid_change"
+    Path("recipe.yaml").write_text("base_model: tiny\ndataset: {name: tickets}\n")
+    behind = hub("jobs", "submit", "recipe.yaml", "--after", job.pk, "--priority", "3", "--json").json
+    assert (behind["after"], behind["priority"]) == (job.pk, 3)
+
+
 @pytest.mark.parametrize(("state", "code"), [(JobState.SUCCEEDED, 0), (JobState.FAILED, 4), (JobState.CANCELLED, 5)])
 def test_waiting_ends_like_the_job(state: JobState, code: int, hub: RunCommand, team: Team) -> None:
     job = make_job(team)

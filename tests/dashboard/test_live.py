@@ -20,6 +20,7 @@ from finetune_hub.dashboard.live import Cursor
 from finetune_hub.dashboard.middleware import CONTENT_SECURITY_POLICY
 from finetune_hub.jobs.lifecycle import EventDraft, add_events, end_job
 from finetune_hub.jobs.models import Job, JobState
+from finetune_hub.jobs.steering import pause_job
 from tests.dashboard.conftest import CALLERS, World, make_point, make_world
 from tests.dashboard.test_who_sees_what import expected_status
 
@@ -51,7 +52,8 @@ class Reader:
 async def watch(world: World, headers: dict[str, str] | None = None) -> Reader:
     client = AsyncClient()
     await client.aforce_login(world.alice)
-    response = await client.get(reverse("job-stream", args=[world.job.pk]), headers=headers or {})
+    address = reverse("job-stream", args=[world.job.pk])
+    response = await client.get(address, {"state": "running"}, headers=headers or {})
     assert response["Content-Type"] == "text/event-stream"
     assert (response["Cache-Control"], response["X-Accel-Buffering"]) == ("no-cache", "no")
     return Reader(aiter(response.streaming_content))
@@ -114,6 +116,17 @@ def test_it_goes_on_from_the_last_event_id() -> None:
         assert reader.last_id == "2-1-3"
         again = await watch(world, {"Last-Event-ID": "2-1-3"})
         assert [(await again.read())[0] for _ in range(3)] == ["summary", "attempts", "log"]
+
+    run(scenario)
+
+
+def test_it_tells_when_the_state_is_another_than_the_page_shows() -> None:
+    async def scenario(world: World) -> None:
+        reader = await watch(world)
+        await reader.read_until("log")
+        await sync_to_async(pause_job)(world.job.pk, world.alice)
+        assert await reader.read_until("state") == "pausing"
+        assert "pausing" in await reader.read_until("summary")
 
     run(scenario)
 

@@ -14,7 +14,7 @@ from finetune_hub.accounts.actions import create_token
 from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs.lifecycle import EventDraft, add_events
-from finetune_hub.jobs.models import AttemptState, Job, JobKind, JobState, Publication
+from finetune_hub.jobs.models import AttemptState, Checkpoint, Job, JobKind, JobState, Publication
 from finetune_hub.spec.known_models import KNOWN_MODELS
 from tests.dashboard.conftest import World, make_point
 from tests.dashboard.test_who_sees_what import FORMS, LISTS, OF_THE_TEAM, address
@@ -91,6 +91,47 @@ def test_a_failed_job_says_what_to_do(world: World) -> None:
     assert "out_of_memory" in page
     assert "Halve <code>training.micro_batch_size</code>." in page
     assert "sse-connect" not in page
+
+
+def test_a_page_offers_what_can_be_done(world: World) -> None:
+    verbs = ("pause", "resume", "cancel", "retry", "priority")
+
+    def offered(job: Job) -> set[str]:
+        page = world["owner"].get(reverse("job", args=[job.pk])).content.decode()
+        return {verb for verb in verbs if f'action="{reverse(f"job-{verb}", args=[job.pk])}"' in page}
+
+    assert offered(world.job) == {"pause", "cancel", "priority"}
+    paused = make_job(world.team, state=JobState.PAUSED, desired_state="pause")
+    assert offered(paused) == {"resume", "cancel", "priority"}
+    assert "It rests, and goes on" in page_of(world, "job", paused.pk)
+    failed = make_job(world.team, state=JobState.FAILED, finished_at=timezone.now(), failure_class="internal")
+    assert offered(failed) == {"retry"}
+    done = make_job(world.team, state=JobState.SUCCEEDED, finished_at=timezone.now())
+    assert offered(done) == set()
+    assert f"{reverse('job-new')}?like={done.pk}" in world["owner"].get(f"/jobs/{done.pk}/").content.decode()
+
+
+def test_a_job_that_follows_another_leads_to_it(world: World) -> None:
+    follower = make_job(world.team, after=world.job)
+    assert f'<a href="{reverse("job", args=[world.job.pk])}">' in page_of(world, "job", follower.pk)
+
+
+def test_checkpoints_are_offered_to_a_retry(world: World) -> None:
+    Job.objects.filter(pk=world.job.pk).update(state=JobState.CANCELLED, finished_at=timezone.now())
+    for step in (20, 40):
+        Checkpoint.objects.create(
+            job=world.job, attempt=world.attempt, step=step, artifact_prefix=f"c{step}", manifest=[]
+        )
+    page = world["owner"].get(reverse("job", args=[world.job.pk])).content.decode()
+    assert page.index('value="40"') < page.index('value="20"') < page.index('value="0"')
+    world["owner"].post(reverse("job-retry", args=[world.job.pk]), {"from_step": "20"})
+    assert [checkpoint.step for checkpoint in world.job.checkpoints.all()] == [20]
+
+
+def test_a_refused_deed_says_why(world: World) -> None:
+    response = world["owner"].post(reverse("job-retry", args=[world.job.pk]))
+    assert response.status_code == 409
+    assert "only failed and cancelled ones are retried" in response.content.decode()
 
 
 def test_a_succeeded_job_leads_to_its_adapter(world: World) -> None:

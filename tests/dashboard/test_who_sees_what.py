@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from django.db.models.functions import Now
 from django.urls import URLPattern, reverse
 
 from finetune_hub.accounts.actions import create_token
@@ -10,7 +13,7 @@ from finetune_hub.accounts.models import ApiToken, AuditEvent, Membership, Role,
 from finetune_hub.catalog.models import DatasetVersion
 from finetune_hub.dashboard.middleware import CONTENT_SECURITY_POLICY
 from finetune_hub.dashboard.urls import urlpatterns
-from finetune_hub.jobs.models import DesiredState
+from finetune_hub.jobs.models import Job
 from tests.dashboard.conftest import CALLERS, World, signed_in
 from tests.factories import make_dataset_version, make_team, make_user
 
@@ -18,7 +21,11 @@ OPEN_TO_STRANGERS = {"login", "login-link", "logout"}
 LISTS = {"home", "jobs", "datasets", "base-models", "adapters", "workers", "health", "team", "account"}
 FORMS = {"job-new", "recipe-import", "dataset-upload"}
 DEEDS = {
+    "job-pause",
+    "job-resume",
     "job-cancel",
+    "job-retry",
+    "job-priority",
     "job-plan",
     "base-model-import",
     "dataset-split",
@@ -69,7 +76,11 @@ def address(world: World, name: str) -> str:
         "job-stream": [world.job.pk],
         "job-metrics": [world.job.pk],
         "job-recipe": [world.job.pk],
+        "job-pause": [world.job.pk],
+        "job-resume": [world.job.pk],
         "job-cancel": [world.job.pk],
+        "job-retry": [world.job.pk],
+        "job-priority": [world.job.pk],
         "dataset": [dataset],
         "dataset-version": [dataset, 1],
         "dataset-preview": [dataset, 1],
@@ -145,14 +156,32 @@ def test_an_outsider_finds_no_name_of_the_team(world: World, name: str) -> None:
         assert word not in page
 
 
+# What the job of each deed has to be like, and what it is like afterwards.
+STEERING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "job-pause": ({}, {"desired_state": "pause"}),
+    "job-resume": ({"desired_state": "pause"}, {"desired_state": "run"}),
+    "job-cancel": ({}, {"desired_state": "cancel"}),
+    "job-retry": ({"state": "cancelled", "finished_at": Now()}, {"state": "validating", "finished_at": None}),
+    "job-priority": ({}, {"priority": -4}),
+}
+
+
 @pytest.mark.parametrize(
     ("caller", "status"), [("teammate", 302), ("viewer", 403), ("outsider", 404), ("anonymous", 302)]
 )
-def test_cancelling(world: World, caller: str, status: int) -> None:
-    response = world[caller].post(address(world, "job-cancel"))
-    world.job.refresh_from_db()
+@pytest.mark.parametrize("name", STEERING)
+def test_steering(world: World, name: str, caller: str, status: int) -> None:
+    prepare, changed = STEERING[name]
+    Job.objects.filter(pk=world.job.pk).update(**prepare)
+    before = Job.objects.values().get(pk=world.job.pk)
+    response = world[caller].post(address(world, name), {"priority": "-4"})
     assert response.status_code == status
-    assert world.job.desired_state == (DesiredState.CANCEL if caller == "teammate" else DesiredState.RUN)
+    after = Job.objects.values().get(pk=world.job.pk)
+    if caller != "teammate":
+        assert after == before
+    else:
+        assert {key: after[key] for key in changed} == changed
+        assert world.job.events.last().actor.username == "bob"
 
 
 @pytest.mark.parametrize("name", ["job-new", "recipe-import", "dataset-upload", "base-model-import", "upload-begin"])
@@ -181,7 +210,8 @@ def test_comparing_stays_in_the_team(world: World, caller: str, status: int) -> 
 def test_a_viewer_sees_no_buttons(world: World) -> None:
     for name in ("jobs", "datasets", "job", "dataset"):
         page = world["viewer"].get(address(world, name)).content.decode()
-        for path in (reverse("job-new"), reverse("dataset-upload"), address(world, "job-cancel")):
+        deeds = [address(world, deed) for deed in ("job-cancel", "job-pause", "job-priority")]
+        for path in (reverse("job-new"), reverse("dataset-upload"), *deeds):
             assert path not in page
             assert path in "".join(
                 world["owner"].get(address(world, each)).content.decode() for each in ("jobs", "datasets", "job")

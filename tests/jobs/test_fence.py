@@ -79,7 +79,7 @@ WRITES: dict[str, Callable[[Lease], Any]] = {
     "base model": lambda lease: worker_port.publish_base_model(lease, artifact_prefix="x", files=FILES, result={}),
     "succeed": lambda lease: worker_port.succeed(lease, RESULT),
     "fail": lambda lease: worker_port.fail(lease, Failed("internal", "It broke.", "Mend it.")),
-    "stop": worker_port.stop,
+    "stop": lambda lease: worker_port.stop(lease, was_asked=True),
 }
 
 

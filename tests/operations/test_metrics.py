@@ -51,10 +51,11 @@ def test_the_queue_says_why(team: Team) -> None:
     make_job(team, created_at=timezone.now() - timedelta(minutes=10))
     make_job(team, not_before=Now() + timedelta(minutes=5))
     make_job(team, state=JobState.VALIDATING)
+    make_job(team, after=make_job(team, state=JobState.PAUSED))
     assert value("queue_depth", reason="no_worker", kind="train") == 1
     make_worker()
     assert value("queue_depth", reason="no_worker", kind="train") is None
-    for reason in ("device", "back_off", "validating"):
+    for reason in ("device", "back_off", "validating", "after_job", "paused"):
         assert value("queue_depth", reason=reason, kind="train") == 1
     oldest = value("queue_oldest_seconds")
     assert oldest is not None

@@ -25,6 +25,13 @@ def test_first_come_first_served_and_the_largest_device_first() -> None:
     assert made.waiting_reasons == {"c": "Next in line: all 2 devices are busy."}
 
 
+def test_a_job_is_kept_away_from_devices_that_failed_it_and_others_are_not() -> None:
+    queue = [WaitingJob("a", frozenset({1})), WaitingJob("b"), WaitingJob("c")]
+    made = plan(queue, [FreeDevice(1, 10, GIB)], Fleet(devices=2, usable_devices=2))
+    assert [(given.job_id, given.device_ids) for given in made.assignments] == [("b", (1,))]
+    assert list(made.waiting_reasons) == ["a", "c"]
+
+
 def test_nobody_waits_while_a_device_is_free() -> None:
     made = plan(jobs("a"), [FreeDevice(1, 10, GIB), FreeDevice(2, 10, GIB)], Fleet(2, 2))
     assert len(made.assignments) == 1

@@ -1,4 +1,4 @@
-"""Jobs: submit, list, watch, cancel; and evaluations, which are jobs too."""
+"""Jobs: submit, list, watch, pause, resume, cancel, retry, clone; and evaluations, which are jobs too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from rest_framework.serializers import BaseSerializer
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.api.authentication import team_of, user_of
-from finetune_hub.api.bodies import Evaluation, idempotency_key_of, read_body, whole_number
+from finetune_hub.api.bodies import (
+    Clone,
+    Evaluation,
+    JobChange,
+    Reason,
+    Retry,
+    Submission,
+    idempotency_key_of,
+    read_body,
+    whole_number,
+)
 from finetune_hub.api.lookups import find_adapter_version, get_row
 from finetune_hub.api.paging import page_of, part_of
 from finetune_hub.api.serializers import (
@@ -23,8 +33,9 @@ from finetune_hub.api.serializers import (
     MetricPointSerializer,
 )
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
-from finetune_hub.jobs.actions import cancel_job, submit_evaluation, submit_training
-from finetune_hub.jobs.models import Attempt, Job, MetricPoint, Publication
+from finetune_hub.jobs.actions import submit_evaluation, submit_training
+from finetune_hub.jobs.models import Attempt, Checkpoint, Job, MetricPoint, Publication
+from finetune_hub.jobs.steering import cancel_job, change_priority, copied_spec, pause_job, resume_job, retry_job
 from finetune_hub.spec.training import TrainingSpec
 
 AFTER = OpenApiParameter("after", int, description="Only what comes after this number; 0 from the beginning.")
@@ -35,6 +46,7 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     description="The same key again answers with the job that it made the first time, with status 200.",
 )
 MAX_ROWS = 1000
+STEERED = {200: JobDetailSerializer, **errors(400, 401, 403, 404, 409, 413, 415, 422)}
 
 
 class Jobs(HubView):
@@ -49,16 +61,18 @@ class Jobs(HubView):
 
     @extend_schema(
         operation_id="submit_job",
-        request=TrainingSpec,
+        request=Submission,
         parameters=[IDEMPOTENCY_KEY],
         responses={201: JobDetailSerializer, 200: JobDetailSerializer, **errors(400, 401, 403, 409, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
         """Submit a training. 201: a new job; 200: the job that this idempotency key made before."""
         team, key = team_of(request), idempotency_key_of(request)
-        spec = read_body(request, TrainingSpec, code="invalid_spec")
+        body = read_body(request, Submission, code="invalid_spec")
         known = key is not None and Job.objects.of_team(team).filter(idempotency_key=key).exists()
-        job = submit_training(team, user_of(request), spec, idempotency_key=key)
+        job = submit_training(
+            team, user_of(request), body.spec(), priority=body.priority, after=body.after, idempotency_key=key
+        )
         return Response(job_detail(team, job.pk), status=200 if known else 201)
 
 
@@ -88,16 +102,62 @@ class OneJob(HubView):
         """One job with its attempts, what it published and its result."""
         return Response(job_detail(team_of(request), id))
 
+    @extend_schema(operation_id="change_job", request=JobChange, responses=STEERED)
+    def patch(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Change the priority of a job that has not ended."""
+        job = job_of(request, id)
+        change_priority(job.pk, user_of(request), read_body(request, JobChange).priority)
+        return Response(job_detail(job.team, id))
+
+
+class PauseJob(HubView):
+    @extend_schema(operation_id="pause_job", request=Reason, responses=STEERED)
+    def post(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Let the job rest: it gives its device up, and goes on from a checkpoint when it is resumed. Twice is once."""
+        job = job_of(request, id)
+        pause_job(job.pk, user_of(request), reason=read_body(request, Reason).reason)
+        return Response(job_detail(job.team, id))
+
+
+class ResumeJob(HubView):
+    @extend_schema(operation_id="resume_job", request=Reason, responses=STEERED)
+    def post(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Queue a paused job again. Twice is once."""
+        job = job_of(request, id)
+        resume_job(job.pk, user_of(request), reason=read_body(request, Reason).reason)
+        return Response(job_detail(job.team, id))
+
 
 class CancelJob(HubView):
-    @extend_schema(
-        operation_id="cancel_job", request=None, responses={200: JobDetailSerializer, **errors(401, 403, 404)}
-    )
+    @extend_schema(operation_id="cancel_job", request=Reason, responses=STEERED)
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
         """Ask the job to end. A running trainer writes a checkpoint first; a second request changes nothing."""
-        team = team_of(request)
-        cancel_job(get_row(Job.objects.of_team(team), pk=id).pk, user_of(request))
-        return Response(job_detail(team, id))
+        job = job_of(request, id)
+        cancel_job(job.pk, user_of(request), reason=read_body(request, Reason).reason)
+        return Response(job_detail(job.team, id))
+
+
+class RetryJob(HubView):
+    @extend_schema(operation_id="retry_job", request=Retry, responses=STEERED | errors(410))
+    def post(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Run a failed or cancelled job again, from its newest checkpoint or from a chosen one."""
+        job, body = job_of(request, id), read_body(request, Retry)
+        retry_job(job.pk, user_of(request), from_step=body.from_step, reason=body.reason)
+        return Response(job_detail(job.team, id))
+
+
+class CloneJob(HubView):
+    @extend_schema(
+        operation_id="clone_job",
+        request=Clone,
+        responses={201: JobDetailSerializer, **errors(400, 401, 403, 404, 409, 413, 415, 422)},
+    )
+    def post(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Submit a training like this one, over the same dataset versions, with changes."""
+        job, body = job_of(request, id), read_body(request, Clone)
+        spec = TrainingSpec.model_validate(copied_spec(job, body.changes))
+        copy = submit_training(job.team, user_of(request), spec, priority=body.priority, after=body.after, copy_of=job)
+        return Response(job_detail(job.team, copy.pk), status=201)
 
 
 class JobEvents(HubView):
@@ -110,7 +170,7 @@ class JobEvents(HubView):
         """What happened to the job, numbered without gaps, oldest first."""
         job = get_row(Job.objects.of_team(team_of(request)), pk=id)
         events = job.events.filter(number__gt=whole_number(request, "after", default=0)).order_by("number")
-        return first_part(events, JobEventSerializer, "number")
+        return first_part(events.select_related("actor"), JobEventSerializer, "number")
 
 
 class JobMetrics(HubView):
@@ -135,12 +195,18 @@ class JobLog(HubView):
         return Response({"attempt": attempt and attempt.number, "text": attempt.log_tail if attempt else ""})
 
 
+def job_of(request: Request, job_id: str) -> Job:
+    """The job of the token's team, or 404."""
+    return get_row(Job.objects.of_team(team_of(request)).select_related("team"), pk=job_id)
+
+
 def job_detail(team: Team, job_id: str) -> dict[str, Any]:
     """The job as `JobDetailSerializer` shows it, in a fixed number of queries; 404 outside the team."""
     jobs = Job.objects.of_team(team).select_related("base_model", "created_by", "adapter_version__adapter")
     jobs = jobs.prefetch_related(
         "job_datasets__dataset_version__dataset",
         Prefetch("attempts", Attempt.objects.select_related("worker").prefetch_related("devices").defer("log_tail")),
+        Prefetch("checkpoints", Checkpoint.objects.only("job_id", "step")),
         Prefetch("publications", Publication.objects.select_related("adapter_version__adapter")),
     )
     return dict(JobDetailSerializer(get_row(jobs, pk=job_id)).data)

@@ -12,8 +12,9 @@ from finetune_hub.api.paging import page_of
 from finetune_hub.api.permissions import AdminsManageWorkers
 from finetune_hub.api.serializers import WorkerSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
-from finetune_hub.fleet.actions import drain_worker, release_device, remove_worker, resume_worker
+from finetune_hub.fleet.actions import drain_worker, release_device, remove_worker
 from finetune_hub.fleet.models import Worker
+from finetune_hub.jobs.steering import resume_worker
 
 
 class Workers(HubView):

@@ -43,8 +43,8 @@ def state(word: str) -> SafeString:
 
 @register.simple_tag
 def job_state(job: Job) -> SafeString:
-    """The job's state; a job that was asked to stop, and has not yet, is `stopping`."""
-    return state("stopping" if job.is_stopping else job.state)
+    """The job's state; a job that was asked to stop, and has not yet, is `stopping` or `pausing`."""
+    return state(job.shown_state)
 
 
 HISTORY_WIDTH, HISTORY_HEIGHT = 240, 32

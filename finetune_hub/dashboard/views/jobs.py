@@ -1,7 +1,9 @@
-"""The pages of jobs: the list, one job, its stream and its curve, and the form for a new one."""
+"""The pages of jobs: the list, one job, its stream and its curve, what is done with it, and the form for a new one."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from uuid import uuid4
 
 from django.contrib import messages
@@ -10,18 +12,20 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, Stream
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.models import Membership, Team, User
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
-from finetune_hub.dashboard.access import MemberRequest, may_submit_in, require_submitter, submitting_teams
+from finetune_hub.dashboard.access import MemberRequest, require_submitter, submitting_teams
 from finetune_hub.dashboard.curve import curve_points
 from finetune_hub.dashboard.live import Cursor, attempts_of, history_of, log_of, stream_job, summary_of
 from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.plan_panel import bars_of
 from finetune_hub.dashboard.templatetags.hub import recipe
 from finetune_hub.dashboard.training_form import TrainingForm, dataset_value, initial_from
-from finetune_hub.jobs.actions import cancel_job, submit_training
-from finetune_hub.jobs.models import Job, JobKind, JobState, Publication
+from finetune_hub.dashboard.views.refusals import render_refusal
+from finetune_hub.jobs.actions import submit_training
+from finetune_hub.jobs.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, Job, JobKind, JobState, Publication
 from finetune_hub.jobs.planning import compare_with_estimate, plan_training
+from finetune_hub.jobs.steering import cancel_job, change_priority, copied_spec, pause_job, resume_job, retry_job
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingSpec
 
@@ -29,6 +33,7 @@ from finetune_hub.spec.training import TrainingSpec
 VIEWS = {
     "waiting": [JobState.VALIDATING, JobState.QUEUED],
     "running": [JobState.RUNNING],
+    "paused": [JobState.PAUSED],
     "succeeded": [JobState.SUCCEEDED],
     "failed": [JobState.FAILED],
     "cancelled": [JobState.CANCELLED],
@@ -52,6 +57,7 @@ def list_jobs(request: MemberRequest) -> HttpResponse:
 @require_safe
 def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
     job = get_object_or_404(Job.objects.visible_to(request.user).for_page(), pk=job_id)
+    membership = request.user.memberships.get(team=job.team_id)
     summary = summary_of(job)
     publications = Publication.objects.filter(job=job).select_related("adapter_version__adapter")
     context = {
@@ -62,7 +68,9 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
         "cursor": Cursor(job.event_count),
         "publications": publications,
         "comparison": compare_with_estimate(job) if job.kind == JobKind.TRAIN else None,
-        "may_cancel": not job.has_ended and may_submit_in(request.user, job.team_id),
+        "may_steer": membership.may_submit,
+        "checkpoints": job.checkpoints.only("job_id", "step"),
+        "priorities": priorities_of(membership, job),
     }
     return render(request, "jobs/detail.html", context)
 
@@ -85,7 +93,7 @@ async def watch_job(request: HttpRequest, job_id: str) -> StreamingHttpResponse:
         raise Http404
     cursor = Cursor.parse(request.headers.get("Last-Event-ID") or request.GET.get("after", ""))
     return StreamingHttpResponse(
-        stream_job(user, job_id, cursor),
+        stream_job(user, job_id, cursor, shown_state=request.GET.get("state", "")),
         content_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
@@ -93,11 +101,59 @@ async def watch_job(request: HttpRequest, job_id: str) -> StreamingHttpResponse:
 
 @login_required
 @require_POST
+def pause(request: MemberRequest, job_id: str) -> HttpResponse:
+    return steer(request, job_id, lambda job: pause_job(job.pk, request.user))
+
+
+@login_required
+@require_POST
+def resume(request: MemberRequest, job_id: str) -> HttpResponse:
+    return steer(request, job_id, lambda job: resume_job(job.pk, request.user))
+
+
+@login_required
+@require_POST
 def cancel(request: MemberRequest, job_id: str) -> HttpResponse:
+    return steer(request, job_id, lambda job: cancel_job(job.pk, request.user))
+
+
+@login_required
+@require_POST
+def retry(request: MemberRequest, job_id: str) -> HttpResponse:
+    """Again, from the checkpoint of the chosen `from_step`; from the newest when none is named."""
+    step = request.POST.get("from_step", "")
+    from_step = int(step) if step.isdecimal() else None
+    return steer(request, job_id, lambda job: retry_job(job.pk, request.user, from_step=from_step))
+
+
+@login_required
+@require_POST
+def set_priority(request: MemberRequest, job_id: str) -> HttpResponse:
+    number = re.fullmatch(r"-?\d{1,3}", request.POST.get("priority", ""))
+    priority = int(number[0]) if number else 0
+    return steer(request, job_id, lambda job: change_priority(job.pk, request.user, priority))
+
+
+def steer(request: MemberRequest, job_id: str, do: Callable[[Job], object]) -> HttpResponse:
+    """Do something with a job of the user's, and show what became of it, or why it was refused.
+
+    Raises:
+        Http404: it is none of the user's teams'.
+        PermissionDenied: the user only looks.
+    """
     job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
     require_submitter(request.user, job.team_id)
-    cancel_job(job.pk, request.user)
-    return redirect("job", job.pk)
+    try:
+        do(job)
+    except Refusal as refusal:
+        return render_refusal(request, refusal.message, refusal.remedy, status=refusal.status)
+    return redirect("job", job_id)
+
+
+def priorities_of(membership: Membership, job: Job) -> range:
+    """Those that the member may choose, the highest first; what an admin has chosen stays among them."""
+    highest = HIGHEST_PRIORITY if membership.may_raise_priority else max(0, job.priority)
+    return range(highest, LOWEST_PRIORITY - 1, -1)
 
 
 @login_required
@@ -155,7 +211,7 @@ def training_form(
         initial["dataset"] = dataset_value(versions[0])
     model = Job.objects.visible_to(request.user).filter(kind=JobKind.TRAIN, pk=request.GET.get("like", "")).first()
     if model:
-        initial |= initial_from(model.spec)
+        initial |= initial_from(copied_spec(model, {}))
     initial |= {name: request.GET[name] for name in ("dataset", "base_model") if name in request.GET}
     if filled_from:
         initial |= initial_from(filled_from.model_dump(mode="json"))

@@ -1,0 +1,47 @@
+"""What a failure changes for the job's next attempt: less memory, another device, or nothing but the try.
+
+Like `lifecycle`, whose part this is, it runs inside a transaction of its caller, who holds the job's row lock.
+"""
+
+from __future__ import annotations
+
+from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.jobs.models import Attempt, Job, JobKind
+from finetune_hub.scheduling.shrinking import in_words, smaller
+from finetune_hub.spec.events import FailureClass
+
+RETRYABLE: frozenset[FailureClass] = frozenset({"worker_lost", "infrastructure"})
+
+
+def mend(job: Job, attempt: Attempt, failure_class: FailureClass) -> str | None:
+    """Change what has to be other for the next attempt. Returns what that is, in words; None: nothing would help."""
+    if failure_class == "out_of_memory":
+        return shrink(job)
+    if failure_class == "infrastructure":
+        return avoid_devices(job, attempt)
+    return "" if failure_class in RETRYABLE else None
+
+
+def shrink(job: Job) -> str | None:
+    """Plan a training anew in less memory, where its spec allows it."""
+    if job.kind != JobKind.TRAIN or job.training_spec().runtime.on_out_of_memory != "shrink":
+        return None
+    changes = smaller(job.training_spec())
+    if changes is None:
+        return None
+    job.adjustments |= changes
+    Job.objects.filter(pk=job.pk).update(adjustments=job.adjustments)
+    return f"The next attempt needs less memory: {in_words(changes)}."
+
+
+def avoid_devices(job: Job, attempt: Attempt) -> str:
+    """Keep the job away from the devices that have just failed it; when no other is left, all are tried again."""
+    failed = list(attempt.devices.order_by("pk"))
+    excluded = sorted({*job.excluded_devices, *(device.pk for device in failed)})
+    others = Device.objects.filter(present=True, worker__in=Worker.objects.fit_for_work()).exclude(pk__in=excluded)
+    left = excluded if others.exists() else []
+    Job.objects.filter(pk=job.pk).update(excluded_devices=left)
+    if not left:
+        return ""
+    names = ", ".join(f"{device.name} of {attempt.worker.name}" for device in failed)
+    return f"It will not be placed on {names} again."

@@ -1,0 +1,218 @@
+"""The verbs for a job that is there, for page, API and CLI alike: pause, resume, cancel, retry, copy, set its priority.
+
+Each is an event with its actor and, where one was given, a reason. What a running trainer is asked for is a wish that
+its worker reads; a poke makes that happen within a second, and a lost poke only delays it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+
+from finetune_hub.accounts.models import User
+from finetune_hub.artifacts.store import shared_store
+from finetune_hub.catalog.models import BaseModel, BaseModelState
+from finetune_hub.catalog.tombstones import require_alive
+from finetune_hub.fleet import actions as fleet
+from finetune_hub.fleet.models import Worker
+from finetune_hub.jobs.actions import check_priority
+from finetune_hub.jobs.lifecycle import EventDraft, add_events, end_attempt, end_job, enqueue, lock_job, reopen_job
+from finetune_hub.jobs.live import poke_control, poke_worker
+from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, Job, JobKind, JobState
+from finetune_hub.spec.merge import merge_patch
+from finetune_hub.spec.refusal import Refusal
+
+
+@transaction.atomic
+def pause_job(job_id: str, user: User, *, reason: str = "") -> Job:
+    """Wish that the job rests. A waiting job rests now; a running trainer writes a checkpoint first. Twice is once.
+
+    Raises:
+        Refusal: `wrong_job_state`: it has ended, or is being cancelled.
+    """
+    job = lock_job(job_id)
+    if job.has_ended or job.is_stopping:
+        raise wrong_state(job, "there is nothing to pause")
+    if job.desired_state == DesiredState.PAUSE:
+        return job
+    attempt = _wish(job, DesiredState.PAUSE)
+    if attempt and attempt.state == AttemptState.RUNNING:
+        add_events(job, [_said("Pausing: the trainer writes a checkpoint and stops.", reason)], actor=user)
+        poke_worker(attempt.worker)
+    elif job.state == JobState.VALIDATING:
+        add_events(job, [_said("Pausing, as soon as its rows have been looked at.", reason)], actor=user)
+    else:
+        if attempt:
+            end_attempt(attempt, AttemptState.PAUSED)
+        enqueue(job, reason, actor=user)
+    job.refresh_from_db()
+    return job
+
+
+@transaction.atomic
+def resume_job(job_id: str, user: User, *, reason: str = "") -> Job:
+    """Queue a paused job again, or take back the wish to pause one that still runs. Twice is once.
+
+    Raises:
+        Refusal: `wrong_job_state`: it has ended, or is being cancelled.
+    """
+    job = lock_job(job_id)
+    if job.has_ended or job.is_stopping:
+        raise wrong_state(job, "there is nothing to resume")
+    if job.desired_state == DesiredState.RUN:
+        return job
+    attempt = _wish(job, DesiredState.RUN)
+    if job.state == JobState.PAUSED:
+        enqueue(job, _said(f"Resumed, to go on {job.next_start()}.", reason).message, actor=user)
+        poke_control("schedule")
+    else:
+        add_events(job, [_said("Resumed before it had paused.", reason)], actor=user)
+        if attempt:
+            poke_worker(attempt.worker)
+    job.refresh_from_db()
+    return job
+
+
+@transaction.atomic
+def cancel_job(job_id: str, user: User, *, reason: str = "") -> Job:
+    """Wish the job's end. A waiting job ends now; a running trainer writes a checkpoint first. Twice is once."""
+    job = lock_job(job_id)
+    if job.has_ended or job.desired_state == DesiredState.CANCEL:
+        return job
+    attempt = _wish(job, DesiredState.CANCEL)
+    if attempt and attempt.state == AttemptState.RUNNING:
+        add_events(job, [_said("Cancelling: the trainer was asked to stop.", reason)], actor=user)
+        poke_worker(attempt.worker)
+        return job
+    if attempt:
+        end_attempt(attempt, AttemptState.CANCELLED)
+    when = "before it ran" if job.started_at is None else "while it waited"
+    end_job(job, JobState.CANCELLED, _said(f"Cancelled {when}.", reason).message, actor=user)
+    job.refresh_from_db()
+    return job
+
+
+@transaction.atomic
+def retry_job(job_id: str, user: User, *, from_step: int | None = None, reason: str = "") -> Job:
+    """Run a failed or cancelled job again: the same job, a new attempt, from a checkpoint.
+
+    Args:
+        from_step: the step of a checkpoint, after which later ones are given up; 0: from the beginning; None: from the
+            newest one.
+
+    Raises:
+        Refusal: `wrong_job_state`, `unknown_checkpoint`, `dataset_deleted`.
+    """
+    job = lock_job(job_id)
+    if not job.may_retry:
+        raise wrong_state(job, "only failed and cancelled ones are retried", "Clone it to train the same again.")
+    if job.after and job.after.has_ended and job.after.state != JobState.SUCCEEDED:
+        raise wrong_state(job.after, f"{job.pk} follows it, and would fail again", "Retry that one first.")
+    for version in job.dataset_versions.select_related("dataset"):
+        require_alive(version)
+    if job.kind == JobKind.IMPORT:
+        _import_again(job)
+    if from_step is not None:
+        _give_up_checkpoints(job, from_step)
+    reopen_job(job, _said(f"Retried, to start {job.next_start()}.", reason).message, actor=user)
+    poke_control("validate", job.pk)
+    job.refresh_from_db()
+    return job
+
+
+@transaction.atomic
+def change_priority(job_id: str, user: User, priority: int) -> Job:
+    """Give a job that has not ended another place in line.
+
+    Raises:
+        Refusal: `priority_not_allowed`, `wrong_job_state`.
+    """
+    job = lock_job(job_id)
+    check_priority(job.team, user, priority)
+    if job.has_ended:
+        raise wrong_state(job, "it waits no more")
+    if job.priority != priority:
+        add_events(job, [EventDraft(f"Priority {priority}, before it {job.priority}.")], actor=user)
+        Job.objects.filter(pk=job.pk).update(priority=priority)
+        poke_control("schedule")
+    job.refresh_from_db()
+    return job
+
+
+def resume_worker(worker: Worker, *, actor: User) -> None:
+    """Let new attempts come to a worker again, at once: see `fleet.actions`."""
+    fleet.resume_worker(worker, actor=actor)
+    poke_control("schedule")
+
+
+def copied_spec(job: Job, changes: dict[str, Any]) -> dict[str, Any]:
+    """What a copy of a training would be submitted with: its spec, over the same dataset versions, with the changes.
+
+    Args:
+        changes: a merge patch (RFC 7396): `{"training": {"epochs": 3}}`.
+
+    Raises:
+        Refusal: `wrong_job_kind`.
+    """
+    if job.kind != JobKind.TRAIN:
+        raise Refusal(
+            "wrong_job_kind",
+            f"{job.pk} is no training, so it has no spec to copy: its kind is {job.kind}.",
+            "Name a training.",
+            status=409,
+        )
+    document = job.training_spec().model_dump(mode="json", exclude_none=True)
+    document["datasets"] = [
+        {"name": use.dataset_version.dataset.name, "version": use.dataset_version.number, "weight": use.weight}
+        for use in job.job_datasets.select_related("dataset_version__dataset")
+    ]
+    copied: dict[str, Any] = merge_patch(document, changes)
+    return copied
+
+
+def wrong_state(job: Job, because: str, remedy: str = "Look at the job before you ask again.") -> Refusal:
+    return Refusal("wrong_job_state", f"{job.pk} is {job.shown_state}: {because}.", remedy, status=409)
+
+
+def _wish(job: Job, wish: DesiredState) -> Attempt | None:
+    """Write the wish down; the attempt that it is for, locked, or None."""
+    job.desired_state = wish
+    job.save(update_fields=["desired_state"])
+    return job.attempts.active().select_for_update(no_key=True, of=("self",)).select_related("worker").first()
+
+
+def _said(message: str, reason: str) -> EventDraft:
+    return EventDraft(f"{message} {reason}".rstrip())
+
+
+def _import_again(job: Job) -> None:
+    num_updated = BaseModel.objects.filter(pk=job.base_model_id, state=BaseModelState.FAILED).update(
+        state=BaseModelState.IMPORTING
+    )
+    if num_updated != 1:  # Another import of the same base model was begun since.
+        raise wrong_state(job, f"the base model {job.base_model} was imported anew meanwhile")
+
+
+def _give_up_checkpoints(job: Job, from_step: int) -> None:
+    """Leave the checkpoint of this step as the newest; 0 leaves none."""
+    steps = list(job.checkpoints.order_by("step").values_list("step", flat=True))
+    if from_step and from_step not in steps:
+        raise Refusal(
+            "unknown_checkpoint",
+            f"{job.pk} has no checkpoint of step {from_step}.",
+            f"It has those of the steps {', '.join(map(str, steps))}; 0 is the beginning." if steps else "It has none.",
+            field="from_step",
+        )
+    later = job.checkpoints.filter(step__gt=from_step)
+    transaction.on_commit(partial(_delete_files, [key for checkpoint in later for key in checkpoint.keys]))
+    later.delete()
+
+
+def _delete_files(keys: Sequence[str]) -> None:
+    store = shared_store(settings.ARTIFACT_URL)
+    for key in keys:
+        store.delete(key)
