@@ -103,7 +103,7 @@ def queue() -> Iterator[Metric]:
     unfinished = Job.objects.exclude(state__in=ENDED_JOB_STATES).alias(why=why)
     depth = GaugeMetricFamily(
         "finetune_hub_queue_depth",
-        "Jobs that wait: validating, paused, back_off after a failed attempt, after_job, no_worker fit for work, device.",
+        "Jobs that wait: validating, paused, back_off after a failure, after_job, no_worker fit for work, device.",
         labels=["reason", "kind"],
     )
     running = GaugeMetricFamily("finetune_hub_jobs_running", "Jobs that run.", labels=["kind"])

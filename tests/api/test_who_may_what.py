@@ -19,9 +19,9 @@ from finetune_hub.accounts.models import AuditEvent, Scope
 from finetune_hub.api.urls import urlpatterns
 from finetune_hub.catalog.models import DatasetVersion
 from finetune_hub.fleet.models import Worker
+from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.notifications.actions import connect_chat
 from finetune_hub.notifications.models import Wants
-from finetune_hub.jobs.models import Job, JobState
 from tests.api.conftest import World, client_with
 from tests.factories import make_dataset_version, make_worker
 
