@@ -37,7 +37,8 @@ from finetune_hub.engine.dataset import RowOrder, TokenRow, load_dataset
 from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.memory import bound_kernel_caches, keep_freed_memory
 from finetune_hub.engine.model import prove_fast_paths
-from finetune_hub.engine.objectives import sft
+from finetune_hub.engine.objectives.objective import Setting, backward
+from finetune_hub.engine.objectives.sft import Sft
 from finetune_hub.engine.ranks import Ranks
 from finetune_hub.engine.train import schedule
 from finetune_hub.spec.methods import LoraMethod, Method, PrefixTuningMethod, PromptTuningMethod, QloraMethod
@@ -142,7 +143,7 @@ def measure(task: Task, candidate: Candidate, folder: Path, scratch: Path) -> tu
     log = EventLog(scratch / "events.jsonl")
     template = ChatTemplate.from_folder(folder)
     files = [DatasetFile(path=path, sha256=sha256_of(path)) for path in (task.train, task.held_out)]
-    train_rows, held_out_rows = (load_dataset(file, template, MAX_SEQ_LEN, log) for file in files)
+    train_rows, held_out_rows = (load_dataset(file, template, MAX_SEQ_LEN, log, Sft.encode) for file in files)
     model = library.load(folder, dtype=torch.bfloat16, quantization=candidate.quantization)
     adapter = candidate.attach(model, folder)
     trained = list(adapter.parameters().values())
@@ -172,7 +173,7 @@ def train(model: Any, adapter: Adapter, learning_rate: float, order: RowOrder) -
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * schedule(step + 1, steps, options) * group["factor"]
         optimizer.zero_grad()
-        sft.backward(model, paths, rows, sum(len(row.targets) for row in rows))
+        backward(Sft(Setting(model, paths)), rows, sum(len(row.targets) for row in rows))[0]
         torch.nn.utils.clip_grad_norm_(trained, options.max_grad_norm)
         optimizer.step()
 

@@ -24,7 +24,8 @@ from finetune_hub.engine.dataset import load_dataset
 from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.memory import keep_freed_memory
 from finetune_hub.engine.model import DTYPES, prove_fast_paths
-from finetune_hub.engine.objectives import sft
+from finetune_hub.engine.objectives.objective import Setting, backward
+from finetune_hub.engine.objectives.sft import Sft
 from finetune_hub.spec.methods import LoraMethod
 from finetune_hub.spec.run import DatasetFile
 
@@ -67,7 +68,7 @@ def make_step(options: argparse.Namespace, folder: Path) -> tuple[Callable[[], A
     rows_file = write_rows(folder / "rows.jsonl", options.count, options.rows)
     file = DatasetFile(path=rows_file, sha256=sha256_of(rows_file))
     template = ChatTemplate.from_folder(options.model)
-    rows = load_dataset(file, template, options.max_seq_len, EventLog(folder / "events.jsonl")).rows
+    rows = load_dataset(file, template, options.max_seq_len, EventLog(folder / "events.jsonl"), Sft.encode).rows
     model = library.load(options.model, dtype=DTYPES[options.dtype])
     adapter = library.apply(model, LoraMethod(rank=options.rank))
     paths = prove_fast_paths(model)
@@ -78,7 +79,7 @@ def make_step(options: argparse.Namespace, folder: Path) -> tuple[Callable[[], A
     def step() -> None:
         for parameter in adapter.parameters().values():
             parameter.grad = None
-        sft.backward(model, paths, rows, supervised_tokens)
+        backward(Sft(Setting(model, paths)), rows, supervised_tokens)[0]
 
     return step, sum(row.tokens for row in rows)
 

@@ -32,6 +32,14 @@ class BaseModelImport(Part):
     license: str = Field("", max_length=100, description="The model's licence; known models bring their own.")
 
 
+class PresetQuestion(Part):
+    """Datasets and a base model to fill a training in for."""
+
+    base_model: str = Field(min_length=1, max_length=255)
+    datasets: list[DatasetChoice] = Field(min_length=1, max_length=16)
+    presets: list[str] | None = Field(None, max_length=16, description="Their names; all when left out.")
+
+
 class NewMember(Part):
     """Somebody to add to the team."""
 
@@ -237,6 +245,18 @@ def whole_number(request: Request, name: str, *, default: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise Refusal("invalid_request", f"{name}={text!r} is no whole number.", "Write for example 0.", field=name)
     return int(text)
+
+
+def flag(request: Request, name: str) -> bool:
+    """Yes or no in the query; no when left out.
+
+    Raises:
+        Refusal: `invalid_request`.
+    """
+    text = request.query_params.get(name, "false").lower()
+    if text not in {"true", "false", "1", "0"}:
+        raise Refusal("invalid_request", f"{name}={text!r} is neither true nor false.", "Write `true`.", field=name)
+    return text in {"true", "1"}
 
 
 def uploaded_file(request: Request) -> tuple[Path, str]:

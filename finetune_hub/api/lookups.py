@@ -10,7 +10,7 @@ from rest_framework.request import Request
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.catalog.actions import check_name
-from finetune_hub.jobs.actions import did_you_mean
+from finetune_hub.catalog.choices import did_you_mean
 from finetune_hub.registry.models import Adapter, AdapterVersion
 from finetune_hub.spec.refusal import Refusal
 

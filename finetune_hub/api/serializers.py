@@ -241,6 +241,7 @@ class JobDetailSerializer(JobSerializer):
             "checkpoints",
             "spec",
             "adjustments",
+            "memory_bytes_needed",
             "result",
         ]
 
@@ -274,6 +275,8 @@ class MetricPointSerializer(serializers.ModelSerializer[MetricPoint]):
             "supervised_tokens",
             "seconds",
             "peak_memory_bytes",
+            "reward_margin",
+            "reward_accuracy",
         ]
 
 

@@ -69,7 +69,7 @@ def parse_reference(reference: str) -> tuple[str, int | None]:
     if not name or (colon and not (version.isascii() and version.isdigit() and int(version) > 0)):
         raise HubError(
             "invalid_reference",
-            f"{reference!r} names no adapter version.",
+            f"{reference!r} names no version.",
             "Write NAME, NAME:3, or an id in place of NAME.",
         )
     return name, int(version) if version else None

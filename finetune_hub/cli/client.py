@@ -193,22 +193,35 @@ class Hub:
     # ---- jobs
 
     def submit(
-        self, spec: Row, *, priority: int = 0, after: str | None = None, idempotency_key: str | None = None
+        self,
+        spec: Row,
+        *,
+        priority: int = 0,
+        after: str | None = None,
+        idempotency_key: str | None = None,
+        allow_unfit: bool = False,
     ) -> Row:
         """Submit a training: a `TrainingSpec` as a dictionary.
 
         Args:
             after: a job's id; this one starts once that has succeeded.
+            allow_unfit: although it fits no device.
         """
         place = {"priority": priority, "after": after}
         spec = {**spec, **{name: value for name, value in place.items() if value}}
         headers = JSON_BODY if idempotency_key is None else JSON_BODY | {"Idempotency-Key": idempotency_key}
         # `default`: YAML turns some texts into dates, which the service then refuses by name.
-        return self._send("POST", "jobs", content=json.dumps(spec, default=str), headers=headers)
+        params = {"allow_unfit": "true"} if allow_unfit else {}
+        return self._send("POST", "jobs", content=json.dumps(spec, default=str), headers=headers, params=params)
 
     def plan(self, spec: Row) -> Row:
         """Whether a training would fit, where, and what would fit instead; submits nothing."""
         return self._send("POST", "plans", content=json.dumps(spec, default=str), headers=JSON_BODY)
+
+    def presets(self, base_model: str, datasets: list[Row], names: list[str] | None = None) -> list[Row]:
+        """Trainings filled in for datasets (`{"name": …}`) and a base model, each value with its reason."""
+        body = {"base_model": base_model, "datasets": datasets, "presets": names}
+        return list(self._send("POST", "presets", json=body)["presets"])
 
     def evaluate(
         self,

@@ -49,13 +49,22 @@ def submit(
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key again submits nothing: it answers with the first job.")
     ] = None,
+    allow_unfit: Annotated[
+        bool, typer.Option("--allow-unfit", help="Submit it although the planner says that it fits no device.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Submit a training job."""
     read = read_recipe(recipe)
     with connect() as hub:
         try:
-            job = hub.submit(read.document, priority=priority, after=after, idempotency_key=idempotency_key)
+            job = hub.submit(
+                read.document,
+                priority=priority,
+                after=after,
+                idempotency_key=idempotency_key,
+                allow_unfit=allow_unfit,
+            )
         except HubError as error:
             raise read.placed(error) from error
         end_submission(hub, job, wait=wait, as_json=as_json)

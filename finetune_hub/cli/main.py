@@ -31,7 +31,7 @@ COMMANDS = {
     "status": LazyCommand("finetune_hub.cli.up:status", "Show what runs on this machine."),
     "down": LazyCommand("finetune_hub.cli.up:down", "Stop the hub on this machine."),
     "train": LazyCommand("finetune_hub.cli.train:train", "Train a recipe on this machine, without the hub."),
-    "recipe": LazyCommand("finetune_hub.cli.recipe:app", "Import a recipe of Axolotl or LLaMA-Factory."),
+    "recipe": LazyCommand("finetune_hub.cli.recipe:app", "Make a recipe for a dataset, or import one."),
     "export": LazyCommand("finetune_hub.cli.export:export", "Write an adapter for other programs, or merged."),
     "plan": LazyCommand("finetune_hub.cli.plan:plan", "Will a recipe fit, where, and what would fit instead."),
     "login": LazyCommand("finetune_hub.cli.login:login", "Choose the hub that the commands below talk to."),

@@ -6,7 +6,7 @@ Asks the hub about its own devices; with `--device` and `--base` it asks nobody,
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,9 +16,6 @@ from finetune_hub.cli.output import EXIT_BAD_INPUT, Json, print_json, print_tabl
 from finetune_hub.cli.recipes import Recipe, read_recipe
 from finetune_hub.scheduling.answer import DeviceAnswer, PlanAnswer
 from finetune_hub.scheduling.fitting import decimal_size, plan_on
-
-if TYPE_CHECKING:
-    from finetune_hub.scheduling.workload import Rows
 
 
 @reports_errors
@@ -53,34 +50,22 @@ def plan_offline(read: Recipe, device: str, base: Path | None) -> PlanAnswer:
     Raises:
         HubError: the recipe, the device or the folder is none.
     """
+    from finetune_hub.cli.local_rows import rows_in
     from finetune_hub.cli.train import parse_spec
     from finetune_hub.scheduling.devices import device_named
     from finetune_hub.scheduling.facts import Shape, read_facts
     from finetune_hub.spec.refusal import Refusal
 
     spec = parse_spec(read)
-    files = [read.path.parent / choice.path for choice in spec.datasets if choice.path is not None]
+    files = [(read.path.parent / choice.path, choice.weight) for choice in spec.datasets if choice.path is not None]
+    folder = base or read.path.parent / Path(spec.base_model).expanduser()
     try:
-        shape = Shape(read_facts(base or read.path.parent / Path(spec.base_model).expanduser()))
-        made = plan_on(spec, shape, device_named(device), rows_in(files))
+        shape = Shape(read_facts(folder))
+        rows, known = rows_in(files, folder)
+        made = plan_on(spec, shape, device_named(device), rows)
     except Refusal as refusal:
         raise HubError(refusal.code, refusal.message, refusal.remedy, field=refusal.field) from refusal
-    known = "The rows' lengths are guessed from the file's size: four bytes a token."
-    unknown = "The recipe names no file here: every row is taken to be `max_seq_len` tokens long, and there are 1,000."
-    return PlanAnswer.of([(made, 1)], gpus=spec.runtime.gpus, assumptions=[known if files else unknown])
-
-
-def rows_in(files: list[Path]) -> Rows:
-    from finetune_hub.scheduling.workload import Rows
-
-    if not files:
-        return Rows(1000)
-    try:
-        sizes = [path.stat().st_size for path in files]
-        count = sum(path.read_bytes().count(b"\n") for path in files)
-    except OSError as error:
-        raise HubError("file_unreadable", f"{error.filename} cannot be read.", "Mend the `path`.") from error
-    return Rows.guessed(max(1, count), sum(sizes))
+    return PlanAnswer.of([(made, 1)], gpus=spec.runtime.gpus, assumptions=[known])
 
 
 def show(answer: PlanAnswer) -> None:

@@ -1,28 +1,137 @@
-"""`finetune-hub recipe`: recipes of other programs become ours. It needs no hub."""
+"""`finetune-hub recipe`: recipes of other programs become ours, and presets make one for a dataset and a base model."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from finetune_hub.cli import style
+from finetune_hub.cli.adapters import parse_reference
 from finetune_hub.cli.client import HubError
+from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, print_json, reports_errors
+from finetune_hub.scheduling.presets import DEFAULT_PRESET, PRESETS, Preset
 from finetune_hub.spec.recipes.draft import Note
 from finetune_hub.spec.recipes.translate import Translation, UnreadableRecipe, translate
+from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
-app = style.new_group("Recipes: import one of Axolotl or LLaMA-Factory.")
+app = style.new_group("Recipes: make one for a dataset, or import one of Axolotl or LLaMA-Factory.")
 
 STANDARD_INPUT = Path("-")
 
 
 @app.callback()
 def recipe() -> None:
-    """Recipes: import one of Axolotl or LLaMA-Factory."""
+    """Recipes: make one for a dataset, or import one of Axolotl or LLaMA-Factory."""
+
+
+@app.command()
+@reports_errors
+def preset(
+    name: Annotated[str, typer.Argument(metavar=f"[{'|'.join(PRESETS)}]", help="What it is for.")] = DEFAULT_PRESET,
+    base_model: Annotated[str, typer.Option(help="A base model of the hub; with --device, a folder.")] = "",
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:VERSION][=WEIGHT]", help="A dataset of the hub; with --device, a file. May be repeated."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Plan for this device, without a hub: `A100 80GB`, `cpu 16GB`.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Print a recipe made for a dataset and a base model, each value with its reason."""
+    if not base_model or not dataset:
+        raise HubError(
+            "invalid_reference",
+            "A recipe is made for a base model and a dataset.",
+            "Say `--base-model NAME --dataset NAME`; `finetune-hub datasets list` has the names.",
+        )
+    if device:
+        made = preset_offline(name, base_model, dataset, device)
+    else:
+        with connect() as hub:
+            made = Preset.model_validate(hub.presets(base_model, [choice_of(text) for text in dataset], [name])[0])
+    print_json(made.model_dump(mode="json", exclude_none=True)) if as_json else print(commented(made), end="")
+
+
+def choice_of(text: str) -> dict[str, object]:
+    """`tickets:3=0.5` as an entry of `datasets`.
+
+    Raises:
+        HubError: `invalid_reference`.
+    """
+    reference, weight = weighted(text)
+    name, version = parse_reference(reference)
+    return {"name": name, "weight": weight} | ({} if version is None else {"version": version})
+
+
+def weighted(text: str) -> tuple[str, float]:
+    """`tickets=0.5` → what is named, and its weight; 1 where none is.
+
+    Raises:
+        HubError: `invalid_reference`.
+    """
+    found = re.fullmatch(r"(?P<named>.+?)(=(?P<weight>\d+(\.\d+)?))?", text)
+    weight = float(found["weight"] or 1) if found else 0.0
+    if found is None or not 0 < weight <= 100:
+        raise HubError(
+            "invalid_reference", f"{text!r} names no dataset.", "Write NAME, or NAME=0.5 with a weight to 100."
+        )
+    return found["named"], weight
+
+
+def preset_offline(name: str, base_model: str, files: list[str], device: str) -> Preset:
+    """For a device by its name, over a base model's folder and local files.
+
+    Raises:
+        HubError: one of them is none.
+    """
+    from finetune_hub.cli.local_rows import rows_in
+    from finetune_hub.data.report import look_at
+    from finetune_hub.data.rows import RowKind
+    from finetune_hub.scheduling.devices import device_named
+    from finetune_hub.scheduling.facts import Shape, read_facts
+    from finetune_hub.scheduling.presets import make_preset
+    from finetune_hub.spec.objectives import DpoObjective, SftObjective
+
+    named = [weighted(text) for text in files]
+    folder = Path(base_model).expanduser()
+    try:
+        shape = Shape(read_facts(folder))
+        rows, _ = rows_in([(Path(path), weight) for path, weight in named], folder)
+        is_dpo = all(look_at(Path(path)).kind == RowKind.PREFERENCE for path, _ in named)
+        asked = TrainingSpec(
+            base_model=base_model,
+            datasets=[DatasetChoice(path=path, weight=weight) for path, weight in named],
+            objective=DpoObjective() if is_dpo else SftObjective(),
+        )
+        return make_preset(name, asked, shape, rows, [device_named(device)])
+    except Refusal as refusal:
+        raise HubError(refusal.code, refusal.message, refusal.remedy, field=refusal.field) from refusal
+
+
+def commented(made: Preset) -> str:
+    """The preset as a recipe, with the reason of each value behind it."""
+    spec = made.spec.model_dump(mode="json", exclude_none=True)
+    head = {"base_model": spec["base_model"], "datasets": spec["datasets"]}
+    lines = [f"# {made.title}: {made.purpose}", *yaml.safe_dump(head, sort_keys=False).splitlines()]
+    part = ""
+    for value in made.values:
+        section, _, field = value.field.partition(".")
+        if section != part:
+            lines.append(f"{section}:")
+            part = section
+        written = json.dumps(value.value)
+        lines.append(f"  {field}: {written}  # {value.reason}")
+    return "\n".join(lines) + "\n"
 
 
 @app.command("import")

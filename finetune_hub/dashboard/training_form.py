@@ -1,7 +1,7 @@
 """The new-job form, grown from `TrainingSpec`: its fields, defaults, ranges and help are the model's own (P4).
 
-A field is called by its place in the spec: `training.epochs`. The methods' fields stand side by side; those of another
-method than the chosen one are hidden by the page's script, and not read.
+A field is called by its place in the spec: `training.epochs`. The fields of all methods and objectives stand side by
+side; those of another one than the chosen are hidden by the page's script, and not read.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from pydantic.fields import FieldInfo
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
+from finetune_hub.dashboard.datasets_field import DatasetsField, Picked
 from finetune_hub.dashboard.forms import PLAIN_TEXT, TeamForm
+from finetune_hub.scheduling.presets import PRESETS, Preset
 from finetune_hub.spec.compatibility import Compatibility, compatibility_of
 from finetune_hub.spec.methods import METHODS
+from finetune_hub.spec.objectives import OBJECTIVES
 from finetune_hub.spec.part import Part
+from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import EvaluationOptions, RuntimeOptions, TrainingOptions, TrainingSpec
 
 PARTS: dict[str, type[Part]] = {
@@ -38,11 +42,16 @@ ESSENTIAL = [
     "method.alpha",
     "method.quantization",
     "method.virtual_tokens",
+    "objective.beta",
     "training.micro_batch_size",
+    "training.gradient_accumulation_steps",
     "training.max_seq_len",
+    "evaluation.fraction",
 ]
+LABELS = {"evaluation.fraction": "Held-out share"}  # Of fields whose name says too little beside the others.
+OWN = ("own", "My own values")
 LEARNING_RATE = "training.learning_rate"  # Its default is the method's own, so the field starts empty.
-DEFAULT_METHOD = next(iter(METHODS))
+UNIONS: dict[str, dict[str, type[Any]]] = {"method": METHODS, "objective": OBJECTIVES}
 YES_NO = [("true", "yes"), ("false", "no")]
 
 
@@ -51,12 +60,18 @@ class TrainingForm(TeamForm):
 
     refusal_fields = {"datasets": "dataset"}
 
-    dataset = forms.ChoiceField(help_text="The conversations to learn from.")
+    dataset = DatasetsField(
+        label="Datasets",
+        help_text="The rows to learn from. Of several, a row of weight 2 is drawn twice as often as one of weight 1.",
+    )
     base_model = forms.ChoiceField(help_text="The pretrained model that the adapter sits on.")
     adapter_name = forms.CharField(required=False, label="Adapter name", widget=forms.TextInput())
     form_token = forms.CharField(widget=forms.HiddenInput)
+    preset = forms.ChoiceField(required=False, choices=[*((name, aim.title) for name, aim in PRESETS.items()), OWN])
+    allow_unfit = forms.BooleanField(required=False, label="Submit it although it fits no device")
 
     spec: TrainingSpec
+    fits_nowhere = False
 
     def __init__(
         self,
@@ -77,19 +92,41 @@ class TrainingForm(TeamForm):
         adapter = self.fields["adapter_name"]
         adapter.help_text = TrainingSpec.model_fields["adapter_name"].description or ""
         adapter.widget.attrs |= {"placeholder": "support-tickets", **PLAIN_TEXT}
-        self.fields["method.type"] = forms.ChoiceField(
-            choices=[(name, summary_of(model)) for name, model in METHODS.items()], label="Method"
-        )
+        for part, models in UNIONS.items():
+            self.fields[f"{part}.type"] = forms.ChoiceField(
+                required=part == "method",
+                choices=[(name, summary_of(model)) for name, model in models.items()],
+                label=part.capitalize(),
+            )
         for key, info, owners in SPEC_FIELDS:
             field = self.fields[key] = form_field(key, info)
             if owners:
-                field.widget.attrs["data-methods"] = " ".join(owners)
+                field.widget.attrs |= {"data-of": f"{key.partition('.')[0]}.type", "data-types": " ".join(owners)}
 
     @property
-    def dataset_field(self) -> forms.ChoiceField:
+    def dataset_field(self) -> DatasetsField:
         field = self.fields["dataset"]
-        assert isinstance(field, forms.ChoiceField)
+        assert isinstance(field, DatasetsField)
         return field
+
+    def dataset_lines(self) -> list[Picked]:
+        """What is picked so far; at least one line, on which the first choice stands."""
+        return self["dataset"].value() or [Picked("")]
+
+    def presets(self) -> list[tuple[str, str, str, bool]]:
+        """Name, title, purpose, and whether it is chosen."""
+        chosen = self["preset"].value() or OWN[0]
+        offered = [(name, aim.title, aim.purpose) for name, aim in PRESETS.items()]
+        return [(*offer, offer[0] == chosen) for offer in [*offered, (*OWN, "Nothing is filled in for you.")]]
+
+    def explain(self, preset: Preset) -> None:
+        """Show the reason of each of the preset's values beside its field."""
+        for value in preset.values:
+            self.fields[value.field].reason = value.reason  # type: ignore[attr-defined]
+
+    def add_refusal(self, refusal: Refusal) -> None:
+        super().add_refusal(refusal)
+        self.fits_nowhere = refusal.code == "does_not_fit"
 
     @property
     def base_model_field(self) -> forms.ChoiceField:
@@ -100,6 +137,10 @@ class TrainingForm(TeamForm):
     @property
     def method_field(self) -> forms.BoundField:
         return self["method.type"]
+
+    @property
+    def objective_field(self) -> forms.BoundField:
+        return self["objective.type"]
 
     def essential(self) -> list[forms.BoundField]:
         return [self[name] for name in ESSENTIAL]
@@ -135,17 +176,16 @@ class TrainingForm(TeamForm):
 
     def document(self, values: dict[str, Any]) -> dict[str, Any]:
         """What was typed, in the shape of a spec; the model turns texts into numbers."""
-        name, _, number = values.get("dataset", "").rpartition("@")
         document: dict[str, Any] = {
             "base_model": values.get("base_model"),
-            "datasets": [{"name": name, "version": number}],
+            "datasets": [choice_of(picked) for picked in values.get("dataset") or []],
             "adapter_name": values.get("adapter_name") or None,
         }
-        method = values.get("method.type") or DEFAULT_METHOD
-        document["method"] = {"type": method}
+        for part, models in UNIONS.items():
+            document[part] = {"type": values.get(f"{part}.type") or next(iter(models))}
         for key, _, owners in SPEC_FIELDS:
             part, _, field = key.partition(".")
-            if (value := values.get(key)) and method in (owners or [method]):
+            if (value := values.get(key)) and (not owners or document[part]["type"] in owners):
                 document.setdefault(part, {})[field] = parse(key, value)
         return document
 
@@ -157,9 +197,13 @@ class TrainingForm(TeamForm):
             values = self.cleaned_data
         else:
             first = next(iter(self.model_types), None)  # What a browser shows where nothing is chosen yet.
-            values = {key: self.get_initial_for_field(field, key) for key, field in self.fields.items()}
+            values = {
+                key: self.get_initial_for_field(field, key) for key, field in self.fields.items() if key != "dataset"
+            }
             values["base_model"] = values["base_model"] or first
-        document = self.document({key: str(value) for key, value in values.items() if value is not None})
+        document = self.document(
+            {key: str(value) for key, value in values.items() if value is not None and key != "dataset"}
+        )
         try:
             spec = METHODS[document["method"]["type"]].model_validate(document["method"])
         except ValidationError:
@@ -184,18 +228,29 @@ def dataset_value(version: DatasetVersion) -> str:
     return f"{version.dataset.name}@{version.number}"
 
 
+def choice_of(picked: Picked) -> dict[str, Any]:
+    """An entry of the spec's `datasets`."""
+    name, _, number = picked.dataset.rpartition("@")
+    return {"name": name, "version": number, "weight": picked.weight}
+
+
 def spec_fields() -> Iterable[tuple[str, FieldInfo, list[str]]]:
-    """Every field of the form that is a field of the spec: its name, the model's field, and the methods that own it."""
+    """Every field of the form that is a field of the spec: its name, the model's field, and the types that own it."""
     owned: dict[str, tuple[FieldInfo, list[str]]] = {}
-    for method, model in METHODS.items():
-        for name, info in model.model_fields.items():
-            if name != "type":
-                owned.setdefault(name, (info, []))[1].append(method)
-    for name, (info, owners) in owned.items():
-        yield f"method.{name}", info, owners
+    for part, models in UNIONS.items():
+        for type_, model in models.items():
+            for name, info in model.model_fields.items():
+                if len(choices_of(info.annotation)) != 1:  # Its type, or another word without an alternative.
+                    owned.setdefault(f"{part}.{name}", (info, []))[1].append(type_)
+    for key, (info, owners) in owned.items():
+        yield key, info, owners
     for part, options in PARTS.items():
         for name, info in options.model_fields.items():
             yield f"{part}.{name}", info, []
+
+
+def choices_of(annotation: Any) -> Sequence[str]:
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 def kinds_of(annotation: Any) -> set[Any]:
@@ -233,7 +288,7 @@ def parse(key: str, text: str) -> Any:
 def form_field(key: str, info: FieldInfo) -> forms.Field:
     """A form field with the model field's default and help; numbers carry their inclusive bounds."""
     name = key.partition(".")[2]
-    shared: dict[str, Any] = {"label": name.replace("_", " ").capitalize(), "required": False}
+    shared: dict[str, Any] = {"label": LABELS.get(key, name.replace("_", " ").capitalize()), "required": False}
     shared["help_text"] = info.description or ""
     default = None if key == LEARNING_RATE else info.get_default()
     kinds = KINDS[key]
@@ -259,18 +314,16 @@ def form_field(key: str, info: FieldInfo) -> forms.Field:
     return forms.CharField(initial=default, widget=widget, **shared)
 
 
-def choices_of(annotation: Any) -> Sequence[str]:
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
-
-
 def initial_from(spec: dict[str, Any]) -> dict[str, Any]:
     """The form's values for a spec that was submitted before."""
     parsed = TrainingSpec.model_validate(spec)
-    choice = parsed.datasets[0]
     initial: dict[str, Any] = {"base_model": parsed.base_model, "adapter_name": parsed.adapter_name}
-    if choice.name and choice.version:
-        initial["dataset"] = f"{choice.name}@{choice.version}"
-    for part in ("method", *PARTS):
+    initial["dataset"] = [
+        Picked(f"{choice.name}@{choice.version}", f"{choice.weight:g}")
+        for choice in parsed.datasets
+        if choice.name and choice.version
+    ]
+    for part in (*UNIONS, *PARTS):
         for name, value in getattr(parsed, part).model_dump().items():
             initial[f"{part}.{name}"] = typed(value)
     return initial
@@ -280,6 +333,8 @@ def typed(value: Any) -> Any:
     """A value of the spec as a person would type it."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.12g}"
     if isinstance(value, list):
         return ", ".join(value)
     return yaml.safe_dump(value, default_flow_style=True).strip() if isinstance(value, dict) else value

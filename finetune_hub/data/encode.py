@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_hub.data.chat_template import ChatTemplate, EncodedRow
-from finetune_hub.data.rows import CompletionRow, Row, TextRow, as_chat
+from finetune_hub.data.rows import CompletionRow, PreferenceRow, Row, TextRow, as_chat, rejected_chat
 
 
 def encode_row(template: ChatTemplate, row: Row, max_seq_len: int | None = None) -> EncodedRow:
@@ -21,3 +21,14 @@ def encode_row(template: ChatTemplate, row: Row, max_seq_len: int | None = None)
         case _:
             chat = as_chat(row)
             return template.encode(chat.messages, chat.tools, max_seq_len)
+
+
+def encode_pair(
+    template: ChatTemplate, row: PreferenceRow, max_seq_len: int | None = None
+) -> tuple[EncodedRow, EncodedRow]:
+    """Both answers of a pair, each behind the prompt: the better one, then the worse.
+
+    Raises:
+        UnrenderableRow, InvalidChatTemplate: as `encode_row`.
+    """
+    return encode_row(template, as_chat(row), max_seq_len), encode_row(template, rejected_chat(row), max_seq_len)

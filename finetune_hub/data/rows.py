@@ -102,6 +102,11 @@ def as_chat(row: ChatRow | PreferenceRow | LabelledRow) -> ChatRow:
             return ChatRow(muted(row.prompt) + answer, row.tools)
 
 
+def rejected_chat(row: PreferenceRow) -> ChatRow:
+    """The conversation with the worse answer of a pair."""
+    return ChatRow(muted(row.prompt) + row.rejected, row.tools)
+
+
 def muted(messages: list[Message]) -> list[Message]:
     """The messages with no assistant turn that counts in the loss."""
     return [message | {"weight": 0} if message["role"] == "assistant" else message for message in messages]

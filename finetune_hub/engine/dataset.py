@@ -5,7 +5,7 @@ The order is a pure function of seed and position, so resuming needs a number, n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from finetune_hub.artifacts.manifest import sha256_of
-from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate, UnrenderableRow
-from finetune_hub.data.encode import encode_row
+from finetune_hub.data.chat_template import ChatTemplate, EncodedRow, InvalidChatTemplate, UnrenderableRow
 from finetune_hub.data.intake import read_rows
 from finetune_hub.data.report import look_at
+from finetune_hub.data.rows import Row
 from finetune_hub.engine.errors import BadConfig, BadData
 from finetune_hub.engine.events import EventLog
 from finetune_hub.spec.run import DatasetFile
@@ -33,9 +33,42 @@ class TokenRow:
     targets: Tensor  # (S,) int32: positions whose next token is supervised
     truncated_tokens: int
 
+    @classmethod
+    def of(cls, name: str, encoded: EncodedRow) -> TokenRow:
+        targets = torch.tensor(encoded.supervised[1:], dtype=torch.bool).nonzero()[:, 0].int()
+        return cls(name, torch.tensor(encoded.input_ids, dtype=torch.int32), targets, encoded.truncated_tokens)
+
     @property
     def tokens(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def supervised_tokens(self) -> int:
+        return len(self.targets)
+
+    @property
+    def teaches(self) -> bool:
+        """Whether something to learn was left within its length."""
+        return self.supervised_tokens > 0
+
+
+@dataclass(frozen=True, slots=True)
+class PairRow(TokenRow):
+    """Two answers to one prompt: a row with the better one, and beside it the same prompt with the worse one."""
+
+    rejected: TokenRow
+
+    @property
+    def tokens(self) -> int:
+        return len(self.input_ids) + self.rejected.tokens
+
+    @property
+    def supervised_tokens(self) -> int:
+        return len(self.targets) + self.rejected.supervised_tokens
+
+    @property
+    def teaches(self) -> bool:
+        return len(self.targets) > 0 and self.rejected.teaches
 
 
 @dataclass(frozen=True)
@@ -55,20 +88,47 @@ class Batch:
     lengths: tuple[int, ...]
     predictors: Tensor  # (S,) where the next token is supervised
     labels: Tensor  # (S,) that next token
+    supervised: tuple[int, ...]  # of each row, so many of S
 
     @classmethod
     def of(cls, rows: Sequence[TokenRow], device: str = "cpu") -> Batch:
-        lengths = tuple(row.tokens for row in rows)
+        lengths = tuple(len(row.input_ids) for row in rows)
         input_ids = torch.cat([row.input_ids for row in rows]).long()
         starts = torch.tensor((0, *lengths[:-1])).cumsum(0)
         predictors = torch.cat([row.targets + start for row, start in zip(rows, starts, strict=True)]).long()
         positions = torch.cat([torch.arange(length) for length in lengths])
         labels = input_ids[predictors + 1]
-        return cls(input_ids.to(device), positions.to(device), lengths, predictors.to(device), labels.to(device))
+        return cls(
+            input_ids.to(device),
+            positions.to(device),
+            lengths,
+            predictors.to(device),
+            labels.to(device),
+            tuple(len(row.targets) for row in rows),
+        )
+
+    def apart(self) -> list[Batch]:
+        """Each row as a batch of its own."""
+        starts = torch.tensor((0, *self.lengths[:-1])).cumsum(0).tolist()
+        parts = zip(
+            torch.split(self.input_ids, list(self.lengths)),
+            torch.split(self.positions, list(self.lengths)),
+            torch.split(self.predictors, list(self.supervised)),
+            torch.split(self.labels, list(self.supervised)),
+            starts,
+            strict=True,
+        )
+        return [
+            Batch(ids, positions, (len(ids),), predictors - start, labels, (len(labels),))
+            for ids, positions, predictors, labels, start in parts
+        ]
 
 
-def load_dataset(file: DatasetFile, template: ChatTemplate, max_seq_len: int, log: EventLog) -> Dataset:
-    """Check, read and tokenise one file.
+Encode = Callable[[ChatTemplate, Row, int, str], TokenRow]
+
+
+def load_dataset(file: DatasetFile, template: ChatTemplate, max_seq_len: int, log: EventLog, encode: Encode) -> Dataset:
+    """Check, read and tokenise one file, as the objective wants its rows.
 
     Rows whose supervised tokens were all cut away teach nothing: they are left out, and named in the log.
 
@@ -84,16 +144,12 @@ def load_dataset(file: DatasetFile, template: ChatTemplate, max_seq_len: int, lo
     for line, row in read_rows(file.path):
         name = f"{file.path.name} line {line}"
         try:
-            encoded = encode_row(template, row, max_seq_len)
+            token_row = encode(template, row, max_seq_len, name)
         except UnrenderableRow as refused:
             raise BadData(f"{name}: {refused.message}", refused.remedy) from refused
         except InvalidChatTemplate as unusable:
             raise BadConfig(f"{name}: {unusable.message}", unusable.remedy) from unusable
-        targets = torch.tensor(encoded.supervised[1:], dtype=torch.bool).nonzero()[:, 0].int()
-        token_row = TokenRow(
-            name, torch.tensor(encoded.input_ids, dtype=torch.int32), targets, encoded.truncated_tokens
-        )
-        (rows if len(targets) else mute).append(token_row)
+        (rows if token_row.teaches else mute).append(token_row)
     named = ", ".join(row.name for row in mute[:_NAMED_ROWS])
     if not rows:
         raise BadData(

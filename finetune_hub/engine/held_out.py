@@ -1,6 +1,6 @@
 """Rows held out of training: which they are, their loss, a few answers to them, and the best weights so far.
 
-The loss is the mean over all held-out supervised tokens, without dropout, noise or label smoothing, so that it can be
+The loss is the objective's mean over all held-out rows, without dropout, noise or label smoothing, so that it can be
 compared between runs. Measuring draws no random numbers: a run with evaluations trains exactly as one without.
 """
 
@@ -14,11 +14,12 @@ from transformers import PreTrainedModel
 
 from finetune_hub.data.chat_template import ChatTemplate
 from finetune_hub.engine.adapters.registry import Adapter
-from finetune_hub.engine.dataset import Batch, Dataset, TokenRow
+from finetune_hub.engine.dataset import Dataset, TokenRow
 from finetune_hub.engine.errors import BadData
 from finetune_hub.engine.generate import generate
-from finetune_hub.engine.model import FastPaths, plain_attention
-from finetune_hub.engine.objectives import sft
+from finetune_hub.engine.model import plain_attention
+from finetune_hub.engine.objectives import objective as objectives
+from finetune_hub.engine.objectives.objective import Objective
 from finetune_hub.engine.ranks import Ranks
 from finetune_hub.spec.events import Sample
 
@@ -46,22 +47,20 @@ def split(datasets: Sequence[Dataset], fraction: float, seed: int) -> tuple[list
     return kept, held_out
 
 
-@torch.no_grad()
-def measure(
-    model: PreTrainedModel, paths: FastPaths, rows: Sequence[TokenRow], micro_batch_size: int, ranks: Ranks
-) -> float:
+def measure(objective: Objective, rows: Sequence[TokenRow], micro_batch_size: int, ranks: Ranks) -> float:
     """Mean loss of the rows in nats, with the model in evaluation mode meanwhile."""
+    model = objective.setting.model
     by_length = sorted(rows, key=lambda row: row.tokens)
-    size = micro_batch_size if paths.packed else 1
+    size = micro_batch_size if objective.setting.packs else 1
     batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]
     total = torch.zeros((), dtype=torch.float64, device=model.device)
     model.eval()  # type: ignore[no-untyped-call]
     for batch, counts in ranks.share(batches):
-        loss = sft.summed_loss(model, paths, Batch.of(batch, str(model.device)))
+        loss = objectives.measure(objective, batch)[0]
         total += loss if counts else 0
     model.train()
     ranks.add_up([total])
-    return float(total) / sum(len(row.targets) for row in rows)
+    return float(total) / objective.weight_of(rows)
 
 
 def answer(

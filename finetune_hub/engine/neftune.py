@@ -19,12 +19,14 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def noisy_embeddings(model: PreTrainedModel, alpha: float, lengths: Sequence[int]) -> Iterator[None]:
-    """Forward passes of a training model inside see noisy embeddings; with alpha 0 nothing changes."""
+    """Forward passes inside that a training model learns from see noisy embeddings; with alpha 0 nothing changes."""
     if not alpha or not model.training:
         yield
         return
 
     def add_noise(_module: Any, _inputs: Any, embedded: Tensor) -> Tensor:  # (1, T, H)
+        if not torch.is_grad_enabled():
+            return embedded
         strength = torch.tensor([alpha / (length * embedded.shape[-1]) ** 0.5 for length in lengths])
         per_token = strength.repeat_interleave(torch.tensor(lengths)).to(embedded.device, embedded.dtype)
         return embedded + torch.empty_like(embedded).uniform_(-1, 1) * per_token[:, None]

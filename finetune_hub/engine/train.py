@@ -9,7 +9,6 @@ Within a step nothing waits for the device; the loss and the gradient's norm are
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import signal
 import time
@@ -45,7 +44,8 @@ from finetune_hub.engine.model import (
     plain_attention,
     prove_fast_paths,
 )
-from finetune_hub.engine.objectives import sft
+from finetune_hub.engine.objectives import registry as objectives
+from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.quantization import quantization_of
 from finetune_hub.engine.ranks import Ranks
 from finetune_hub.engine.sharding import shard_base_model
@@ -74,7 +74,8 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
 
     # The data first: a defect in it shows within a second, before the base model is read.
     template = _read_template(run)
-    loaded = [load_dataset(file, template, options.max_seq_len, log) for file in run.datasets]
+    encode = objectives.OBJECTIVES[run.spec.objective.type].encode
+    loaded = [load_dataset(file, template, options.max_seq_len, log, encode) for file in run.datasets]
     datasets, held_out_rows = held_out.split(loaded, evaluation.fraction, options.seed)
     order = RowOrder(datasets, options.seed)
     rows_per_step = options.micro_batch_size * options.gradient_accumulation_steps
@@ -130,7 +131,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             first_step=state.step,
             rows=len(rows),
             held_out_rows=len(held_out_rows),
-            supervised_tokens=sum(len(row.targets) for row in order.rows(0, order.rows_per_epoch)),
+            supervised_tokens=sum(row.supervised_tokens for row in order.rows(0, order.rows_per_epoch)),
             truncated_rows=sum(row.truncated_tokens > 0 for row in rows),
             trainable_parameters=sum(tensor.numel() for tensor in trained),
             total_parameters=registry.total_parameters(adapter),
@@ -140,7 +141,16 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     )
     if not paths.packed:
         log.warn("This base model cannot keep packed rows apart, so every row is a pass of its own, which is slower.")
-    paths = dataclasses.replace(paths, packed=paths.packed and options.packing)
+    setting = Setting(
+        model,
+        paths,
+        adapter,
+        packing=options.packing,
+        label_smoothing=options.label_smoothing,
+        neftune_alpha=options.neftune_alpha,
+        offload=runtime.activation_offload,
+    )
+    objective = objectives.build(run.spec.objective, setting)
 
     model.train()
     loss, held_out_loss, checkpointed_step = math.nan, None, state.step
@@ -153,7 +163,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group["factor"]
         step_rows = order.rows(state.rows_drawn, min(state.rows_drawn + rows_per_step, total_rows))
-        supervised_tokens = sum(len(row.targets) for row in step_rows)
+        supervised_tokens, weight = sum(row.supervised_tokens for row in step_rows), objective.weight_of(step_rows)
         micro_batches = [
             step_rows[start : start + options.micro_batch_size]
             for start in range(0, len(step_rows), options.micro_batch_size)
@@ -162,23 +172,16 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         while True:  # Once, unless float16 overflows: then again with a smaller scale.
             for tensor in trained:
                 tensor.grad = None if ranks.count == 1 else torch.zeros_like(tensor)
-            loss_on_device = torch.zeros((), device=run.device)
+            parts_on_device = torch.zeros(1 + len(objective.measures), device=run.device)
             for micro_batch, counts in ranks.share(micro_batches):
-                loss_on_device += sft.backward(
-                    model,
-                    paths,
-                    micro_batch,
-                    supervised_tokens if counts else math.inf,
-                    label_smoothing=options.label_smoothing,
-                    neftune_alpha=options.neftune_alpha,
-                    loss_scale=scale.value,
-                    offload=runtime.activation_offload,
+                parts_on_device += backward(
+                    objective, micro_batch, weight if counts else math.inf, loss_scale=scale.value
                 )
             gradients = [tensor.grad for tensor in trained if tensor.grad is not None]
-            ranks.add_up([loss_on_device, *gradients])
+            ranks.add_up([parts_on_device, *gradients])
             scale.unscale(gradients)
             norm_on_device = nn.utils.clip_grad_norm_(trained, options.max_grad_norm)
-            loss, grad_norm = torch.stack([loss_on_device, norm_on_device]).tolist()
+            loss, *measures, grad_norm = torch.cat([parts_on_device, norm_on_device[None]]).tolist()
             is_finite = math.isfinite(loss) and math.isfinite(grad_norm)
             if is_finite or not scale.halve():
                 break
@@ -213,6 +216,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
                 supervised_tokens=supervised_tokens,
                 seconds=time.perf_counter() - started,
                 peak_memory_bytes=peak_memory_bytes(run.device),
+                **dict(zip(objective.measures, measures, strict=True)),
             )
         )
 
@@ -220,7 +224,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             stopped_by = "max_duration"
         if held_out_rows and (step % evaluation.every_steps == 0 or step == total_steps or stopped_by):
             started = time.perf_counter()
-            held_out_loss = held_out.measure(model, paths, held_out_rows, options.micro_batch_size, ranks)
+            held_out_loss = held_out.measure(objective, held_out_rows, options.micro_batch_size, ranks)
             log.emit(
                 Evaluation(
                     step=step,

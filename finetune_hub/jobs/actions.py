@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,10 @@ from django.db import IntegrityError, transaction
 
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.catalog.actions import check_name
+from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.catalog.models import BaseModel, BaseModelState, DatasetVersion
 from finetune_hub.catalog.sources import parse_source
+from finetune_hub.data.rows import RowKind
 from finetune_hub.jobs.lifecycle import EventDraft, add_events, lock_job
 from finetune_hub.jobs.live import announce, poke_control
 from finetune_hub.jobs.models import (
@@ -22,6 +23,7 @@ from finetune_hub.jobs.models import (
     JobKind,
     JobState,
 )
+from finetune_hub.jobs.planning import memory_needed
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.known_models import KNOWN_MODELS
 from finetune_hub.spec.refusal import Refusal
@@ -38,17 +40,19 @@ def submit_training(
     after: str | None = None,
     copy_of: Job | None = None,
     idempotency_key: str | None = None,
+    allow_unfit: bool = False,
 ) -> Job:
     """Put a training job in the queue. With the same idempotency key again, the job that it made the first time.
 
     Args:
         after: the id of a job of the team; this one starts once that has succeeded, and fails when that fails.
         copy_of: the job that the spec comes from, for the history.
+        allow_unfit: Take it although the planner says that no device has room for it.
 
     Raises:
         Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
-            `duplicate_dataset`, `too_many_gpus`, `priority_not_allowed`, `unknown_job`, `wrong_job_state`,
-            `idempotency_key_reused`.
+            `duplicate_dataset`, `not_preference_pairs`, `does_not_fit`, `too_many_gpus`, `priority_not_allowed`,
+            `unknown_job`, `wrong_job_state`, `idempotency_key_reused`.
     """
     check_priority(team, user, priority)
     if spec.runtime.gpus > 1:
@@ -64,13 +68,23 @@ def submit_training(
         raise Refusal(
             "duplicate_dataset", "A dataset is named twice.", "Name it once and raise its `weight`.", field="datasets"
         )
+    unpaired = [version for version, _ in choices if version.kind != RowKind.PREFERENCE]
+    if spec.objective.type == "dpo" and unpaired:
+        raise Refusal(
+            "not_preference_pairs",
+            f"DPO learns from two answers to a prompt, and the rows of {unpaired[0]} are of kind {unpaired[0].kind}.",
+            "Choose a dataset of preference pairs, or `objective: {type: sft}`.",
+            field="objective.type",
+        )
     if spec.adapter_name is None:
         name = f"{choices[0][0].dataset.name}-{base_model.name}"[:64].rstrip("-._")
         spec = spec.model_copy(update={"adapter_name": name})
+    known = idempotency_key is not None and Job.objects.filter(team=team, idempotency_key=idempotency_key).exists()
     return _create_job(
         team=team,
         created_by=user,
         kind=JobKind.TRAIN,
+        memory_bytes_needed=None if known else memory_needed(team, spec, allow_unfit=allow_unfit),
         base_model=base_model,
         spec=spec.model_dump(mode="json", exclude_none=True),
         choices=choices,
@@ -193,74 +207,6 @@ def import_base_model(team: Team, user: User, *, name: str, source: str | None =
         return _create_job(
             team=team, created_by=user, kind=JobKind.IMPORT, base_model=base_model, spec={"source": str(checked)}
         )
-
-
-def find_base_model(team: Team, name: str) -> BaseModel:
-    """The team's base model of this name, ready for use.
-
-    Raises:
-        Refusal: `unknown_base_model`, `base_model_not_ready`.
-    """
-    base_model = BaseModel.objects.of_team(team).filter(name=name).first()
-    if base_model is None:
-        names = list(BaseModel.objects.of_team(team).order_by("name").values_list("name", flat=True))
-        raise Refusal(
-            "unknown_base_model",
-            f"There is no base model named {name!r}.",
-            did_you_mean(name, names) or "Import one first: `finetune-hub base-models import smollm2-135m-instruct`.",
-            field="base_model",
-        )
-    if base_model.state != BaseModelState.READY:
-        raise Refusal(
-            "base_model_not_ready",
-            f"The base model {name!r} is not ready: {base_model.state}.",
-            "Wait for its import to end."
-            if base_model.state == BaseModelState.IMPORTING
-            else "Its import failed: see the job, then import it again.",
-            field="base_model",
-            status=409,
-        )
-    return base_model
-
-
-def find_dataset_version(team: Team, choice: DatasetChoice) -> DatasetVersion:
-    """The chosen version of the team's dataset; the newest when none is named.
-
-    Raises:
-        Refusal: `unknown_dataset`, `path_not_allowed`.
-    """
-    if choice.path is not None:
-        raise Refusal(
-            "path_not_allowed",
-            f"The service reads no files of its machine: {choice.path!r}.",
-            "Upload the file (`finetune-hub datasets push FILE`), then give its dataset's `name`.",
-            field="datasets",
-        )
-    versions = DatasetVersion.objects.alive().filter(dataset__team=team).select_related("dataset")
-    named = versions.filter(dataset__name=choice.name)
-    found = (named.filter(number=choice.version) if choice.version else named).order_by("-number").first()
-    if found:
-        return found
-    if named:
-        raise Refusal(
-            "unknown_dataset",
-            f"The dataset {choice.name!r} has no version {choice.version}.",
-            f"Its newest is {max(version.number for version in named)}.",
-            field="datasets",
-        )
-    names = list(versions.order_by("dataset__name").values_list("dataset__name", flat=True).distinct())
-    raise Refusal(
-        "unknown_dataset",
-        f"There is no dataset named {choice.name!r}.",
-        did_you_mean(str(choice.name), names) or "Upload one first: `finetune-hub datasets push FILE`.",
-        field="datasets",
-    )
-
-
-def did_you_mean(name: str, names: list[str]) -> str:
-    """A hint at the nearest names; empty when there are none at all."""
-    nearest = difflib.get_close_matches(name, names, n=3) or names[:3]
-    return f"Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
 
 
 def _create_job(

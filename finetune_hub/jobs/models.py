@@ -112,6 +112,10 @@ class Job(models.Model):
     excluded_devices = ArrayField(
         models.BigIntegerField(), default=list, help_text="Ids of devices that failed it; placement looks elsewhere."
     )
+    memory_bytes_needed = models.BigIntegerField(
+        null=True,
+        help_text="Memory that each of its devices must have, the planner's margin included; null: not known.",
+    )
 
     created_at = models.DateTimeField(db_default=Now())
     requested_at = models.DateTimeField(
@@ -476,13 +480,15 @@ class MetricPoint(models.Model):
     attempt = models.ForeignKey(Attempt, models.CASCADE, related_name="metrics")
     step = models.PositiveIntegerField()
     epoch = models.FloatField()
-    loss = models.FloatField(help_text="Mean over the step's supervised tokens, in nats.")
+    loss = models.FloatField(help_text="Mean over the step's supervised tokens, or its pairs (DPO), in nats.")
     learning_rate = models.FloatField()
     grad_norm = models.FloatField()
     tokens = models.PositiveIntegerField()
     supervised_tokens = models.PositiveIntegerField()
     seconds = models.FloatField()
     peak_memory_bytes = models.BigIntegerField()
+    reward_margin = models.FloatField(null=True, help_text="DPO: beta times the mean margin between answers, in nats.")
+    reward_accuracy = models.FloatField(null=True, help_text="DPO: share of the pairs whose margin is above 0.")
 
     attempt_number: int
 

@@ -10,50 +10,131 @@ from pydantic import ValidationError
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.artifacts.manifest import ArtifactError
+from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.catalog.preview import measured_rows
+from finetune_hub.data.rows import RowKind
 from finetune_hub.fleet.models import Device
-from finetune_hub.jobs.actions import find_base_model, find_dataset_version
 from finetune_hub.jobs.models import Attempt, Job
 from finetune_hub.scheduling.answer import PlanAnswer
 from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.devices import PlannedDevice, device_of
 from finetune_hub.scheduling.facts import Shape
-from finetune_hub.scheduling.fitting import plan_on
+from finetune_hub.scheduling.fitting import DevicePlan, device_bytes_needed, plan_on
 from finetune_hub.scheduling.learning import FinishedRun
 from finetune_hub.scheduling.memory import MemoryEstimate, estimate_memory
+from finetune_hub.scheduling.presets import Preset, aim_of, make_preset
 from finetune_hub.scheduling.speed import seconds_per_step
 from finetune_hub.scheduling.workload import Rows, Workload
+from finetune_hub.spec.objectives import DpoObjective
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.run import ModelFacts
-from finetune_hub.spec.training import TrainingSpec
+from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
 LEARNT_ATTEMPTS = 50
+NAMED_ALTERNATIVES = 3
+
+MEASURED = "The rows' lengths are those of the base model's own tokenizer."
+GUESSED = "The rows' lengths are guessed from the file's size: four bytes a token."
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a plan is made of but for the spec: the base model's shape, the rows, kinds of devices and finished runs."""
+
+    versions: Sequence[DatasetVersion]
+    shape: Shape
+    rows: Rows
+    rows_in_words: str
+    kinds: dict[PlannedDevice, int]
+    """Each with how many of it there are, whether busy, drained or offline."""
+    runs: Sequence[FinishedRun]
+
+    @classmethod
+    def ask(cls, team: Team, base_model_name: str, choices: Sequence[DatasetChoice]) -> Question:
+        """
+        Raises:
+            Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
+                `base_model_without_facts`.
+        """
+        base_model = find_base_model(team, base_model_name)
+        shape = shape_of(base_model)
+        versions = [find_dataset_version(team, choice) for choice in choices]
+        weights = [choice.weight for choice in choices]
+        try:
+            rows, known = measured(versions, base_model, weights), MEASURED
+        except (Refusal, ArtifactError):
+            rows, known = guessed(versions, weights), GUESSED
+        kinds = Counter(planned_device(device) for device in Device.objects.filter(present=True))
+        return cls(versions, shape, rows, known, kinds, finished_runs())
+
+    def plans(self, spec: TrainingSpec) -> list[tuple[DevicePlan, int]]:
+        """The spec on each kind of device, with how many of it there are."""
+        return [
+            (plan_on(spec, self.shape, device, self.rows, self.runs), count) for device, count in self.kinds.items()
+        ]
 
 
 def plan_training(team: Team, spec: TrainingSpec) -> PlanAnswer:
     """The spec on every kind of device that the hub has.
 
     Raises:
-        Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
-            `base_model_without_facts`.
+        Refusal: as `Question.ask`.
     """
-    base_model = find_base_model(team, spec.base_model)
-    shape = shape_of(base_model)
-    versions = [find_dataset_version(team, choice) for choice in spec.datasets]
-    try:
-        rows, known = measured(versions, base_model), "The rows' lengths are those of the base model's own tokenizer."
-    except (Refusal, ArtifactError):
-        rows, known = guessed(versions), "The rows' lengths are guessed from the file's size: four bytes a token."
-    runs = finished_runs()
-    kinds = Counter(planned_device(device) for device in Device.objects.filter(present=True))
-    plans = [(plan_on(spec, shape, device, rows, runs), count) for device, count in kinds.items()]
-    assumptions = [known]
-    if not shape.is_understood:
+    question = Question.ask(team, spec.base_model, spec.datasets)
+    assumptions = [question.rows_in_words]
+    if not question.shape.is_understood:
         assumptions.append("The model's layers are of a kind that planning knows roughly; expect larger errors.")
     if spec.runtime.dtype == "auto":
         assumptions.append("`dtype: auto` is taken for bfloat16 on a GPU, and on a CPU for float32, which needs more.")
-    return PlanAnswer.of(plans, gpus=spec.runtime.gpus, assumptions=assumptions)
+    return PlanAnswer.of(question.plans(spec), gpus=spec.runtime.gpus, assumptions=assumptions)
+
+
+def presets_for(team: Team, base_model: str, datasets: Sequence[DatasetChoice], names: Sequence[str]) -> list[Preset]:
+    """Trainings filled in for these datasets and this base model, micro batches by the hub's own devices.
+
+    Raises:
+        Refusal: `unknown_preset`, or as `Question.ask`.
+    """
+    for name in names:
+        aim_of(name)
+    question = Question.ask(team, base_model, datasets)
+    asked = TrainingSpec(base_model=base_model, datasets=list(datasets))
+    if all(version.kind == RowKind.PREFERENCE for version in question.versions):
+        asked = asked.model_copy(update={"objective": DpoObjective()})
+    return [
+        make_preset(name, asked, question.shape, question.rows, list(question.kinds), question.runs) for name in names
+    ]
+
+
+def memory_needed(team: Team, spec: TrainingSpec, *, allow_unfit: bool = False) -> int | None:
+    """Bytes of memory that each of the job's devices must have.
+
+    None: nothing is known about the base model's layers, there is no device yet, or it fits none and is allowed to.
+
+    Raises:
+        Refusal: `does_not_fit`: no device of the hub has room for it, be it busy, drained or offline.
+    """
+    try:
+        plans = Question.ask(team, spec.base_model, spec.datasets).plans(spec)
+    except Refusal as refusal:
+        if refusal.code == "base_model_without_facts":
+            return None
+        raise
+    needed = device_bytes_needed([plan for plan, _ in plans])
+    if plans and needed is None and not allow_unfit:
+        raise _does_not_fit(PlanAnswer.of(plans, gpus=spec.runtime.gpus))
+    return needed
+
+
+def _does_not_fit(answer: PlanAnswer) -> Refusal:
+    alternatives = answer.devices[0].alternatives[:NAMED_ALTERNATIVES]
+    named = "; ".join(option.sentence() for option in alternatives)
+    remedy = f"What would fit: {named}." if named else "Choose a smaller base model, or add a larger device."
+    details = [
+        {"changes": option.changes, "message": option.words, "remedy": option.sentence()} for option in alternatives
+    ]
+    return Refusal("does_not_fit", answer.sentence, f"{remedy} `allow_unfit` submits it as it is.", details=details)
 
 
 def shape_of(base_model: BaseModel) -> Shape:
@@ -72,7 +153,7 @@ def shape_of(base_model: BaseModel) -> Shape:
         ) from error
 
 
-def measured(versions: Sequence[DatasetVersion], base_model: BaseModel) -> Rows:
+def measured(versions: Sequence[DatasetVersion], base_model: BaseModel, weights: Sequence[float] = ()) -> Rows:
     """The rows of several datasets together, through the base model's template; a sample counts for all its rows.
 
     Raises:
@@ -80,22 +161,32 @@ def measured(versions: Sequence[DatasetVersion], base_model: BaseModel) -> Rows:
         ArtifactError: the store does not have a file.
     """
     samples = [[row for row in measured_rows(version, base_model) if not row.problem] for version in versions]
-    shares = [version.row_count / max(1, len(sample)) for version, sample in zip(versions, samples, strict=True)]
+    drawn = drawn_rows(versions, weights)
+    shares = [count / max(1, len(sample)) for count, sample in zip(drawn, samples, strict=True)]
     rows = [row for sample, share in zip(samples, shares, strict=True) for row in sample * round(share / min(shares))]
     if not rows:
         raise Refusal("unrenderable_row", "The chat template refuses every row.", "Look at the dataset's preview.")
     tokens = sum(row.tokens for row in rows)
     return Rows(
-        count=sum(version.row_count for version in versions),
+        count=sum(drawn),
         lengths=[row.tokens for row in rows],
         supervised_share=sum(row.supervised_within(row.tokens) for row in rows) / tokens,
     )
 
 
-def guessed(versions: Sequence[DatasetVersion]) -> Rows:
+def guessed(versions: Sequence[DatasetVersion], weights: Sequence[float] = ()) -> Rows:
     """The same from their sizes alone."""
-    count = sum(version.row_count for version in versions)
-    return Rows.guessed(count, sum(version.size_bytes for version in versions))
+    drawn = drawn_rows(versions, weights)
+    size_bytes = sum(
+        count * version.size_bytes / version.row_count for count, version in zip(drawn, versions, strict=True)
+    )
+    return Rows.guessed(sum(drawn), round(size_bytes))
+
+
+def drawn_rows(versions: Sequence[DatasetVersion], weights: Sequence[float]) -> list[int]:
+    """How many rows of each an epoch draws: all of the least-weighted one, as `engine.dataset` does."""
+    weights = weights or [1.0] * len(versions)
+    return [round(version.row_count * weight / min(weights)) for version, weight in zip(versions, weights, strict=True)]
 
 
 def planned_device(device: Device) -> PlannedDevice:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from finetune_hub.scheduling.fitting import Alternative, DevicePlan, Verdict
+from finetune_hub.scheduling.fitting import Alternative, DevicePlan, Verdict, decimal_size
 from finetune_hub.spec.part import Part
 
 
@@ -19,6 +19,12 @@ class AlternativeAnswer(Part):
     quality: str = Field(description="Its price in quality, in words.")
     peak_bytes: int
     slowdown: float | None = Field(description="The whole run's time, in units of the unchanged run's.")
+
+    def sentence(self) -> str:
+        """What to change, and what it comes to."""
+        fields = ", ".join(f"`{field}: {str(value).lower()}`" for field, value in self.changes.items())
+        time = "" if self.slowdown is None else f", {self.slowdown:g} times the time"
+        return f"{fields} ({decimal_size(self.peak_bytes)}{time}; quality: {self.quality})"
 
     @classmethod
     def of(cls, alternative: Alternative) -> AlternativeAnswer:
@@ -72,6 +78,13 @@ class DeviceAnswer(Part):
         )
 
 
+def _rank(plan: DevicePlan) -> tuple[int, float]:
+    """The surest fit first, of these the fastest; of devices that hold nothing of it the largest."""
+    order: list[Verdict] = ["fits", "tight", "does_not_fit"]
+    by = -plan.usable_bytes if plan.verdict == "does_not_fit" else plan.total_seconds or 0.0
+    return order.index(plan.verdict), by
+
+
 class PlanAnswer(Part):
     """Will it fit, where, and if not, what would?"""
 
@@ -83,8 +96,7 @@ class PlanAnswer(Part):
     @classmethod
     def of(cls, plans: Sequence[tuple[DevicePlan, int]], *, gpus: int, assumptions: Sequence[str] = ()) -> PlanAnswer:
         """Of the plan for each kind of device, with how many of it there are."""
-        order: list[Verdict] = ["fits", "tight", "does_not_fit"]
-        ranked = sorted(plans, key=lambda pair: (order.index(pair[0].verdict), pair[0].total_seconds or 0))
+        ranked = sorted(plans, key=lambda pair: _rank(pair[0]))
         devices = [DeviceAnswer.of(plan, count=count, gpus=gpus) for plan, count in ranked]
         fits = bool(devices) and devices[0].verdict != "does_not_fit"
         if not devices:

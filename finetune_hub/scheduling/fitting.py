@@ -48,6 +48,8 @@ class Alternative:
     """Field of the spec → value."""
     words: str
     quality: str
+    cost: int
+    """0: the same numbers; more: worse."""
     peak_bytes: float
     slowdown: float | None
     """Time of the whole run, in units of the unchanged one; None: unknown."""
@@ -74,6 +76,12 @@ class DevicePlan:
     @property
     def total_seconds(self) -> float | None:
         return None if self.seconds_per_step is None else self.seconds_per_step * self.load.steps
+
+    @property
+    def device_bytes_needed(self) -> int:
+        """Memory that a device of this kind must have: with the estimate's spread, but where it is tight."""
+        margin = 1.0 if self.verdict == "tight" else 1 + self.memory_correction.spread
+        return int(self.memory.needed_bytes * margin / _USABLE[self.device.kind])
 
     def sentence(self) -> str:
         """The verdict with its numbers."""
@@ -107,6 +115,26 @@ def plan_on(
     )
 
 
+def cheapest_fit(
+    spec: TrainingSpec, shape: Shape, device: PlannedDevice, rows: Rows, runs: Sequence[FinishedRun] = ()
+) -> Alternative | None:
+    """What surely fits of it at the least price, without changes where all of it does; None: nothing is known to."""
+    planner = _Planner(shape, device, rows, runs)
+    if planner.verdict_of(spec) == "fits":
+        return planner.alternative(spec, spec, _NOTHING, _NOTHING)
+    return next(planner.alternatives_to(spec), None)
+
+
+def device_bytes_needed(plans: Sequence[DevicePlan]) -> int | None:
+    """Memory that each device of the run must have; None: none of these holds it.
+
+    Kinds of devices need different amounts: it is the largest that a device which holds the run still has.
+    """
+    room = max((plan.device.memory_bytes for plan in plans if plan.verdict != "does_not_fit"), default=0)
+    needs = [plan.device_bytes_needed for plan in plans]
+    return max((need for need in needs if need <= room), default=None)
+
+
 def usable_bytes(device: PlannedDevice) -> float:
     return device.memory_bytes * _USABLE[device.kind]
 
@@ -114,6 +142,9 @@ def usable_bytes(device: PlannedDevice) -> float:
 def decimal_size(size_bytes: float) -> str:
     """Bytes as makers of devices and papers count them: a GB is 10⁹ of them."""
     return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
+
+
+_NOTHING = Option({}, "", "none: the same numbers", 0)
 
 
 @dataclass(frozen=True)
@@ -150,22 +181,23 @@ class _Planner:
                 changes = paid.changes | saved.changes
                 candidate = changed(spec, changes)
                 if changes and self.verdict_of(candidate) == "fits":
-                    yield self._alternative(spec, candidate, paid, saved)
+                    yield self.alternative(spec, candidate, paid, saved)
                     free = free[:place]
                     break
 
-    def _alternative(self, spec: TrainingSpec, candidate: TrainingSpec, paid: Option, free: Option) -> Alternative:
+    def alternative(self, spec: TrainingSpec, candidate: TrainingSpec, paid: Option, free: Option) -> Alternative:
         before, after = self.seconds_of(spec), self.seconds_of(candidate)
         return Alternative(
             changes=paid.changes | free.changes,
             words=" and ".join(option.words for option in (paid, free) if option.words),
             quality=paid.quality,
+            cost=paid.cost,
             peak_bytes=self.memory_of(candidate)[0].needed_bytes,
             slowdown=after / before if before and after else None,
         )
 
     def _paid(self, spec: TrainingSpec) -> Iterator[Option]:
-        yield Option({}, "", "none: the same numbers", 0)
+        yield _NOTHING
         singles = list(self._single_changes(spec))
         yield from singles
         for number, first in enumerate(singles):

@@ -2,6 +2,7 @@
 
     products   T · (4 L + 6 P) + 4 S · H · V + T · attention      forward and the inputs' gradients of L, all three of P
                + 2 T · L                                          the second forward of activation checkpointing
+               + 2 T · L + 2 S · H · V + T · attention            the base model's own answers, for DPO
     memory     weights once a pass; packed ones are written out and read again
     step       Σ over micro batches  max(products / reached rate, memory / bandwidth)  +  28 P / bandwidth of AdamW
 
@@ -19,6 +20,7 @@ from finetune_hub.scheduling.facts import BYTES_OF, Shape
 from finetune_hub.scheduling.memory import dtype_on, weight_bytes
 from finetune_hub.scheduling.workload import Workload
 from finetune_hub.spec.methods import QloraMethod
+from finetune_hub.spec.objectives import DpoObjective
 from finetune_hub.spec.training import TrainingSpec
 
 _REACHED = {("cpu", 2): 0.32, ("cpu", 4): 0.54, ("cuda", 2): 0.35, ("cuda", 4): 0.5}
@@ -37,6 +39,9 @@ def seconds_per_step(spec: TrainingSpec, shape: Shape, device: PlannedDevice, lo
     attention = 4 * shape.facts.layers * shape.query * load.longest_row / 2  # Of one pass; causal, so half of it.
     head = 4 * shape.hidden * shape.facts.vocabulary_size * load.supervised_share
     products = tokens * (passes * (2 * linear + attention) + attention + 6 * trained + head)
+    if isinstance(spec.objective, DpoObjective):
+        products += tokens * (2 * linear + attention + head / 2)
+        passes += 1
     weights = weight_bytes(spec, shape, dtype, device).used
     if isinstance(spec.method, QloraMethod):
         weights += 2 * linear * width

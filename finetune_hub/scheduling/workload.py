@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from finetune_hub.spec.objectives import DpoObjective
 from finetune_hub.spec.training import TrainingSpec
 
 _BYTES_A_TOKEN = 4
@@ -17,9 +18,10 @@ _SUPERVISED_SHARE = 0.5  # Where nothing is known: the answers are about half of
 
 @dataclass(frozen=True)
 class Rows:
-    """A dataset, as far as planning is concerned."""
+    """Datasets, as far as planning is concerned; of pairs, the better answers."""
 
     count: int
+    """Of an epoch, which draws the rows of a dataset as often as its weight says."""
     lengths: Sequence[int] = ()
     """Tokens of some or all rows before they are cut; none: unknown, so every row is taken to be `max_seq_len` long."""
     supervised_share: float = _SUPERVISED_SHARE
@@ -62,9 +64,11 @@ class Workload:
 def workload_of(spec: TrainingSpec, rows: Rows) -> Workload:
     """The run's tokens; virtual tokens of prompt tuning are counted by `memory`, not here."""
     options = spec.training
-    batch = options.micro_batch_size
-    rows_per_step = batch * options.gradient_accumulation_steps
-    steps = options.max_steps or max(1, math.ceil(rows.count * options.epochs / rows_per_step))
+    answers = 2 if isinstance(spec.objective, DpoObjective) else 1  # DPO learns from both of a pair.
+    rows_per_step = options.micro_batch_size * options.gradient_accumulation_steps
+    batch = answers * options.micro_batch_size
+    trained_rows = rows.count * (1 - spec.evaluation.fraction)
+    steps = options.max_steps or max(1, math.ceil(trained_rows * options.epochs / rows_per_step))
     cut = sorted(min(length, options.max_seq_len) for length in rows.lengths or [options.max_seq_len])
     mean = sum(cut) / len(cut)
     deviation = math.sqrt(sum((length - mean) ** 2 for length in cut) / len(cut))
@@ -75,12 +79,12 @@ def workload_of(spec: TrainingSpec, rows: Rows) -> Workload:
         sum(longest) if len(longest) == batch else batch * cut[-1],
     )
     if not options.packing:
-        largest = float(cut[-1])
+        largest = float(answers * cut[-1])
     return Workload(
         micro_batch_tokens=largest,
         longest_row=float(cut[-1]),
         supervised_share=rows.supervised_share,
         steps=steps,
-        tokens_per_step=rows_per_step * mean,
+        tokens_per_step=answers * rows_per_step * mean,
         micro_batches_per_step=options.gradient_accumulation_steps,
     )

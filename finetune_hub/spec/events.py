@@ -58,13 +58,17 @@ class Step(Event):
     type: Literal["step"] = "step"
     step: int = Field(ge=1)
     epoch: float
-    loss: float = Field(description="Mean over the step's supervised tokens, in nats.")
+    loss: float = Field(description="Mean over the step's supervised tokens, or over its pairs (DPO), in nats.")
     learning_rate: float
     grad_norm: float
     tokens: int = Field(description="Real tokens of this step; padding is not counted.")
     supervised_tokens: int
     seconds: float = Field(description="Wall time of this step.")
     peak_memory_bytes: int = Field(description="Peak resident memory on CPU, peak allocated memory on CUDA.")
+    reward_margin: float | None = Field(
+        None, description="DPO: beta times how much likelier, in nats, the better answers became than the worse ones."
+    )
+    reward_accuracy: float | None = Field(None, description="DPO: share of the pairs whose margin is above 0.")
 
 
 class Sample(Part):
@@ -80,7 +84,9 @@ class Evaluation(Event):
 
     type: Literal["evaluation"] = "evaluation"
     step: int
-    loss: float = Field(description="Mean over all held-out supervised tokens, in nats, without label smoothing.")
+    loss: float = Field(
+        description="Mean over all held-out supervised tokens, or pairs (DPO), in nats, without label smoothing."
+    )
     is_best: bool = Field(description="Lower than at every evaluation before.")
     rows: int
     seconds: float

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from finetune_hub.spec.duration import Duration, seconds_of
 from finetune_hub.spec.methods import LoraMethod, Method, method_type
+from finetune_hub.spec.objectives import Objective, SftObjective
 from finetune_hub.spec.part import Part
 
 SPEC_VERSION: Final = 1
@@ -42,15 +43,6 @@ class DatasetChoice(Part):
         if (self.name is None) == (self.path is None):
             raise ValueError("give either `name` (a registered dataset) or `path` (a local file)")
         return self
-
-
-class SftObjective(Part):
-    """Supervised fine-tuning: predict the supervised tokens of each conversation."""
-
-    type: Literal["sft"] = "sft"
-    supervise: Literal["assistant"] = Field(
-        "assistant", description="Only the assistant's turns, their end token included."
-    )
 
 
 class TrainingOptions(Part):
@@ -175,7 +167,7 @@ class TrainingSpec(Part):
         None, description="The adapter to publish into; made from the data and model when left out."
     )
     method: Method = Field(default_factory=LoraMethod)
-    objective: SftObjective = Field(default_factory=SftObjective)
+    objective: Objective = Field(default_factory=SftObjective)
     training: TrainingOptions = Field(default_factory=TrainingOptions)
     evaluation: EvaluationOptions = Field(default_factory=EvaluationOptions)
     runtime: RuntimeOptions = Field(default_factory=RuntimeOptions)

@@ -30,7 +30,7 @@ def test_it_answers_with_a_recipe_and_a_note_for_each_key(world: World) -> None:
 
 
 def test_it_refuses_with_the_keys_that_stand_against_it(world: World) -> None:
-    status, answer = send(world, FOREIGN + "stage: dpo\nimage_max_pixels: 9\n")
+    status, answer = send(world, FOREIGN + "stage: kto\nimage_max_pixels: 9\n")
     assert (status, answer["error"]["code"]) == (422, "recipe_not_importable")
     assert [detail["loc"] for detail in answer["error"]["details"]] == [["stage"], ["image_max_pixels"]]
     status, answer = send(world, "a: [")

@@ -96,6 +96,10 @@ def a_spec(world: World) -> dict[str, Any]:
     return {"base_model": "tiny", "dataset": {"name": "tickets"}}
 
 
+def a_question(world: World) -> dict[str, Any]:
+    return {"base_model": "tiny", "datasets": [{"name": "tickets"}]}
+
+
 def a_newcomer(world: World) -> dict[str, Any]:
     return {"username": "nina", "role": "viewer"}
 
@@ -142,6 +146,7 @@ CALLS = [
     Call("get", "jobs", outsider=200),
     Call("post", "jobs", body=a_spec, ok=201, outsider=422),
     Call("post", "plans", body=a_spec, outsider=422),
+    Call("post", "presets", body=a_question, outsider=422),
     Call("get", "job", the_job),
     Call("patch", "job", the_job, lambda world: {"priority": -1}),
     Call("post", "job-pause", the_job),

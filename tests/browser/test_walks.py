@@ -97,6 +97,8 @@ def test_a_plan_that_does_not_fit_is_mended_by_a_click(open_page: OpenPage) -> N
     page = open_page(width=390)
     sign_in(page, alice)
     page.goto("/jobs/new/")
+    expect(page.get_by_label("Method")).to_have_value("qlora")  # As the preset made it fit.
+    page.get_by_label("Method").select_option("lora")
     expect(page.get_by_role("status")).to_contain_text("It does not fit NVIDIA RTX 6000 Ada")
     expect_no_sideways_scroll(page)
     page.get_by_role("button", name="The base model in 4 bits (NF4)").first.click()

@@ -14,6 +14,7 @@ from finetune_hub.accounts.models import Role, Team
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog import compare
+from finetune_hub.catalog.choices import find_dataset_version
 from finetune_hub.catalog.downloads import find_download
 from finetune_hub.catalog.local_files import dataset_file
 from finetune_hub.catalog.models import DatasetVersion
@@ -21,7 +22,6 @@ from finetune_hub.catalog.search import find_rows
 from finetune_hub.catalog.split import split_version
 from finetune_hub.catalog.tombstones import delete_version
 from finetune_hub.data.comparison import find_overlap
-from finetune_hub.jobs.actions import find_dataset_version
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice
 from tests.factories import chat_row, first_member, make_dataset_version, make_job, make_team, make_user

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from finetune_hub.accounts.models import Team
+from finetune_hub.cli.local_rows import rows_in
+from finetune_hub.data.chat_template import ChatTemplate
 from tests.cli.conftest import RunCommand, run_command
-from tests.factories import make_base_model, make_dataset_version, make_worker
+from tests.factories import chat_row, make_base_model, make_dataset_version, make_worker, write_rows
+from tests.tiny_models import make_tokenizer
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -56,6 +59,24 @@ def test_counts_the_rows_of_a_file(base: Path, tmp_path: Path) -> None:
     recipe.write_text("base_model: base\ndataset: {path: rows.jsonl}\ntraining: {micro_batch_size: 1, epochs: 3}\n")
     answer = run_command("plan", recipe, "--device", "L4", "--json").json
     assert answer["devices"][0]["steps"] == 6
+
+
+def test_counts_tokens_where_a_tokenizer_is_at_hand(base: Path, tmp_path: Path) -> None:
+    rows = [chat_row("hi", "ho " * number) for number in range(1, 41)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("base_model: base\ndataset: {path: rows.jsonl}\n")
+    guessed = run_command("plan", recipe, "--device", "L4", "--json").json
+    assert "guessed from the file's size" in guessed["assumptions"][0]
+    assert "tokenizer.json" in guessed["assumptions"][0], "it says why"
+    make_tokenizer(base)
+    measured = run_command("plan", recipe, "--device", "L4", "--json").json
+    assert "own tokenizer" in measured["assumptions"][0]
+    lengths = [len(ChatTemplate.from_folder(base).encode(row["messages"]).input_ids) for row in rows]
+    counted = rows_in([(tmp_path / "rows.jsonl", 1.0)], base)[0]
+    assert (counted.count, list(counted.lengths)) == (40, lengths)
+    twice, _ = rows_in([(tmp_path / "rows.jsonl", 2.0), (tmp_path / "rows.jsonl", 1.0)], base)
+    assert (twice.count, len(twice.lengths)) == (120, 120)
 
 
 def test_what_does_not_fit_ends_with_bad_input(base: Path, recipe: Path) -> None:

@@ -46,10 +46,10 @@ def test_standard_input_and_json(foreign: Path) -> None:
 
 
 def test_a_refused_recipe_prints_its_notes_and_no_recipe(foreign: Path) -> None:
-    foreign.write_text(FOREIGN.replace("sft", "dpo"))
+    foreign.write_text(FOREIGN.replace("sft", "kto"))
     answer = run_command("recipe", "import", foreign)
     assert (answer.code, answer.out) == (EXIT_BAD_INPUT, "")
-    assert "`stage` cannot be imported. The engine has no DPO objective yet" in answer.err
+    assert "`stage` cannot be imported. The engine has no KTO objective" in answer.err
 
 
 @pytest.mark.parametrize(("content", "code"), [(b"\xff", "file_unreadable"), (b"a: [", "unreadable_recipe")])

@@ -16,6 +16,7 @@ from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.dashboard.training_form import LEARNING_RATE, PARTS, SPEC_FIELDS
 from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.spec.methods import METHODS
+from finetune_hub.spec.objectives import OBJECTIVES
 from finetune_hub.spec.training import TrainingSpec
 from tests.dashboard.conftest import World, signed_in
 from tests.factories import make_base_model, make_dataset_version, make_team, make_user
@@ -27,6 +28,7 @@ FIELDS = {
     "form_token": "once",
     "method.type": "lora",
 }
+UNSHOWN = "objective.supervise"  # It has one value alone.
 
 
 def submit(world: World, **fields: Any) -> HttpResponse:
@@ -52,6 +54,7 @@ def test_the_form_shows_every_field_with_its_default_and_help(world: World) -> N
     page = world["owner"].get(reverse("job-new"))
     form = page.context["form"]
     shown = {f"method.{name}" for model in METHODS.values() for name in model.model_fields}
+    shown |= {f"objective.{name}" for model in OBJECTIVES.values() for name in model.model_fields} - {UNSHOWN}
     shown |= {f"{part}.{name}" for part, model in PARTS.items() for name in model.model_fields}
     assert shown == {name for name in form.fields if "." in name}
     for key, info, _ in SPEC_FIELDS:

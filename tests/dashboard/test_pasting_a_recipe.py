@@ -32,7 +32,7 @@ def test_it_fills_in_the_form_and_submits_nothing(world: World) -> None:
     response = paste(world)
     assert response.status_code == 200
     form = response.context["form"]
-    shown = {"base_model": "tiny", "dataset": "tickets@1", "method.type": "qlora", "method.rank": 24}
+    shown = {"base_model": "tiny", "dataset": [("tickets@1", "1")], "method.type": "qlora", "method.rank": 24}
     assert {name: form[name].value() for name in shown} == shown
     assert response.context["gaps"] == []
     page = response.content.decode()
@@ -46,13 +46,13 @@ def test_what_the_hub_does_not_have_is_said(world: World) -> None:
     gaps = " ".join(response.context["gaps"])
     assert "`acme/large`" in gaps
     assert "`a-b`" in gaps
-    assert "one dataset" in gaps
+    assert "`c-d`" in gaps
 
 
 def test_a_refused_or_unreadable_recipe_stays_in_the_box(world: World) -> None:
-    refused = paste(world, rl="dpo")
+    refused = paste(world, rl="kto")
     assert refused.status_code == 422
-    assert "no DPO objective" in refused.content.decode()
+    assert "no KTO objective" in refused.content.decode()
     unreadable = world["owner"].post(reverse("recipe-import"), {"text": "a: ["})
     assert unreadable.status_code == 422
     assert "is not YAML" in unreadable.content.decode()

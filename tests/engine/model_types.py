@@ -20,7 +20,8 @@ from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.adapters.merge import merge
 from finetune_hub.engine.dataset import TokenRow
 from finetune_hub.engine.model import FastPaths, load_base_model, prove_fast_paths
-from finetune_hub.engine.objectives import sft
+from finetune_hub.engine.objectives.objective import Setting, backward
+from finetune_hub.engine.objectives.sft import Sft
 from finetune_hub.spec.methods import LoraMethod, PrefixTuningMethod, PromptTuningMethod
 
 Shape = dict[str, Any]
@@ -166,13 +167,13 @@ def try_model_type(model_type: str, folder: Path) -> dict[str, str]:
         adapter = LoraAdapter.attach(model, LoraMethod(rank=4, alpha=8, target_parameters=_expert_parameters(model)))
         _stir(adapter)
         rows = [_row(9), _row(14)]
-        before = sft.backward(model, paths, rows, supervised_tokens=20)
+        before = backward(Sft(Setting(model, paths)), rows, 20)[0]
         parameters = list(adapter.parameters().values())
         used = [parameter for parameter in parameters if parameter.grad is not None]
         assert len(used) > len(parameters) // 2, "most of the adapter gets no gradient"
         torch.optim.SGD(used, lr=1e-3).step()
         model.zero_grad()
-        after = sft.backward(model, paths, rows, supervised_tokens=20)
+        after = backward(Sft(Setting(model, paths)), rows, 20)[0]
         assert after < before, f"the loss went from {float(before):.4f} to {float(after):.4f}"
         model.set_attn_implementation("sdpa" if paths.packed else model.config._attn_implementation)
         peft_format.write_adapter(folder / "ours", adapter, base_model_name="tiny")
@@ -223,12 +224,12 @@ def _try_virtual_tokens(base: Path, method: PromptTuningMethod | PrefixTuningMet
     fresh = _logits(model)
     paths = prove_fast_paths(model)
     rows = [_row(9), _row(14)]
-    before = sft.backward(model, paths, rows, supervised_tokens=20)
+    before = backward(Sft(Setting(model, paths)), rows, 20)[0]
     optimizer = torch.optim.AdamW(list(adapter.parameters().values()), lr=1e-3)
     optimizer.step()
-    after = sft.backward(model, paths, rows, supervised_tokens=20)
+    after = backward(Sft(Setting(model, paths)), rows, 20)[0]
     assert after < before, f"the loss went from {float(before):.4f} to {float(after):.4f}"
-    alone = sft.backward(model, FastPaths(packed=False, plain_head=False), rows, supervised_tokens=20)
+    alone = backward(Sft(Setting(model, FastPaths(packed=False, plain_head=False))), rows, 20)[0]
     assert abs(float(after - alone)) < 1e-4, "rows see each other"
     _agree(_logits(PeftModel.from_pretrained(_load(base), folder).eval())[:, -IDS.shape[1] :], fresh)
 

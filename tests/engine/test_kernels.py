@@ -50,12 +50,13 @@ def test_chunked_cross_entropy_equals_torchs(monkeypatch: pytest.MonkeyPatch, ha
     bias = randn(20, seed=2).float() if has_bias else None
     targets = torch.arange(11)
 
-    loss = linear_cross_entropy(hidden, weight, bias, targets)
-    expected = F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="sum")
+    losses = linear_cross_entropy(hidden, weight, bias, targets)
+    expected = F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="none")
 
-    torch.testing.assert_close(loss, expected)
-    gradient = torch.autograd.grad(loss / 3, hidden)
-    torch.testing.assert_close(gradient, torch.autograd.grad(expected / 3, hidden), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses, expected)
+    shares = torch.linspace(-1, 2, 11)  # As an objective may weigh its rows.
+    gradient = torch.autograd.grad(losses @ shares, hidden)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected @ shares, hidden), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -83,11 +84,11 @@ def test_attention_with_parts_of_its_own_is_refused() -> None:
 def test_label_smoothing_equals_torchs(smoothing: float) -> None:
     hidden, weight = randn(11, 6).float().requires_grad_(), randn(20, 6, seed=1).float()
     targets = torch.arange(11)
-    loss = linear_cross_entropy(hidden, weight, None, targets, smoothing)
-    expected = F.cross_entropy(F.linear(hidden, weight), targets, reduction="sum", label_smoothing=smoothing)
-    torch.testing.assert_close(loss, expected)
-    gradient = torch.autograd.grad(loss, hidden)
-    torch.testing.assert_close(gradient, torch.autograd.grad(expected, hidden), rtol=1e-4, atol=1e-5)
+    losses = linear_cross_entropy(hidden, weight, None, targets, smoothing)
+    expected = F.cross_entropy(F.linear(hidden, weight), targets, reduction="none", label_smoothing=smoothing)
+    torch.testing.assert_close(losses, expected)
+    gradient = torch.autograd.grad(losses.sum(), hidden)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), hidden), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("window", [None, 3])

@@ -13,7 +13,8 @@ from finetune_hub.engine.adapters.merge import merge
 from finetune_hub.engine.dataset import Batch, TokenRow
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.model import FastPaths, load_base_model, prove_fast_paths
-from finetune_hub.engine.objectives import sft
+from finetune_hub.engine.objectives.objective import Setting, backward, token_losses
+from finetune_hub.engine.objectives.sft import Sft
 from finetune_hub.spec.methods import LoraMethod
 from tests.tiny_models import make_tiny_model
 
@@ -74,7 +75,7 @@ def test_packed_equals_alone_in_loss_and_gradient(model: PreTrainedModel) -> Non
     rows = [row("a", 17), row("b", 5), row("c", 30)]
 
     def loss_and_gradient(paths: FastPaths) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        loss = sft.backward(model, paths, rows, supervised_tokens=sum(len(row.targets) for row in rows))
+        loss = backward(Sft(Setting(model, paths)), rows, sum(len(row.targets) for row in rows))[0]
         gradients = [parameter.grad.clone() for parameter in adapter.parameters().values()]
         model.zero_grad()
         return loss, gradients
@@ -94,10 +95,10 @@ def test_padding_is_not_needed_and_rows_do_not_see_each_other(model: PreTrainedM
     assert batch.labels.tolist() == batch.input_ids[batch.predictors + 1].tolist()
     with torch.no_grad():
         losses = [
-            sft.summed_loss(model, paths, b) - sft.summed_loss(model, paths, Batch.of([row(name, 9)]))
+            token_losses(model, paths, b).sum() - token_losses(model, paths, Batch.of([row(name, 9)])).sum()
             for b, name in ((batch, "a"), (other, "x"))
         ]
-        alone = sft.summed_loss(model, paths, Batch.of([row("b", 12)]))
+        alone = token_losses(model, paths, Batch.of([row("b", 12)])).sum()
     torch.testing.assert_close(losses, [alone, alone], rtol=1e-4, atol=1e-4)
 
 
@@ -130,5 +131,5 @@ def test_adapters_stay_in_float32_on_a_bfloat16_base(base_model_dir: Path) -> No
     model = load_base_model(base_model_dir, dtype=torch.bfloat16, device="cpu")
     adapter = LoraAdapter.attach(model, LoraMethod(rank=4))
     assert {parameter.dtype for parameter in adapter.parameters().values()} == {torch.float32}
-    sft.backward(model, prove_fast_paths(model), [row("a", 17)], 8)
+    backward(Sft(Setting(model, prove_fast_paths(model))), [row("a", 17)], 8)[0]
     assert all(parameter.grad.dtype == torch.float32 for parameter in adapter.parameters().values())

@@ -14,7 +14,8 @@ from finetune_hub.engine import peft_format
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.dataset import TokenRow
 from finetune_hub.engine.model import load_base_model, prove_fast_paths
-from finetune_hub.engine.objectives import sft
+from finetune_hub.engine.objectives.objective import Setting, backward
+from finetune_hub.engine.objectives.sft import Sft
 
 # PEFT 0.21 asks transformers for attributes and arguments that transformers 5.23 and 5.24 have renamed.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -40,7 +41,7 @@ def our_losses(model: Any, adapter: registry.Adapter, optimizer: torch.optim.Opt
     losses = []
     for step in range(steps):
         rows = rows_of(step)
-        losses.append(float(sft.backward(model, paths, rows, sum(len(row.targets) for row in rows))))
+        losses.append(float(backward(Sft(Setting(model, paths)), rows, sum(len(row.targets) for row in rows))[0]))
         optimizer.step()
         optimizer.zero_grad()
     return losses

@@ -18,7 +18,8 @@ from finetune_hub.engine.dataset import TokenRow
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.generate import generate
 from finetune_hub.engine.model import FastPaths, load_base_model, prove_fast_paths
-from finetune_hub.engine.objectives import sft
+from finetune_hub.engine.objectives.objective import Setting, backward
+from finetune_hub.engine.objectives.sft import Sft
 from finetune_hub.spec.methods import METHODS, PrefixTuningMethod, PromptTuningMethod
 from tests.tiny_models import make_tiny_model
 
@@ -67,7 +68,7 @@ def test_packed_equals_alone_in_loss_and_gradient(tmp_path: Path, architecture: 
     rows = [row("a", 17), row("b", 5), row("c", 30)]
 
     def loss_and_gradient(paths: FastPaths) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        loss = sft.backward(model, paths, rows, supervised_tokens=sum(len(row.targets) for row in rows))
+        loss = backward(Sft(Setting(model, paths)), rows, sum(len(row.targets) for row in rows))[0]
         gradients = [parameter.grad.clone() for parameter in adapter.parameters().values()]
         for parameter in adapter.parameters().values():
             parameter.grad = None

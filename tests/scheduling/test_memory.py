@@ -58,7 +58,7 @@ def measure_saved(base: Path, asked: TrainingSpec) -> tuple[int, int]:
     from finetune_hub.engine.adapters import registry
     from finetune_hub.engine.dataset import Batch, TokenRow
     from finetune_hub.engine.model import load_base_model, prove_fast_paths
-    from finetune_hub.engine.objectives import sft
+    from finetune_hub.engine.objectives.objective import token_losses
 
     model = load_base_model(base, dtype=torch.float32, device="cpu")
     adapter = registry.attach(model, asked.method)
@@ -78,7 +78,7 @@ def measure_saved(base: Path, asked: TrainingSpec) -> tuple[int, int]:
 
     row = TokenRow("row", torch.arange(96, dtype=torch.int32), torch.tensor([94], dtype=torch.int32), 0)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        sft.summed_loss(model, paths, Batch.of([row, row]))
+        token_losses(model, paths, Batch.of([row, row])).sum()
     saved = sum(storage.nbytes() for storage in storages.values())
     return saved, sum(parameter.numel() for parameter in adapter.parameters().values())
 

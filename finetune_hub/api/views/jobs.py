@@ -19,6 +19,7 @@ from finetune_hub.api.bodies import (
     Reason,
     Retry,
     Submission,
+    flag,
     idempotency_key_of,
     read_body,
     whole_number,
@@ -45,6 +46,9 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     OpenApiParameter.HEADER,
     description="The same key again answers with the job that it made the first time, with status 200.",
 )
+ALLOW_UNFIT = OpenApiParameter(
+    "allow_unfit", bool, description="Submit it although the planner says that it fits no device of the hub."
+)
 MAX_ROWS = 1000
 STEERED = {200: JobDetailSerializer, **errors(400, 401, 403, 404, 409, 413, 415, 422)}
 
@@ -62,7 +66,7 @@ class Jobs(HubView):
     @extend_schema(
         operation_id="submit_job",
         request=Submission,
-        parameters=[IDEMPOTENCY_KEY],
+        parameters=[IDEMPOTENCY_KEY, ALLOW_UNFIT],
         responses={201: JobDetailSerializer, 200: JobDetailSerializer, **errors(400, 401, 403, 409, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
@@ -71,7 +75,13 @@ class Jobs(HubView):
         body = read_body(request, Submission, code="invalid_spec")
         known = key is not None and Job.objects.of_team(team).filter(idempotency_key=key).exists()
         job = submit_training(
-            team, user_of(request), body.spec(), priority=body.priority, after=body.after, idempotency_key=key
+            team,
+            user_of(request),
+            body.spec(),
+            priority=body.priority,
+            after=body.after,
+            idempotency_key=key,
+            allow_unfit=flag(request, "allow_unfit"),
         )
         return Response(job_detail(team, job.pk), status=200 if known else 201)
 

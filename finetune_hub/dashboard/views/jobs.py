@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 from uuid import uuid4
 
 from django.contrib import messages
@@ -11,23 +12,26 @@ from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from pydantic import ValidationError
 
 from finetune_hub.accounts.models import Membership, Team, User
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.dashboard.access import MemberRequest, require_submitter, submitting_teams
 from finetune_hub.dashboard.curve import curve_points
+from finetune_hub.dashboard.datasets_field import Picked
 from finetune_hub.dashboard.live import Cursor, attempts_of, history_of, log_of, stream_job, summary_of
 from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.plan_panel import bars_of
 from finetune_hub.dashboard.templatetags.hub import recipe
-from finetune_hub.dashboard.training_form import TrainingForm, dataset_value, initial_from
+from finetune_hub.dashboard.training_form import TrainingForm, choice_of, dataset_value, initial_from
 from finetune_hub.dashboard.views.refusals import render_refusal
 from finetune_hub.jobs.actions import submit_training
 from finetune_hub.jobs.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, Job, JobKind, JobState, Publication
-from finetune_hub.jobs.planning import compare_with_estimate, plan_training
+from finetune_hub.jobs.planning import compare_with_estimate, plan_training, presets_for
 from finetune_hub.jobs.steering import cancel_job, change_priority, copied_spec, pause_job, resume_job, retry_job
+from finetune_hub.scheduling.presets import DEFAULT_PRESET
 from finetune_hub.spec.refusal import Refusal
-from finetune_hub.spec.training import TrainingSpec
+from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
 # The words by which the list is narrowed, and the states that each stands for.
 VIEWS = {
@@ -159,20 +163,36 @@ def priorities_of(membership: Membership, job: Job) -> range:
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def new_job(request: MemberRequest) -> HttpResponse:
-    """The form. Sent with `show_recipe` it submits nothing: it comes back with the same job as YAML and as curl."""
+    """The form. Sent with `show_recipe` it submits nothing: it comes back with the same job as YAML and as curl.
+
+    Sent with `fill` it comes back filled in by a preset, with `more_datasets` with room for one more.
+    """
     teams = submitting_teams(request.user)
+    if "fill" in request.POST:
+        return render(request, "jobs/new.html", {"form": preset_form(request, teams)})
     form = training_form(request, teams)
+    if "more_datasets" in request.POST:
+        return render(request, "jobs/new.html", {"form": form, "more_datasets": True})
     if "show_recipe" in request.POST:
         return render(request, "jobs/new.html", {"form": form, "recipe": form.recipe() if form.is_valid() else None})
     if request.method == "POST" and form.is_valid():
         try:
-            job = submit_training(form.team, request.user, form.spec, idempotency_key=form.idempotency_key())
+            job = submit_training(
+                form.team,
+                request.user,
+                form.spec,
+                idempotency_key=form.idempotency_key(),
+                allow_unfit=form.cleaned_data["allow_unfit"],
+            )
         except Refusal as refusal:
             form.add_refusal(refusal)
         else:
             messages.success(request, "Submitted. Its rows are looked at, then it waits for a device.")
             return redirect("job", job.pk)
-    return render(request, "jobs/new.html", {"form": form}, status=422 if form.is_bound else 200)
+    context: dict[str, Any] = {"form": form}
+    if request.method == "GET" and "like" not in request.GET:
+        context |= {"opens_with_preset": True, "default_preset": DEFAULT_PRESET}
+    return render(request, "jobs/new.html", context, status=422 if form.is_bound else 200)
 
 
 @login_required
@@ -206,18 +226,52 @@ def training_form(
         DatasetVersion.objects.alive().filter(dataset__team__in=teams).select_related("dataset").order_by("-pk")
     )
     base_models = list(BaseModel.objects.filter(team__in=teams).ready().order_by("name"))
-    initial = {"form_token": uuid4().hex}
+    initial: dict[str, Any] = {"form_token": uuid4().hex}
     if versions:
-        initial["dataset"] = dataset_value(versions[0])
+        initial["dataset"] = [Picked(dataset_value(versions[0]))]
     model = Job.objects.visible_to(request.user).filter(kind=JobKind.TRAIN, pk=request.GET.get("like", "")).first()
     if model:
         initial |= initial_from(copied_spec(model, {}))
-    initial |= {name: request.GET[name] for name in ("dataset", "base_model") if name in request.GET}
+    initial |= {"base_model": request.GET["base_model"]} if "base_model" in request.GET else {}
+    initial |= (
+        {"dataset": [Picked(name) for name in request.GET.getlist("dataset")]} if "dataset" in request.GET else {}
+    )
     if filled_from:
         initial |= initial_from(filled_from.model_dump(mode="json"))
-        wanted = filled_from.datasets[0]
-        named = [version for version in versions if version.dataset.name == wanted.name]
-        fitting = [version for version in named if wanted.version in (None, version.number)]
-        initial["dataset"] = dataset_value(fitting[0]) if fitting else ""
+        initial["dataset"] = picked_from(filled_from.datasets, versions)
     data = request.POST if request.method == "POST" and not filled_from else None
     return TrainingForm(data, teams=teams, versions=versions, base_models=base_models, initial=initial)
+
+
+def picked_from(choices: Sequence[DatasetChoice], versions: Sequence[DatasetVersion]) -> list[Picked]:
+    """The choices that are here, each in the version that it names or the newest."""
+    picked = []
+    for choice in choices:
+        named = [version for version in versions if version.dataset.name == choice.name]
+        fitting = [version for version in named if choice.version in (None, version.number)]
+        picked += [Picked(dataset_value(version), f"{choice.weight:g}") for version in fitting[:1]]
+    return picked
+
+
+def preset_form(request: MemberRequest, teams: list[Team]) -> TrainingForm:
+    """The form as sent, its values those of the chosen preset for its datasets and base model."""
+    sent = training_form(request, teams)
+    sent.is_valid()  # What else is wrong with it is replaced.
+    values = sent.cleaned_data
+    if not (values.get("dataset") and values.get("base_model")):
+        return sent
+    try:
+        choices = [DatasetChoice.model_validate(choice_of(picked)) for picked in values["dataset"]]
+        (preset,) = presets_for(sent.team, values["base_model"], choices, [values.get("preset") or DEFAULT_PRESET])
+    except ValidationError:  # A weight is none, which the form says.
+        return sent
+    except Refusal as refusal:
+        sent.add_refusal(refusal)
+        return sent
+    kept: dict[str, Any] = {
+        name: sent[name].value() for name in ("form_token", "adapter_name", "team") if name in sent.fields
+    }
+    filled = training_form(request, teams, filled_from=preset.spec)
+    filled.initial.update(kept, dataset=values["dataset"], preset=preset.name)
+    filled.explain(preset)
+    return filled

@@ -35,9 +35,9 @@ def gaps_between(spec: TrainingSpec, form: TrainingForm) -> list[str]:
     gaps = []
     if spec.base_model not in form.model_types:
         gaps.append(f"There is no base model `{spec.base_model}` here yet: import it, or choose another below.")
-    first = spec.datasets[0]
-    if not form.initial["dataset"]:
-        gaps.append(f"There is no dataset `{first.name or first.path}` here yet: upload it, or choose another below.")
-    if len(spec.datasets) > 1:
-        gaps.append("The form takes one dataset, and the recipe names several: submit the YAML below for all of them.")
+    here = {picked.dataset.rpartition("@")[0] for picked in form.initial["dataset"]}
+    for choice in spec.datasets:
+        if choice.name not in here:
+            name = choice.name or choice.path
+            gaps.append(f"There is no dataset `{name}` here yet: upload it, or choose another below.")
     return gaps

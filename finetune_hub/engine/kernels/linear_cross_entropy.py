@@ -1,7 +1,7 @@
 """The output head and its cross entropy in chunks: the logits of all rows never exist at once.
 
     zᵢⱼ = hᵢ · wⱼ + bⱼ        lseᵢ = log Σⱼ exp zᵢⱼ        z̄ᵢ = the mean of zᵢ over the vocabulary
-    loss = Σᵢ  lseᵢ − (1 − ε) zᵢₜ − ε z̄ᵢ                   t the target of row i, ε label smoothing
+    lossᵢ = lseᵢ − (1 − ε) zᵢₜ − ε z̄ᵢ                      t the target of row i, ε label smoothing
     dhᵢ  = softmaxᵢ W − (1 − ε) wₜ − ε w̄
 
 The head is frozen, so the only gradient is that of h, and it is made in the forward while the chunk's exponentials
@@ -21,7 +21,7 @@ CHUNK_ROWS = 128
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Summed cross entropy of a frozen linear head; the gradient is made in the forward."""
+    """Cross entropies of a frozen linear head; the gradients are made in the forward."""
 
     @staticmethod
     def forward(
@@ -32,7 +32,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,  # (S,)
         smoothing: float,
     ) -> Tensor:
-        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         mean_weight = weight.mean(0, dtype=torch.float32) if smoothing else None
         for start in range(0, hidden.shape[0], CHUNK_ROWS):
@@ -40,12 +40,11 @@ class LinearCrossEntropy(torch.autograd.Function):
             chunk_targets = targets[rows, None]
             logits = torch.nn.functional.linear(hidden[rows], weight, bias).float()
             target_logits = logits.gather(1, chunk_targets)
-            if smoothing:
-                loss += smoothing * (target_logits.sum() - logits.mean(1).sum())
+            smoothed = smoothing * (target_logits - logits.mean(1, keepdim=True)) if smoothing else 0.0
             largest = logits.amax(1, keepdim=True)
             exponentials = logits.sub_(largest).exp_()
             total = exponentials.sum(1, keepdim=True)
-            loss += (total.log() + largest - target_logits).sum()
+            losses[rows] = (total.log() + largest - target_logits + smoothed)[:, 0]
             if grad is not None:
                 chunk = (exponentials.to(hidden.dtype) @ weight).float().div_(total)
                 chunk.sub_(weight[targets[rows]], alpha=1 - smoothing)
@@ -53,17 +52,17 @@ class LinearCrossEntropy(torch.autograd.Function):
                     chunk.sub_(mean_weight, alpha=smoothing)
                 grad[rows] = chunk
         ctx.save_for_backward(grad)
-        return loss
+        return losses
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
-        return grad * grad_loss.to(grad.dtype), None, None, None, None
+        return grad * grad_losses[:, None].to(grad.dtype), None, None, None, None
 
 
 def linear_cross_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, smoothing: float = 0.0
-) -> Tensor:
-    """Sum, in nats, of the cross entropy of `hidden Wᵀ + b` with the targets."""
-    loss: Tensor = LinearCrossEntropy.apply(hidden, weight, bias, targets, smoothing)  # type: ignore[no-untyped-call]
-    return loss
+) -> Tensor:  # (S,)
+    """Cross entropy of each row of `hidden Wᵀ + b` with its target, in nats."""
+    losses: Tensor = LinearCrossEntropy.apply(hidden, weight, bias, targets, smoothing)  # type: ignore[no-untyped-call]
+    return losses

@@ -27,6 +27,7 @@ from finetune_hub.spec.recipes.common import (
     MULTIMODAL,
     NO_REMOTE_CODE,
     NO_TRACKING,
+    OTHER_OBJECTIVE,
     OWN_FILES,
     OWN_KERNELS,
     OWN_RESUME,
@@ -35,7 +36,9 @@ from finetune_hub.spec.recipes.common import (
     every_steps,
     half_precision,
     held_out,
+    loss_of_pairs,
     objective,
+    of_pairs,
     optimizer,
     packing,
     schedule,
@@ -82,6 +85,11 @@ KEYS: dict[str, Rule] = {
     "revision_of_model": read_elsewhere("It is behind the `@` of `base_model`."),
     "datasets": datasets,
     "rl": objective,
+    "rl_beta": of_pairs("objective.beta"),
+    "dpo_beta": of_pairs("objective.beta"),
+    "dpo_label_smoothing": of_pairs("objective.label_smoothing"),
+    "dpo_loss_type": loss_of_pairs,
+    "rpo_alpha": of_pairs("objective.sft_weight"),
     **dict.fromkeys(["reward_model", "process_reward_model"], refused("The engine trains no reward models.")),
     "pretraining_dataset": refused(
         "Rows are uploaded, not streamed from elsewhere: upload the text as a dataset and name it under `datasets`."
@@ -215,7 +223,8 @@ FAMILIES: dict[str, Rule] = {
     **missing("wandb_ mlflow_ swanlab_ trackio_ comet_ otel_", because=NO_TRACKING),
     **missing("use_wandb use_mlflow use_swanlab use_trackio use_comet use_tensorboard use_otel", because=NO_TRACKING),
     **needless("liger_", because=OWN_KERNELS),
-    **missing("rl_ dpo_ kto_ orpo_ trl ebft vllm", because="It belongs to another objective."),
+    **missing("dpo_", because="DPO has no such option here."),
+    **missing("rl_ kto_ orpo_ trl ebft vllm", because=OTHER_OBJECTIVE),
     **missing("gptq_", because="Weights kept in GPTQ are not read."),
     **missing(
         "loss_watchdog_", because="A loss that is no number ends the job as `diverged`; there is no other watch."

@@ -5,17 +5,30 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from finetune_hub.spec.recipes.draft import Draft, Rule, choose, flag_of, is_off, number_of, slug_of, word_of
+from finetune_hub.spec.recipes.draft import (
+    Draft,
+    Rule,
+    choose,
+    flag_of,
+    is_off,
+    names_of,
+    number_of,
+    slug_of,
+    word_of,
+)
 
 # Objectives by their name there. A new objective of ours moves from the second table to the first.
 # Running text is a format of rows here: of a plain text every token is learned.
-OBJECTIVES: dict[str, dict[str, Any]] = {"sft": {"type": "sft"}, "pt": {"type": "sft"}}
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "sft": {"type": "sft"},
+    "pt": {"type": "sft"},
+    "dpo": {"type": "dpo"},
+    "ipo": {"type": "dpo", "loss": "ipo"},
+}
 OBJECTIVES_REFUSED = {
-    "dpo": "The engine has no DPO objective yet: only supervised fine-tuning can be imported.",
     "kto": "The engine has no KTO objective.",
     "orpo": "The engine has no ORPO objective.",
     "simpo": "The engine has no SimPO objective.",
-    "ipo": "The engine has no IPO objective.",
     "ppo": "The engine has no reinforcement learning.",
     "grpo": "The engine has no reinforcement learning.",
     "rm": "The engine trains no reward models.",
@@ -24,6 +37,9 @@ OBJECTIVES_REFUSED = {
 USUAL_WARMUP_RATIO = 0.03
 USUAL_HELD_OUT_FRACTION = 0.05
 LARGEST_HELD_OUT_FRACTION = 0.5
+
+PAIR_LOSSES = ("sigmoid", "hinge", "ipo")
+OTHER_OBJECTIVE = "It belongs to another objective."
 
 MULTIMODAL = "The engine trains on text only; this is a recipe for images, video or sound."
 FULL_FINE_TUNE = "The hub trains adapters, not whole models: choose LoRA or QLoRA there first."
@@ -84,9 +100,35 @@ def objective(draft: Draft, key: str, value: Any) -> None:
     if (ours := OBJECTIVES.get(name)) is not None:
         draft.put("objective", dict(ours), key=key)
         said = " Of rows that are plain text every token is learned." if name == "pt" else ""
-        draft.note(key, "taken", f"It is `objective: {{type: {ours['type']}}}`.{said}")
+        written = ", ".join(f"{field}: {word}" for field, word in ours.items())
+        draft.note(key, "taken", f"It is `objective: {{{written}}}`.{said}")
     else:
         draft.refuse(key, OBJECTIVES_REFUSED.get(name, f"The engine has no objective `{name}`."))
+
+
+def of_pairs(place: str) -> Rule:
+    """An option of DPO, which says nothing of other objectives."""
+
+    def rule(draft: Draft, key: str, value: Any) -> None:
+        if draft.document.get("objective", {}).get("type") == "dpo":
+            draft.put(place, number_of(value), key=key)
+            draft.note(key, "taken", f"It is `{place}`.")
+        else:
+            draft.note(key, "not_supported", OTHER_OBJECTIVE)
+
+    return rule
+
+
+def loss_of_pairs(draft: Draft, key: str, value: Any) -> None:
+    words = names_of(value)
+    if draft.document.get("objective", {}).get("type") != "dpo":
+        draft.note(key, "not_supported", OTHER_OBJECTIVE)
+    elif len(words) == 1 and words[0] in PAIR_LOSSES:
+        draft.put("objective.loss", words[0], key=key)
+        draft.note(key, "taken", f"It is `objective.loss: {words[0]}`.")
+    else:
+        known = ", ".join(PAIR_LOSSES)
+        draft.refuse(key, f"The engine has no loss `{word_of(value)}` of pairs: use one of {known}.")
 
 
 def packing(batch: str, length: str) -> Rule:

@@ -13,6 +13,7 @@ from finetune_hub.spec.recipes.common import (
     MULTIMODAL,
     NO_REMOTE_CODE,
     NO_TRACKING,
+    OTHER_OBJECTIVE,
     OWN_FILES,
     OWN_KERNELS,
     OWN_RESUME,
@@ -21,7 +22,9 @@ from finetune_hub.spec.recipes.common import (
     every_steps,
     half_precision,
     held_out,
+    loss_of_pairs,
     objective,
+    of_pairs,
     optimizer,
     packing,
     schedule,
@@ -82,6 +85,11 @@ def recognises(document: dict[str, Any]) -> bool:
 KEYS: dict[str, Rule] = {
     # What
     "stage": objective,
+    "pref_beta": of_pairs("objective.beta"),
+    "pref_loss": loss_of_pairs,
+    "pref_ftx": of_pairs("objective.sft_weight"),
+    "dpo_label_smoothing": of_pairs("objective.label_smoothing"),
+    "ref_model": unsupported("The base model itself is what DPO compares with: the adapter switched off."),
     "do_train": do_train,
     "model_name_or_path": base_model,
     "model_revision": read_elsewhere("It is behind the `@` of `base_model`."),
@@ -201,9 +209,8 @@ KEYS: dict[str, Rule] = {
 # Keys of one family, by how they begin.
 FAMILIES: dict[str, Rule] = {
     **missing("report_to run_name use_swanlab swanlab_ ray_ logging_dir", because=NO_TRACKING),
-    **missing(
-        "pref_ dpo_ kto_ simpo_ ppo_ ref_model reward_model ld_alpha", because="It belongs to another objective."
-    ),
+    **missing("pref_ dpo_ ref_model ld_alpha", because="DPO has no such option here."),
+    **missing("kto_ simpo_ ppo_ reward_model", because=OTHER_OBJECTIVE),
     **missing("kt_", because="Experts are not kept on the host's processors."),
     **missing("galore_ apollo_ badam_ freeze_ oft_", because="It belongs to another method."),
 }

@@ -12,7 +12,6 @@ from finetune_hub.spec.recipes.common import (
     FULL_FINE_TUNE,
     MULTIMODAL,
     NO_REMOTE_CODE,
-    OBJECTIVES_REFUSED,
     OWN_FILES,
     OWN_KERNELS,
     OWN_RESUME,
@@ -20,6 +19,7 @@ from finetune_hub.spec.recipes.common import (
     base_model,
     every_steps,
     half_precision,
+    loss_of_pairs,
 )
 from finetune_hub.spec.recipes.draft import (
     Draft,
@@ -30,7 +30,6 @@ from finetune_hub.spec.recipes.draft import (
     names_of,
     needless,
     number_of,
-    refused,
     replaced,
     take,
     unsupported,
@@ -96,15 +95,20 @@ def _train_dataset(draft: Draft, key: str, value: Any) -> None:
     """Names of files that describe datasets. The objective is said on its command line, so only a name may tell it."""
     for number, name in enumerate(names_of(value)):
         if "dpo" in name:
-            draft.refuse(key, OBJECTIVES_REFUSED["dpo"])
-            return
+            draft.put("objective.type", "dpo", key=key)
         ours = add_dataset(draft, name.removesuffix(".yaml"))
         place = key if number == 0 else f"{key}.{number}"
         draft.note(
             place, "unresolved", f"`{word_of(name)}` is told there in a file of its own: upload its rows, "
             f"`finetune-hub datasets push FILE --name {ours}`. The recipe does not say its objective: it is taken for "
-            "supervised fine-tuning."
+            f"{'DPO, by its name' if 'dpo' in name else 'supervised fine-tuning'}."
         )  # fmt: skip
+
+
+def _pref_loss(draft: Draft, key: str, value: Any) -> None:
+    """A loss of pairs says that it is DPO, whatever its dataset is called."""
+    draft.put("objective.type", "dpo", key=key)
+    loss_of_pairs(draft, key, value)
 
 
 def _model_class(draft: Draft, key: str, value: Any) -> None:
@@ -128,7 +132,7 @@ KEYS: dict[str, Rule] = {
     "train_dataset": _train_dataset,
     "eval_dataset": unsupported("Rows are held out as a share of the datasets: `evaluation.fraction`."),
     "template": replaced("The base model's own chat template is used, as it will be when the adapter is served."),
-    "pref_loss": refused("The engine has no preference objective."),
+    "pref_loss": _pref_loss,
     "peft_config": _peft_config,
     "quant_config": _quant_config,
     "cutoff_len": take("training.max_seq_len"),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_hub.spec.objectives import DpoObjective
 from finetune_hub.spec.recipes import axolotl, llama_factory, llama_factory_v1
 from finetune_hub.spec.recipes.draft import MAX_NAME_LENGTH, Outcome, slug_of
 from finetune_hub.spec.recipes.translate import PROGRAMS, Translation, UnreadableRecipe, translate
@@ -147,20 +148,21 @@ def test_a_setting_reaches_its_place(document: dict[str, Any], changes: dict[str
     ("document", "changes", "key"),
     [
         (AXOLOTL, {"adapter": None}, "adapter"),
-        (AXOLOTL, {"rl": "dpo"}, "rl"),
+        (AXOLOTL, {"rl": "kto"}, "rl"),
+        (AXOLOTL, {"rl": "dpo", "dpo_loss_type": ["sigmoid", "sft"]}, "dpo_loss_type"),
         (AXOLOTL, {"processor_type": "AutoProcessor"}, "processor_type"),
         (AXOLOTL, {"pretraining_dataset": "acme/web"}, "pretraining_dataset"),
         (AXOLOTL, {"lora_r": 4096}, "lora_r"),
         (AXOLOTL, {"learning_rate": "fast"}, "learning_rate"),
         (AXOLOTL, {"datasets": []}, "datasets"),
         (LLAMA_FACTORY, {"finetuning_type": "full"}, "finetuning_type"),
-        (LLAMA_FACTORY, {"stage": "dpo"}, "stage"),
+        (LLAMA_FACTORY, {"stage": "dpo", "pref_loss": "simpo"}, "pref_loss"),
         (LLAMA_FACTORY, {"stage": "kto"}, "stage"),
         (LLAMA_FACTORY, {"do_train": False, "do_predict": True}, "do_train"),
         (LLAMA_FACTORY, {"image_max_pixels": 262144}, "image_max_pixels"),
         (LLAMA_FACTORY, {"quantization_bit": 2}, "quantization_bit"),
         (V1, {"peft_config": {"name": "freeze"}}, "peft_config"),
-        (V1, {"train_dataset": "data/tickets_dpo.yaml"}, "train_dataset"),
+        (V1, {"pref_loss": "orpo"}, "pref_loss"),
     ],
 )
 def test_another_training_is_refused_at_its_key(document: dict[str, Any], changes: dict[str, Any], key: str) -> None:
@@ -238,3 +240,39 @@ def test_slugs_are_names(text: str) -> None:
     name = slug_of(text)
     assert len(name) <= MAX_NAME_LENGTH
     TrainingSpec.model_validate({"base_model": "m", "dataset": {"name": name}})
+
+
+@pytest.mark.parametrize(
+    ("document", "changes", "objective"),
+    [
+        (AXOLOTL, {"rl": "dpo"}, {}),
+        (AXOLOTL, {"rl": "ipo", "rl_beta": 0.3}, {"loss": "ipo", "beta": 0.3}),
+        (
+            AXOLOTL,
+            {"rl": "dpo", "dpo_label_smoothing": "0.1", "rpo_alpha": 1},
+            {"label_smoothing": 0.1, "sft_weight": 1},
+        ),
+        (AXOLOTL, {"rl": "dpo", "dpo_loss_type": ["hinge"], "dpo_beta": 0.2}, {"loss": "hinge", "beta": 0.2}),
+        (LLAMA_FACTORY, {"stage": "dpo"}, {}),
+        (
+            LLAMA_FACTORY,
+            {"stage": "dpo", "pref_beta": 0.2, "pref_loss": "hinge", "pref_ftx": 0.5, "dpo_label_smoothing": 0.0},
+            {"beta": 0.2, "loss": "hinge", "sft_weight": 0.5},
+        ),
+        (V1, {"train_dataset": "data/tickets_dpo.yaml"}, {}),
+        (V1, {"pref_loss": "sigmoid"}, {}),
+    ],
+)
+def test_dpo_is_taken_with_its_options(
+    document: dict[str, Any], changes: dict[str, Any], objective: dict[str, Any]
+) -> None:
+    spec = translated(document, **changes).spec
+    assert spec is not None
+    assert spec.objective == DpoObjective.model_validate(objective)
+
+
+def test_options_of_pairs_say_nothing_of_another_objective() -> None:
+    translation = translated(LLAMA_FACTORY, pref_beta=0.2)
+    assert outcomes(translation, "pref_beta") == {"not_supported"}
+    assert translation.spec is not None
+    assert translation.spec.objective.type == "sft"

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     dependencies = [
         ("fleet", "0003_health_of_devices"),
-        ("jobs", "0002_pause_priority_after"),
+        ("jobs", "0003_rewards_of_pairs"),
     ]
 
     operations = [

@@ -1,0 +1,27 @@
+"""Presets: a training filled in for datasets and a base model, each value with its reason. Nothing is kept."""
+
+from __future__ import annotations
+
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from finetune_hub.api.authentication import team_of
+from finetune_hub.api.bodies import PresetQuestion, read_body
+from finetune_hub.api.views.hub_view import HubView, errors
+from finetune_hub.jobs.planning import presets_for
+from finetune_hub.scheduling.presets import PRESETS, PresetsAnswer
+
+
+class Presets(HubView):
+    @extend_schema(
+        operation_id="make_presets",
+        request=PresetQuestion,
+        responses={200: PresetsAnswer, **errors(400, 401, 403, 409, 413, 415, 422)},
+    )
+    def post(self, request: Request) -> Response:
+        """Fill in a training for datasets and a base model: one spec a purpose, each value with its reason."""
+        body = read_body(request, PresetQuestion)
+        names = list(PRESETS) if body.presets is None else body.presets
+        presets = presets_for(team_of(request), body.base_model, body.datasets, names)
+        return Response(PresetsAnswer(presets=presets).model_dump(mode="json", exclude_none=True))
