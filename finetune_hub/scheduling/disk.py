@@ -16,14 +16,14 @@ from finetune_hub.spec.training import TrainingSpec
 
 CHECKPOINTS_AT_ONCE = 3
 _EIGHT_BIT_AVERAGES = 2.03
-_SMALL_FILES_BYTES = 1 << 20  # State, generators' states, headers.
+SMALL_FILES_BYTES = 1 << 20  # State, generators' states, headers.
 
 
 def checkpoint_bytes(spec: TrainingSpec, shape: Shape) -> int:
     """Of one checkpoint's folder."""
     averages = 8.0 if spec.training.optimizer == "adamw" else _EIGHT_BIT_AVERAGES
     best = 4.0 if spec.evaluation.fraction and spec.evaluation.keep_best else 0.0
-    return round(trained_parameters(spec, shape) * (4.0 + 4.0 + averages + best)) + _SMALL_FILES_BYTES
+    return round(trained_parameters(spec, shape) * (4.0 + 4.0 + averages + best)) + SMALL_FILES_BYTES
 
 
 def run_bytes(spec: TrainingSpec, shape: Shape) -> int:
