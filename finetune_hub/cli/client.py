@@ -265,14 +265,24 @@ class Hub:
         """Run a failed or cancelled job again, from its newest checkpoint or from that of a step; 0: from nothing."""
         return self._send("POST", f"jobs/{job_id}/retry", json={"from_step": from_step, "reason": reason})
 
-    def clone(self, job_id: str, changes: Row | None = None, *, priority: int = 0, after: str | None = None) -> Row:
-        """Submit a training like this one.
+    def clone(
+        self,
+        job_id: str,
+        changes: Row | None = None,
+        *,
+        priority: int = 0,
+        after: str | None = None,
+        allow_unfit: bool = False,
+    ) -> Row:
+        """Submit a training like this one; see `submit`.
 
         Args:
             changes: what differs, as a merge patch of its spec: `{"training": {"epochs": 3}}`.
         """
+        params = {"allow_unfit": "true"} if allow_unfit else {}
         body = {"changes": changes or {}, "priority": priority, "after": after}
-        return self._send("POST", f"jobs/{job_id}/clone", content=json.dumps(body, default=str), headers=JSON_BODY)
+        content = json.dumps(body, default=str)
+        return self._send("POST", f"jobs/{job_id}/clone", content=content, headers=JSON_BODY, params=params)
 
     def change_priority(self, job_id: str, priority: int) -> Row:
         """Give a job that has not ended another place in line."""

@@ -36,6 +36,9 @@ Priority = Annotated[
     int, typer.Option(help="From -10 to 10; higher ones are placed first. Above 0 is for admins.", min=-10, max=10)
 ]
 After = Annotated[str | None, typer.Option(metavar="ID", help="Start once this job has succeeded; fail when it fails.")]
+AllowUnfit = Annotated[
+    bool, typer.Option("--allow-unfit", help="Submit it although the planner says that it fits no device.")
+]
 Reason = Annotated[str, typer.Option(help="Why; a sentence for the job's history.")]
 
 
@@ -49,9 +52,7 @@ def submit(
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key again submits nothing: it answers with the first job.")
     ] = None,
-    allow_unfit: Annotated[
-        bool, typer.Option("--allow-unfit", help="Submit it although the planner says that it fits no device.")
-    ] = False,
+    allow_unfit: AllowUnfit = False,
     as_json: Json = False,
 ) -> None:
     """Submit a training job."""
@@ -81,11 +82,12 @@ def clone(
     wait: Wait = False,
     priority: Priority = 0,
     after: After = None,
+    allow_unfit: AllowUnfit = False,
     as_json: Json = False,
 ) -> None:
     """Submit a training like this one, over the same dataset versions."""
     with connect() as hub:
-        job = hub.clone(job_id, read_changes(changes or []), priority=priority, after=after)
+        job = hub.clone(job_id, read_changes(changes or []), priority=priority, after=after, allow_unfit=allow_unfit)
         end_submission(hub, job, wait=wait, as_json=as_json)
 
 

@@ -15,12 +15,21 @@ from finetune_hub.accounts.models import Role, User
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.catalog.tombstones import delete_version
+from finetune_hub.fleet.actions import drain_worker
+from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.lifecycle import Failed, preempt
 from finetune_hub.jobs.models import Attempt, DeviceUse, Job, JobKind, JobState
 from finetune_hub.jobs.reconciler import expire_attempts
 from finetune_hub.jobs.scheduler import schedule_pass
-from finetune_hub.jobs.steering import cancel_job, change_priority, pause_job, resume_job, retry_job
+from finetune_hub.jobs.steering import (
+    cancel_job,
+    change_priority,
+    pause_job,
+    resume_job,
+    resume_worker,
+    retry_job,
+)
 from finetune_hub.jobs.validation import validate_job
 from finetune_hub.jobs.worker_port import Lease
 from finetune_hub.spec.files import FileEntry
@@ -317,6 +326,20 @@ def test_only_admins_raise_a_priority_above_the_usual(job: Job, alice: User) -> 
     make_team(alice, role=Role.ADMIN)  # An admin elsewhere is none here.
     with pytest.raises(Refusal, match="Only an admin"):
         change_priority(job.pk, alice, 1)
+
+
+def test_a_resumed_worker_gets_jobs_at_once(
+    job: Job, alice: User, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+) -> None:
+    worker = Worker.objects.get()
+    drain_worker(worker, actor=alice)
+    assert schedule_pass() == 0
+    sent: list[str] = []
+    monkeypatch.setattr("finetune_hub.jobs.live.app.send_task", lambda task, **options: sent.append(task))
+    with django_capture_on_commit_callbacks(execute=True):
+        resume_worker(worker, actor=alice)
+    assert sent == ["workers.control.schedule"]
+    assert schedule_pass() == 1
 
 
 @pytest.fixture

@@ -160,13 +160,22 @@ class CloneJob(HubView):
     @extend_schema(
         operation_id="clone_job",
         request=Clone,
+        parameters=[ALLOW_UNFIT],
         responses={201: JobDetailSerializer, **errors(400, 401, 403, 404, 409, 413, 415, 422)},
     )
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
         """Submit a training like this one, over the same dataset versions, with changes."""
         job, body = job_of(request, id), read_body(request, Clone)
         spec = TrainingSpec.model_validate(copied_spec(job, body.changes))
-        copy = submit_training(job.team, user_of(request), spec, priority=body.priority, after=body.after, copy_of=job)
+        copy = submit_training(
+            job.team,
+            user_of(request),
+            spec,
+            priority=body.priority,
+            after=body.after,
+            copy_of=job,
+            allow_unfit=flag(request, "allow_unfit"),
+        )
         return Response(job_detail(job.team, copy.pk), status=201)
 
 

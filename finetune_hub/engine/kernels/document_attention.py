@@ -25,6 +25,7 @@ from finetune_hub.engine.kernels.prefixed_attention import prefixed_attention
 
 DOCUMENT_ATTENTION = "documents"
 _lengths: tuple[int, ...] = ()
+_as_learning = False
 
 
 class UnsupportedAttention(Exception):
@@ -40,6 +41,17 @@ def documents(lengths: tuple[int, ...]) -> Iterator[None]:
         yield
     finally:
         _lengths = before
+
+
+@contextmanager
+def as_learning() -> Iterator[None]:
+    """Forward passes inside round as those that learn, also without gradients: their differences are real ones."""
+    global _as_learning
+    before, _as_learning = _as_learning, True
+    try:
+        yield
+    finally:
+        _as_learning = before
 
 
 def document_lengths() -> tuple[int, ...]:
@@ -66,7 +78,9 @@ def document_attention(
         return prefixed_attention(query, key, value, _lengths, dropout, scaling, sliding_window), None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     bounds = (0, *accumulate(_lengths)) if _lengths else (0, query.shape[2])
-    learns = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    learns = _as_learning or (
+        torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    )
     if learns and query.device.type == "cpu" and not dropout:
         return block_attention(query[0], key[0], value[0], scale, bounds, sliding_window)[None], None
     outputs = []

@@ -28,6 +28,7 @@ from finetune_hub.data.encode import encode_pair
 from finetune_hub.data.rows import PreferenceRow, Row
 from finetune_hub.engine.dataset import Batch, PairRow, TokenRow
 from finetune_hub.engine.errors import BadData
+from finetune_hub.engine.kernels.document_attention import as_learning
 from finetune_hub.engine.objectives.objective import Setting, token_losses
 from finetune_hub.spec.objectives import DpoObjective
 
@@ -62,11 +63,12 @@ class Dpo:
     def summed(self, batch: Batch, *, learns: bool) -> Tensor:
         setting = self.setting
         assert setting.adapter is not None
-        with torch.no_grad(), setting.adapter.disabled():
+        with torch.no_grad(), setting.adapter.disabled(), as_learning():
             setting.model.eval()  # type: ignore[no-untyped-call]
             reference = _answers(setting, batch)
             setting.model.train(learns)
-        policy = _answers(setting, batch)
+        with as_learning():
+            policy = _answers(setting, batch)
         counts = torch.tensor(batch.supervised, device=policy.device)
         rewards = self.options.beta * (policy - reference).detach()
         better, worse = rewards.chunk(2)
