@@ -66,7 +66,10 @@ class S3Store:
                 yield item["Key"][skip:]
 
     def delete(self, key: str) -> None:
-        self.client.delete_object(Bucket=self.bucket, Key=self._object(key))
+        try:
+            self.client.delete_object(Bucket=self.bucket, Key=self._object(key))
+        except (BotoCoreError, ClientError) as error:
+            raise self._failed("delete", key, error) from error
 
     def local_folder(self, prefix: str) -> Path | None:
         return None

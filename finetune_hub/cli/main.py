@@ -43,8 +43,9 @@ COMMANDS = {
     "jobs": LazyCommand("finetune_hub.cli.jobs:app", "Submit a recipe, watch, pause, retry, cancel."),
     "adapters": LazyCommand("finetune_hub.cli.adapters:app", "List adapters, pull one."),
     "hub-token": LazyCommand("finetune_hub.cli.hub_token:app", "Set the team's Hugging Face token, or remove it."),
-    "workers": LazyCommand("finetune_hub.cli.workers:app", "List the workers, drain one, resume it, share a device."),
+    "workers": LazyCommand("finetune_hub.cli.workers:app", "List workers; drain, resume, remove one; share a device."),
     "quotas": LazyCommand("finetune_hub.cli.quotas:app", "What teams may have of the fleet, and have."),
+    "usage": LazyCommand("finetune_hub.cli.usage:usage", "Hours that devices were held in a month."),
 }
 
 

@@ -1,4 +1,4 @@
-"""`finetune-hub workers`: list, drain, resume, share."""
+"""`finetune-hub workers`: list, drain, resume, remove; share a device, release one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from finetune_hub.cli.client import Row
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, print_json, print_table, reports_errors
 
-app = style.new_group("Workers: list them with their devices and health, drain one, resume it.")
+app = style.new_group(
+    "Workers: list them with their devices and health, drain, resume or remove one, release a device."
+)
 
 
 Name = Annotated[str, typer.Argument(help="The worker, as `workers list` names it.")]
@@ -72,6 +74,37 @@ def share_device(
         print_json(worker)
     else:
         print(f"Device {device} of {name} is lent {'whole' if off else 'in parts to jobs whose memory is known'}.")
+
+
+@app.command("remove")
+@reports_errors
+def remove_worker(name: Name, as_json: Json = False) -> None:
+    """Take a worker that is offline and gone for good out of the fleet."""
+    with connect() as hub:
+        hub.remove_worker(name)
+    if as_json:
+        print_json({"name": name, "removed": True})
+    else:
+        print(f"{name} is removed; when it joins again, it is back.")
+
+
+@app.command("release")
+@reports_errors
+def release_device(
+    name: Name,
+    device: Annotated[str, typer.Argument(help="Its kind and index, such as cuda:0.")],
+    as_json: Json = False,
+) -> None:
+    """End the quarantine of a device that was mended."""
+    kind, _, index = device.partition(":")
+    if not index.isdecimal():
+        raise typer.BadParameter("Write its kind and index, such as cuda:0.")
+    with connect() as hub:
+        worker = hub.release_device(name, kind, int(index))
+    if as_json:
+        print_json(worker)
+    else:
+        print(f"{device} of {name} may be given jobs again.")
 
 
 def _print_health(worker: Row, as_json: bool) -> None:
