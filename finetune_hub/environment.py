@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
@@ -24,6 +25,11 @@ def text(name: str, default: str | None = None) -> str:
     return value
 
 
+def optional(name: str) -> str:
+    """The variable's text; empty when it is not set."""
+    return os.environ.get(name, "")
+
+
 def flag(name: str, default: bool) -> bool:
     """A yes or no, written 1, true, yes, 0, false or no."""
     value = os.environ.get(name, "1" if default else "0").lower()
@@ -34,16 +40,33 @@ def flag(name: str, default: bool) -> bool:
     raise InvalidEnvironment(f"{name}={value!r} is neither yes nor no. Write 1 or 0.")
 
 
+def choice(name: str, choices: Sequence[str]) -> str:
+    """One of the words; the first when it is not set."""
+    value = os.environ.get(name) or choices[0]
+    if value not in choices:
+        raise InvalidEnvironment(f"{name}={value!r} is none of {', '.join(choices)}. Write one of them.")
+    return value
+
+
 def seconds(name: str, default: float) -> float:
     """A positive duration in seconds."""
+    return _positive(name, default, "seconds")
+
+
+def days(name: str, default: float) -> float:
+    """A positive duration in days."""
+    return _positive(name, default, "days")
+
+
+def _positive(name: str, default: float, unit: str) -> float:
     value = os.environ.get(name, str(default))
     try:
-        duration = float(value)
+        number = float(value)
     except ValueError:
-        duration = 0.0
-    if duration <= 0:
-        raise InvalidEnvironment(f"{name}={value!r} is not a positive number of seconds. Write for example {default}.")
-    return duration
+        number = 0.0
+    if number <= 0:
+        raise InvalidEnvironment(f"{name}={value!r} is not a positive number of {unit}. Write for example {default}.")
+    return number
 
 
 def count(name: str, default: int) -> int:

@@ -37,7 +37,29 @@ CANARY_MISSING_AFTER = timedelta(seconds=environment.seconds("FINETUNE_HUB_CANAR
 # After SIGTERM a trainer has this long to write its checkpoint; then it is killed.
 STOP_GRACE = timedelta(seconds=environment.seconds("FINETUNE_HUB_STOP_GRACE_SECONDS", 60))
 RECONCILE_EVERY = timedelta(seconds=environment.seconds("FINETUNE_HUB_RECONCILE_SECONDS", 5))
+# Control writes, reads and deletes a file of the artifact store, sends what waits, and tidies up: each this often.
+PROBE_EVERY = timedelta(seconds=60)
+DELIVER_EVERY = timedelta(seconds=10)
+TIDY_EVERY = timedelta(seconds=environment.seconds("FINETUNE_HUB_TIDY_SECONDS", 3600))
+# Checkpoints and logs of jobs that ended so long ago go; stored files that no row points at go after a day.
+KEEP_CHECKPOINTS = timedelta(days=environment.days("FINETUNE_HUB_KEEP_CHECKPOINTS_DAYS", 30))
+KEEP_LOGS = timedelta(days=environment.days("FINETUNE_HUB_KEEP_LOGS_DAYS", 90))
+KEEP_ORPHANS = timedelta(days=1)
+# A worker whose disk has less room gets no job.
+WORKER_MIN_FREE_BYTES = 2**30
 RETRY_DELAY = timedelta(seconds=environment.seconds("FINETUNE_HUB_RETRY_SECONDS", 2))
+
+# Chat servers of one's own network: lets webhooks go to private addresses, and over plain HTTP.
+PRIVATE_WEBHOOKS = environment.flag("FINETUNE_HUB_PRIVATE_WEBHOOKS", default=False)
+# E-mail leaves by this server; without one the hub sends none.
+EMAIL_HOST = environment.optional("EMAIL_HOST")
+EMAIL_IS_SET_UP = bool(EMAIL_HOST)
+EMAIL_PORT = int(environment.optional("EMAIL_PORT") or 587)
+EMAIL_HOST_USER = environment.optional("EMAIL_HOST_USER")
+EMAIL_HOST_PASSWORD = environment.optional("EMAIL_HOST_PASSWORD")
+EMAIL_USE_TLS = environment.flag("EMAIL_USE_TLS", default=True)
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = environment.text("EMAIL_FROM", "finetune-hub@localhost")
 
 DATASET_UPLOAD_MAX_BYTES = 2 * 1024**3
 BASE_MODEL_UPLOAD_MAX_BYTES = 64 * 1024**3
@@ -59,8 +81,10 @@ INSTALLED_APPS = [
     "finetune_hub.accounts",
     "finetune_hub.catalog",
     "finetune_hub.fleet",
+    "finetune_hub.notifications",
     "finetune_hub.registry",
     "finetune_hub.jobs",
+    "finetune_hub.operations",
     "finetune_hub.api",
     "finetune_hub.dashboard",
 ]
@@ -161,13 +185,27 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BEAT_SCHEDULE = {
     "reconcile": {"task": "workers.control.reconcile", "schedule": RECONCILE_EVERY, "options": {"expires": 30}},
     "send-canaries": {"task": "workers.control.send_canaries", "schedule": CANARY_EVERY, "options": {"expires": 30}},
+    "probe": {"task": "workers.control.probe", "schedule": PROBE_EVERY, "options": {"expires": 60}},
+    "deliver": {"task": "workers.control.deliver", "schedule": DELIVER_EVERY, "options": {"expires": 30}},
+    "tidy": {"task": "workers.control.tidy", "schedule": TIDY_EVERY, "options": {"expires": 3600}},
 }
 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {
+        "lines": {
+            "()": "finetune_hub.logs.Lines",
+            "style": environment.choice("FINETUNE_HUB_LOG_FORMAT", ["auto", "json", "plain"]),
+            "secrets": [SECRET_KEY, str(DATABASES["default"]["PASSWORD"]), EMAIL_HOST_PASSWORD],
+        }
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "lines"}},
     "root": {"handlers": ["console"], "level": "INFO"},
-    "loggers": {"httpx": {"level": "WARNING"}},
+    "loggers": {
+        "httpx": {"level": "WARNING"},
+        # They bring handlers of their own, which know no secrets.
+        **{name: {"handlers": [], "propagate": True} for name in ("django", "django.server", "uvicorn")},
+        **{name: {"handlers": [], "propagate": True} for name in ("uvicorn.access", "uvicorn.error")},
+    },
 }

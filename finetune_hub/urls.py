@@ -1,10 +1,13 @@
-"""Every address of the service: the dashboard's pages at the root, the API below `/api/`."""
+"""Every address of the service: the dashboard's pages at the root, the API below `/api/`, and `/metrics`."""
 
 from __future__ import annotations
 
 from django.urls import include, path
 
+from finetune_hub.api.views.metrics import Metrics
+
 urlpatterns = [
     path("api/", include("finetune_hub.api.urls")),
+    path("metrics", Metrics.as_view(), name="metrics"),
     path("", include("finetune_hub.dashboard.urls")),
 ]

@@ -20,12 +20,15 @@ from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.lifecycle import Failed
 from workers.attempt import LOOK_AT_THE_DISK, AttemptThread
 from workers.attempt_folder import AttemptFolder
+from workers.device_watch import DeviceWatch
+from workers.disk import free_bytes_at
 from workers.inventory import find_devices
 from workers.supervisor import boot_clock
 
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
+READING_SECONDS = 30.0
 TICK_SECONDS = 1.0
 
 
@@ -36,6 +39,7 @@ class Agent(threading.Thread):
         self.worker_name = name
         self.root: Path = settings.HOME / "work" / name
         self.attempts: dict[int, AttemptThread] = {}
+        self.watch = DeviceWatch()
         self._woken, self._stopped = threading.Event(), threading.Event()
         super().__init__(name="agent", daemon=True)
 
@@ -50,7 +54,7 @@ class Agent(threading.Thread):
 
     def run(self) -> None:
         worker: Worker | None = None
-        beat_due = lease_due = 0.0
+        beat_due = lease_due = reading_due = 0.0
         while not self._stopped.is_set():
             woken = self._woken.is_set()
             self._woken.clear()
@@ -59,12 +63,15 @@ class Agent(threading.Thread):
                     worker = self._join()
                 now = time.monotonic()
                 if now >= beat_due:
-                    worker_port.beat(worker)
+                    worker_port.beat(worker, free_bytes=free_bytes_at(self.root))
                     beat_due = now + BEAT_SECONDS
                 if woken or now >= lease_due:
                     self._keep_leases()
                     lease_due = now + settings.LEASE.total_seconds() / 3
                 self._claim(worker)
+                if now >= reading_due:
+                    reading_due = now + READING_SECONDS
+                    worker_port.record_readings(worker, self.watch.read(self._supervisors()))
             except (OperationalError, InterfaceError) as error:
                 log.warning("the database does not answer: %s", error)
                 connection.close()
@@ -105,6 +112,10 @@ class Agent(threading.Thread):
     def _begin(self, folder: AttemptFolder) -> None:
         attempt = self.attempts[folder.lease.attempt_id] = AttemptThread(folder)
         attempt.start()
+
+    def _supervisors(self) -> set[int]:
+        """The processes that our trainers descend from."""
+        return {pid for attempt in self.attempts.values() if (pid := attempt.folder.supervisor_pid)}
 
     def _keep_leases(self) -> None:
         self.attempts = {key: attempt for key, attempt in self.attempts.items() if attempt.is_alive()}

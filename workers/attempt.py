@@ -22,6 +22,7 @@ from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.lifecycle import Failed
 from finetune_hub.jobs.models import Attempt, Job, JobKind, JobState
 from finetune_hub.jobs.worker_port import LeaseLost
+from finetune_hub.logs import about
 from finetune_hub.registry.model_card import CARD_FILE, write_card
 from finetune_hub.spec.events import (
     EXIT_FAILED,
@@ -36,6 +37,7 @@ from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.run import FetchedDataset
 from workers.attempt_folder import AttemptFolder, ExitReport
 from workers.commands import download_folder, prepare
+from workers.disk import NO_ROOM_REMEDY, NoRoom, require_room
 from workers.supervisor import boot_clock
 
 log = logging.getLogger(__name__)
@@ -85,14 +87,15 @@ class AttemptThread(threading.Thread):
             log.warning("attempt %s: the lease was not passed on: %s", self.lease.attempt_id, error)
 
     def run(self) -> None:
-        try:
-            self._run()
-        except (LeaseLost, Attempt.DoesNotExist):  # A worker's own role does not see the rows of a job that it lost.
-            log.warning("attempt %s: the lease is lost; its trainer is killed", self.lease.attempt_id)
-            self._kill()
-        finally:
-            connection.close()
-        self.folder.remove()
+        with about(job_id=self.lease.job_id, attempt_id=self.lease.attempt_id):
+            try:
+                self._run()
+            except (LeaseLost, Attempt.DoesNotExist):  # A worker's own role does not see rows of a job that it lost.
+                log.warning("the lease is lost; the trainer is killed")
+                self._kill()
+            finally:
+                connection.close()
+            self.folder.remove()
 
     def _run(self) -> None:
         self._stop_when_lost()
@@ -101,6 +104,8 @@ class AttemptThread(threading.Thread):
                 self._start()
             report = self._follow()
             self._finish(report)
+        except NoRoom as error:
+            self._fail(Failed("infrastructure", str(error), NO_ROOM_REMEDY))
         except ArtifactError as error:
             remedy = "Check ARTIFACT_URL and the store's disk; the job was tried several times."
             self._fail(Failed("infrastructure", str(error), remedy))
@@ -116,6 +121,7 @@ class AttemptThread(threading.Thread):
         attempt = Attempt.objects.select_related("job__base_model", "job__adapter_version").get(
             pk=self.lease.attempt_id
         )
+        require_room(attempt.job, self.folder.path)
         commands = prepare(attempt, self.folder)
         supervisor = self.folder.start_supervisor(commands.argv, commands.environment)
         # One that ends before it says who it is could not: `_follow` finds no report, and says so.

@@ -44,7 +44,7 @@ class AttemptFolder:
         folder.path.mkdir(mode=0o700, parents=True)
         try:
             folder.grant(before, stop=False)
-            document = {"attempt_id": lease.attempt_id, "token": str(lease.token)}
+            document = {"attempt_id": lease.attempt_id, "token": str(lease.token), "job_id": lease.job_id}
             supervisor.write_json(folder.path / "attempt.json", document)
         except OSError:
             folder.remove()
@@ -59,7 +59,7 @@ class AttemptFolder:
     @property
     def lease(self) -> Lease:
         document = json.loads((self.path / "attempt.json").read_text())
-        return Lease(document["attempt_id"], UUID(document["token"]))
+        return Lease(document["attempt_id"], UUID(document["token"]), document.get("job_id", ""))
 
     @property
     def output(self) -> Path:
@@ -70,6 +70,12 @@ class AttemptFolder:
     def verification(self) -> Path:
         """Where the fresh process that reloads a trained adapter writes."""
         return self.path / "verification"
+
+    @property
+    def supervisor_pid(self) -> int | None:
+        """The supervisor's process, running or not; None: it was not started."""
+        document = self._read("supervisor.json")
+        return int(document["pid"]) if document else None
 
     @property
     def was_started(self) -> bool:

@@ -9,11 +9,17 @@ from finetune_hub.jobs.live import send_canary
 from finetune_hub.jobs.reconciler import reconcile_pass
 from finetune_hub.jobs.scheduler import schedule_pass
 from finetune_hub.jobs.validation import validate_job
+from finetune_hub.logs import about
+from finetune_hub.notifications.delivery import deliver_pass
+from finetune_hub.operations.health import probe_artifacts, tell_of_waiting_jobs
+from finetune_hub.operations.models import RoundName, record_round
+from finetune_hub.operations.retention import tidy_pass
 
 
 @shared_task(name="workers.control.validate")
 def validate(job_id: str) -> None:
-    validate_job(job_id)
+    with about(job_id=job_id):
+        validate_job(job_id)
     schedule_pass()
 
 
@@ -25,9 +31,26 @@ def schedule() -> None:
 @shared_task(name="workers.control.reconcile")
 def reconcile() -> None:
     reconcile_pass()
+    record_round(RoundName.RECONCILE)
 
 
 @shared_task(name="workers.control.send_canaries")
 def send_canaries() -> None:
-    for worker in Worker.objects.all():
+    for worker in Worker.objects.in_fleet():
         send_canary(worker)
+
+
+@shared_task(name="workers.control.probe")
+def probe() -> None:
+    record_round(RoundName.PROBE, probe_artifacts())
+    tell_of_waiting_jobs()
+
+
+@shared_task(name="workers.control.deliver")
+def deliver() -> None:
+    record_round(RoundName.DELIVER, deliver_pass())
+
+
+@shared_task(name="workers.control.tidy")
+def tidy() -> None:
+    record_round(RoundName.TIDY, tidy_pass())

@@ -27,6 +27,10 @@ class User(AbstractUser):
         """Staff alone: an admin of one team would be judge in their own cause."""
         return self.is_staff
 
+    def may_see_all_usage(self) -> bool:
+        """What every team used names teams to each other, so it is for those who run the hub alone."""
+        return self.is_staff
+
     def awaits_first_sign_in(self) -> bool:
         """Invited and never here: nothing is theirs yet, so the admin who invites them may hold their login link."""
         return self.last_login is None and not self.has_usable_password() and not self.is_staff
@@ -69,6 +73,7 @@ class Scope(models.TextChoices):
     READ = "read", "read: look at everything of the team"
     WRITE = "write", "write: submit, upload, cancel, make tokens"
     ADMIN = "admin", "admin: manage members and workers"
+    METRICS = "metrics", "metrics: let Prometheus read /metrics"
 
 
 class Membership(models.Model):
@@ -105,7 +110,7 @@ class Membership(models.Model):
         if self.may_submit:
             scopes.append(Scope.WRITE)
         if self.may_manage_members or self.user.is_staff:
-            scopes.append(Scope.ADMIN)
+            scopes += [Scope.ADMIN, Scope.METRICS]
         return scopes
 
 
@@ -187,6 +192,10 @@ class Verb(models.TextChoices):
     QUOTA_CHANGED = "quota_changed", "changed the quota to"
     HUB_TOKEN_SET = "hub_token_set", "set"
     HUB_TOKEN_REMOVED = "hub_token_removed", "removed"
+    WORKER_REMOVED = "worker_removed", "removed the worker"
+    DEVICE_RELEASED = "device_released", "released the device"
+    CHAT_CONNECTED = "chat_connected", "connected the chat room at"
+    CHAT_DISCONNECTED = "chat_disconnected", "disconnected the chat room at"
 
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):

@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from finetune_hub.accounts.models import Role, Scope
 from finetune_hub.api.errors import refuse_document
 from finetune_hub.catalog.actions import OnError
+from finetune_hub.notifications.models import Wants
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
@@ -123,6 +124,20 @@ class NewHubToken(Part):
     """The team's token of the Hugging Face hub."""
 
     token: SecretStr = Field(description="Kept sealed, used by imports of gated and private models, never shown again.")
+
+
+class EmailNotifications(Part):
+    """What to hear by e-mail."""
+
+    wants: Wants = Field(description="Of your own jobs: nothing, problems, or everything.")
+    email: str = Field(max_length=254, description="Where to.")
+
+
+class NewChatWebhook(Part):
+    """Where a chat room is told of the team's jobs."""
+
+    url: str = Field(min_length=1, max_length=2000, description="Over HTTPS. It is never shown again.")
+    wants: Wants = Field(Wants.EVERYTHING, description="problems, or everything.")
 
 
 class PlaceInLine(Part):

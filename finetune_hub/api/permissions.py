@@ -79,6 +79,22 @@ class StaffSetQuotas(MembersSubmit):
         return user_of(request).may_set_quotas()
 
 
+class ManagersScrape(AnyToken):
+    """A scraper holds a token that opens nothing else."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        """
+        Raises:
+            Refusal: `forbidden`, `insufficient_scope`.
+        """
+        if not super().has_permission(request, view):
+            return False
+        if not user_of(request).may_manage_workers():
+            raise Refusal("forbidden", "Only an admin of a team reads the metrics.", "Ask one for a token.", status=403)
+        require_scope(request, Scope.METRICS)
+        return True
+
+
 def require_scope(request: Request, scope: Scope) -> None:
     """
     Raises:

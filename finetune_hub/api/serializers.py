@@ -12,6 +12,9 @@ from finetune_hub.catalog.models import BaseModel, BaseModelAlias
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.models import Attempt, Job, JobDataset, JobEvent, JobState, MetricPoint
 from finetune_hub.jobs.team_use import TeamUse
+from finetune_hub.notifications.models import ChatWebhook, Wants
+from finetune_hub.operations.health import LEVELS, Finding
+from finetune_hub.operations.usage import By, UsageLine
 from finetune_hub.registry.downloads import artifact_url
 from finetune_hub.registry.models import Adapter, AdapterVersion
 from finetune_hub.scheduling.placement.reasons import WAIT_CODES
@@ -442,7 +445,19 @@ class AdapterVersionDetailSerializer(serializers.ModelSerializer[AdapterVersion]
 class DeviceSerializer(serializers.ModelSerializer[Device]):
     class Meta:
         model = Device
-        fields = ["index", "kind", "name", "memory_bytes", "present", "is_shared"]
+        fields = [
+            "index",
+            "kind",
+            "name",
+            "memory_bytes",
+            "present",
+            "is_shared",
+            "driver",
+            "temperature_celsius",
+            "other_processes",
+            "quarantined_at",
+            "quarantine_reason",
+        ]
 
 
 class WorkerSerializer(serializers.ModelSerializer[Worker]):
@@ -462,6 +477,7 @@ class WorkerSerializer(serializers.ModelSerializer[Worker]):
             "drain_requested",
             "heartbeat_at",
             "canary_at",
+            "free_bytes",
             "devices",
         ]
 
@@ -486,3 +502,61 @@ class QuotaSerializer(serializers.Serializer[TeamUse]):
     recent_hours = serializers.FloatField(
         help_text="Device hours, those of a week ago counting half: what fair share goes by."
     )
+
+
+# ---- operations
+
+
+class FindingSerializer(serializers.Serializer[Finding]):
+    """How one part of the hub is, and what to do when it is not well."""
+
+    part = serializers.CharField()
+    severity = serializers.ChoiceField(choices=LEVELS, source="level")
+    message = serializers.CharField()
+    remedy = serializers.CharField(allow_blank=True)
+
+
+class HealthReportSerializer(serializers.Serializer[Any]):
+    severity = serializers.ChoiceField(choices=LEVELS, source="level", help_text="Of the worst finding.")
+    findings = FindingSerializer(many=True)
+
+
+class EmailNotificationsSerializer(serializers.Serializer[Any]):
+    email = serializers.CharField(allow_blank=True)
+    wants = serializers.ChoiceField(choices=Wants.choices)
+
+
+class ChatWebhookSerializer(serializers.ModelSerializer[ChatWebhook]):
+    set_by = serializers.CharField(source="set_by.username")
+
+    class Meta:
+        model = ChatWebhook
+        fields = ["host", "wants", "set_by", "set_at"]
+
+
+# ---- accounting
+
+
+class UsageLineSerializer(serializers.Serializer[UsageLine]):
+    """One line; of the names only those that the usage is grouped by are set."""
+
+    team = serializers.CharField(allow_null=True)
+    user = serializers.CharField(allow_null=True)
+    job = serializers.CharField(allow_null=True)
+    kind = serializers.CharField(allow_null=True, help_text="Of the job.")
+    worker = serializers.CharField(allow_null=True)
+    device = serializers.CharField(allow_null=True)
+    gpu_seconds = serializers.FloatField()
+    cpu_seconds = serializers.FloatField()
+    jobs = serializers.IntegerField()
+    mean_wait_seconds = serializers.FloatField(
+        allow_null=True, help_text="From submission to the first start, of the jobs that started in the month."
+    )
+
+
+class UsageSerializer(serializers.Serializer[Any]):
+    month = serializers.CharField()
+    by = serializers.ChoiceField(choices=get_args(By))
+    gpu_seconds = serializers.FloatField(help_text="Of all lines: how long GPUs were held.")
+    cpu_seconds = serializers.FloatField()
+    lines = UsageLineSerializer(many=True)

@@ -461,6 +461,19 @@ class Hub:
         body = {"max_devices": max_devices, "max_hours": max_hours, "weight": weight}
         return self._send("PUT", f"quotas/{team}", json=body)
 
+    def remove_worker(self, name: str) -> None:
+        """Take a worker that is gone for good out of the fleet."""
+        self._send("DELETE", f"workers/{name}")
+
+    def release_device(self, worker: str, kind: str, index: int) -> Row:
+        """End the quarantine of a device that was mended; twice is once."""
+        return self._send("POST", f"workers/{worker}/devices/{kind}/{index}/release")
+
+    def usage(self, month: str | None = None, *, by: str = "user", all_teams: bool = False) -> Row:
+        """How long devices were held in a month (`2026-11`), by team, user, job or device."""
+        query = {"by": by} | ({"month": month} if month else {}) | ({"all_teams": "true"} if all_teams else {})
+        return self._get("usage", **query)
+
     # ---- HTTP
 
     def _upload_in_parts(self, path: Path) -> str:
@@ -567,6 +580,8 @@ class Hub:
             ) from error
         if response.is_error or response.is_redirect:
             raise refusal_of(response)
+        if response.status_code == httpx.codes.NO_CONTENT:
+            return {}
         try:
             answer: Row = response.json()
         except ValueError as error:

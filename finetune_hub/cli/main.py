@@ -41,8 +41,9 @@ COMMANDS = {
     "jobs": LazyCommand("finetune_hub.cli.jobs:app", "Submit a recipe, watch, pause, retry, cancel."),
     "adapters": LazyCommand("finetune_hub.cli.adapters:app", "List adapters, pull one."),
     "hub-token": LazyCommand("finetune_hub.cli.hub_token:app", "Set the team's Hugging Face token, or remove it."),
-    "workers": LazyCommand("finetune_hub.cli.workers:app", "List, drain, resume, share, invite."),
+    "workers": LazyCommand("finetune_hub.cli.workers:app", "List, drain, resume, remove, share, invite."),
     "quotas": LazyCommand("finetune_hub.cli.quotas:app", "What teams may have of the fleet, and have."),
+    "usage": LazyCommand("finetune_hub.cli.usage:usage", "Hours that devices were held in a month."),
 }
 
 

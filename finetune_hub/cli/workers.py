@@ -1,4 +1,4 @@
-"""`finetune-hub workers`: list, drain, resume, share; and on the hub's machine: invite, revoke."""
+"""`finetune-hub workers`: list, drain, resume, remove, share, release; on the hub's machine: invite, revoke."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from finetune_hub.embedded.environment import manage
 from finetune_hub.embedded.folders import default_home
 from finetune_hub.embedded.stack import WORKER_NAME
 
-app = style.new_group("Workers: list them with their devices and health, drain and resume, invite and revoke.")
+app = style.new_group(
+    "Workers: list them with their devices and health, drain, resume or remove one, release a device, invite one."
+)
 
 
 Name = Annotated[str, typer.Argument(help="The worker, as `workers list` names it.")]
@@ -78,6 +80,37 @@ def share_device(
         print_json(worker)
     else:
         print(f"Device {device} of {name} is lent {'whole' if off else 'in parts to jobs whose memory is known'}.")
+
+
+@app.command("remove")
+@reports_errors
+def remove_worker(name: Name, as_json: Json = False) -> None:
+    """Take a worker that is offline and gone for good out of the fleet."""
+    with connect() as hub:
+        hub.remove_worker(name)
+    if as_json:
+        print_json({"name": name, "removed": True})
+    else:
+        print(f"{name} is removed; when it joins again, it is back.")
+
+
+@app.command("release")
+@reports_errors
+def release_device(
+    name: Name,
+    device: Annotated[str, typer.Argument(help="Its kind and index, such as cuda:0.")],
+    as_json: Json = False,
+) -> None:
+    """End the quarantine of a device that was mended."""
+    kind, _, index = device.partition(":")
+    if not index.isdecimal():
+        raise typer.BadParameter("Write its kind and index, such as cuda:0.")
+    with connect() as hub:
+        worker = hub.release_device(name, kind, int(index))
+    if as_json:
+        print_json(worker)
+    else:
+        print(f"{device} of {name} may be given jobs again.")
 
 
 @app.command("invite")

@@ -24,11 +24,20 @@ PLAIN_TEXT = {"autocapitalize": "none", "spellcheck": "false"}  # Names and path
 COLUMN_FIELD = "part:"  # And the column's own name.
 
 
-class TeamForm(forms.Form):
-    """A form whose outcome belongs to a team: asked for when the user may submit in several."""
+class RefusableForm(forms.Form):
+    """A form that shows what an action refused."""
 
     # Fields that a refusal names otherwise than the form does.
     refusal_fields: dict[str, str] = {}
+
+    def add_refusal(self, refusal: Refusal) -> None:
+        """Show what an action refused beside its field, or above the form when it has none here."""
+        field = self.refusal_fields.get(refusal.field or "", refusal.field)
+        self.add_error(field if field in self.fields else None, f"{refusal.message} {refusal.remedy}")
+
+
+class TeamForm(RefusableForm):
+    """A form whose outcome belongs to a team: asked for when the user may submit in several."""
 
     def __init__(self, *args: Any, teams: Sequence[Team], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -48,11 +57,6 @@ class TeamForm(forms.Form):
         """The team chosen; the only one when there was no choice."""
         slug = self.cleaned_data.get("team", self.teams[0].slug)
         return next(team for team in self.teams if team.slug == slug)
-
-    def add_refusal(self, refusal: Refusal) -> None:
-        """Show what an action refused beside its field, or above the form when it has none here."""
-        field = self.refusal_fields.get(refusal.field or "", refusal.field)
-        self.add_error(field if field in self.fields else None, f"{refusal.message} {refusal.remedy}")
 
 
 class DatasetUploadForm(TeamForm):

@@ -33,6 +33,7 @@ PATHS = {
     "arrow": '<path d="M5 12h14M13 6l6 6-6 6"/>',
     "repeat": '<path d="M4 11a8 8 0 0 1 14-4.5L20 8M20 4v4h-4M20 13a8 8 0 0 1-14 4.5L4 16M4 20v-4h4"/>',
     "out": '<path d="M10 4H6a2 2 0 0 0-2 2v12a2 2 0 0 0 2 2h4M15 8l4 4-4 4M19 12H9"/>',
+    "bell": '<path d="M6 16v-5a6 6 0 0 1 12 0v5l1.5 2h-15zM10 21h4"/>',
     "shield": '<path d="M12 3l8 3v6c0 4.5-3.2 7.6-8 9-4.8-1.4-8-4.5-8-9V6z"/><path d="M8.5 12l2.5 2.5 4.5-5"/>',
 }
 
@@ -54,6 +55,10 @@ STATE_ICONS = {
     "draining": "clock",
     "drained": "stop",
     "expired": "clock",
+    "ok": "check",
+    "warning": "warning",
+    "bad": "cross",
+    "quarantined": "warning",
     "stopping": "stop",
     "pausing": "pause",
     "paused": "pause",

@@ -1,12 +1,15 @@
-"""The verbs of the fleet: drain and resume workers, let jobs share a device, say what a team may have."""
+"""The verbs of the fleet: drain, resume and remove workers, share and release devices, say what a team may have."""
 
 from __future__ import annotations
 
 from django.db import transaction
+from django.db.models.functions import Now
 
 from finetune_hub.accounts.actions import record
 from finetune_hub.accounts.models import Team, User, Verb
 from finetune_hub.fleet.models import Device, TeamQuota, Worker
+from finetune_hub.fleet.worker_role import revoke_role
+from finetune_hub.spec.refusal import Refusal
 
 
 def drain_worker(worker: Worker, *, actor: User) -> None:
@@ -47,3 +50,35 @@ def set_quota(team: Team, *, max_devices: int | None, max_hours: float | None, w
     if str(before) != str(quota):
         record(Verb.QUOTA_CHANGED, str(quota), team=team, actor=actor)
     return quota
+
+
+@transaction.atomic
+def remove_worker(worker: Worker, *, actor: User) -> None:
+    """Take a worker that is gone out of the fleet; what it did stays. Twice is once; when it joins again it is back.
+
+    One that was invited loses its database role, and has to be invited again.
+
+    Raises:
+        Refusal: `worker_in_use`: it is alive, or jobs are on it.
+    """
+    worker = Worker.objects.with_health().select_for_update(no_key=True).get(pk=worker.pk)
+    if worker.removed_at:
+        return
+    if worker.has_attempts or worker.health()[0] != "offline":
+        raise Refusal(
+            "worker_in_use",
+            f"{worker.name} is {worker.health()[0]}: it is still there.",
+            "Drain it, wait until nothing runs, and stop its process first.",
+            status=409,
+        )
+    revoke_role(worker.name)
+    Worker.objects.filter(pk=worker.pk).update(removed_at=Now())
+    record(Verb.WORKER_REMOVED, worker.name, team=None, actor=actor)
+
+
+@transaction.atomic
+def release_device(device: Device, *, actor: User) -> None:
+    """End the device's quarantine: it was mended. Twice is once; a fault that it still has puts it back."""
+    freed = Device.objects.filter(pk=device.pk).exclude(quarantined_at=None)
+    if freed.update(quarantined_at=None, quarantine_reason=""):
+        record(Verb.DEVICE_RELEASED, f"{device.kind} {device.index} of {device.worker.name}", team=None, actor=actor)

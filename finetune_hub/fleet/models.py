@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from importlib.metadata import version
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -13,9 +14,15 @@ from finetune_hub.accounts.models import Team
 
 
 class WorkerQuerySet(models.QuerySet["Worker"]):
+    def in_fleet(self) -> WorkerQuerySet:
+        """Those that nobody has removed; one that joins again is back."""
+        return self.filter(removed_at=None)
+
     def fit_for_work(self) -> WorkerQuerySet:
-        """Workers that may be given an attempt: not draining, alive, and consuming their queue."""
-        return self.filter(
+        """Workers that may be given an attempt: not draining, alive, consuming their queue, with room on their disk."""
+        has_room = models.Q(free_bytes=None) | models.Q(free_bytes__gte=settings.WORKER_MIN_FREE_BYTES)
+        return self.in_fleet().filter(
+            has_room,
             drain_requested=False,
             heartbeat_at__gt=Now() - settings.CANARY_MISSING_AFTER,
             canary_at__gt=Now() - settings.CANARY_MISSING_AFTER,
@@ -51,6 +58,8 @@ class Worker(models.Model):
     registered_at = models.DateTimeField(db_default=Now())
     heartbeat_at = models.DateTimeField(db_default=Now())
     canary_at = models.DateTimeField(db_default=Now(), help_text="When it last consumed a canary task.")
+    free_bytes = models.BigIntegerField(null=True, help_text="On the disk of its work folder, where checkpoints go.")
+    removed_at = models.DateTimeField(null=True, help_text="It is gone for good, or until it joins again.")
 
     heartbeat_age: timedelta
     canary_age: timedelta
@@ -66,6 +75,15 @@ class Worker(models.Model):
         """The worker's own Celery queue."""
         return f"worker.{self.name}"
 
+    @property
+    def is_of_another_version(self) -> bool:
+        """Older or newer than this process; one release older is still understood (P4)."""
+        return self.version != version("finetune_hub")
+
+    @property
+    def has_full_disk(self) -> bool:
+        return self.free_bytes is not None and self.free_bytes < settings.WORKER_MIN_FREE_BYTES
+
     def health(self) -> tuple[str, str]:
         """A word and a sentence; needs `with_health()`."""
         limit = settings.CANARY_MISSING_AFTER
@@ -75,6 +93,11 @@ class Worker(models.Model):
             return "unhealthy", (
                 f"It has consumed no canary task for {self.canary_age.total_seconds():.0f} s, so it gets no job. "
                 "Its connection to Redis is stuck: restart the worker; running trainers are found again."
+            )
+        if self.has_full_disk:
+            return "unhealthy", (
+                f"Its disk has {self.free_bytes or 0:,} bytes left, too few for any checkpoint, so it gets no job. "
+                f"Free some space below its home."
             )
         if self.drain_requested and self.has_attempts:
             return "draining", "It gets no new job; what runs goes on."
@@ -86,6 +109,12 @@ class Worker(models.Model):
 class DeviceKind(models.TextChoices):
     CPU = "cpu", "CPU"
     CUDA = "cuda", "NVIDIA GPU"
+
+
+class DeviceQuerySet(models.QuerySet["Device"]):
+    def lendable(self) -> DeviceQuerySet:
+        """Devices that are there and work."""
+        return self.filter(present=True, quarantined_at=None)
 
 
 class Device(models.Model):
@@ -100,10 +129,23 @@ class Device(models.Model):
     is_shared = models.BooleanField(
         default=False, help_text="Small jobs may be on it together, as far as its memory goes."
     )
+    quarantined_at = models.DateTimeField(null=True, help_text="It reported a fault: nothing new runs on it.")
+    quarantine_reason = models.TextField(blank=True)
+
+    # As last read, see `DeviceSample`.
+    driver = models.CharField(max_length=40, blank=True)
+    temperature_celsius = models.SmallIntegerField(null=True)
+    other_processes = models.PositiveSmallIntegerField(default=0, help_text="Processes on it that are no job of ours.")
+
+    objects = DeviceQuerySet.as_manager()
 
     class Meta:
         ordering = ["worker_id", "index"]
         constraints = [
+            models.CheckConstraint(
+                condition=models.Q(quarantined_at=None) | ~models.Q(quarantine_reason=""),
+                name="device_quarantine_has_reason",
+            ),
             models.UniqueConstraint(fields=["worker", "kind", "index"], name="device_index_unique_on_worker"),
             models.CheckConstraint(condition=models.Q(kind__in=DeviceKind.values), name="device_kind_known"),
         ]
@@ -143,3 +185,19 @@ class TeamQuota(models.Model):
         devices = "any number of devices" if self.max_devices is None else f"{self.max_devices} devices"
         hours = "any number of hours" if self.max_hours is None else f"{self.max_hours:g} hours"
         return f"{devices} at a time, {hours} a month, weight {self.weight:g}"
+
+
+class DeviceSample(models.Model):
+    """How busy a device was at a time; kept for a day."""
+
+    device = models.ForeignKey(Device, models.CASCADE, related_name="samples")
+    at = models.DateTimeField(db_default=Now())
+    utilisation = models.FloatField(null=True, help_text="Share of the time since the reading before, 0 to 1.")
+    memory_used_bytes = models.BigIntegerField(null=True)
+
+    class Meta:
+        ordering = ["at"]
+        indexes = [models.Index(fields=["device", "at"], name="device_sample_by_time")]
+
+    def __str__(self) -> str:
+        return f"{self.device_id} at {self.at}"

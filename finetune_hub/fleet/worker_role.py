@@ -25,17 +25,19 @@ TRANSACTION_AT_MOST_SECONDS = 10.0
 
 READABLE = (
     "accounts_team catalog_basemodel catalog_basemodelfile catalog_dataset catalog_datasetversion django_migrations "
-    "fleet_device fleet_worker jobs_attempt jobs_checkpoint jobs_deviceuse jobs_job jobs_jobdataset jobs_jobevent "
-    "jobs_metricpoint jobs_publication registry_adapter registry_adapterfile registry_adapterversion registry_lineage"
+    "fleet_device fleet_devicesample fleet_worker jobs_attempt jobs_checkpoint jobs_deviceuse jobs_job jobs_jobdataset "
+    "jobs_jobevent jobs_metricpoint jobs_publication registry_adapter registry_adapterfile registry_adapterversion "
+    "registry_lineage"
 ).split()
 INSERTABLE = (
-    "fleet_device fleet_worker jobs_checkpoint jobs_jobevent jobs_metricpoint jobs_publication "
+    "fleet_device fleet_devicesample fleet_worker jobs_checkpoint jobs_jobevent jobs_metricpoint jobs_publication "
     "registry_adapter registry_adapterfile registry_adapterversion registry_lineage"
 ).split()
 DELETABLE = ["jobs_checkpoint"]
 CHANGEABLE = {
-    "fleet_device": "memory_bytes name present",
-    "fleet_worker": "canary_at heartbeat_at hostname labels registered_at version",
+    "fleet_device": "driver memory_bytes name other_processes present quarantine_reason quarantined_at "
+    "temperature_celsius",
+    "fleet_worker": "canary_at free_bytes heartbeat_at hostname labels registered_at removed_at version",
     "jobs_attempt": "events_offset failure_class failure_message finished_at lease_expires_at lease_token log_tail "
     "progress_at resumed_from_step started_at state",
     "jobs_deviceuse": "released_at",
@@ -123,6 +125,13 @@ def revoke_role(name: str) -> bool:
 def invited_workers() -> QuerySet[WorkerRole, str]:
     """The names of workers with a role of their own."""
     return WorkerRole.objects.values_list("worker_name", flat=True)
+
+
+def acts_as_worker() -> bool:
+    """Whether this process has reached the database with a worker's own role."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT worker_name() IS NOT NULL")
+        return bool(cursor.fetchone()[0])
 
 
 def renew_grants() -> None:

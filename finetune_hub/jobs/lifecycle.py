@@ -29,6 +29,7 @@ from finetune_hub.jobs.models import (
     JobState,
     StopWish,
 )
+from finetune_hub.jobs.news import tell_of
 from finetune_hub.spec.events import FailureClass
 
 RAISE_THE_LIMIT = "Raise `runtime.max_duration` in a clone, or look in the log for what held the trainer up."
@@ -113,6 +114,7 @@ def end_job(
         BaseModel.objects.filter(pk=job.base_model_id).update(state=BaseModelState.FAILED)
     level = "error" if state == JobState.FAILED else "info"
     add_events(job, [EventDraft(message, level)], actor=actor)
+    tell_of(job, str(state), message, is_problem=state == JobState.FAILED)
     if state == JobState.SUCCEEDED:
         job.followers.filter(state=JobState.QUEUED).update(waiting_reason="")
     else:

@@ -48,6 +48,14 @@ def send_canary(worker: Worker) -> None:
     _send("workers.gpu.canary", (), worker.queue, expires=settings.CANARY_MISSING_AFTER.total_seconds())
 
 
+def ping_redis() -> None:
+    """
+    Raises:
+        RedisError, OSError: it does not answer.
+    """
+    _redis().ping()
+
+
 def _send(task: str, args: tuple[Any, ...], queue: str, **options: Any) -> None:
     try:
         app.send_task(task, args=args, queue=queue, **options)

@@ -366,6 +366,7 @@ class Attempt(models.Model):
     failure_class = models.CharField(max_length=20, blank=True)
     failure_message = models.TextField(blank=True)
     resumed_from_step = models.PositiveIntegerField(default=0)
+    swept_at = models.DateTimeField(null=True, help_text="When what it left in the artifact store was collected.")
     stop_wish = models.CharField(max_length=10, choices=StopWish, blank=True)
     stop_reason = models.TextField(blank=True, help_text="Why it is to stop, in a sentence.")
 
@@ -385,6 +386,12 @@ class Attempt(models.Model):
                 fields=["lease_expires_at"],
                 condition=models.Q(state__in=ACTIVE_ATTEMPT_STATES),
                 name="attempt_active_by_lease",
+            ),
+            models.Index(fields=["finished_at"], name="attempt_by_end"),
+            models.Index(
+                fields=["finished_at"],
+                condition=models.Q(swept_at=None, finished_at__isnull=False),
+                name="attempt_unswept",
             ),
         ]
         constraints = [

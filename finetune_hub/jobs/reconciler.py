@@ -11,6 +11,7 @@ from finetune_hub.fleet.worker_role import end_long_transactions
 from finetune_hub.jobs.lifecycle import Failed, end_attempt, enqueue, fail_followers, lock_job, settle_failure, time_out
 from finetune_hub.jobs.live import poke_control, poke_worker
 from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobKind, JobState, StopWish
+from finetune_hub.jobs.news import tell_of_ended_jobs
 from finetune_hub.jobs.scheduler import schedule_pass
 
 PASS_LIMIT = 200
@@ -25,6 +26,7 @@ def reconcile_pass() -> None:
     expire_attempts()
     time_out_attempts()
     fail_what_never_starts()
+    tell_of_ended_jobs()
     for job in Job.objects.filter(state=JobState.VALIDATING, created_at__lt=Now() - REPOKE_AFTER)[:PASS_LIMIT]:
         poke_control("validate", job.pk)
     schedule_pass()

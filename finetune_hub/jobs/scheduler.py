@@ -98,7 +98,7 @@ def as_waiting(job: Any, invited: frozenset[int]) -> situation.WaitingJob:
 
 def devices(fit_for_work: dict[int, Worker]) -> list[situation.Device]:
     """All devices that there are; those of a worker that is not among the given ones are away."""
-    found = Device.objects.filter(present=True).select_related("worker").order_by("pk")
+    found = Device.objects.lendable().select_related("worker").order_by("pk")
     return [
         situation.Device(
             device_id=device.pk,

@@ -6,6 +6,7 @@ database's clock, or raises `LeaseLost`, upon which the worker stops the trainer
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from django.db import ProgrammingError, transaction
 from django.db.models.functions import Now
 
 from finetune_hub.catalog.models import BaseModel, BaseModelState
-from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.fleet.models import Device, DeviceSample, Worker
 from finetune_hub.jobs.lifecycle import (
     EventDraft,
     Failed,
@@ -47,6 +48,8 @@ from finetune_hub.spec.events import EngineEvent, Evaluation, Log, Plan, Progres
 from finetune_hub.spec.events import Failure as FailureEvent
 from finetune_hub.spec.files import FileEntry
 
+log = logging.getLogger(__name__)
+
 LOG_TAIL_CHARACTERS = 64_000
 KEPT_CHECKPOINTS = 2
 ETA_STEPS = 20  # The time left is judged by the mean of so many newest steps.
@@ -62,6 +65,8 @@ class Lease:
 
     attempt_id: int
     token: UUID
+    job_id: str = ""
+    """For the log alone."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,20 @@ class DeviceReport:
     index: int
     name: str
     memory_bytes: int
+
+
+@dataclass(frozen=True)
+class DeviceReading:
+    """How a device is at this moment; None and empty where nobody can tell."""
+
+    kind: str
+    index: int
+    utilisation: float | None = None
+    memory_used_bytes: int | None = None
+    temperature_celsius: int | None = None
+    driver: str = ""
+    other_processes: int = 0
+    fault: str = ""
 
 
 # ---- the worker itself
@@ -90,6 +109,7 @@ def register_worker(
             "labels": list(labels),
             "heartbeat_at": Now(),
             "canary_at": Now(),
+            "removed_at": None,
         },
     )
     worker.devices.update(present=False)
@@ -104,9 +124,34 @@ def register_worker(
     return worker
 
 
-def beat(worker: Worker) -> None:
-    """The worker's process is alive."""
-    Worker.objects.filter(pk=worker.pk).update(heartbeat_at=Now())
+def beat(worker: Worker, *, free_bytes: int | None = None) -> None:
+    """The worker's process is alive, and its disk has so much room."""
+    Worker.objects.filter(pk=worker.pk).update(heartbeat_at=Now(), free_bytes=free_bytes)
+
+
+@transaction.atomic
+def record_readings(worker: Worker, readings: Sequence[DeviceReading]) -> None:
+    """Keep how the devices are. One with a fault is quarantined until an admin releases it: nothing new runs on it."""
+    devices = {(device.kind, device.index): device for device in worker.devices.filter(present=True)}
+    samples = []
+    for reading in readings:
+        device = devices.get((reading.kind, reading.index))
+        if device is None:
+            continue
+        rows = Device.objects.filter(pk=device.pk)
+        rows.update(
+            driver=reading.driver,
+            temperature_celsius=reading.temperature_celsius,
+            other_processes=reading.other_processes,
+        )
+        if reading.fault and rows.filter(quarantined_at=None).update(
+            quarantined_at=Now(), quarantine_reason=reading.fault
+        ):
+            log.error("%s %s of %s is quarantined: %s", device.kind, device.index, worker.name, reading.fault)
+        samples.append(
+            DeviceSample(device=device, utilisation=reading.utilisation, memory_used_bytes=reading.memory_used_bytes)
+        )
+    DeviceSample.objects.bulk_create(samples)
 
 
 def consume_canary(name: str) -> None:
@@ -137,7 +182,7 @@ def claim_attempt(attempt_id: int, *, worker: Worker) -> Lease | None:
     if num_updated != 1:
         return None
     start_job(job, Attempt.objects.select_related("worker").get(pk=attempt_id))
-    return Lease(attempt_id, token)
+    return Lease(attempt_id, token, job.pk)
 
 
 def renew_lease(lease: Lease) -> bool:

@@ -15,7 +15,7 @@ from finetune_hub.accounts.models import ApiToken, AuditEvent, Role, Scope
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import make_member, make_team
 
-ALLOWED = {Role.VIEWER: ["read"], Role.MEMBER: ["read", "write"], Role.ADMIN: ["read", "write", "admin"]}
+ALLOWED = {Role.VIEWER: ["read"], Role.MEMBER: ["read", "write"], Role.ADMIN: ["read", "write", "admin", "metrics"]}
 
 
 @pytest.mark.django_db

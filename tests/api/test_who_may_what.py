@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import transaction
+from django.db.models.functions import Now
 from django.urls import reverse
 
 from finetune_hub.accounts.actions import create_token
@@ -17,9 +19,12 @@ from finetune_hub.accounts.models import AuditEvent, Scope
 from finetune_hub.api.urls import urlpatterns
 from finetune_hub.catalog.aliases import set_alias
 from finetune_hub.catalog.models import DatasetVersion
+from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs.models import Job, JobState
+from finetune_hub.notifications.actions import connect_chat
+from finetune_hub.notifications.models import Wants
 from tests.api.conftest import World, client_with
-from tests.factories import make_dataset_version
+from tests.factories import make_dataset_version, make_worker
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,19 @@ def the_teammate(world: World) -> dict[str, Any]:
     return {"username": "bob"}
 
 
+def a_device(world: World) -> dict[str, Any]:
+    return {"name": "gpu-1", "kind": "cpu", "index": 0}
+
+
+def a_chat_room(world: World) -> dict[str, Any]:
+    connect_chat(world.team, "https://1.1.1.1/services/secret", Wants.EVERYTHING, actor=world.alice)
+    return {}
+
+
+def make_gone_worker() -> Worker:
+    return make_worker("gone", heartbeat_at=Now() - timedelta(days=1))
+
+
 CALLS = [
     Call("get", "datasets", outsider=200),
     Call("post", "datasets", body=an_upload, ok=201, outsider=201, format="multipart"),
@@ -190,7 +208,31 @@ CALLS = [
         scope="admin",
         role="admin",
     ),
+    Call(
+        "delete",
+        "worker",
+        lambda world: {"name": make_gone_worker().name},
+        ok=204,
+        outsider=204,
+        scope="admin",
+        role="admin",
+    ),
+    Call("post", "device-release", a_device, outsider=200, scope="admin", role="admin"),
+    Call("get", "health-report", outsider=200),
+    Call("get", "email-notifications", outsider=200),
+    Call("put", "email-notifications", body=lambda world: {"wants": "nothing", "email": ""}, outsider=200),
+    Call("get", "chat-webhook", a_chat_room),
+    Call(
+        "put",
+        "chat-webhook",
+        body=lambda world: {"url": "https://1.1.1.1/x"},
+        outsider=200,
+        scope="admin",
+        role="admin",
+    ),
+    Call("delete", "chat-webhook", a_chat_room, ok=204, outsider=204, scope="admin", role="admin"),
     Call("get", "quotas", outsider=200),
+    Call("get", "usage", outsider=200),
     Call("get", "members", outsider=200),
     Call("post", "members", body=a_newcomer, ok=201, outsider=201, scope="admin", role="admin"),
     Call("patch", "member", the_teammate, lambda world: {"role": "viewer"}, scope="admin", role="admin"),

@@ -20,6 +20,7 @@ from finetune_hub.accounts.hub_tokens import set_hub_token
 from finetune_hub.accounts.models import Role, Team, User
 from finetune_hub.catalog.aliases import set_alias
 from finetune_hub.catalog.models import BaseModel
+from finetune_hub.fleet.models import Device, DeviceSample
 from finetune_hub.jobs.actions import import_base_model
 from finetune_hub.jobs.lifecycle import EventDraft, Failed, add_events, end_job, lock_job
 from finetune_hub.jobs.models import Attempt, Job, JobKind, JobState, MetricPoint, Publication
@@ -86,7 +87,20 @@ def make_sample_hub() -> SampleHub:
     make_from_hub(team, user, model)
     worker = factories.make_worker("gpu-1", devices=0)
     for index in range(2):
-        worker.devices.create(index=index, kind="cuda", name="NVIDIA RTX 6000 Ada", memory_bytes=48 * 2**30)
+        device = worker.devices.create(
+            index=index,
+            kind="cuda",
+            name="NVIDIA RTX 6000 Ada",
+            memory_bytes=48 * 2**30,
+            driver="570.86.15",
+            temperature_celsius=71 - 30 * index,
+        )
+        record_readings(device, busy=0.9 if index == 0 else 0.0)
+    worker.devices.filter(index=1).update(
+        quarantined_at=timezone.now(),
+        quarantine_reason="It reported Xid 79: it fell off the bus. Reset it (`nvidia-smi --gpu-reset`) or reboot the "
+        "machine; have it changed when it comes again.",
+    )
     idle = factories.make_worker("lab-desk")
     idle.drain_requested = True
     idle.save(update_fields=["drain_requested"])
@@ -236,7 +250,13 @@ def make_running(team: Team, model: BaseModel, tickets: Any, worker: Any) -> Job
         eta_seconds=248.0,
     )
     attempt = factories.make_attempt(
-        job, worker, state="running", lease_token=uuid4(), started_at=start, log_tail=sample_log()
+        job,
+        worker,
+        state="running",
+        lease_token=uuid4(),
+        assigned_at=start,
+        started_at=start,
+        log_tail=sample_log(),
     )
     record_steps(attempt, 180)
     lines = ["Submitted.", "Queued. The first 200 rows have 24 supervised tokens each.", "Attempt 1 started on gpu-1."]
@@ -300,10 +320,25 @@ def make_evaluation(team: Team, model: BaseModel, held_out: Any, version: Adapte
 
 
 def ended_attempt(job: Job, worker: Any, state: str = "succeeded", **columns: Any) -> Attempt:
-    defaults = {"state": state, "lease_token": uuid4(), "started_at": job.started_at, "finished_at": job.finished_at}
+    defaults = {"state": state, "lease_token": uuid4(), "assigned_at": job.started_at, "started_at": job.started_at}
+    defaults |= {"finished_at": job.finished_at}
     attempt = factories.make_attempt(job, worker, log_tail=sample_log(), **(defaults | columns))
     attempt.devices.add(worker.devices.first(), through_defaults={"released_at": attempt.finished_at})
     return attempt
+
+
+def record_readings(device: Device, *, busy: float) -> None:
+    """The last hour, with a pause in its middle."""
+    dice, now = random.Random(3), timezone.now()
+    DeviceSample.objects.bulk_create(
+        DeviceSample(
+            device=device,
+            at=now - timedelta(seconds=30 * number),
+            utilisation=busy * (0.2 if 50 < number < 70 else 0.9 + 0.1 * dice.random()),
+            memory_used_bytes=int(device.memory_bytes * (0.05 if 50 < number < 70 else 0.05 + busy * 0.6)),
+        )
+        for number in range(120)
+    )
 
 
 def record_steps(attempt: Attempt, steps: int, *, first: int = 1) -> None:

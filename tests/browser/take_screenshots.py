@@ -85,6 +85,8 @@ def paths_of(hub: SampleHub) -> dict[str, str]:
         "adapter": f"/adapters/{adapter}/",
         "workers": "/workers/",
         "quotas": "/quotas/",
+        "health": "/workers/health/",
+        "usage": f"/team/{hub.team.slug}/usage/",
         "team": "/team/",
         "account": "/account/",
     }

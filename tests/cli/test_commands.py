@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 import yaml
 from django.db import connection, transaction
+from django.utils import timezone
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.cli import client
@@ -23,6 +25,7 @@ from tests.cli.conftest import RunCommand, run_command
 from tests.factories import (
     chat_row,
     make_adapter_version,
+    make_attempt,
     make_base_model,
     make_dataset_version,
     make_job,
@@ -229,6 +232,35 @@ def test_workers_are_listed(hub: RunCommand, team: Team) -> None:
     assert hub("workers", "list", "--json").json[0]["devices"][0]["is_shared"]
     assert "is lent whole" in hub("workers", "share", "gpu-1", "0", "--off").out
     assert hub("workers", "list", "--json").json[0]["health"] == "healthy"
+
+
+def test_a_worker_is_removed_and_a_device_released(hub: RunCommand, team: Team) -> None:
+    make_worker("gone", heartbeat_at=timezone.now() - timedelta(hours=1))
+    device = make_worker("gpu-1").devices.get()
+    type(device).objects.filter(pk=device.pk).update(quarantined_at=timezone.now(), quarantine_reason="It is hot.")
+    assert hub("workers", "remove", "gpu-1", "--json").error["code"] == "worker_in_use"
+    assert hub("workers", "remove", "gone").out.startswith("gone is removed")
+    assert hub("workers", "remove", "gone").code == 3
+    assert hub("workers", "release", "gpu-1", "cpu").code == 2
+    assert hub("workers", "release", "gpu-1", "cpu:0").out == "cpu:0 of gpu-1 may be given jobs again.\n"
+    [listed] = hub("workers", "list", "--json").json
+    assert listed["devices"][0]["quarantined_at"] is None
+
+
+def test_usage_as_a_table_and_as_csv(hub: RunCommand, team: Team) -> None:
+    begun = datetime(2026, 3, 1, tzinfo=UTC)
+    job = make_job(team, created_at=begun, started_at=begun + timedelta(seconds=90))
+    ended = {"state": "lost", "finished_at": begun + timedelta(hours=2)}
+    attempt = make_attempt(job, make_worker("gpu-1"), assigned_at=begun, **ended)
+    attempt.devices.add(attempt.worker.devices.get(), through_defaults={"released_at": ended["finished_at"]})
+    table = hub("usage", "--month", "2026-03", "--by", "job").out.splitlines()
+    assert table[1].split()[-6:] == ["train", "0.00", "2.00", "1", "90", "s"]
+    assert table[-1] == "2026-03: 0.00 GPU hours, 2.00 CPU hours."
+    heading, line = hub("usage", "--month", "2026-03", "--by", "device", "--csv").out.splitlines()
+    assert heading == "month,worker,device,gpu_seconds,cpu_seconds,jobs,mean_wait_seconds"
+    assert line == '2026-03,gpu-1,"0: A processor, 2 cores",0.0,7200.0,1,'
+    assert hub("usage", "--month", "march", "--json").error["code"] == "invalid_month"
+    assert hub("usage", "--all-teams", "--json").error["code"] == "forbidden"
 
 
 def test_workers_are_drained_and_resumed(hub: RunCommand, team: Team) -> None:

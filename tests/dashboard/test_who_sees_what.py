@@ -20,7 +20,18 @@ from tests.dashboard.conftest import CALLERS, World, signed_in
 from tests.factories import make_dataset_version, make_team, make_user
 
 OPEN_TO_STRANGERS = {"login", "login-link", "logout"}
-LISTS = {"home", "jobs", "datasets", "base-models", "adapters", "workers", "quotas", "team", "account"}
+LISTS = {
+    "home",
+    "jobs",
+    "datasets",
+    "base-models",
+    "adapters",
+    "workers",
+    "quotas",
+    "health",
+    "team",
+    "account",
+}
 FORMS = {"job-new", "recipe-import", "dataset-upload"}
 DEEDS = {
     "job-pause",
@@ -45,14 +56,19 @@ DEEDS_OF_STAFF = {"quota-change"}
 DEEDS_OF_ADMINS = {
     "worker-drain",
     "worker-resume",
+    "worker-remove",
     "device-share",
+    "device-release",
     "member-add",
     "member-role",
     "member-remove",
     "hub-token-set",
     "hub-token-remove",
+    "chat-connect",
+    "chat-disconnect",
 }
-DEEDS_FOR_ONESELF = {"password-change", "token-create", "token-revoke"}
+OF_THE_HUB = {"usage", "usage-csv"}  # For staff alone.
+DEEDS_FOR_ONESELF = {"password-change", "email-wish", "token-create", "token-revoke"}
 OF_THE_TEAM = {
     "job",
     "job-stream",
@@ -69,6 +85,8 @@ OF_THE_TEAM = {
     "adapter-file",
     "adapter-zip",
     "team-of",
+    "team-usage",
+    "team-usage-csv",
 }
 
 
@@ -103,11 +121,17 @@ def address(world: World, name: str) -> str:
         "worker-resume": [world.worker.name],
         "device-share": [world.worker.name, 0],
         "quota-change": [world.team.slug],
-        "team-of": [world.team.slug],
         "chat-template": [world.job.base_model_id],
         "alias-remove": [an_alias_of(world).pk],
         "hub-token-set": [world.team.slug],
         "hub-token-remove": [world.team.slug],
+        "worker-remove": [world.worker.name],
+        "device-release": [world.worker.name, world.worker.devices.get().pk],
+        "chat-connect": [world.team.slug],
+        "chat-disconnect": [world.team.slug],
+        "team-of": [world.team.slug],
+        "team-usage": [world.team.slug],
+        "team-usage-csv": [world.team.slug],
         "member-add": [world.team.slug],
         "member-role": [world.team.slug, membership_of(world, "bob").pk],
         "member-remove": [world.team.slug, membership_of(world, "bob").pk],
@@ -130,21 +154,12 @@ def a_token_of(world: World, username: str) -> ApiToken:
 
 
 def test_the_matrix_names_every_address() -> None:
-    named = (
-        DEEDS_OF_STAFF
-        | ABOUT_TWO
-        | OPEN_TO_STRANGERS
-        | LISTS
-        | FORMS
-        | DEEDS
-        | DEEDS_OF_ADMINS
-        | DEEDS_FOR_ONESELF
-        | OF_THE_TEAM
-    )
+    named = ABOUT_TWO | OPEN_TO_STRANGERS | LISTS | FORMS | DEEDS | DEEDS_OF_ADMINS | DEEDS_OF_STAFF
+    named |= DEEDS_FOR_ONESELF | OF_THE_TEAM | OF_THE_HUB
     assert {pattern.name for pattern in urlpatterns if isinstance(pattern, URLPattern)} == named
 
 
-@pytest.mark.parametrize("name", sorted(LISTS | FORMS | (OF_THE_TEAM - {"job-stream"})))
+@pytest.mark.parametrize("name", sorted(LISTS | FORMS | OF_THE_HUB | (OF_THE_TEAM - {"job-stream"})))
 def test_reading(world: World, name: str) -> None:
     for caller in CALLERS:
         response = world[caller].get(address(world, name))
@@ -159,7 +174,7 @@ def test_reading(world: World, name: str) -> None:
 def expected_status(name: str, caller: str) -> int:
     if caller == "anonymous":
         return 302
-    if name in FORMS and caller == "viewer":
+    if name in OF_THE_HUB or (name in FORMS and caller == "viewer"):
         return 403
     if name in OF_THE_TEAM and caller == "outsider":
         return 404
@@ -271,8 +286,10 @@ def test_only_admins_manage(world: World, name: str, caller: str) -> None:
     expected = REFUSED_TO_MEMBERS[caller]
     if name == "member-add" and caller == "owner":
         expected = 409  # bob is in the team already.
+    if name in {"worker-remove", "chat-connect"} and caller == "owner":
+        expected = 409 if name == "worker-remove" else 422  # It is there; no address was given.
     if name.startswith(("worker-", "device-")) and caller == "outsider":
-        expected = 302
+        expected = 409 if name == "worker-remove" else 302
     url, recorded = address(world, name), AuditEvent.objects.count()
     response = world[caller].post(url, DATA.get(name, {}))
     assert response.status_code == expected
@@ -321,6 +338,12 @@ def test_staff_of_no_team_manages_workers_but_no_members(world: World) -> None:
     staff = signed_in(make_user(is_staff=True))
     assert staff.post(address(world, "worker-drain")).status_code == 302
     assert staff.post(address(world, "member-remove")).status_code == 404
+
+
+@pytest.mark.parametrize("name", sorted(OF_THE_HUB))
+def test_staff_sees_what_all_teams_used(world: World, name: str) -> None:
+    page = signed_in(make_user(is_staff=True)).get(address(world, name))
+    assert world.team.slug in page.content.decode()
 
 
 def test_an_outsider_sees_that_a_worker_is_busy_but_not_with_what(world: World) -> None:

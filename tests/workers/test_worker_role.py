@@ -17,13 +17,16 @@ from django.db.models.functions import Now
 from django.db.utils import ProgrammingError
 from psycopg.errors import AdminShutdown, InsufficientPrivilege
 
+from finetune_hub.fleet.actions import remove_worker
 from finetune_hub.fleet.models import Worker, WorkerRole
 from finetune_hub.fleet.worker_role import Invitation, end_long_transactions, invite_worker, revoke_role
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.lifecycle import Failed
 from finetune_hub.jobs.models import Attempt, AttemptState, Checkpoint, DeviceUse, Job, JobKind, JobState
+from finetune_hub.jobs.news import tell_of_ended_jobs
 from finetune_hub.jobs.scheduler import schedule_pass
-from finetune_hub.jobs.worker_port import DeviceReport, Lease, LeaseLost
+from finetune_hub.jobs.worker_port import DeviceReading, DeviceReport, Lease, LeaseLost
+from finetune_hub.notifications.models import EmailWish, Notification
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import make_adapter_version, make_attempt, make_job, make_team, make_user, make_worker
@@ -152,6 +155,43 @@ def test_an_evaluation_and_failures(invitation: Invitation) -> None:
     retried.refresh_from_db()
     assert retried.state == JobState.QUEUED
     assert retried.events.count() == 3
+
+
+def test_the_state_of_its_machine(invitation: Invitation) -> None:
+    with as_worker(invitation):
+        worker = join()
+        worker_port.beat(worker, free_bytes=1 << 40)
+        worker_port.consume_canary(worker.name)
+        worker_port.record_readings(
+            worker, [DeviceReading(kind="cpu", index=0, utilisation=0.5, fault="It is broken.")]
+        )
+        join()
+    device = worker.devices.get()
+    assert device.quarantine_reason == "It is broken."
+    assert device.samples.count() == 1
+
+
+def test_news_of_its_jobs_are_told_by_the_reconciler_once(invitation: Invitation) -> None:
+    job = make_job(make_team(make_user(email="alice@example.org")))
+    EmailWish.objects.create(user=job.created_by, wants="everything")
+    lease = claim(job, invitation)
+    with as_worker(invitation):
+        worker_port.fail(lease, Failed("diverged", "It diverged.", "Lower it."))
+    assert not Notification.objects.exists()
+    tell_of_ended_jobs()
+    tell_of_ended_jobs()
+    told = Notification.objects.get()
+    assert told.user == job.created_by
+    assert "It diverged." in told.body
+
+
+def test_a_removed_worker_loses_its_role(invitation: Invitation) -> None:
+    with as_worker(invitation):
+        worker = join()
+    Worker.objects.filter(pk=worker.pk).update(heartbeat_at=Now() - timedelta(hours=1))
+    remove_worker(worker, actor=make_user())
+    with pytest.raises(psycopg.OperationalError):
+        session(invitation)
 
 
 def test_imports_are_for_the_hubs_own_workers(invitation: Invitation) -> None:
@@ -290,6 +330,7 @@ HOSTILE = {
     "add a file to a published version": ("INSERT INTO registry_adapterfile (version_id, path, size_bytes, sha256) "
         "VALUES ({version}, 'run.py', 1, '')", NOT_YOURS),
     "exchange a base model": ("UPDATE catalog_basemodel SET artifact_prefix = '{prefix}/model'", DENIED),
+    "read mails to others": ("SELECT * FROM notifications_notification", DENIED),
     "read a team's hub token": ("SELECT * FROM accounts_hubtoken", DENIED),
     "undrain itself": ("UPDATE fleet_worker SET drain_requested = false", DENIED),
     "take another worker's name": ("UPDATE fleet_worker SET name = 'other'", DENIED),

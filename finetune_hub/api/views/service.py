@@ -11,8 +11,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from finetune_hub.api.schema import SCHEMA_SETTINGS
-from finetune_hub.api.serializers import HealthSerializer
-from finetune_hub.api.views.hub_view import HubView
+from finetune_hub.api.serializers import HealthReportSerializer, HealthSerializer
+from finetune_hub.api.views.hub_view import HubView, errors
+from finetune_hub.operations.health import look, worst_of
 
 
 class Health(HubView):
@@ -23,6 +24,14 @@ class Health(HubView):
     def get(self, request: Request) -> Response:
         """Whether the web process answers; it says no more than that."""
         return Response({"status": "ok"})
+
+
+class HealthReport(HubView):
+    @extend_schema(operation_id="get_health_report", responses={200: HealthReportSerializer, **errors(401)})
+    def get(self, request: Request) -> Response:
+        """What is wrong with the hub, in words, the worst first. It names machines, and no team's jobs."""
+        findings = look()
+        return Response(HealthReportSerializer({"level": worst_of(findings), "findings": findings}).data)
 
 
 class Schema(SpectacularAPIView):

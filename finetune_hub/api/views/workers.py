@@ -1,4 +1,4 @@
-"""Workers, which all teams share: list, drain, resume, and let small jobs share a device."""
+"""Workers, which all teams share: list, drain, resume, remove; and devices, which small jobs may share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_hub.api.paging import page_of
 from finetune_hub.api.permissions import AdminsManageWorkers
 from finetune_hub.api.serializers import WorkerSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
-from finetune_hub.fleet.actions import drain_worker, share_device
+from finetune_hub.fleet.actions import drain_worker, release_device, remove_worker, share_device
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.steering import resume_worker
 
@@ -26,7 +26,9 @@ class Workers(HubView):
     )
     def get(self, request: Request) -> Response:
         """The workers, which all teams share, with their health and devices."""
-        return self.page(Worker.objects.with_health().prefetch_related("devices"), WorkerSerializer, by="registered_at")
+        return self.page(
+            Worker.objects.in_fleet().with_health().prefetch_related("devices"), WorkerSerializer, by="registered_at"
+        )
 
 
 class DrainWorker(HubView):
@@ -35,7 +37,7 @@ class DrainWorker(HubView):
     @extend_schema(operation_id="drain_worker", request=None, responses={200: WorkerSerializer, **errors(401, 404)})
     def post(self, request: Request, name: str) -> Response:
         """Keep new jobs away from the worker. Running ones go on; it is drained when none is left."""
-        drain_worker(get_row(Worker.objects.all(), name=name), actor=user_of(request))
+        drain_worker(get_row(Worker.objects.in_fleet(), name=name), actor=user_of(request))
         return Response(worker_detail(name))
 
 
@@ -45,7 +47,28 @@ class ResumeWorker(HubView):
     @extend_schema(operation_id="resume_worker", request=None, responses={200: WorkerSerializer, **errors(401, 404)})
     def post(self, request: Request, name: str) -> Response:
         """Let new jobs come to the worker again."""
-        resume_worker(get_row(Worker.objects.all(), name=name), actor=user_of(request))
+        resume_worker(get_row(Worker.objects.in_fleet(), name=name), actor=user_of(request))
+        return Response(worker_detail(name))
+
+
+class OneWorker(HubView):
+    permission_classes = [AdminsManageWorkers]
+
+    @extend_schema(operation_id="remove_worker", responses={204: None, **errors(401, 404, 409)})
+    def delete(self, request: Request, name: str) -> Response:
+        """Take a worker that is gone for good out of the fleet. When it joins again, it is back."""
+        remove_worker(get_row(Worker.objects.in_fleet(), name=name), actor=user_of(request))
+        return Response(status=204)
+
+
+class ReleaseDevice(HubView):
+    permission_classes = [AdminsManageWorkers]
+
+    @extend_schema(operation_id="release_device", request=None, responses={200: WorkerSerializer, **errors(401, 404)})
+    def post(self, request: Request, name: str, kind: str, index: int) -> Response:
+        """End the quarantine of a device that was mended. A fault that it still has puts it back."""
+        worker = get_row(Worker.objects.in_fleet(), name=name)
+        release_device(get_row(worker.devices.select_related("worker"), kind=kind, index=index), actor=user_of(request))
         return Response(worker_detail(name))
 
 

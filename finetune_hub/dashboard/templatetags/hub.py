@@ -17,6 +17,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from finetune_hub.dashboard.icons import STATE_ICONS, draw_icon
+from finetune_hub.fleet.models import Device
 from finetune_hub.jobs.models import Job
 from finetune_hub.scheduling.fitting import decimal_size
 from finetune_hub.spec.training import TrainingSpec
@@ -46,6 +47,47 @@ def job_state(job: Job) -> SafeString:
     return state(job.shown_state)
 
 
+HISTORY_WIDTH, HISTORY_HEIGHT = 240, 32
+
+
+@register.simple_tag
+def device_history(device: Device) -> SafeString | str:
+    """The last hour of a device as a small chart, newest at the right: how busy it was, and how full its memory."""
+    samples = list(device.samples.all())
+    if len(samples) < 2:
+        return ""
+    busy = [sample.utilisation for sample in samples]
+    full = [
+        None if sample.memory_used_bytes is None else sample.memory_used_bytes / device.memory_bytes
+        for sample in samples
+    ]
+    words = ", ".join(
+        f"{percent(round(shares[-1], 2))} {word}"
+        for shares, word in ((busy, "busy"), (full, "of memory"))
+        if shares[-1] is not None
+    )
+    return format_html(
+        '<svg class="device-history" viewBox="0 0 {} {}" role="img" preserveAspectRatio="none"'
+        ' aria-label="The last hour">'
+        '<polyline class="full" points="{}"/><polyline class="busy" points="{}"/></svg><small>{}</small>',
+        HISTORY_WIDTH,
+        HISTORY_HEIGHT,
+        polyline(full),
+        polyline(busy),
+        words,
+    )
+
+
+def polyline(shares: list[float | None]) -> str:
+    """The points of a line through the shares, 0 at the bottom; what nobody knew is left out."""
+    step = HISTORY_WIDTH / max(1, len(shares) - 1)
+    return " ".join(
+        f"{place * step:.1f},{HISTORY_HEIGHT - 1 - min(1.0, share) * (HISTORY_HEIGHT - 2):.1f}"
+        for place, share in enumerate(shares)
+        if share is not None
+    )
+
+
 @register.filter
 def duration(value: float | timedelta | None) -> str:
     """Seconds or a timedelta in its two largest units: `3 min 20 s`."""
@@ -59,6 +101,13 @@ def duration(value: float | timedelta | None) -> str:
     if seconds < 86400:
         return f"{seconds // 3600} h {seconds % 3600 // 60} min"
     return f"{seconds // 86400} d {seconds % 86400 // 3600} h"
+
+
+@register.filter
+def hours(seconds: float) -> str:
+    """Seconds as hours: `1,234.5`, and `0.02` where there are few."""
+    value = seconds / 3600
+    return f"{value:,.1f}" if value >= 1 else f"{value:.2f}" if value else "0"
 
 
 @register.filter

@@ -18,6 +18,8 @@ from finetune_hub.accounts.actions import create_token, revoke_token
 from finetune_hub.accounts.models import ApiToken
 from finetune_hub.dashboard.access import MemberRequest, memberships_of
 from finetune_hub.dashboard.account_forms import NewTokenForm, password_form
+from finetune_hub.dashboard.notification_forms import EmailForm
+from finetune_hub.notifications.models import EmailWish, Wants
 from finetune_hub.spec.refusal import Refusal
 
 
@@ -73,6 +75,10 @@ def revoke(request: MemberRequest, token_id: str) -> HttpResponse:
 def render_account(request: MemberRequest, *, status: int = 200, **context: Any) -> HttpResponse:
     """The page, with the forms as they are given, fresh ones otherwise."""
     context.setdefault("password_form", password_form(request.user))
+    wish = EmailWish.objects.filter(user=request.user).first()
+    asked = {"email": request.user.email, "wants": wish.wants if wish else Wants.NOTHING}
+    context.setdefault("email_form", EmailForm(initial=asked))
+    context["sends_email"] = settings.EMAIL_IS_SET_UP
     memberships = memberships_of(request.user)
     if memberships:
         context.setdefault("token_form", NewTokenForm(memberships=memberships))

@@ -17,6 +17,8 @@ from finetune_hub.accounts.hub_tokens import remove_hub_token, set_hub_token
 from finetune_hub.accounts.models import AuditEvent, HubToken, Role, Team
 from finetune_hub.dashboard.access import MemberRequest, administered_team, memberships_of
 from finetune_hub.dashboard.account_forms import HubTokenForm, NewMemberForm
+from finetune_hub.dashboard.notification_forms import ChatForm
+from finetune_hub.notifications.models import Channel, ChatWebhook, Notification
 from finetune_hub.spec.refusal import Refusal
 
 SHOWN_EVENTS = 50
@@ -124,7 +126,16 @@ def render_team(request: MemberRequest, team: Team, *, status: int = 200, **cont
         "events": AuditEvent.objects.seen_by(team)[:SHOWN_EVENTS],
     }
     if context["may_manage"]:
+        context["webhook"] = ChatWebhook.objects.filter(team=team).first()
+        context["chat_problem"] = newest_chat_problem(team)
+        context.setdefault("chat_form", ChatForm())
         context.setdefault("form", NewMemberForm(teams=[team]))
         context.setdefault("hub_form", HubTokenForm(teams=[team]))
         context["hub_token"] = HubToken.objects.filter(team=team).select_related("set_by").first()
     return render(request, "team/team.html", context, status=status)
+
+
+def newest_chat_problem(team: Team) -> str:
+    """Why the newest message to the chat room did not get through; empty: it did, or there is none."""
+    newest = Notification.objects.filter(team=team, channel=Channel.CHAT).order_by("-pk").first()
+    return newest.problem if newest else ""

@@ -1,30 +1,44 @@
-"""The page of workers. Everybody signed in sees the machines; only admins drain them."""
+"""The page of workers. Everybody signed in sees the machines; only admins drain, remove and release them."""
 
 from __future__ import annotations
 
+from datetime import timedelta
+from importlib.metadata import version
+
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.db.models import Prefetch
+from django.db.models.functions import Now
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.dashboard.access import MemberRequest
-from finetune_hub.fleet.actions import drain_worker, share_device
-from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.fleet.actions import drain_worker, release_device, remove_worker, share_device
+from finetune_hub.fleet.models import Device, DeviceSample, Worker
 from finetune_hub.jobs.models import Attempt
 from finetune_hub.jobs.steering import resume_worker
+from finetune_hub.spec.refusal import Refusal
+
+SHOWN_HISTORY = timedelta(hours=1)
 
 
 @login_required
 @require_safe
 def list_workers(request: MemberRequest) -> HttpResponse:
+    return render_workers(request)
+
+
+def render_workers(request: MemberRequest, *, refusal: Refusal | None = None) -> HttpResponse:
     """The machines with what runs on them; a job of a team that the user is not in stays anonymous."""
     workers = (
-        Worker.objects.with_health()
+        Worker.objects.in_fleet()
+        .with_health()
         .prefetch_related(
             Prefetch("devices", Device.objects.filter(present=True)),
+            Prefetch("devices__samples", DeviceSample.objects.filter(at__gt=Now() - SHOWN_HISTORY)),
             Prefetch(
                 "attempts",
                 Attempt.objects.active().select_related("job__base_model", "job__adapter_version__adapter"),
@@ -33,9 +47,15 @@ def list_workers(request: MemberRequest) -> HttpResponse:
         )
         .order_by("name")
     )
-    team_ids = set(Team.objects.of(request.user).values_list("pk", flat=True))
-    context = {"workers": workers, "team_ids": team_ids, "may_manage": request.user.may_manage_workers()}
-    return render(request, "workers/list.html", context)
+    context = {
+        "workers": workers,
+        "team_ids": set(Team.objects.of(request.user).values_list("pk", flat=True)),
+        "may_manage": request.user.may_manage_workers(),
+        "may_see_all_usage": request.user.may_see_all_usage(),
+        "version": version("finetune_hub"),
+        "refusal": refusal,
+    }
+    return render(request, "workers/list.html", context, status=refusal.status if refusal else 200)
 
 
 @login_required
@@ -61,6 +81,25 @@ def share(request: MemberRequest, name: str, index: int) -> HttpResponse:
     return redirect("workers")
 
 
+@login_required
+@require_POST
+def remove(request: MemberRequest, name: str) -> HttpResponse:
+    try:
+        remove_worker(managed_worker(request.user, name), actor=request.user)
+    except Refusal as refusal:
+        return render_workers(request, refusal=refusal)
+    messages.success(request, f"{name} is out of the fleet. When it joins again, it is back.")
+    return redirect("workers")
+
+
+@login_required
+@require_POST
+def release(request: MemberRequest, name: str, device_id: int) -> HttpResponse:
+    device = get_object_or_404(managed_worker(request.user, name).devices.select_related("worker"), pk=device_id)
+    release_device(device, actor=request.user)
+    return redirect("workers")
+
+
 def managed_worker(user: User, name: str) -> Worker:
     """
     Raises:
@@ -68,4 +107,4 @@ def managed_worker(user: User, name: str) -> Worker:
     """
     if not user.may_manage_workers():
         raise PermissionDenied("Only an admin of a team manages the workers.")
-    return get_object_or_404(Worker, name=name)
+    return get_object_or_404(Worker.objects.in_fleet(), name=name)

@@ -77,6 +77,7 @@ POLICIES = {
                             JOIN jobs_jobdataset ON jobs_jobdataset.job_id = job.id)"""
     },
     "fleet_device": {"ALL": "worker_id = worker_id()"},
+    "fleet_devicesample": {"ALL": "EXISTS (SELECT FROM fleet_device WHERE fleet_device.id = device_id)"},
     "fleet_worker": {"ALL": "name = worker_name()"},
     "jobs_attempt": {
         "SELECT": "worker_id = worker_id() OR holds_job(job_id)",  # How long the job has run on others.
@@ -166,8 +167,8 @@ class Migration(migrations.Migration):
     dependencies = [
         ("accounts", "0002_scopes_and_audit"),
         ("catalog", "0005_uploads_in_parts"),
-        ("fleet", "0004_worker_role"),
-        ("jobs", "0006_dataset_imports"),
+        ("fleet", "0005_worker_role"),
+        ("jobs", "0007_usage_indexes_and_sweeping"),
         ("registry", "0003_model_card"),
     ]
 

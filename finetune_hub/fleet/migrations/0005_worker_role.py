@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("fleet", "0003_labels_sharing_quotas"),
+        ("fleet", "0004_health_of_devices"),
     ]
 
     operations = [

@@ -1,0 +1,22 @@
+"""`/metrics` for Prometheus: for tokens with the scope `metrics`, since it names teams and workers."""
+
+from __future__ import annotations
+
+from django.http import HttpResponse
+from drf_spectacular.utils import extend_schema
+from prometheus_client.exposition import choose_encoder
+from rest_framework.request import Request
+
+from finetune_hub.api.permissions import ManagersScrape
+from finetune_hub.api.views.hub_view import HubView
+from finetune_hub.operations.metrics import registry
+
+
+class Metrics(HubView):
+    permission_classes = [ManagersScrape]
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request) -> HttpResponse:
+        """In the format that the scraper asks for."""
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return HttpResponse(encode(registry()), content_type=content_type)

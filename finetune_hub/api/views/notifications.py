@@ -1,0 +1,71 @@
+"""What is told outside: e-mails to the token's user, and the team's chat room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import Http404
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from finetune_hub.accounts.models import User
+from finetune_hub.api.authentication import team_of, user_of
+from finetune_hub.api.bodies import EmailNotifications, NewChatWebhook, read_body
+from finetune_hub.api.permissions import AdminsManageMembers
+from finetune_hub.api.serializers import ChatWebhookSerializer, EmailNotificationsSerializer
+from finetune_hub.api.views.hub_view import HubView, errors
+from finetune_hub.notifications.actions import connect_chat, disconnect_chat, wish_for_email
+from finetune_hub.notifications.models import ChatWebhook, EmailWish, Wants
+
+
+class Email(HubView):
+    @extend_schema(operation_id="get_email_notifications", responses={200: EmailNotificationsSerializer, **errors(401)})
+    def get(self, request: Request) -> Response:
+        """What you hear by e-mail of your own jobs, and where."""
+        return Response(wish_of(user_of(request)))
+
+    @extend_schema(
+        operation_id="set_email_notifications",
+        request=EmailNotifications,
+        responses={200: EmailNotificationsSerializer, **errors(400, 401, 409, 413, 415, 422)},
+    )
+    def put(self, request: Request) -> Response:
+        """Wish for e-mails, or for none."""
+        body = read_body(request, EmailNotifications)
+        wish_for_email(user_of(request), body.wants, email=body.email)
+        return Response(wish_of(user_of(request)))
+
+
+class Chat(HubView):
+    permission_classes = [AdminsManageMembers]
+
+    @extend_schema(operation_id="get_chat_webhook", responses={200: ChatWebhookSerializer, **errors(401, 404)})
+    def get(self, request: Request) -> Response:
+        """The chat room that hears of the team's jobs; of its address the host alone."""
+        webhook = ChatWebhook.objects.filter(team=team_of(request)).select_related("set_by").first()
+        if webhook is None:
+            raise Http404
+        return Response(ChatWebhookSerializer(webhook).data)
+
+    @extend_schema(
+        operation_id="connect_chat_webhook",
+        request=NewChatWebhook,
+        responses={200: ChatWebhookSerializer, **errors(400, 401, 413, 415, 422)},
+    )
+    def put(self, request: Request) -> Response:
+        """Tell a chat room of the team's jobs; it takes the place of the one before."""
+        body = read_body(request, NewChatWebhook)
+        webhook = connect_chat(team_of(request), body.url, body.wants, actor=user_of(request))
+        return Response(ChatWebhookSerializer(webhook).data)
+
+    @extend_schema(operation_id="disconnect_chat_webhook", responses={204: None, **errors(401)})
+    def delete(self, request: Request) -> Response:
+        """Tell no chat room any more."""
+        disconnect_chat(team_of(request), actor=user_of(request))
+        return Response(status=204)
+
+
+def wish_of(user: User) -> dict[str, Any]:
+    wish = EmailWish.objects.filter(user=user).first()
+    return {"email": user.email, "wants": wish.wants if wish else Wants.NOTHING}

@@ -1,0 +1,48 @@
+"""Accounting: what the team, or every team, used in a month."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from finetune_hub.accounts.models import Scope
+from finetune_hub.api.authentication import team_of, user_of
+from finetune_hub.api.permissions import require_scope
+from finetune_hub.api.serializers import UsageSerializer
+from finetune_hub.api.views.hub_view import HubView, errors
+from finetune_hub.operations.usage import By, Month, check_by, total_of, usage_of
+from finetune_hub.spec.refusal import Refusal
+
+
+class Usage(HubView):
+    @extend_schema(
+        operation_id="get_usage",
+        parameters=[
+            OpenApiParameter("month", str, description="In UTC, such as 2026-11; this month when left out."),
+            OpenApiParameter("by", str, enum=get_args(By), description="What a line is about; `user` when left out."),
+            OpenApiParameter("all_teams", bool, description="Every team's; for staff, with the scope `admin`."),
+        ],
+        responses={200: UsageSerializer, **errors(401, 422)},
+    )
+    def get(self, request: Request) -> Response:
+        """How long devices were held in a month, and how long jobs waited, most device time first."""
+        query = request.query_params
+        month = Month.parse(query["month"]) if "month" in query else Month.now()
+        by = check_by(query.get("by", "user"))
+        team = None if query.get("all_teams") in {"1", "true"} else team_of(request)
+        if team is None:
+            require_scope(request, Scope.ADMIN)
+            if not user_of(request).may_see_all_usage():
+                raise Refusal(
+                    "forbidden",
+                    "Only those who run the hub see what every team used.",
+                    "Leave out `all_teams`.",
+                    status=403,
+                )
+        lines = usage_of(month, by, team=team)
+        gpu_seconds, cpu_seconds = total_of(lines)
+        answer = {"month": str(month), "by": by, "gpu_seconds": gpu_seconds, "cpu_seconds": cpu_seconds, "lines": lines}
+        return Response(UsageSerializer(answer).data)

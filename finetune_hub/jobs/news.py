@@ -1,0 +1,48 @@
+"""News of a job for those outside: mails and the team's chat room, by way of the outbox."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
+from django.urls import reverse
+
+from finetune_hub.fleet.worker_role import acts_as_worker, invited_workers
+from finetune_hub.jobs.live import poke_control
+from finetune_hub.jobs.models import Job, JobState
+from finetune_hub.notifications.actions import notify
+
+TOLD_WITHIN = timedelta(minutes=10)
+
+
+def tell_of(job: Job, word: str, message: str, *, is_problem: bool, key: str = "") -> None:
+    """Tell who wants to hear it that the job is `word`; in the transaction that makes it so.
+
+    Args:
+        key: what is told once; left out, it is the job's newest event.
+    """
+    if acts_as_worker():  # Its role knows no users; `tell_of_ended_jobs` comes after it.
+        return
+
+    def text() -> tuple[str, str]:
+        link = f"{settings.PUBLIC_URL.rstrip('/')}{reverse('job', args=[job.pk])}"
+        return f"{job.subject}: {word}", f"{message}\n{link}"
+
+    # `add_events` has left the number before its own in the row at hand.
+    key = key or str(job.event_count + 1)
+    if notify(f"{job.pk}:{key}", team=job.team, user=job.created_by, is_problem=is_problem, text=text):
+        poke_control("deliver")
+
+
+def tell_of_ended_jobs() -> None:
+    """Tell of the jobs that invited workers have ended lately. What is told already has its key in the outbox."""
+    ended = Job.objects.ended().filter(
+        finished_at__gt=Now() - TOLD_WITHIN, attempts__worker__name__in=invited_workers()
+    )
+    for job in ended.distinct():
+        with transaction.atomic():
+            message = job.events.order_by("-number").values_list("message", flat=True)[0]
+            is_problem = job.state == JobState.FAILED
+            tell_of(job, job.state, message, is_problem=is_problem, key=str(job.event_count))

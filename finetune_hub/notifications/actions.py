@@ -1,0 +1,105 @@
+"""The verbs of notifications: wish for them, connect a chat room, and put what happened into the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
+
+from finetune_hub.accounts.actions import check_email, record
+from finetune_hub.accounts.models import Team, User, Verb
+from finetune_hub.accounts.sealing import seal
+from finetune_hub.notifications.models import Channel, ChatWebhook, EmailWish, Notification, Wants
+from finetune_hub.notifications.webhook import check_address
+from finetune_hub.spec.ids import new_id
+from finetune_hub.spec.refusal import Refusal
+
+Text = Callable[[], tuple[str, str]]
+
+
+@transaction.atomic
+def wish_for_email(user: User, wants: Wants, *, email: str) -> EmailWish:
+    """Keep the user's address and how much they want to hear there.
+
+    Raises:
+        Refusal: `invalid_email`, `email_not_set_up`.
+    """
+    if email or wants != Wants.NOTHING:
+        check_email(email)
+    if wants != Wants.NOTHING and not settings.EMAIL_IS_SET_UP:
+        raise Refusal(
+            "email_not_set_up",
+            "This hub sends no e-mail.",
+            "Ask whoever runs it to set EMAIL_HOST; see docs/operations.md.",
+            field="wants",
+            status=409,
+        )
+    if user.email != email:
+        user.email = email
+        user.save(update_fields=["email"])
+    wish, _ = EmailWish.objects.update_or_create(user=user, defaults={"wants": wants})
+    return wish
+
+
+@transaction.atomic
+def connect_chat(team: Team, url: str, wants: Wants, *, actor: User) -> ChatWebhook:
+    """Tell the team's chat room from now on; another address takes the place of the one before.
+
+    Raises:
+        Refusal: `invalid_webhook`: it is no address that the service would call.
+    """
+    check_address(url)
+    host = urlsplit(url).hostname or ""
+    values = {"sealed_url": seal(url), "host": host, "wants": wants, "set_by": actor, "set_at": Now()}
+    webhook, _ = ChatWebhook.objects.update_or_create(team=team, defaults=values)
+    record(Verb.CHAT_CONNECTED, host, team=team, actor=actor)
+    Notification.objects.create(
+        key=new_id("hello"),
+        channel=Channel.CHAT,
+        team=team,
+        subject=f"{actor} has connected this room.",
+        body=f"It hears of the jobs of {team.name} from now on. {settings.PUBLIC_URL}",
+    )
+    webhook.refresh_from_db()
+    return webhook
+
+
+@transaction.atomic
+def disconnect_chat(team: Team, *, actor: User) -> None:
+    """Forget the address, and what still waited for it. Twice is once."""
+    webhook = ChatWebhook.objects.filter(team=team).first()
+    if webhook is None:
+        return
+    Notification.objects.waiting().filter(team=team, channel=Channel.CHAT).delete()
+    webhook.delete()
+    record(Verb.CHAT_DISCONNECTED, webhook.host, team=team, actor=actor)
+
+
+def notify(key: str, *, team: Team, user: User, is_problem: bool, text: Text) -> int:
+    """Put into the outbox what happened, for those who want to hear it: the job's user, and the team's chat room.
+
+    Call it in the transaction of what it tells of: either both are kept or neither.
+
+    Args:
+        key: what happened, such as `ftjob-…:failed`; the same again is told once.
+        text: subject and body, made only when somebody listens.
+
+    Returns:
+        How many messages wait for it.
+    """
+    enough = [Wants.EVERYTHING, *([Wants.PROBLEMS] if is_problem else [])]
+    messages = []
+    wishes = EmailWish.objects.filter(user=user, wants__in=enough, user__memberships__team=team)
+    if user.email and wishes.exists():
+        messages.append(Notification(key=f"{key}:email", channel=Channel.EMAIL, team=team, user=user))
+    if ChatWebhook.objects.filter(team=team, wants__in=enough).exists():
+        messages.append(Notification(key=f"{key}:chat", channel=Channel.CHAT, team=team))
+    if messages:
+        subject, body = text()
+        for message in messages:
+            message.subject, message.body = " ".join(subject.split())[:300], body
+        Notification.objects.bulk_create(messages, ignore_conflicts=True)
+    return len(messages)

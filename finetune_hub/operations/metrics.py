@@ -1,0 +1,221 @@
+"""Prometheus metrics: asked of Postgres at each scrape, in a handful of bounded questions. No process keeps a count.
+
+Counters hold what happened since the month began (UTC) and start anew with the next, which `rate()` and `increase()`
+take for a restart. Unfinished jobs, active attempts and machines are bounded by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import (
+    Case,
+    Count,
+    DurationField,
+    Exists,
+    ExpressionWrapper,
+    F,
+    Max,
+    OuterRef,
+    Q,
+    Sum,
+    Value,
+    When,
+)
+from django.db.models.functions import Now
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.jobs.models import (
+    ENDED_JOB_STATES,
+    Attempt,
+    AttemptState,
+    DeviceUse,
+    Job,
+    JobState,
+    Publication,
+)
+from finetune_hub.operations.models import Round
+from finetune_hub.operations.usage import Month, held_within
+
+PUBLICATION_BUCKETS = (1, 5, 15, 60, 300, 900)  # Seconds.
+
+# Optimizer steps a second of all running attempts of a worker, each by the mean of its 20 newest steps.
+STEP_RATES = """
+SELECT worker.name, sum(1 / newest.seconds)
+FROM jobs_attempt attempt
+JOIN fleet_worker worker ON worker.id = attempt.worker_id
+CROSS JOIN LATERAL (
+    SELECT avg(seconds) AS seconds
+    FROM (SELECT seconds FROM jobs_metricpoint WHERE attempt_id = attempt.id ORDER BY step DESC LIMIT 20) points
+) newest
+WHERE attempt.state = 'running' AND newest.seconds > 0
+GROUP BY worker.name
+"""
+
+
+def registry() -> CollectorRegistry:
+    """A registry of its own for a scrape: none of prometheus_client's numbers about this one process."""
+    made = CollectorRegistry(auto_describe=False)
+    made.register(HubCollector())
+    return made
+
+
+class HubCollector(Collector):
+    def describe(self) -> Iterable[Metric]:
+        """Nothing ahead of a scrape: registering asks no database."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        month = Month.now()
+        yield from queue()
+        yield lease_ages()
+        yield device_seconds(month)
+        yield ended_attempts(month)
+        yield step_rates()
+        yield publications(month)
+        yield from machines()
+        yield round_ages()
+
+
+def queue() -> Iterator[Metric]:
+    """Unfinished jobs: those that run, and why the others do not."""
+    has_machine = Device.objects.filter(present=True, worker__in=Worker.objects.fit_for_work())
+    why = Case(
+        When(state=JobState.VALIDATING, then=Value("validating")),
+        When(~Q(state=JobState.QUEUED), then=Value("")),
+        When(not_before__gt=Now(), then=Value("back_off")),
+        When(Q(after__isnull=False) & ~Q(after__state=JobState.SUCCEEDED), then=Value("after_job")),
+        When(~Exists(has_machine), then=Value("no_worker")),
+        default=Value("device"),
+    )
+    age = ExpressionWrapper(Now() - F("created_at"), output_field=DurationField())
+    unfinished = Job.objects.exclude(state__in=ENDED_JOB_STATES).alias(why=why)
+    depth = GaugeMetricFamily(
+        "finetune_hub_queue_depth",
+        "Jobs that wait: validating, paused, back_off after a failure, after_job, no_worker fit for work, device.",
+        labels=["reason", "kind"],
+    )
+    running = GaugeMetricFamily("finetune_hub_jobs_running", "Jobs that run.", labels=["kind"])
+    oldest = timedelta()
+    for row in unfinished.values("kind", "state", reason=F("why")).annotate(jobs=Count("pk"), oldest=Max(age)):
+        if row["state"] == JobState.RUNNING:
+            running.add_metric([row["kind"]], row["jobs"])
+        else:
+            depth.add_metric([row["reason"] or row["state"], row["kind"]], row["jobs"])
+            oldest = max(oldest, row["oldest"])
+    yield depth
+    yield running
+    yield GaugeMetricFamily(
+        "finetune_hub_queue_oldest_seconds",
+        "Since the submission of the oldest job that waits; 0: none does.",
+        value=oldest.total_seconds(),
+    )
+
+
+def lease_ages() -> Metric:
+    """How long ago leases were renewed; one that nears its length is about to be lost."""
+    family = GaugeMetricFamily(
+        "finetune_hub_lease_age_seconds",
+        f"Since the longest unrenewed lease of the worker was renewed; it ends at {settings.LEASE.total_seconds():g}.",
+        labels=["worker"],
+    )
+    left = ExpressionWrapper(F("lease_expires_at") - Now(), output_field=DurationField())
+    running = Attempt.objects.filter(state=AttemptState.RUNNING)
+    for row in running.values(name=F("worker__name")).annotate(age=Max(settings.LEASE - left)).order_by():
+        family.add_metric([row["name"]], row["age"].total_seconds())
+    return family
+
+
+def device_seconds(month: Month) -> Metric:
+    family = CounterMetricFamily(
+        "finetune_hub_device_seconds",
+        "How long devices were held this month, by team and kind of device.",
+        labels=["team", "device_kind"],
+    )
+    uses = held_within(month).values(team=F("attempt__job__team__slug"), kind=F("device__kind"))
+    for row in uses.annotate(held=Sum("held")).order_by():
+        family.add_metric([row["team"], row["kind"]], row["held"].total_seconds())
+    return family
+
+
+def ended_attempts(month: Month) -> Metric:
+    family = CounterMetricFamily(
+        "finetune_hub_attempts_ended",
+        "Attempts that ended this month, by how; failed and lost ones with their class.",
+        labels=["state", "failure_class"],
+    )
+    ended = Attempt.objects.filter(finished_at__gte=month.start)
+    for row in ended.values("state", "failure_class").annotate(attempts=Count("pk")).order_by():
+        family.add_metric([row["state"], row["failure_class"]], row["attempts"])
+    return family
+
+
+def step_rates() -> Metric:
+    family = GaugeMetricFamily(
+        "finetune_hub_steps_per_second", "Optimizer steps a second of what runs on the worker.", labels=["worker"]
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(STEP_RATES)
+        for name, rate in cursor.fetchall():
+            family.add_metric([name], rate)
+    return family
+
+
+def publications(month: Month) -> Metric:
+    """From the trainer's last word until its adapter was verified, stored and published."""
+    took = ExpressionWrapper(F("attempt__finished_at") - F("attempt__progress_at"), output_field=DurationField())
+    known = Publication.objects.filter(attempt__finished_at__gte=month.start, attempt__progress_at__isnull=False)
+    within = {
+        f"within_{limit}": Count("pk", filter=Q(took__lte=timedelta(seconds=limit))) for limit in PUBLICATION_BUCKETS
+    }
+    row = known.annotate(took=took).aggregate(**within, all=Count("pk"), total=Sum("took"))
+    buckets = [(str(float(limit)), row[f"within_{limit}"]) for limit in PUBLICATION_BUCKETS]
+    family = HistogramMetricFamily(
+        "finetune_hub_publication_seconds",
+        "From the trainer's last event until its adapter was reloaded, compared, stored and published, this month.",
+    )
+    total = row["total"].total_seconds() if row["total"] else 0.0
+    family.add_metric([], buckets=[*buckets, ("+Inf", row["all"])], sum_value=total)
+    return family
+
+
+def machines() -> Iterator[Metric]:
+    heartbeat = GaugeMetricFamily(
+        "finetune_hub_worker_heartbeat_age_seconds", "Since the worker's last heartbeat.", labels=["worker", "version"]
+    )
+    healthy = GaugeMetricFamily(
+        "finetune_hub_worker_healthy", "1: the worker may be given jobs.", labels=["worker", "health"]
+    )
+    for worker in Worker.objects.with_health():
+        word = worker.health()[0]
+        heartbeat.add_metric([worker.name, worker.version], worker.heartbeat_age.total_seconds())
+        healthy.add_metric([worker.name, word], float(word == "healthy"))
+    yield heartbeat
+    yield healthy
+    devices = GaugeMetricFamily("finetune_hub_device_held", "1: a job holds the device.", labels=["worker", "device"])
+    is_held = Exists(DeviceUse.objects.filter(device=OuterRef("pk"), released_at=None))
+    for worker_name, kind, index, held in Device.objects.filter(present=True).values_list(
+        "worker__name", "kind", "index", is_held
+    ):
+        devices.add_metric([worker_name, f"{kind}:{index}"], float(held))
+    yield devices
+
+
+def round_ages() -> Metric:
+    family = GaugeMetricFamily(
+        "finetune_hub_control_round_age_seconds", "Since control last finished the round.", labels=["round"]
+    )
+    for done in Round.objects.with_age():
+        family.add_metric([done.name], done.age.total_seconds())
+    return family

@@ -1,0 +1,45 @@
+"""What control notes about its own rounds, so that the health page can tell a quiet hub from a dead one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.db import models
+from django.db.models.functions import Now
+
+
+class RoundName(models.TextChoices):
+    RECONCILE = "reconcile"
+    PROBE = "probe"
+    DELIVER = "deliver"
+    TIDY = "tidy"
+
+
+class RoundQuerySet(models.QuerySet["Round"]):
+    def with_age(self) -> RoundQuerySet:
+        """Adds `age`, on the database's clock."""
+        age = models.ExpressionWrapper(Now() - models.F("finished_at"), output_field=models.DurationField())
+        added: dict[str, models.expressions.Combinable] = {"age": age}
+        return self.annotate(**added)
+
+
+class Round(models.Model):
+    """The last time that control finished one of its regular rounds, and what it found wrong."""
+
+    name = models.CharField(primary_key=True, max_length=20, choices=RoundName)
+    finished_at = models.DateTimeField(db_default=Now())
+    problem = models.TextField(blank=True, help_text="A sentence and what to do; empty: all is well.")
+
+    age: timedelta
+
+    objects = RoundQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def record_round(name: RoundName, problem: str = "") -> None:
+    """Note that the round is done, in one statement."""
+    done = Round(name=name, finished_at=Now(), problem=problem)
+    fields = ["finished_at", "problem"]
+    Round.objects.bulk_create([done], update_conflicts=True, unique_fields=["name"], update_fields=fields)

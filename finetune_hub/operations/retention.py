@@ -1,0 +1,93 @@
+"""Tidying up, in bounded rounds: what is old goes, and so does what no row points at.
+
+    checkpoints     of jobs that ended KEEP_CHECKPOINTS ago: nobody will go on from them
+    logs            of attempts that ended KEEP_LOGS ago; events and curves stay
+    leftovers       files that an attempt stored and no row names: it died between the two, KEEP_ORPHANS ago
+    readings        of devices, after a day; messages that were sent, after a month
+
+Files go before their row: a round that dies half-way is done again, and leaves nothing without a row.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
+
+from finetune_hub.artifacts.manifest import ArtifactError
+from finetune_hub.artifacts.store import ArtifactStore, shared_store
+from finetune_hub.catalog.models import BaseModel
+from finetune_hub.fleet.models import DeviceSample
+from finetune_hub.jobs.lifecycle import lock_job
+from finetune_hub.jobs.models import ENDED_JOB_STATES, Attempt, Checkpoint, Job
+from finetune_hub.notifications.models import Notification
+from finetune_hub.registry.models import AdapterVersion
+
+PASS_LIMIT = 200
+KEEP_READINGS = timedelta(days=1)
+KEEP_MESSAGES = timedelta(days=30)
+
+
+def tidy_pass() -> str:
+    """One bounded round over everything; the next one goes on. What kept files from going, or nothing."""
+    problem = ""
+    try:
+        store = shared_store(settings.ARTIFACT_URL)
+        expire_checkpoints(store)
+        collect_leftovers(store)
+    except (ArtifactError, OSError) as error:
+        problem = f"Old files cannot be deleted: {error}"
+    expire_logs()
+    DeviceSample.objects.filter(at__lt=Now() - KEEP_READINGS).delete()
+    Notification.objects.filter(created_at__lt=Now() - KEEP_MESSAGES).exclude(sent_at=None, given_up_at=None).delete()
+    return problem
+
+
+def expire_checkpoints(store: ArtifactStore) -> int:
+    """Delete the checkpoints of jobs that ended long ago; the number of jobs."""
+    old = Job.objects.filter(finished_at__lt=Now() - settings.KEEP_CHECKPOINTS, checkpoints__isnull=False)
+    job_ids = list(old.distinct().values_list("pk", flat=True)[:PASS_LIMIT])
+    for job_id in job_ids:
+        with transaction.atomic():
+            job = lock_job(job_id)
+            if job.state not in ENDED_JOB_STATES:  # Somebody has just asked to go on from one.
+                continue
+            for checkpoint in job.checkpoints.all():
+                delete_files(store, checkpoint)
+            job.checkpoints.all().delete()
+    return len(job_ids)
+
+
+def delete_files(store: ArtifactStore, checkpoint: Checkpoint) -> None:
+    for entry in checkpoint.manifest:
+        store.delete(f"{checkpoint.artifact_prefix}/{entry['path']}")
+
+
+def expire_logs() -> int:
+    """Forget the log tails of attempts that ended long ago; the number of attempts."""
+    old = Attempt.objects.filter(finished_at__lt=Now() - settings.KEEP_LOGS).exclude(log_tail="")
+    chosen = old.order_by("finished_at").values("pk")[:PASS_LIMIT]
+    return Attempt.objects.filter(pk__in=chosen).update(log_tail="")
+
+
+def collect_leftovers(store: ArtifactStore) -> int:
+    """Delete what ended attempts stored and nobody needs; the number of files. Each attempt is looked at once."""
+    ended = Attempt.objects.filter(swept_at=None, finished_at__lt=Now() - settings.KEEP_ORPHANS)
+    deleted = 0
+    for attempt in ended.defer("log_tail").order_by("finished_at")[:PASS_LIMIT]:
+        named = prefixes_in_use(attempt)
+        for key in list(store.keys(attempt.artifact_prefix)):
+            if not any(key.startswith(f"{prefix}/") for prefix in named):
+                store.delete(key)
+                deleted += 1
+        Attempt.objects.filter(pk=attempt.pk).update(swept_at=Now())
+    return deleted
+
+
+def prefixes_in_use(attempt: Attempt) -> set[str]:
+    """The folders below the attempt's own that some row points at."""
+    below = {"artifact_prefix__startswith": f"{attempt.artifact_prefix}/"}
+    rows = (model.objects.filter(**below) for model in (AdapterVersion, BaseModel, Checkpoint))
+    return {prefix for found in rows for prefix in found.values_list("artifact_prefix", flat=True)}
