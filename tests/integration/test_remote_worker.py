@@ -43,10 +43,10 @@ class RemoteWorker:
         return self.process.wait(20)
 
 
-@pytest.fixture
-def worker(hub: RunningHub, tmp_path: Path) -> Iterator[RemoteWorker]:
+@pytest.fixture(scope="module")
+def worker(hub: RunningHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteWorker]:
     """All jobs go to gpu-7 while it runs."""
-    remote = RemoteWorker(hub, tmp_path)
+    remote = RemoteWorker(hub, tmp_path_factory.mktemp("gpu-7"))
     remote.start()
     with hub.client() as client:
         client.drain_worker("box")
