@@ -14,8 +14,7 @@ class FleetConfig(AppConfig):
 
 def renew_grants_of_workers(**kwargs: Any) -> None:
     """After migrations, which may have made tables anew: what workers' roles may do is granted again."""
-    from finetune_hub.fleet.models import WorkerRole
-    from finetune_hub.fleet.worker_role import renew_grants
+    from finetune_hub.fleet.worker_role import invited_workers, policies_are_on, renew_grants
 
-    if WorkerRole.objects.exists():
+    if policies_are_on() and invited_workers().exists():
         renew_grants()

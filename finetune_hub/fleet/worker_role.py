@@ -127,6 +127,13 @@ def invited_workers() -> QuerySet[WorkerRole, str]:
     return WorkerRole.objects.values_list("worker_name", flat=True)
 
 
+def policies_are_on() -> bool:
+    """Whether the migration with the policies is applied. Without them a grant would open every row."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regprocedure('worker_name()') IS NOT NULL")
+        return bool(cursor.fetchone()[0])
+
+
 def acts_as_worker() -> bool:
     """Whether this process has reached the database with a worker's own role."""
     with connection.cursor() as cursor:

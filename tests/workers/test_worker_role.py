@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from django.db.models.functions import Now
 from django.db.utils import ProgrammingError
@@ -501,3 +502,14 @@ def test_whoever_has_grants_but_is_no_worker_sees_no_row(scene: Scene) -> None:
     with as_worker(scene.invitation), pytest.raises(ProgrammingError, match=NOT_YOURS):
         join()
     WorkerRole.objects.create(worker_name="gpu-7", role_name=scene.invitation.role_name)
+
+
+def test_without_the_policies_there_is_no_grant(invitation: Invitation) -> None:
+    call_command("migrate", "jobs", "0007", verbosity=0)
+    try:
+        with session(invitation) as worker, pytest.raises(InsufficientPrivilege, match=DENIED):
+            worker.execute("SELECT FROM jobs_job")
+    finally:
+        call_command("migrate", verbosity=0)
+    with as_worker(invitation):
+        join()
