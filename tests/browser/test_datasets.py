@@ -38,7 +38,7 @@ def test_from_unknown_columns_to_what_a_model_sees(
     page = open_page(width=width, scheme=scheme)
     sign_in(page, alice)
     page.goto("/datasets/upload/")
-    page.get_by_label("Name").fill("fragen")
+    page.get_by_role("textbox", name="Name", exact=True).fill("fragen")
     choose(page, table(*ROWS, '"offen" x;y;2', LONG))
     page.get_by_role("button", name="Upload and check").click()
 
@@ -87,7 +87,7 @@ def test_a_large_file_goes_on_after_a_break(open_page: OpenPage) -> None:
     page = open_page()
     sign_in(page, alice)
     page.goto("/datasets/upload/")
-    page.get_by_label("Name").fill("fragen")
+    page.get_by_role("textbox", name="Name", exact=True).fill("fragen")
     rows = [f"question {number}?,answer" for number in range(400)]
     content = "\n".join(["question,answer", *rows]).encode()
     page.set_input_files("[name=file]", {"name": "fragen.csv", "mimeType": "text/csv", "buffer": content})

@@ -67,7 +67,7 @@ def test_several_datasets_are_weighed_and_submitted(open_page: OpenPage) -> None
 
 def test_what_fits_nowhere_can_be_insisted_on(open_page: OpenPage) -> None:
     page, hub = open_form(open_page)
-    model = BaseModel.objects.get(team=hub.team)
+    model = BaseModel.objects.get(team=hub.team, name="smollm2-135m-instruct")
     BaseModel.objects.filter(pk=model.pk).update(facts=model.facts | LLAMA_33B | {"parameter_count": 10**12})
     page.get_by_role("button", name="Submit the job").click()
     expect(page.get_by_text("It does not fit").first).to_be_visible()

@@ -43,18 +43,15 @@ class Cable:
 
     def _serve(self, near: socket.socket) -> None:
         self.plugged.wait()
-        far = socket.socket(socket.AF_UNIX)
-        try:
-            far.connect(str(self.target))
-        except OSError:
-            near.close()
-            return
-        back = threading.Thread(target=self._carry, args=(far, near), daemon=True)
-        back.start()
-        self._carry(near, far)
-        back.join()
-        near.close()
-        far.close()
+        with near, socket.socket(socket.AF_UNIX) as far:
+            try:
+                far.connect(str(self.target))
+            except OSError:
+                return  # The server is down: the caller sees a closed connection.
+            back = threading.Thread(target=self._carry, args=(far, near), daemon=True)
+            back.start()
+            self._carry(near, far)
+            back.join()
 
     def _carry(self, source: socket.socket, sink: socket.socket) -> None:
         try:

@@ -29,7 +29,7 @@ def test_from_the_sign_in_to_an_adapter(hub: RunningHub, browser: Browser, tmp_p
 
     page.get_by_role("link", name="Datasets").click()
     page.get_by_role("link", name="Upload").first.click()
-    page.get_by_label("Name").fill("first-day")
+    page.get_by_role("textbox", name="Name", exact=True).fill("first-day")
     rows.write_text(good + '{"messages": [{"role": "user", "content": "Hello?"}]}\n')
     upload(page, rows)
     expect(page.get_by_text("first-day.jsonl, line 49")).to_be_visible()

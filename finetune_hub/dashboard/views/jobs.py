@@ -225,7 +225,9 @@ def training_form(
     versions = list(
         DatasetVersion.objects.alive().filter(dataset__team__in=teams).select_related("dataset").order_by("-pk")
     )
-    base_models = list(BaseModel.objects.filter(team__in=teams).ready().order_by("name"))
+    base_models = sorted(
+        BaseModel.objects.filter(team__in=teams).ready(), key=lambda model: (model.lacks_chat_template, model.name)
+    )  # What can train conversations stands first, and so is chosen at the start.
     initial: dict[str, Any] = {"form_token": uuid4().hex}
     if versions:
         initial["dataset"] = [Picked(dataset_value(versions[0]))]
