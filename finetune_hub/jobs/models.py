@@ -16,6 +16,7 @@ from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.scheduling.changes import changed
+from finetune_hub.scheduling.placement.reasons import WAIT_CODES
 from finetune_hub.spec.compatibility import Compatibility, compatibility_of
 from finetune_hub.spec.events import FailureClass
 from finetune_hub.spec.ids import new_id
@@ -49,6 +50,9 @@ class DesiredState(models.TextChoices):
     CANCEL = "cancel"
 
 
+# Why a job waits: placement's own verdicts, and what keeps a job from being looked at by it.
+WAITS = ["validating", "paused", "back_off", "after_job", "scheduler", "starting", *WAIT_CODES]
+
 ENDED_JOB_STATES = [JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
 
 LOWEST_PRIORITY, HIGHEST_PRIORITY = -10, 10
@@ -62,6 +66,9 @@ LONG_COLUMNS = [
     "adapter_version__verification",
     "adapter_version__model_card",
 ]
+
+
+MAY_FOLLOW = models.Q(after=None) | models.Q(after__state=JobState.SUCCEEDED)
 
 
 class JobQuerySet(TeamOwnedQuerySet["Job"]):
@@ -80,8 +87,7 @@ class JobQuerySet(TeamOwnedQuerySet["Job"]):
 
     def in_queue_order(self) -> JobQuerySet:
         """Queued jobs that may start now: by priority, then first come first."""
-        may_follow = models.Q(after=None) | models.Q(after__state=JobState.SUCCEEDED)
-        waiting = self.filter(may_follow, state=JobState.QUEUED, not_before__lte=Now())
+        waiting = self.filter(MAY_FOLLOW, state=JobState.QUEUED, not_before__lte=Now())
         return waiting.order_by("-priority", "requested_at", "id")
 
 
@@ -269,6 +275,21 @@ class Job(models.Model):
         if self.kind != JobKind.TRAIN:
             return None
         return compatibility_of(self.training_spec().method, self.over.model_type)
+
+
+def wait_of_job() -> models.Case:
+    """Why a job does not run, as one of `WAITS`; empty for one that does, or has ended. An expression for queries."""
+    active = Attempt.objects.active().filter(job=models.OuterRef("pk"))
+    return models.Case(
+        models.When(state__in=[JobState.VALIDATING, JobState.PAUSED], then=models.F("state")),
+        models.When(~models.Q(state=JobState.QUEUED), then=models.Value("")),
+        models.When(not_before__gt=Now(), then=models.Value("back_off")),
+        models.When(~MAY_FOLLOW, then=models.Value("after_job")),
+        models.When(models.Exists(active), then=models.Value("starting")),
+        models.When(waiting_reason="", then=models.Value("scheduler")),
+        default=models.F("waiting_code"),
+        output_field=models.CharField(),
+    )
 
 
 class JobDataset(models.Model):

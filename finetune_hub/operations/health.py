@@ -24,9 +24,10 @@ from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import ArtifactStore, shared_store
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.live import ping_redis
-from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobState
+from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobState, wait_of_job
 from finetune_hub.jobs.news import tell_of
 from finetune_hub.operations.models import Round, RoundName
+from finetune_hub.scheduling.placement.reasons import NO_DEVICE
 from finetune_hub.spec.ids import new_id
 
 Level = Literal["ok", "warning", "bad"]
@@ -222,22 +223,22 @@ def check_jobs() -> Iterator[Finding]:
         yield Finding("Jobs", "bad", f"{unlooked} wait to be looked at by control.", LOG_OF_CONTROL)
     waiting = jobs_without_a_device().count()
     if waiting:
-        message = f"{waiting} have waited for an hour for a device, and none that works is there."
-        yield Finding("Jobs", "bad", message, "Start a worker, or resume one on the Workers page.")
+        message = f"{waiting} have waited for an hour, and nothing that works fits."
+        remedy = "Their pages say what is missing. Start a worker that has it, or resume one on the Workers page."
+        yield Finding("Jobs", "bad", message, remedy)
     if not (stuck or unlooked or waiting):
         yield Finding("Jobs", "ok", "None stands still.")
 
 
 def jobs_without_a_device() -> QuerySet[Job]:
-    """Jobs that have waited for an hour while no device could take any."""
-    usable = Device.objects.lendable().filter(worker__in=Worker.objects.fit_for_work())
-    waiting = Job.objects.in_queue_order().filter(not_before__lt=Now() - WAITING_FOR)
-    return waiting if not usable.exists() else waiting.none()
+    """Jobs that have waited for an hour, and that placement finds no device for, busy or not."""
+    waiting = Job.objects.filter(state=JobState.QUEUED, not_before__lt=Now() - WAITING_FOR)
+    return waiting.alias(wait=wait_of_job()).filter(wait=NO_DEVICE)
 
 
 @transaction.atomic
 def tell_of_waiting_jobs() -> None:
     """Once for each wait, tell the jobs' people that nothing will take them as things are."""
     for job in jobs_without_a_device().select_related("team", "created_by").order_by("not_before")[:TOLD_AT_ONCE]:
-        message = "It has waited for an hour, and no device that works is there. Start a worker, or resume one."
+        message = f"It has waited for an hour. {job.waiting_reason}"
         tell_of(job, "waits for a device", message, is_problem=True, key=f"waits:{job.not_before.isoformat()}")

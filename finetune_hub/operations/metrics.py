@@ -12,7 +12,6 @@ from datetime import timedelta
 from django.conf import settings
 from django.db import connection
 from django.db.models import (
-    Case,
     Count,
     DurationField,
     Exists,
@@ -22,8 +21,6 @@ from django.db.models import (
     OuterRef,
     Q,
     Sum,
-    Value,
-    When,
 )
 from django.db.models.functions import Now
 from prometheus_client import CollectorRegistry
@@ -38,12 +35,13 @@ from prometheus_client.registry import Collector
 from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.models import (
     ENDED_JOB_STATES,
+    WAITS,
     Attempt,
     AttemptState,
     DeviceUse,
     Job,
-    JobState,
     Publication,
+    wait_of_job,
 )
 from finetune_hub.operations.models import Round
 from finetune_hub.operations.usage import Month, held_within
@@ -90,30 +88,21 @@ class HubCollector(Collector):
 
 def queue() -> Iterator[Metric]:
     """Unfinished jobs: those that run, and why the others do not."""
-    has_machine = Device.objects.filter(present=True, worker__in=Worker.objects.fit_for_work())
-    why = Case(
-        When(state=JobState.VALIDATING, then=Value("validating")),
-        When(~Q(state=JobState.QUEUED), then=Value("")),
-        When(not_before__gt=Now(), then=Value("back_off")),
-        When(Q(after__isnull=False) & ~Q(after__state=JobState.SUCCEEDED), then=Value("after_job")),
-        When(~Exists(has_machine), then=Value("no_worker")),
-        default=Value("device"),
-    )
     age = ExpressionWrapper(Now() - F("created_at"), output_field=DurationField())
-    unfinished = Job.objects.exclude(state__in=ENDED_JOB_STATES).alias(why=why)
+    unfinished = Job.objects.exclude(state__in=ENDED_JOB_STATES).annotate(wait=wait_of_job())
     depth = GaugeMetricFamily(
         "finetune_hub_queue_depth",
-        "Jobs that wait: validating, paused, back_off after a failure, after_job, no_worker fit for work, device.",
+        f"Jobs that wait, by why: {', '.join(WAITS)}.",
         labels=["reason", "kind"],
     )
     running = GaugeMetricFamily("finetune_hub_jobs_running", "Jobs that run.", labels=["kind"])
     oldest = timedelta()
-    for row in unfinished.values("kind", "state", reason=F("why")).annotate(jobs=Count("pk"), oldest=Max(age)):
-        if row["state"] == JobState.RUNNING:
-            running.add_metric([row["kind"]], row["jobs"])
-        else:
-            depth.add_metric([row["reason"] or row["state"], row["kind"]], row["jobs"])
+    for row in unfinished.values("kind", "wait").annotate(jobs=Count("pk"), oldest=Max(age)):
+        if row["wait"]:
+            depth.add_metric([row["wait"], row["kind"]], row["jobs"])
             oldest = max(oldest, row["oldest"])
+        else:
+            running.add_metric([row["kind"]], row["jobs"])
     yield depth
     yield running
     yield GaugeMetricFamily(

@@ -16,11 +16,21 @@ from django.urls import reverse
 from finetune_hub.accounts.models import Role, Team
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import shared_store
+from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs.models import AttemptState, Job, JobState
+from finetune_hub.jobs.scheduler import schedule_pass
 from finetune_hub.notifications.delivery import deliver_pass
 from finetune_hub.notifications.models import EmailWish, Notification, Wants
 from finetune_hub.operations import health
-from finetune_hub.operations.health import Finding, disk_finding, look, probe_artifacts, tell_of_waiting_jobs, worst_of
+from finetune_hub.operations.health import (
+    Finding,
+    disk_finding,
+    jobs_without_a_device,
+    look,
+    probe_artifacts,
+    tell_of_waiting_jobs,
+    worst_of,
+)
 from finetune_hub.operations.models import Round, RoundName, record_round
 from tests.dashboard.conftest import signed_in
 from tests.factories import make_attempt, make_job, make_team, make_user, make_worker
@@ -143,17 +153,29 @@ def test_a_wait_for_a_device_that_is_not_there_is_told_once(team: Team, settings
     long_ago = Now() - timedelta(minutes=61)
     job = make_job(team, created_at=long_ago, not_before=long_ago)
     make_job(team)  # It has just come.
+    schedule_pass()
     for _ in range(2):
         tell_of_waiting_jobs()
     assert Notification.objects.count() == 1
     assert deliver_pass() == ""
     [message] = mail.outbox
     assert message.subject == f"{job.subject}: waits for a device"
-    assert [finding.message for finding in found("Jobs")] == [
-        "1 have waited for an hour for a device, and none that works is there."
-    ]
+    assert "It has waited for an hour. No worker has joined yet." in message.body
+    assert [finding.message for finding in found("Jobs")] == ["1 have waited for an hour, and nothing that works fits."]
     make_worker()
+    schedule_pass()
     assert found("Jobs") == []
+
+
+def test_a_wait_that_the_devices_there_cannot_end_is_found_too(well: None, team: Team) -> None:
+    long_ago = Now() - timedelta(minutes=61)
+    job = make_job(team, created_at=long_ago, not_before=long_ago, memory_bytes_needed=10**15)
+    make_attempt(make_job(team, state=JobState.RUNNING), Worker.objects.get())
+    busy = make_job(team, created_at=long_ago, not_before=long_ago)
+    schedule_pass()
+    assert list(jobs_without_a_device()) == [job]
+    busy.refresh_from_db()
+    assert busy.waiting_code == "devices"
 
 
 def test_page_and_api_say_the_same(well: None, team: Team) -> None:

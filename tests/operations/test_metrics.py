@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from finetune_hub.accounts.actions import create_token
 from finetune_hub.accounts.models import Role, Team, User
-from finetune_hub.jobs.models import AttemptState, JobState, Publication
+from finetune_hub.jobs.lifecycle import start_job
+from finetune_hub.jobs.models import WAITS, AttemptState, JobState, Publication
+from finetune_hub.jobs.scheduler import schedule_pass
 from finetune_hub.operations.metrics import registry
 from finetune_hub.operations.models import RoundName, record_round
 from tests.dashboard.conftest import make_point
@@ -52,14 +56,33 @@ def test_the_queue_says_why(team: Team) -> None:
     make_job(team, not_before=Now() + timedelta(minutes=5))
     make_job(team, state=JobState.VALIDATING)
     make_job(team, after=make_job(team, state=JobState.PAUSED))
-    assert value("queue_depth", reason="no_worker", kind="train") == 1
-    make_worker()
-    assert value("queue_depth", reason="no_worker", kind="train") is None
-    for reason in ("device", "back_off", "validating", "after_job", "paused"):
+    assert value("queue_depth", reason="scheduler", kind="train") == 1
+    schedule_pass()
+    for reason in ("no_device", "back_off", "validating", "after_job", "paused"):
         assert value("queue_depth", reason=reason, kind="train") == 1
+    assert value("queue_depth", reason="scheduler", kind="train") is None
     oldest = value("queue_oldest_seconds")
     assert oldest is not None
     assert 600 <= oldest < 660
+
+
+def test_the_reason_is_the_verdict_of_placement(team: Team) -> None:
+    placed = make_job(team, created_at=timezone.now() - timedelta(minutes=10))
+    make_worker()
+    schedule_pass()
+    waiting = make_job(team)
+    schedule_pass()
+    waiting.refresh_from_db()
+    assert value("queue_depth", reason="starting", kind="train") == 1
+    assert value("queue_depth", reason=waiting.waiting_code, kind="train") == 1
+    start_job(placed, placed.attempts.get())
+    assert value("queue_depth", reason="starting", kind="train") is None
+    assert value("jobs_running", kind="train") == 1
+
+
+def test_the_guide_names_every_reason() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "placement.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", guide, re.MULTILINE) == WAITS
 
 
 def test_what_runs(team: Team) -> None:

@@ -15,6 +15,7 @@ from finetune_hub.scheduling.placement.situation import Device, Situation, TeamS
 
 WaitCode = Literal["devices", "no_device"] | Blocked
 WAIT_CODES: list[str] = ["devices", "no_device", *get_args(Blocked)]
+NO_DEVICE: WaitCode = "no_device"
 # What is far off is told roughly, so that not every start rewrites ten thousand reasons.
 EXACT_PLACES = 100
 SOON_SECONDS = 6 * 3600
