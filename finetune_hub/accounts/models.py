@@ -23,6 +23,10 @@ class User(AbstractUser):
         """All teams share the workers, so an admin of any team manages them; staff do too (docs/adr/0004)."""
         return self.is_staff or self.memberships.filter(role=Role.ADMIN).exists()
 
+    def may_invite_workers(self) -> bool:
+        """Staff alone: whoever invites learns the hub's addresses, and the jobs of all teams come to the machine."""
+        return self.is_staff
+
     def may_set_quotas(self) -> bool:
         """Staff alone: an admin of one team would be judge in their own cause."""
         return self.is_staff
@@ -192,6 +196,8 @@ class Verb(models.TextChoices):
     QUOTA_CHANGED = "quota_changed", "changed the quota to"
     HUB_TOKEN_SET = "hub_token_set", "set"
     HUB_TOKEN_REMOVED = "hub_token_removed", "removed"
+    WORKER_INVITED = "worker_invited", "invited the worker"
+    WORKER_REVOKED = "worker_revoked", "cut off the worker"
     WORKER_REMOVED = "worker_removed", "removed the worker"
     DEVICE_RELEASED = "device_released", "released the device"
     CHAT_CONNECTED = "chat_connected", "connected the chat room at"

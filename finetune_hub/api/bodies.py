@@ -99,6 +99,12 @@ class Quota(Part):
     weight: float = Field(1.0, gt=0, le=1000, description="Its part of a full fleet, relative to the other teams.")
 
 
+class NewInvitation(Part):
+    """A worker to invite."""
+
+    name: str = Field(max_length=64, description="Up to 64 of a-z, 0-9 and -. Its machine starts it by this name.")
+
+
 class DeviceChange(Part):
     """What an admin permits on a device."""
 

@@ -70,6 +70,15 @@ class AdminsManageWorkers(MembersSubmit):
         return user_of(request).may_manage_workers()
 
 
+class StaffInviteWorkers(MembersSubmit):
+    scope = Scope.ADMIN
+    refusal = "Only the hub's staff invite workers."
+    remedy = "Ask whoever runs the hub."
+
+    def role_allows(self, request: Request) -> bool:
+        return user_of(request).may_invite_workers()
+
+
 class StaffSetQuotas(MembersSubmit):
     scope = Scope.ADMIN
     refusal = "Only the hub's staff say what a team may have."

@@ -9,7 +9,8 @@ from rest_framework import serializers
 
 from finetune_hub.accounts.models import ApiToken, Membership, Role, Scope
 from finetune_hub.catalog.models import BaseModel, BaseModelAlias
-from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.fleet.invitations import WayIn
+from finetune_hub.fleet.models import Device, Worker, WorkerRole
 from finetune_hub.jobs.models import Attempt, Job, JobDataset, JobEvent, JobState, MetricPoint
 from finetune_hub.jobs.team_use import TeamUse
 from finetune_hub.notifications.models import ChatWebhook, Wants
@@ -487,6 +488,27 @@ class WorkerSerializer(serializers.ModelSerializer[Worker]):
 
     def get_health_reason(self, worker: Worker) -> str:
         return worker.health()[1]
+
+
+class InvitationSerializer(serializers.ModelSerializer[WorkerRole]):
+    name = serializers.CharField(source="worker_name")
+
+    class Meta:
+        model = WorkerRole
+        fields = ["name", "created_at"]
+
+
+class WayInSerializer(serializers.Serializer[WayIn]):
+    """How an invited worker joins. The passwords in it are shown now and never again."""
+
+    name = serializers.CharField(source="worker_name")
+    environment = serializers.DictField(
+        child=serializers.CharField(), help_text="Variables of the worker's process, two with a password."
+    )
+    command = serializers.CharField(help_text="What starts the worker, with these variables.")
+    only_here = serializers.ListField(
+        child=serializers.CharField(), help_text="Variables whose address reaches the hub's own machine alone."
+    )
 
 
 class QuotaSerializer(serializers.Serializer[TeamUse]):

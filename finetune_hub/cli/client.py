@@ -448,9 +448,9 @@ class Hub:
         """Let new jobs come to the worker again."""
         return self._send("POST", f"workers/{name}/resume")
 
-    def share_device(self, name: str, index: int, is_shared: bool) -> Row:
+    def share_device(self, name: str, kind: str, index: int, is_shared: bool) -> Row:
         """Let small jobs share a device of the worker, or no longer."""
-        return self._send("PATCH", f"workers/{name}/devices/{index}", json={"is_shared": is_shared})
+        return self._send("PATCH", f"workers/{name}/devices/{kind}/{index}", json={"is_shared": is_shared})
 
     def quotas(self) -> list[Row]:
         """What the user's teams may have, and have; all teams, for the hub's staff."""

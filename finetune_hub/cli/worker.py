@@ -15,8 +15,9 @@ import typer
 from finetune_hub.cli import style
 from finetune_hub.embedded.environment import load_environment
 from finetune_hub.embedded.folders import default_home, prepare_home
-from finetune_hub.embedded.stack import PYTHON, WORKER_NAME, default_worker_name, worker_command
+from finetune_hub.embedded.stack import PYTHON, default_worker_name, worker_command
 from finetune_hub.embedded.state import read_state
+from finetune_hub.spec.ids import WORKER_NAME
 
 ADDRESSES = {
     "DATABASE_URL": "the hub's Postgres; `finetune-hub workers invite NAME` on its machine prints one for a worker",

@@ -15,7 +15,7 @@ from finetune_hub.cli.output import Json, print_json, print_table, reports_error
 from finetune_hub.cli.up import Home
 from finetune_hub.embedded.environment import manage
 from finetune_hub.embedded.folders import default_home
-from finetune_hub.embedded.stack import WORKER_NAME
+from finetune_hub.spec.ids import WORKER_NAME
 
 app = style.new_group(
     "Workers: list them with their devices and health, drain, resume or remove one, release a device, invite one."
@@ -23,6 +23,7 @@ app = style.new_group(
 
 
 Name = Annotated[str, typer.Argument(help="The worker, as `workers list` names it.")]
+Device = Annotated[str, typer.Argument(help="Its kind and index, such as cuda:0.")]
 
 
 @app.command("list")
@@ -69,17 +70,17 @@ def resume_worker(name: Name, as_json: Json = False) -> None:
 @reports_errors
 def share_device(
     name: Name,
-    device: Annotated[int, typer.Argument(help="The device's number on its worker, from 0.")],
+    device: Device,
     off: Annotated[bool, typer.Option("--off", help="Let them no longer share it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Let small jobs share a device, as far as its memory goes."""
     with connect() as hub:
-        worker = hub.share_device(name, device, not off)
+        worker = hub.share_device(name, *device_of(device), not off)
     if as_json:
         print_json(worker)
     else:
-        print(f"Device {device} of {name} is lent {'whole' if off else 'in parts to jobs whose memory is known'}.")
+        print(f"{device} of {name} is lent {'whole' if off else 'in parts to jobs whose memory is known'}.")
 
 
 @app.command("remove")
@@ -98,15 +99,12 @@ def remove_worker(name: Name, as_json: Json = False) -> None:
 @reports_errors
 def release_device(
     name: Name,
-    device: Annotated[str, typer.Argument(help="Its kind and index, such as cuda:0.")],
+    device: Device,
     as_json: Json = False,
 ) -> None:
     """End the quarantine of a device that was mended."""
-    kind, _, index = device.partition(":")
-    if not index.isdecimal():
-        raise typer.BadParameter("Write its kind and index, such as cuda:0.")
     with connect() as hub:
-        worker = hub.release_device(name, kind, int(index))
+        worker = hub.release_device(name, *device_of(device))
     if as_json:
         print_json(worker)
     else:
@@ -127,6 +125,14 @@ def invite_worker(name: Name, home: Home = None) -> None:
 def revoke_worker(name: Name, home: Home = None) -> None:
     """Drop an invited worker's database role: it is cut off at once. Run it on the hub's machine."""
     _manage(home, "revoke_worker", name)
+
+
+def device_of(text: str) -> tuple[str, int]:
+    """`cuda:0` as kind and index."""
+    kind, _, index = text.partition(":")
+    if not index.isdecimal():
+        raise typer.BadParameter("Write its kind and index, such as cuda:0.")
+    return kind, int(index)
 
 
 def _manage(home: Path | None, command: str, name: str) -> None:

@@ -167,6 +167,16 @@ class QuotaForm(forms.Form):
         return cls(initial=initial, prefix=use.team.slug)
 
 
+class InvitationForm(RefusableForm):
+    """A worker to invite."""
+
+    name = forms.CharField(
+        max_length=64,
+        help_text="What the machine is to be called here: a-z, 0-9 and -.",
+        widget=forms.TextInput(attrs={"placeholder": "gpu-7", **PLAIN_TEXT}),
+    )
+
+
 class PartForm(forms.Form):
     """Where a part of an upload begins."""
 

@@ -35,7 +35,6 @@ PORTS_TRIED = 100
 PYTHON = (sys.executable, "-P", "-m")
 CELERY = (*PYTHON, "celery", "-A", "finetune_hub.celery:app")
 # What the fleet takes for a worker's name, which is its queue's name too.
-WORKER_NAME = r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?"
 CELERY_WORKER = ("--loglevel", "info", "--without-gossip", "--without-mingle")
 
 

@@ -8,7 +8,7 @@ lets a worker read or write something new adds it to both. The hub's role owns t
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from django.db import DatabaseError, connection, transaction
 from django.db.models import QuerySet
@@ -53,7 +53,7 @@ class Invitation:
 
     worker_name: str
     role_name: str
-    password: str
+    password: str = field(repr=False)
 
 
 @transaction.atomic

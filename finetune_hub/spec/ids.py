@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 
 ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # No 0/o, 1/l/i: ids are read aloud and typed.
+WORKER_NAME = r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?"
 RANDOM_LENGTH = 20  # 31^20 > 2^96
 
 

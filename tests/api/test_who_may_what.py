@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from finetune_hub.accounts.models import AuditEvent, Scope
 from finetune_hub.api.urls import urlpatterns
 from finetune_hub.catalog.aliases import set_alias
 from finetune_hub.catalog.models import DatasetVersion
-from finetune_hub.fleet.models import Worker
+from finetune_hub.fleet.invitations import invite
+from finetune_hub.fleet.models import Worker, WorkerRole
 from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.notifications.actions import connect_chat
 from finetune_hub.notifications.models import Wants
@@ -197,12 +199,13 @@ CALLS = [
     Call("get", "adapter-file", lambda world: {**the_version(world), "path": "adapter_config.json"}),
     Call("get", "adapter-archive", the_version),
     Call("get", "workers", outsider=200),
+    Call("get", "worker-invitations", outsider=200),
     Call("post", "worker-drain", lambda world: {"name": "gpu-1"}, outsider=200, scope="admin", role="admin"),
     Call("post", "worker-resume", lambda world: {"name": "gpu-1"}, outsider=200, scope="admin", role="admin"),
     Call(
         "patch",
         "device",
-        lambda world: {"name": "gpu-1", "index": 0},
+        a_device,
         lambda world: {"is_shared": True},
         outsider=200,
         scope="admin",
@@ -247,7 +250,7 @@ CALLERS = ["owner", "teammate", "viewer", "outsider", "anonymous", "expired"]
 
 
 def test_every_route_is_here() -> None:
-    assert {call.route for call in CALLS} | {"token", "upload", "quota"} == {
+    assert {call.route for call in CALLS} | {"token", "upload", "quota", "worker-invitation"} == {
         pattern.name for pattern in urlpatterns if pattern.name
     }
 
@@ -340,6 +343,43 @@ def test_quotas_are_set_by_staff_alone(caller: str, world: World) -> None:
     assert client_with(world.alice, world.team, scopes=["write"]).put(address, body, format="json").status_code == 403
     assert [str(event) for event in AuditEvent.objects.filter(verb="quota_changed")] == [
         "alice changed the quota to 4 devices at a time, any number of hours a month, weight 2"
+    ]
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_workers_are_invited_by_staff_alone(caller: str, world: World) -> None:
+    """The answer has the password, once; the list, the record and the database do not."""
+    invitations, one = reverse("api:worker-invitations"), reverse("api:worker-invitation", kwargs={"name": "gpu-7"})
+    expected = 401 if caller in {"anonymous", "expired"} else 403
+    assert world[caller].post(invitations, {"name": "gpu-7"}, format="json").status_code == expected
+    assert world[caller].delete(one).status_code == expected
+    assert not WorkerRole.objects.exists()
+    world.alice.is_staff = True
+    world.alice.save()
+    answered = world["owner"].post(invitations, {"name": "gpu-7"}, format="json")
+    assert answered.status_code == 201
+    assert "no-store" in answered["Cache-Control"]
+    role = WorkerRole.objects.get()
+    password = re.search(f"//{role.role_name}:([^@]{{40,}})@", answered.json()["environment"]["DATABASE_URL"])
+    assert password
+    assert answered.json()["command"] == "finetune-hub worker --name gpu-7"
+    listed = world["owner"].get(invitations)
+    assert [row["name"] for row in listed.json()["data"]] == ["gpu-7"]
+    assert password[1] not in listed.content.decode() + repr(invite("gpu-7", actor=world.alice))
+    weak = client_with(world.alice, world.team, scopes=["write"])
+    assert (weak.post(invitations, {"name": "gpu-8"}, format="json").status_code, weak.delete(one).status_code) == (
+        403,
+        403,
+    )
+    assert (
+        world["owner"].post(invitations, {"name": "No Name"}, format="json").json()["error"]["code"] == "invalid_name"
+    )
+    assert [world["owner"].delete(one).status_code for _ in range(2)] == [204, 404]
+    assert not WorkerRole.objects.exists()
+    assert [str(event) for event in AuditEvent.objects.filter(verb__startswith="worker_").order_by("pk")] == [
+        "alice invited the worker gpu-7",
+        "alice invited the worker gpu-7",
+        "alice cut off the worker gpu-7",
     ]
 
 

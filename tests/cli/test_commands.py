@@ -228,9 +228,9 @@ def test_import_names_its_job(hub: RunCommand, team: Team) -> None:
 def test_workers_are_listed(hub: RunCommand, team: Team) -> None:
     make_worker("gpu-1")
     assert "gpu-1  healthy" in hub("workers", "list").out
-    assert "in parts" in hub("workers", "share", "gpu-1", "0").out
+    assert "in parts" in hub("workers", "share", "gpu-1", "cpu:0").out
     assert hub("workers", "list", "--json").json[0]["devices"][0]["is_shared"]
-    assert "is lent whole" in hub("workers", "share", "gpu-1", "0", "--off").out
+    assert "is lent whole" in hub("workers", "share", "gpu-1", "cpu:0", "--off").out
     assert hub("workers", "list", "--json").json[0]["health"] == "healthy"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from finetune_hub.catalog.aliases import set_alias
 from finetune_hub.catalog.models import BaseModelAlias, DatasetVersion
 from finetune_hub.dashboard.middleware import CONTENT_SECURITY_POLICY
 from finetune_hub.dashboard.urls import urlpatterns
-from finetune_hub.fleet.models import TeamQuota
+from finetune_hub.fleet.models import TeamQuota, WorkerRole
 from finetune_hub.jobs.models import Job
 from tests.dashboard.conftest import CALLERS, World, signed_in
 from tests.factories import make_dataset_version, make_team, make_user
@@ -52,7 +53,7 @@ DEEDS = {
     "upload-part",
 }
 ABOUT_TWO = {"dataset-comparison"}  # Of the team too, and 404 without the other one.
-DEEDS_OF_STAFF = {"quota-change"}
+DEEDS_OF_STAFF = {"quota-change", "worker-invite", "worker-revoke"}
 DEEDS_OF_ADMINS = {
     "worker-drain",
     "worker-resume",
@@ -119,14 +120,15 @@ def address(world: World, name: str) -> str:
         "adapter-zip": [adapter, 1],
         "worker-drain": [world.worker.name],
         "worker-resume": [world.worker.name],
-        "device-share": [world.worker.name, 0],
+        "device-share": [world.worker.name, "cpu", 0],
         "quota-change": [world.team.slug],
         "chat-template": [world.job.base_model_id],
         "alias-remove": [an_alias_of(world).pk],
         "hub-token-set": [world.team.slug],
         "hub-token-remove": [world.team.slug],
+        "worker-revoke": [world.worker.name],
         "worker-remove": [world.worker.name],
-        "device-release": [world.worker.name, world.worker.devices.get().pk],
+        "device-release": [world.worker.name, "cpu", 0],
         "chat-connect": [world.team.slug],
         "chat-disconnect": [world.team.slug],
         "team-of": [world.team.slug],
@@ -325,6 +327,28 @@ def test_only_staff_set_quotas(world: World, caller: str) -> None:
     assert staff.post(url, {f"{world.team.slug}-weight": "0"}).status_code == 422
     assert TeamQuota.objects.get(team=world.team).weight == 2
     assert url in staff.get(reverse("quotas")).content.decode()
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_only_staff_invite_workers(world: World, caller: str) -> None:
+    """Whoever invites learns the hub's addresses, and all teams' jobs come: no admin of a team decides that alone."""
+    invite, revoke = address(world, "worker-invite"), address(world, "worker-revoke")
+    for url in (invite, revoke):
+        assert world[caller].post(url, {"name": "gpu-7"}).status_code == (302 if caller == "anonymous" else 403)
+    assert not WorkerRole.objects.exists()
+    assert invite not in world[caller].get(reverse("workers")).content.decode()
+    staff = signed_in(make_user(is_staff=True))
+    page = staff.post(invite, {"name": world.worker.name})
+    role = WorkerRole.objects.get()
+    shown = re.search(f"//{role.role_name}:([^@]+)@", page.content.decode())
+    assert shown
+    assert "no-store" in page["Cache-Control"]
+    again = staff.get(reverse("workers")).content.decode()
+    assert revoke in again
+    assert shown[1] not in again
+    assert staff.post(invite, {"name": "No Name"}).status_code == 422
+    assert [staff.post(revoke).status_code for _ in range(2)] == [302, 404]
+    assert not WorkerRole.objects.exists()
 
 
 def test_a_member_sees_no_buttons_of_admins(world: World) -> None:

@@ -67,8 +67,7 @@ class ReleaseDevice(HubView):
     @extend_schema(operation_id="release_device", request=None, responses={200: WorkerSerializer, **errors(401, 404)})
     def post(self, request: Request, name: str, kind: str, index: int) -> Response:
         """End the quarantine of a device that was mended. A fault that it still has puts it back."""
-        worker = get_row(Worker.objects.in_fleet(), name=name)
-        release_device(get_row(worker.devices.select_related("worker"), kind=kind, index=index), actor=user_of(request))
+        release_device(device_of(name, kind, index), actor=user_of(request))
         return Response(worker_detail(name))
 
 
@@ -80,11 +79,16 @@ class OneDevice(HubView):
         request=DeviceChange,
         responses={200: WorkerSerializer, **errors(400, 401, 404, 413, 415, 422)},
     )
-    def patch(self, request: Request, name: str, index: int) -> Response:
+    def patch(self, request: Request, name: str, kind: str, index: int) -> Response:
         """Let small jobs share the device, or no longer. Those that are on it go on."""
-        device = get_row(Device.objects.filter(present=True).select_related("worker"), worker__name=name, index=index)
+        device = device_of(name, kind, index)
         share_device(device, read_body(request, DeviceChange).is_shared, actor=user_of(request))
         return Response(worker_detail(name))
+
+
+def device_of(name: str, kind: str, index: int) -> Device:
+    worker = get_row(Worker.objects.in_fleet(), name=name)
+    return get_row(worker.devices.select_related("worker"), kind=kind, index=index)
 
 
 def worker_detail(name: str) -> dict[str, object]:

@@ -16,8 +16,10 @@ from django.views.decorators.http import require_POST, require_safe
 
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.dashboard.access import MemberRequest
+from finetune_hub.dashboard.forms import InvitationForm
 from finetune_hub.fleet.actions import drain_worker, release_device, remove_worker, share_device
-from finetune_hub.fleet.models import Device, DeviceSample, Worker
+from finetune_hub.fleet.invitations import WayIn
+from finetune_hub.fleet.models import Device, DeviceSample, Worker, WorkerRole
 from finetune_hub.jobs.models import Attempt
 from finetune_hub.jobs.steering import resume_worker
 from finetune_hub.spec.refusal import Refusal
@@ -31,7 +33,14 @@ def list_workers(request: MemberRequest) -> HttpResponse:
     return render_workers(request)
 
 
-def render_workers(request: MemberRequest, *, refusal: Refusal | None = None) -> HttpResponse:
+def render_workers(
+    request: MemberRequest,
+    *,
+    refusal: Refusal | None = None,
+    way_in: WayIn | None = None,
+    invitation_form: InvitationForm | None = None,
+    status: int = 200,
+) -> HttpResponse:
     """The machines with what runs on them; a job of a team that the user is not in stays anonymous."""
     workers = (
         Worker.objects.in_fleet()
@@ -54,8 +63,12 @@ def render_workers(request: MemberRequest, *, refusal: Refusal | None = None) ->
         "may_see_all_usage": request.user.may_see_all_usage(),
         "version": version("finetune_hub"),
         "refusal": refusal,
+        "way_in": way_in,
     }
-    return render(request, "workers/list.html", context, status=refusal.status if refusal else 200)
+    if request.user.may_invite_workers():
+        context["invitation_form"] = invitation_form or InvitationForm()
+        context["invitations"] = WorkerRole.objects.order_by("worker_name")
+    return render(request, "workers/list.html", context, status=refusal.status if refusal else status)
 
 
 @login_required
@@ -74,10 +87,11 @@ def resume(request: MemberRequest, name: str) -> HttpResponse:
 
 @login_required
 @require_POST
-def share(request: MemberRequest, name: str, index: int) -> HttpResponse:
+def share(request: MemberRequest, name: str, kind: str, index: int) -> HttpResponse:
     """Let small jobs share the device, or no longer, as `is_shared` says."""
-    devices = managed_worker(request.user, name).devices.filter(present=True).select_related("worker")
-    share_device(get_object_or_404(devices, index=index), request.POST.get("is_shared") == "1", actor=request.user)
+    share_device(
+        managed_device(request.user, name, kind, index), request.POST.get("is_shared") == "1", actor=request.user
+    )
     return redirect("workers")
 
 
@@ -94,10 +108,14 @@ def remove(request: MemberRequest, name: str) -> HttpResponse:
 
 @login_required
 @require_POST
-def release(request: MemberRequest, name: str, device_id: int) -> HttpResponse:
-    device = get_object_or_404(managed_worker(request.user, name).devices.select_related("worker"), pk=device_id)
-    release_device(device, actor=request.user)
+def release(request: MemberRequest, name: str, kind: str, index: int) -> HttpResponse:
+    release_device(managed_device(request.user, name, kind, index), actor=request.user)
     return redirect("workers")
+
+
+def managed_device(user: User, name: str, kind: str, index: int) -> Device:
+    devices = managed_worker(user, name).devices.select_related("worker")
+    return get_object_or_404(devices, kind=kind, index=index)
 
 
 def managed_worker(user: User, name: str) -> Worker:

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from finetune_hub.fleet.worker_role import revoke_role
+from finetune_hub.fleet.invitations import revoke
 
 
 class Command(BaseCommand):
@@ -17,6 +17,6 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         name = options["name"]
-        if not revoke_role(name):
+        if not revoke(name, actor=None):
             raise CommandError(f"The worker {name} has no database role of its own: it was not invited, or is revoked.")
         self.stdout.write(f"{name} is cut off; what it ran ends with its lease and goes on elsewhere.")

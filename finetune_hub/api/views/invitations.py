@@ -1,0 +1,50 @@
+"""Workers on other machines: who was invited, invite one, revoke one."""
+
+from __future__ import annotations
+
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from finetune_hub.api.authentication import user_of
+from finetune_hub.api.bodies import NewInvitation, read_body
+from finetune_hub.api.lookups import get_row
+from finetune_hub.api.paging import page_of
+from finetune_hub.api.permissions import StaffInviteWorkers
+from finetune_hub.api.serializers import InvitationSerializer, WayInSerializer
+from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
+from finetune_hub.fleet.invitations import invite, revoke
+from finetune_hub.fleet.models import WorkerRole
+
+
+class Invitations(HubView):
+    permission_classes = [StaffInviteWorkers]
+
+    @extend_schema(
+        operation_id="list_worker_invitations",
+        parameters=PAGE_PARAMETERS,
+        responses={200: page_of(InvitationSerializer), **errors(401, 422)},
+    )
+    def get(self, request: Request) -> Response:
+        """The workers that were invited from other machines, joined or not. Nobody can see their passwords."""
+        return self.page(WorkerRole.objects.all(), InvitationSerializer)
+
+    @extend_schema(
+        operation_id="invite_worker",
+        request=NewInvitation,
+        responses={201: WayInSerializer, **errors(400, 401, 409, 413, 415, 422)},
+    )
+    def post(self, request: Request) -> Response:
+        """Invite a worker, or give one a new password. The answer alone has it."""
+        way_in = invite(read_body(request, NewInvitation).name, actor=user_of(request))
+        return Response(WayInSerializer(way_in).data, status=201, headers={"Cache-Control": "no-store"})
+
+
+class OneInvitation(HubView):
+    permission_classes = [StaffInviteWorkers]
+
+    @extend_schema(operation_id="revoke_worker", responses={204: None, **errors(401, 404)})
+    def delete(self, request: Request, name: str) -> Response:
+        """Cut the worker off at once. What it ran goes on elsewhere when its lease ends."""
+        revoke(get_row(WorkerRole.objects.all(), worker_name=name).worker_name, actor=user_of(request))
+        return Response(status=204)

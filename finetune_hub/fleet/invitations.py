@@ -1,0 +1,88 @@
+"""Inviting workers on other machines, for the page, the API and the command line alike.
+
+What a new machine is told holds a password and the hub's own addresses: it is shown once, and neither kept nor logged.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from finetune_hub.accounts.actions import record
+from finetune_hub.accounts.models import User, Verb
+from finetune_hub.fleet.worker_role import Invitation, invite_worker, revoke_role
+from finetune_hub.spec.ids import WORKER_NAME
+from finetune_hub.spec.refusal import Refusal
+
+ON_THIS_MACHINE = r"^(unix|file)://|@/|(//|@)(localhost|127\.0\.0\.1|\[::1\])([:/]|$)"
+
+
+@dataclass(frozen=True)
+class WayIn:
+    """How an invited worker joins."""
+
+    worker_name: str
+    environment: dict[str, str] = field(repr=False)
+    """Variables of the worker's process. DATABASE_URL and REDIS_URL hold passwords."""
+
+    @property
+    def command(self) -> str:
+        return f"finetune-hub worker --name {self.worker_name}"
+
+    @property
+    def script(self) -> str:
+        """What to type on the new machine."""
+        lines = [f"export {variable}={shlex.quote(value)}" for variable, value in self.environment.items()]
+        return "\n".join([*lines, self.command])
+
+    @property
+    def only_here(self) -> list[str]:
+        """Variables whose address reaches the hub's own machine alone, which no other machine can join by."""
+        return [variable for variable, value in self.environment.items() if re.search(ON_THIS_MACHINE, value)]
+
+
+@transaction.atomic
+def invite(name: str, *, actor: User | None) -> WayIn:
+    """Let a worker join from another machine. Once more: the password before no longer opens anything.
+
+    Args:
+        actor: None: somebody at a shell of the hub's machine, whom no record would hold.
+
+    Raises:
+        Refusal: `invalid_name`, `may_not_create_roles`.
+    """
+    if not re.fullmatch(WORKER_NAME, name):
+        raise Refusal(
+            "invalid_name", f"{name!r} is no worker's name.", "Write up to 64 of a-z, 0-9 and -.", field="name"
+        )
+    invitation = invite_worker(name)
+    if actor:
+        record(Verb.WORKER_INVITED, name, team=None, actor=actor)
+    addresses = {
+        "DATABASE_URL": database_url(invitation),
+        "REDIS_URL": settings.REDIS_URL,
+        "ARTIFACT_URL": settings.ARTIFACT_URL,
+    }
+    return WayIn(name, addresses)
+
+
+@transaction.atomic
+def revoke(name: str, *, actor: User | None) -> bool:
+    """Cut an invited worker off at once; what it ran ends with its lease. False: it has no role of its own."""
+    is_revoked = revoke_role(name)
+    if is_revoked and actor:
+        record(Verb.WORKER_REVOKED, name, team=None, actor=actor)
+    return is_revoked
+
+
+def database_url(invitation: Invitation) -> str:
+    """The hub's database as the worker's role reaches it. The password is of letters that a URL takes as they are."""
+    facts = connection.settings_dict
+    who = f"{invitation.role_name}:{invitation.password}"
+    if str(facts["HOST"]).startswith("/"):
+        return f"postgresql://{who}@/{facts['NAME']}?host={facts['HOST']}"
+    return f"postgresql://{who}@{facts['HOST'] or 'localhost'}:{facts['PORT'] or 5432}/{facts['NAME']}"
