@@ -7,6 +7,7 @@ side; those of another one than the chosen are hidden by the page's script, and 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from types import UnionType
@@ -22,6 +23,7 @@ from finetune_hub.accounts.models import Team
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.dashboard.datasets_field import DatasetsField, Picked
 from finetune_hub.dashboard.forms import PLAIN_TEXT, TeamForm
+from finetune_hub.jobs.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, Job
 from finetune_hub.scheduling.presets import PRESETS, Preset
 from finetune_hub.spec.compatibility import Compatibility, compatibility_of
 from finetune_hub.spec.methods import METHODS
@@ -48,7 +50,13 @@ ESSENTIAL = [
     "training.max_seq_len",
     "evaluation.fraction",
 ]
-LABELS = {"evaluation.fraction": "Held-out share"}  # Of fields whose name says too little beside the others.
+WHEN_AND_WHERE = ["priority", "after", "runtime.max_duration", "runtime.device", "runtime.gpus", "runtime.labels"]
+LABELS = {  # Of fields whose name says too little beside the others.
+    "evaluation.fraction": "Held-out share",
+    "runtime.max_duration": "Stop after",
+    "runtime.gpus": "Devices",
+    "runtime.labels": "Labels of the worker",
+}
 OWN = ("own", "My own values")
 LEARNING_RATE = "training.learning_rate"  # Its default is the method's own, so the field starts empty.
 UNIONS: dict[str, dict[str, type[Any]]] = {"method": METHODS, "objective": OBJECTIVES}
@@ -67,6 +75,17 @@ class TrainingForm(TeamForm):
     base_model = forms.ChoiceField(help_text="The pretrained model that the adapter sits on.")
     adapter_name = forms.CharField(required=False, label="Adapter name", widget=forms.TextInput())
     form_token = forms.CharField(widget=forms.HiddenInput)
+    priority = forms.IntegerField(
+        required=False,
+        initial=0,
+        widget=forms.NumberInput(attrs={"min": LOWEST_PRIORITY, "max": HIGHEST_PRIORITY}),
+        help_text="Higher ones are placed first; 0 is usual. Only admins go above it.",
+    )
+    after = forms.ChoiceField(
+        required=False,
+        label="After another job",
+        help_text="It starts once that one has succeeded, and fails when that fails.",
+    )
     preset = forms.ChoiceField(required=False, choices=[*((name, aim.title) for name, aim in PRESETS.items()), OWN])
     allow_unfit = forms.BooleanField(required=False, label="Submit it although it fits no device")
 
@@ -79,6 +98,7 @@ class TrainingForm(TeamForm):
         teams: Sequence[Team],
         versions: Iterable[DatasetVersion],
         base_models: Iterable[BaseModel],
+        unfinished: Iterable[Job] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, teams=teams, **kwargs)
@@ -89,6 +109,15 @@ class TrainingForm(TeamForm):
             for version in versions
         ]
         self.base_model_field.choices = [(model.name, self._label(model.team_id, model.name)) for model in base_models]
+        after = self.fields["after"]
+        assert isinstance(after, forms.ChoiceField)
+        after.choices = [
+            ("", "—"),
+            *(
+                (job.pk, self._label(job.team_id, f"{job.subject} · {job.shown_state} · {job.pk}"))
+                for job in unfinished
+            ),
+        ]
         adapter = self.fields["adapter_name"]
         adapter.help_text = TrainingSpec.model_fields["adapter_name"].description or ""
         adapter.widget.attrs |= {"placeholder": "support-tickets", **PLAIN_TEXT}
@@ -145,11 +174,19 @@ class TrainingForm(TeamForm):
     def essential(self) -> list[forms.BoundField]:
         return [self[name] for name in ESSENTIAL]
 
+    def when_and_where(self) -> list[forms.BoundField]:
+        return [self[name] for name in WHEN_AND_WHERE]
+
+    def wishes_when_or_where(self) -> bool:
+        """Whether any of these fields says something, or is wrong: then they are not folded away."""
+        usual = {None, "", "0", "1"}
+        return any(field.errors or str(field.value() or "") not in usual for field in self.when_and_where())
+
     def advanced(self) -> dict[str, list[forms.BoundField]]:
         """Everything else, by the part of the spec that it belongs to."""
         parts: dict[str, list[forms.BoundField]] = {}
         for key, _, _ in SPEC_FIELDS:
-            if key not in ESSENTIAL:
+            if key not in ESSENTIAL and key not in WHEN_AND_WHERE:
                 parts.setdefault(key.partition(".")[0], []).append(self[key])
         return parts
 
@@ -160,9 +197,23 @@ class TrainingForm(TeamForm):
         """What was typed as a document, every default written out: what a file or a program would send."""
         return self.spec.model_dump(mode="json", exclude_none=True)
 
+    def place_in_line(self) -> dict[str, Any]:
+        """`priority` and `after` where they are not the usual ones: arguments of `submit_training`, and of the API."""
+        typed = {name: self.cleaned_data[name] for name in ("priority", "after")}
+        return {name: value for name, value in typed.items() if value}
+
+    def submission(self) -> dict[str, Any]:
+        """What a program would send to the API."""
+        return self.recipe() | self.place_in_line()
+
+    def command(self) -> str:
+        """What submits the recipe from a terminal."""
+        options = [f" --{name} {value}" for name, value in self.place_in_line().items()]
+        return "finetune-hub jobs submit recipe.yaml" + "".join(options)
+
     def idempotency_key(self) -> str:
         """The same page sent twice with the same content is one job; sent with other content it is another."""
-        content = hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()
+        content = hashlib.sha256(json.dumps(self.submission(), sort_keys=True).encode()).hexdigest()
         return f"form-{self.cleaned_data['form_token'][:64]}-{content}"
 
     def clean(self) -> dict[str, Any]:
@@ -290,7 +341,7 @@ def form_field(key: str, info: FieldInfo) -> forms.Field:
     name = key.partition(".")[2]
     shared: dict[str, Any] = {"label": LABELS.get(key, name.replace("_", " ").capitalize()), "required": False}
     shared["help_text"] = info.description or ""
-    default = None if key == LEARNING_RATE else info.get_default()
+    default = None if key == LEARNING_RATE else info.get_default(call_default_factory=True, validated_data={})
     kinds = KINDS[key]
     words = [word for kind in (info.annotation, *get_args(info.annotation)) for word in choices_of(kind)]
     if words:
@@ -300,6 +351,8 @@ def form_field(key: str, info: FieldInfo) -> forms.Field:
         return forms.ChoiceField(choices=YES_NO, initial=str(default).lower(), **shared)
     if isinstance(default, float):
         default = f"{default:g}"
+    elif isinstance(default, list):
+        default = typed(default)
     widget: forms.Widget = forms.TextInput(attrs=PLAIN_TEXT)
     if kinds & {int, float}:
         attributes = {"step": "any" if float in kinds else "1"}

@@ -66,11 +66,17 @@ def test_from_the_sign_in_to_a_job(open_page: OpenPage, width: int, scheme: str)
     upload(page, good)
     expect(page.get_by_text("support-tickets v1 is ready: 20 rows.")).to_be_visible()
     page.get_by_role("link", name="Train on it").click()
+    expect(page.locator("[data-reason]").first).to_be_visible()  # The preset has filled the form in.
     page.get_by_role("spinbutton", name="Rank").fill("8")
+    page.get_by_text("As soon as a device that fits is free").click()
+    page.get_by_role("spinbutton", name="Priority").fill("3")
+    page.get_by_role("textbox", name="Stop after").fill("4h")
     expect_no_sideways_scroll(page)
     page.get_by_role("button", name="Submit the job").click()
     expect(page.get_by_role("heading", name="support-tickets-tiny")).to_be_visible()
     expect(page.get_by_text("rank: 8")).to_be_visible()
+    expect(page.locator("dl", has_text="Stops after")).to_contain_text("4h")
+    assert Job.objects.get(created_by=alice).priority == 3
     expect_no_sideways_scroll(page)
 
 

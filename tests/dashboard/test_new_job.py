@@ -19,7 +19,7 @@ from finetune_hub.spec.methods import METHODS
 from finetune_hub.spec.objectives import OBJECTIVES
 from finetune_hub.spec.training import TrainingSpec
 from tests.dashboard.conftest import World, signed_in
-from tests.factories import make_base_model, make_dataset_version, make_team, make_user
+from tests.factories import make_base_model, make_dataset_version, make_job, make_team, make_user
 
 FIELDS = {
     "dataset": "tickets@1",
@@ -50,6 +50,15 @@ def test_left_as_it_is_it_submits_the_defaults(world: World) -> None:
     assert (job.state, job.created_by, job.team) == (JobState.VALIDATING, world.alice, world.team)
 
 
+def test_a_fresh_form_sent_as_a_browser_would_is_the_defaults_too(world: World) -> None:
+    form = world["owner"].get(reverse("job-new")).context["form"]
+    shown = {field.name: "" if field.value() is None else field.value() for field in form if field.name != "dataset"}
+    shown.pop("allow_unfit")
+    sent = Job.objects.get(pk=submit(world, **shown | FIELDS)["Location"].split("/")[2])
+    left = Job.objects.get(pk=submit(world, form_token="another")["Location"].split("/")[2])
+    assert sent.training_spec() == left.training_spec()
+
+
 def test_the_form_shows_every_field_with_its_default_and_help(world: World) -> None:
     page = world["owner"].get(reverse("job-new"))
     form = page.context["form"]
@@ -58,12 +67,14 @@ def test_the_form_shows_every_field_with_its_default_and_help(world: World) -> N
     shown |= {f"{part}.{name}" for part, model in PARTS.items() for name in model.model_fields}
     assert shown == {name for name in form.fields if "." in name}
     for key, info, _ in SPEC_FIELDS:
-        field, default = form.fields[key], info.get_default()
+        field, default = form.fields[key], info.get_default(call_default_factory=True, validated_data={})
         assert field.help_text == info.description
         if isinstance(default, bool):
             default = str(default).lower()
         elif isinstance(default, float):
             default = f"{default:g}"
+        elif default == []:
+            default = ""
         assert field.initial == (None if key == LEARNING_RATE else default)
 
 
@@ -77,6 +88,53 @@ def test_what_is_typed_reaches_the_spec(world: World) -> None:
     assert (spec.method.rank, spec.method.target_modules) == (8, ["q_proj", "v_proj"])
     assert (spec.training.learning_rate, spec.training.max_steps, spec.training.schedule) == (1e-3, 20, "cosine")
     assert spec.runtime.dtype == "float32"
+
+
+WISHES = {
+    "priority": "2",
+    "runtime.max_duration": "4h",
+    "runtime.device": "h100",
+    "runtime.labels": "eu, fast",
+    "runtime.gpus": "1",
+}
+
+
+def test_when_and_where_it_runs(world: World) -> None:
+    response = submit(world, after=world.job.pk, **WISHES)
+    job = Job.objects.get(pk=response["Location"].split("/")[2])
+    assert (job.priority, job.after) == (2, world.job)
+    runtime = job.training_spec().runtime
+    assert (runtime.max_duration, runtime.device, runtime.labels) == ("4h", "h100", ["eu", "fast"])
+    page = html.unescape(world["viewer"].get(reverse("job", args=[job.pk])).content.decode())
+    line = page.split('id="line-title"')[1].split("</section>")[0]
+    for said in ("4h", "h100", "eu, fast", f"/jobs/{world.job.pk}/"):
+        assert said in line
+
+
+def test_wishes_are_kept_when_the_page_comes_back_and_told_to_programs(world: World) -> None:
+    fields = WISHES | {"after": world.job.pk}
+    filled = submit(world, fill="1", preset="best-quality", **fields).context["form"]
+    assert {name: str(filled[name].value()) for name in fields} == fields
+    page = html.unescape(submit(world, show_recipe="1", **fields).content.decode())
+    assert f"finetune-hub jobs submit recipe.yaml --priority 2 --after {world.job.pk}" in page
+    curl = shlex.split(page.split('id="recipe-curl" tabindex="0">')[1].split("</pre>")[0].replace("\\\n", ""))
+    sent = json.loads(curl[-1])
+    assert (sent["priority"], sent["after"], sent["runtime"]["device"]) == (2, world.job.pk, "h100")
+
+
+def test_a_place_in_line_that_is_refused_lies_beside_its_field(world: World) -> None:
+    assert "priority" in errors(world["teammate"].post(reverse("job-new"), FIELDS | {"priority": "1"}))
+    assert "priority" in errors(submit(world, priority="11"))
+    assert "priority" in errors(submit(world, priority="high"))
+    foreign = make_job(make_team(make_user()))
+    assert "after" in errors(submit(world, after=foreign.pk))
+    page = world["owner"].get(reverse("job-new")).content.decode()
+    assert (world.job.pk in page, foreign.pk in page) == (True, False)
+    assert Job.objects.count() == 2
+
+
+def test_another_place_in_line_is_another_job(world: World) -> None:
+    assert submit(world)["Location"] != submit(world, priority="-1")["Location"]
 
 
 @pytest.mark.parametrize(

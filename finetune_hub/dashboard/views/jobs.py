@@ -23,15 +23,25 @@ from finetune_hub.dashboard.live import Cursor, attempts_of, history_of, log_of,
 from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.plan_panel import bars_of
 from finetune_hub.dashboard.templatetags.hub import recipe
-from finetune_hub.dashboard.training_form import TrainingForm, choice_of, dataset_value, initial_from
+from finetune_hub.dashboard.training_form import WHEN_AND_WHERE, TrainingForm, choice_of, dataset_value, initial_from
 from finetune_hub.dashboard.views.refusals import render_refusal
 from finetune_hub.jobs.actions import submit_training
-from finetune_hub.jobs.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, Job, JobKind, JobState, Publication
+from finetune_hub.jobs.models import (
+    ENDED_JOB_STATES,
+    HIGHEST_PRIORITY,
+    LOWEST_PRIORITY,
+    Job,
+    JobKind,
+    JobState,
+    Publication,
+)
 from finetune_hub.jobs.planning import compare_with_estimate, plan_training, presets_for
 from finetune_hub.jobs.steering import cancel_job, change_priority, copied_spec, pause_job, resume_job, retry_job
 from finetune_hub.scheduling.presets import DEFAULT_PRESET
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
+
+OFFERED_PREDECESSORS = 100  # The newest unfinished jobs, which a new one may follow.
 
 # The words by which the list is narrowed, and the states that each stands for.
 VIEWS = {
@@ -174,7 +184,7 @@ def new_job(request: MemberRequest) -> HttpResponse:
     if "more_datasets" in request.POST:
         return render(request, "jobs/new.html", {"form": form, "more_datasets": True})
     if "show_recipe" in request.POST:
-        return render(request, "jobs/new.html", {"form": form, "recipe": form.recipe() if form.is_valid() else None})
+        return render(request, "jobs/new.html", {"form": form, "shows_recipe": form.is_valid()})
     if request.method == "POST" and form.is_valid():
         try:
             job = submit_training(
@@ -183,6 +193,7 @@ def new_job(request: MemberRequest) -> HttpResponse:
                 form.spec,
                 idempotency_key=form.idempotency_key(),
                 allow_unfit=form.cleaned_data["allow_unfit"],
+                **form.place_in_line(),
             )
         except Refusal as refusal:
             form.add_refusal(refusal)
@@ -242,7 +253,15 @@ def training_form(
         initial |= initial_from(filled_from.model_dump(mode="json"))
         initial["dataset"] = picked_from(filled_from.datasets, versions)
     data = request.POST if request.method == "POST" and not filled_from else None
-    return TrainingForm(data, teams=teams, versions=versions, base_models=base_models, initial=initial)
+    unfinished = Job.objects.filter(team__in=teams).exclude(state__in=ENDED_JOB_STATES).for_list()
+    return TrainingForm(
+        data,
+        teams=teams,
+        versions=versions,
+        base_models=base_models,
+        unfinished=unfinished[:OFFERED_PREDECESSORS],
+        initial=initial,
+    )
 
 
 def picked_from(choices: Sequence[DatasetChoice], versions: Sequence[DatasetVersion]) -> list[Picked]:
@@ -271,7 +290,9 @@ def preset_form(request: MemberRequest, teams: list[Team]) -> TrainingForm:
         sent.add_refusal(refusal)
         return sent
     kept: dict[str, Any] = {
-        name: sent[name].value() for name in ("form_token", "adapter_name", "team") if name in sent.fields
+        name: sent[name].value()
+        for name in ("form_token", "adapter_name", "team", *WHEN_AND_WHERE)
+        if name in sent.fields
     }
     filled = training_form(request, teams, filled_from=preset.spec)
     filled.initial.update(kept, dataset=values["dataset"], preset=preset.name)
