@@ -108,6 +108,11 @@ class Membership(models.Model):
         """A priority above 0 takes places from others, and may take their devices (docs/adr/0006)."""
         return self.role == Role.ADMIN
 
+    @property
+    def may_preempt(self) -> bool:
+        """It takes from a job the devices that it has, as a priority above 0 may."""
+        return self.role == Role.ADMIN
+
     def grantable_scopes(self) -> list[Scope]:
         """The scopes that a token of this user may have in this team."""
         scopes = [Scope.READ]

@@ -57,6 +57,14 @@ class AdminsManageMembers(MembersSubmit):
         return membership_of(request).may_manage_members
 
 
+class AdminsPreempt(MembersSubmit):
+    refusal = "Only an admin of the team preempts its jobs."
+    remedy = "Ask one of them, or pause the job."
+
+    def role_allows(self, request: Request) -> bool:
+        return membership_of(request).may_preempt
+
+
 class AdminsManageHubToken(AdminsManageMembers):
     refusal = "Only an admin of the team sets its hub token."
 

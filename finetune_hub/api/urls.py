@@ -88,6 +88,7 @@ urlpatterns: list[URLPattern] = [
     path("jobs/<id:id>", jobs.OneJob.as_view(), name="job"),
     path("jobs/<id:id>/pause", jobs.PauseJob.as_view(), name="job-pause"),
     path("jobs/<id:id>/resume", jobs.ResumeJob.as_view(), name="job-resume"),
+    path("jobs/<id:id>/preempt", jobs.PreemptJob.as_view(), name="job-preempt"),
     path("jobs/<id:id>/cancel", jobs.CancelJob.as_view(), name="job-cancel"),
     path("jobs/<id:id>/retry", jobs.RetryJob.as_view(), name="job-retry"),
     path("jobs/<id:id>/clone", jobs.CloneJob.as_view(), name="job-clone"),

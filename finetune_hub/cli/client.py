@@ -313,6 +313,10 @@ class Hub:
         """Let the job rest, after a checkpoint; twice is once."""
         return self._send("POST", f"jobs/{job_id}/pause", json={"reason": reason})
 
+    def preempt(self, job_id: str, reason: str = "") -> Row:
+        """Take the job's devices back, after a checkpoint; it waits at its old place in line. Twice is once."""
+        return self._send("POST", f"jobs/{job_id}/preempt", json={"reason": reason})
+
     def resume(self, job_id: str, reason: str = "") -> Row:
         """Queue a paused job again; twice is once."""
         return self._send("POST", f"jobs/{job_id}/resume", json={"reason": reason})

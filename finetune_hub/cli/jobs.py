@@ -1,4 +1,4 @@
-"""`finetune-hub jobs`: submit, watch, and steer: pause, resume, cancel, retry, clone, priority."""
+"""`finetune-hub jobs`: submit, watch, and steer: pause, resume, preempt, cancel, retry, clone, priority."""
 
 from __future__ import annotations
 
@@ -237,6 +237,16 @@ def resume(job_id: JobId, reason: Reason = "", as_json: Json = False) -> None:
     """Queue a paused job again. It goes on from its newest checkpoint."""
     with connect() as hub:
         tell(hub.resume(job_id, reason), "goes on.", as_json=as_json)
+
+
+@app.command()
+@reports_errors
+def preempt(job_id: JobId, reason: Reason = "", as_json: Json = False) -> None:
+    """Take a job's devices back. It writes a checkpoint and waits at its old place in line. For admins."""
+    with connect() as hub:
+        job = hub.preempt(job_id, reason)
+    is_queued = job["state"] == "queued"
+    tell(job, "waits in line again." if is_queued else "will wait in line again, after a checkpoint.", as_json=as_json)
 
 
 @app.command()

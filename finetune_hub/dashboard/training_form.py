@@ -54,7 +54,8 @@ WHEN_AND_WHERE = ["priority", "after", "runtime.max_duration", "runtime.device",
 LABELS = {  # Of fields whose name says too little beside the others.
     "evaluation.fraction": "Held-out share",
     "runtime.max_duration": "Stop after",
-    "runtime.gpus": "Devices",
+    "runtime.device": "Kind of device",
+    "runtime.gpus": "How many devices",
     "runtime.labels": "Labels of the worker",
 }
 OWN = ("own", "My own values")

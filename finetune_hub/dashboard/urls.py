@@ -40,6 +40,7 @@ urlpatterns = [
     path("jobs/<str:job_id>/metrics.json", jobs.show_metrics, name="job-metrics"),
     path("jobs/<str:job_id>/pause", jobs.pause, name="job-pause"),
     path("jobs/<str:job_id>/resume", jobs.resume, name="job-resume"),
+    path("jobs/<str:job_id>/preempt", jobs.preempt, name="job-preempt"),
     path("jobs/<str:job_id>/cancel", jobs.cancel, name="job-cancel"),
     path("jobs/<str:job_id>/retry", jobs.retry, name="job-retry"),
     path("jobs/<str:job_id>/priority", jobs.set_priority, name="job-priority"),

@@ -182,13 +182,14 @@ def made_progress(attempt: Attempt) -> bool:
 
 
 @transaction.atomic
-def preempt(attempt: Attempt, reason: str) -> bool:
+def preempt(attempt: Attempt, reason: str, *, actor: User | None = None) -> bool:
     """Take an attempt's devices back: its trainer writes a checkpoint and stops, and its job is queued again.
 
     Takes the locks itself.
 
     Args:
         reason: a sentence for the job's owner, such as "A job of higher priority needs its GPU."
+        actor: None: the scheduler.
 
     Returns:
         False: the attempt has ended, or is stopping already.
@@ -198,11 +199,10 @@ def preempt(attempt: Attempt, reason: str) -> bool:
         return False
     if active.state == AttemptState.ASSIGNED:
         end_attempt(active, AttemptState.PREEMPTED)
-        enqueue(job, f"Preempted: {reason}")
+        enqueue(job, f"Preempted: {reason}", actor=actor)
     else:
-        _ask_to_stop(
-            job, active, StopWish.PREEMPT, reason, f"Preempted: {reason} Its trainer writes a checkpoint first."
-        )
+        message = f"Preempted: {reason} Its trainer writes a checkpoint first."
+        _ask_to_stop(job, active, StopWish.PREEMPT, reason, message, actor=actor)
     return True
 
 
@@ -220,9 +220,11 @@ def _active_attempt(attempt: Attempt) -> Attempt | None:
     return active.filter(pk=attempt.pk).first()
 
 
-def _ask_to_stop(job: Job, attempt: Attempt, wish: StopWish, reason: str, message: str) -> None:
+def _ask_to_stop(
+    job: Job, attempt: Attempt, wish: StopWish, reason: str, message: str, *, actor: User | None = None
+) -> None:
     Attempt.objects.filter(pk=attempt.pk).update(stop_wish=wish, stop_reason=reason)
-    add_events(job, [EventDraft(message, "warn")], attempt=attempt)
+    add_events(job, [EventDraft(message, "warn")], attempt=attempt, actor=actor)
     poke_worker(attempt.worker)
 
 

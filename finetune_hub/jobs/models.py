@@ -242,6 +242,10 @@ class Job(models.Model):
         return not self.has_ended and self.desired_state == DesiredState.PAUSE
 
     @property
+    def may_be_preempted(self) -> bool:
+        return self.state == JobState.RUNNING and self.desired_state == DesiredState.RUN
+
+    @property
     def may_retry(self) -> bool:
         return self.state in {JobState.FAILED, JobState.CANCELLED}
 

@@ -1,4 +1,4 @@
-"""The verbs for a job that is there, for page, API and CLI alike: pause, resume, cancel, retry, copy, set its priority.
+"""The verbs for a job that is there, for page, API and CLI alike: pause, resume, preempt, cancel, retry, copy, prefer.
 
 Each is an event with its actor and, where one was given, a reason. What a running trainer is asked for is a wish that
 its worker reads; a poke makes that happen within a second, and a lost poke only delays it.
@@ -20,7 +20,16 @@ from finetune_hub.catalog.tombstones import require_alive
 from finetune_hub.fleet import actions as fleet
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs.actions import check_priority
-from finetune_hub.jobs.lifecycle import EventDraft, add_events, end_attempt, end_job, enqueue, lock_job, reopen_job
+from finetune_hub.jobs.lifecycle import (
+    EventDraft,
+    add_events,
+    end_attempt,
+    end_job,
+    enqueue,
+    lock_job,
+    preempt,
+    reopen_job,
+)
 from finetune_hub.jobs.live import poke_control, poke_worker
 from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, Job, JobKind, JobState
 from finetune_hub.spec.merge import merge_patch
@@ -73,6 +82,23 @@ def resume_job(job_id: str, user: User, *, reason: str = "") -> Job:
         add_events(job, [_said("Resumed before it had paused.", reason)], actor=user)
         if attempt:
             poke_worker(attempt.worker)
+    job.refresh_from_db()
+    return job
+
+
+@transaction.atomic
+def preempt_job(job_id: str, user: User, *, reason: str = "") -> Job:
+    """Take a job's devices back: its trainer writes a checkpoint, and it waits at its old place in line. Twice is once.
+
+    Raises:
+        Refusal: `wrong_job_state`: nothing of it runs, or it is being paused or cancelled.
+    """
+    job = lock_job(job_id)
+    attempt = job.attempts.active().first()
+    if attempt is None or job.desired_state != DesiredState.RUN:
+        raise wrong_state(job, "it has no device to give back")
+    if preempt(attempt, reason or "An admin wants its device back.", actor=user):
+        poke_control("schedule")
     job.refresh_from_db()
     return job
 

@@ -26,7 +26,7 @@ from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.notifications.actions import connect_chat
 from finetune_hub.notifications.models import Wants
 from tests.api.conftest import World, client_with
-from tests.factories import make_dataset_version, make_worker
+from tests.factories import make_attempt, make_dataset_version, make_worker
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,11 @@ def an_upload(world: World) -> dict[str, Any]:
 
 def an_alias(world: World) -> dict[str, Any]:
     return {"alias": set_alias(world.team, world.alice, alias="gpt/4o", base_model="tiny").alias}
+
+
+def a_placed_job(world: World) -> dict[str, Any]:
+    make_attempt(world.job, make_worker())
+    return {"id": world.job.pk}
 
 
 def a_spec(world: World) -> dict[str, Any]:
@@ -179,6 +184,7 @@ CALLS = [
     Call("patch", "job", the_job, lambda world: {"priority": -1}),
     Call("post", "job-pause", the_job),
     Call("post", "job-resume", the_job),
+    Call("post", "job-preempt", a_placed_job, role="admin"),
     Call("post", "job-cancel", the_job),
     Call("post", "job-retry", a_cancelled_job),
     Call("post", "job-clone", the_job, ok=201),

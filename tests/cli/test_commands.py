@@ -150,6 +150,9 @@ def test_a_job_is_steered(hub: RunCommand, team: Team) -> None:
     assert hub("jobs", "pause", job.pk, "--reason", "Lunch.").out == f"{job.pk} is paused.\n"
     assert "Paused. Lunch." in hub("jobs", "logs", job.pk).out
     assert hub("jobs", "resume", job.pk).out == f"{job.pk} goes on.\n"
+    assert hub("jobs", "preempt", job.pk, "--json").error["code"] == "wrong_job_state"
+    make_attempt(job, make_worker("gpu-1"))
+    assert hub("jobs", "preempt", job.pk).out == f"{job.pk} waits in line again.\n"
     assert hub("jobs", "priority", job.pk, "5").out == f"{job.pk} has priority 5.\n"
     assert hub("jobs", "priority", job.pk, "--json", "--", "-2").json["priority"] == -2
     assert "priority    -2" in hub("jobs", "show", job.pk).out

@@ -55,6 +55,7 @@ DEEDS = {
 ABOUT_TWO = {"dataset-comparison"}  # Of the team too, and 404 without the other one.
 DEEDS_OF_STAFF = {"quota-change", "worker-invite", "worker-revoke"}
 DEEDS_OF_ADMINS = {
+    "job-preempt",
     "worker-drain",
     "worker-resume",
     "worker-remove",
@@ -101,6 +102,7 @@ def address(world: World, name: str) -> str:
         "job-recipe": [world.job.pk],
         "job-pause": [world.job.pk],
         "job-resume": [world.job.pk],
+        "job-preempt": [world.job.pk],
         "job-cancel": [world.job.pk],
         "job-retry": [world.job.pk],
         "job-priority": [world.job.pk],
@@ -352,7 +354,12 @@ def test_only_staff_invite_workers(world: World, caller: str) -> None:
 
 
 def test_a_member_sees_no_buttons_of_admins(world: World) -> None:
-    for name, deed in (("workers", "worker-drain"), ("team", "member-add"), ("team", "member-remove")):
+    for name, deed in (
+        ("job", "job-preempt"),
+        ("workers", "worker-drain"),
+        ("team", "member-add"),
+        ("team", "member-remove"),
+    ):
         url = address(world, deed)
         assert url in world["owner"].get(address(world, name)).content.decode()
         assert url not in world["teammate"].get(address(world, name)).content.decode()

@@ -26,6 +26,7 @@ from finetune_hub.jobs.steering import (
     cancel_job,
     change_priority,
     pause_job,
+    preempt_job,
     resume_job,
     resume_worker,
     retry_job,
@@ -180,6 +181,26 @@ def test_a_preempted_job_is_queued_again_from_its_checkpoint(job: Job, pokes: li
         "Queued. It goes on from the checkpoint of step 7.",
     ]
     assert job.fruitless_attempts == 0
+
+
+def test_an_admin_preempts_and_is_named(job: Job, alice: User) -> None:
+    with pytest.raises(Refusal, match="it has no device to give back"):
+        preempt_job(job.pk, alice)
+    lease = start(job)
+    for _ in range(2):
+        preempt_job(job.pk, alice, reason="The node is taken down.")
+    asked = [event for event in job.events.all() if event.message.startswith("Preempted")]
+    assert [(event.message, event.actor) for event in asked] == [
+        ("Preempted: The node is taken down. Its trainer writes a checkpoint first.", alice)
+    ]
+    worker_port.stop(lease, was_asked=True)
+    assert states(job) == ("queued", ["preempted"])
+    assert schedule_pass() == 1
+    preempt_job(job.pk, alice)  # Nobody has claimed the attempt.
+    assert states(job) == ("queued", ["preempted", "preempted"])
+    pause_job(job.pk, alice)
+    with pytest.raises(Refusal, match="it has no device"):
+        preempt_job(job.pk, alice)
 
 
 def test_an_attempt_that_nobody_claimed_is_preempted_at_once(job: Job) -> None:

@@ -26,6 +26,7 @@ from finetune_hub.api.bodies import (
 )
 from finetune_hub.api.lookups import find_adapter_version, get_row
 from finetune_hub.api.paging import page_of, part_of
+from finetune_hub.api.permissions import AdminsPreempt
 from finetune_hub.api.serializers import (
     JobDetailSerializer,
     JobEventSerializer,
@@ -36,7 +37,15 @@ from finetune_hub.api.serializers import (
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
 from finetune_hub.jobs.actions import submit_evaluation, submit_training
 from finetune_hub.jobs.models import Attempt, Checkpoint, Job, MetricPoint, Publication
-from finetune_hub.jobs.steering import cancel_job, change_priority, copied_spec, pause_job, resume_job, retry_job
+from finetune_hub.jobs.steering import (
+    cancel_job,
+    change_priority,
+    copied_spec,
+    pause_job,
+    preempt_job,
+    resume_job,
+    retry_job,
+)
 from finetune_hub.spec.training import TrainingSpec
 
 AFTER = OpenApiParameter("after", int, description="Only what comes after this number; 0 from the beginning.")
@@ -135,6 +144,17 @@ class ResumeJob(HubView):
         """Queue a paused job again. Twice is once."""
         job = job_of(request, id)
         resume_job(job.pk, user_of(request), reason=read_body(request, Reason).reason)
+        return Response(job_detail(job.team, id))
+
+
+class PreemptJob(HubView):
+    permission_classes = [AdminsPreempt]
+
+    @extend_schema(operation_id="preempt_job", request=Reason, responses=STEERED)
+    def post(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Take the job's devices back: it writes a checkpoint, and waits at its old place in line. Twice is once."""
+        job = job_of(request, id)
+        preempt_job(job.pk, user_of(request), reason=read_body(request, Reason).reason)
         return Response(job_detail(job.team, id))
 
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -36,7 +37,15 @@ from finetune_hub.jobs.models import (
     Publication,
 )
 from finetune_hub.jobs.planning import compare_with_estimate, plan_training, presets_for
-from finetune_hub.jobs.steering import cancel_job, change_priority, copied_spec, pause_job, resume_job, retry_job
+from finetune_hub.jobs.steering import (
+    cancel_job,
+    change_priority,
+    copied_spec,
+    pause_job,
+    preempt_job,
+    resume_job,
+    retry_job,
+)
 from finetune_hub.scheduling.presets import DEFAULT_PRESET
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
@@ -83,6 +92,7 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
         "publications": publications,
         "comparison": compare_with_estimate(job) if job.kind == JobKind.TRAIN else None,
         "may_steer": membership.may_submit,
+        "may_preempt": membership.may_preempt and job.may_be_preempted,
         "checkpoints": job.checkpoints.only("job_id", "step"),
         "priorities": priorities_of(membership, job),
     }
@@ -123,6 +133,15 @@ def pause(request: MemberRequest, job_id: str) -> HttpResponse:
 @require_POST
 def resume(request: MemberRequest, job_id: str) -> HttpResponse:
     return steer(request, job_id, lambda job: resume_job(job.pk, request.user))
+
+
+@login_required
+@require_POST
+def preempt(request: MemberRequest, job_id: str) -> HttpResponse:
+    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
+    if not request.user.memberships.get(team=job.team_id).may_preempt:
+        raise PermissionDenied("Only an admin of the team preempts its jobs.")
+    return steer(request, job_id, lambda job: preempt_job(job.pk, request.user))
 
 
 @login_required
