@@ -1,7 +1,8 @@
 """How jobs and attempts change state. Nothing else writes `.state`.
 
 Every function here runs inside a transaction of its caller, who holds the job's row lock (`lock_job`). Locks are always
-taken in the order job, attempt, and a job before those that follow it, so that two processes never wait for each other.
+taken in the order job, attempt, device, and a job before those that follow it, so that two processes never wait for
+each other; the scheduler, which locks many jobs, takes them by their key.
 """
 
 from __future__ import annotations

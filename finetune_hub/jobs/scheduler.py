@@ -20,7 +20,7 @@ from finetune_hub.jobs.live import announce_all, poke_worker
 from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, DeviceUse, Job, JobKind, JobState
 from finetune_hub.jobs.team_use import uses_of_teams
 from finetune_hub.scheduling.placement import situation
-from finetune_hub.scheduling.placement.plan import plan
+from finetune_hub.scheduling.placement.plan import Plan, plan
 from finetune_hub.scheduling.placement.reasons import Wait
 
 SCHEDULER_LOCK = 0x46485343  # Any fixed number: the key of the advisory lock.
@@ -53,6 +53,7 @@ def schedule_pass() -> int:
             teams=[use.as_share() for use in uses_of_teams()],
         )
     )
+    lock_rows(planned)
     for assignment in planned.assignments:
         if assign(assignment):
             poke_worker(workers[assignment.worker_id])
@@ -165,6 +166,20 @@ def month_after(moment: datetime) -> datetime:
 
 
 # ---- writing
+
+
+def lock_rows(planned: Plan) -> None:
+    """Lock what the pass is about to write: jobs, then devices, each by their key.
+
+    Whoever locks several of a kind takes this order, so that nobody waits in a circle with us. Those who end a job lock
+    its followers, but no follower of a job that may still end is in the queue.
+    """
+    stopped = Attempt.objects.filter(pk__in=[preemption.attempt_id for preemption in planned.preemptions])
+    started = [assignment.job_id for assignment in planned.assignments]
+    jobs = Job.objects.filter(Q(pk__in=started) | Q(pk__in=stopped.values("job")))
+    devices = Device.objects.filter(pk__in=[pk for each in planned.assignments for pk in each.device_ids])
+    for rows in (jobs, devices):
+        list(rows.order_by("pk").select_for_update(no_key=True).values_list("pk"))
 
 
 def assign(assignment: situation.Assignment) -> bool:

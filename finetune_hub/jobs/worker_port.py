@@ -132,11 +132,11 @@ def beat(worker: Worker, *, free_bytes: int | None = None) -> None:
 @transaction.atomic
 def record_readings(worker: Worker, readings: Sequence[DeviceReading]) -> None:
     """Keep how the devices are. One with a fault is quarantined until an admin releases it: nothing new runs on it."""
-    devices = {(device.kind, device.index): device for device in worker.devices.filter(present=True)}
+    read = {(reading.kind, reading.index): reading for reading in readings}
     samples = []
-    for reading in readings:
-        device = devices.get((reading.kind, reading.index))
-        if device is None:
+    for device in worker.devices.filter(present=True).order_by("pk"):  # As the scheduler locks them.
+        reading = read.get((device.kind, device.index))
+        if reading is None:
             continue
         rows = Device.objects.filter(pk=device.pk)
         rows.update(
