@@ -27,7 +27,7 @@ def reconcile_pass() -> None:
     time_out_attempts()
     fail_what_never_starts()
     tell_of_ended_jobs()
-    for job in Job.objects.filter(state=JobState.VALIDATING, created_at__lt=Now() - REPOKE_AFTER)[:PASS_LIMIT]:
+    for job in Job.objects.filter(state=JobState.VALIDATING, not_before__lt=Now() - REPOKE_AFTER)[:PASS_LIMIT]:
         poke_control("validate", job.pk)
     schedule_pass()
     unclaimed = Attempt.objects.filter(state=AttemptState.ASSIGNED, assigned_at__lt=Now() - REPOKE_AFTER)
