@@ -122,7 +122,9 @@ def why_away(worker: Worker) -> str:
 
 def runs(now: datetime) -> list[situation.Run]:
     """What holds devices."""
-    held = Prefetch("device_uses", DeviceUse.objects.filter(released_at=None).order_by("device_id"))
+    held = Prefetch(
+        "device_uses", DeviceUse.objects.filter(released_at=None).select_related("device").order_by("device_id")
+    )
     preempted = Count("job__attempts", Q(job__attempts__state=AttemptState.PREEMPTED))
     rows = Attempt.objects.active().select_related("job").prefetch_related(held).annotate(earlier_preemptions=preempted)
     return [as_run(attempt, now) for attempt in rows.defer("log_tail", "job__spec", "job__result")]
@@ -137,6 +139,7 @@ def as_run(attempt: Attempt, now: datetime) -> situation.Run:
         team_id=job.team_id,
         device_ids=tuple(use.device_id for use in uses),
         memory_bytes=uses[0].memory_bytes if uses else None,
+        share=uses[0].share if uses else 1.0,
         started_at=started_at.timestamp(),
         expected_end=expected_end(started_at, now, job.eta_seconds, left),
         priority=job.priority,

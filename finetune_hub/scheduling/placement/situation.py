@@ -63,6 +63,8 @@ class Run:
     device_ids: tuple[int, ...]
     memory_bytes: int | None = None
     """Its part of a shared device; None: it has its devices whole."""
+    share: float = 1.0
+    """The same of each device's memory: what its time counts for."""
     started_at: float = 0.0
     expected_end: float | None = None
     priority: int = 0
