@@ -64,7 +64,7 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
     """
     job, devices = attempt.job, list(attempt.devices.order_by("index"))
     commands = Commands(environment=device_environment(devices))
-    kind: DeviceKindOfRun = "cuda" if devices[0].kind == DeviceKind.CUDA else "cpu"
+    kind: DeviceKindOfRun = "cuda" if devices and devices[0].kind == DeviceKind.CUDA else "cpu"
     threads = threads_of_cpu_device(settings.CPU_DEVICES) if kind == "cpu" and settings.CPU_DEVICES > 1 else None
     match JobKind(job.kind):
         case JobKind.TRAIN:

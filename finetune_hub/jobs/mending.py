@@ -37,6 +37,8 @@ def shrink(job: Job) -> str | None:
 def avoid_devices(job: Job, attempt: Attempt) -> str:
     """Keep the job away from the devices that have just failed it; when no other is left, all are tried again."""
     failed = list(attempt.devices.order_by("pk"))
+    if not failed:  # An import beside a worker's GPUs.
+        return ""
     excluded = sorted({*job.excluded_devices, *(device.pk for device in failed)})
     others = Device.objects.filter(present=True, worker__in=Worker.objects.fit_for_work()).exclude(pk__in=excluded)
     left = excluded if others.exists() else []

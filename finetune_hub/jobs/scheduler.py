@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ from django.db.models import Count, Exists, OuterRef, Prefetch, Q
 from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Now
 
-from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.fleet.models import Device, DeviceKind, Worker
 from finetune_hub.fleet.worker_role import invited_workers
 from finetune_hub.jobs.expectations import expected_end, seconds_left
 from finetune_hub.jobs.lifecycle import lock_job, preempt
@@ -42,13 +43,15 @@ def schedule_pass() -> int:
     # Locked, so that a worker whose drain has returned gets nothing from a pass that began before it.
     workers = {worker.pk: worker for worker in Worker.objects.fit_for_work().select_for_update(no_key=True)}
     now = database_now()
-    invited = frozenset(Device.objects.filter(worker__name__in=invited_workers()).values_list("pk", flat=True))
+    known = devices(workers)
+    invited = set(Worker.objects.filter(name__in=invited_workers()).values_list("pk", flat=True))
+    barred = frozenset(device.device_id for device in known if device.worker_id in invited)
     planned = plan(
         situation.Situation(
             now=now.timestamp(),
             next_month=month_after(now).timestamp(),
-            queue=[as_waiting(job, invited) for job in queue],
-            devices=devices(workers),
+            queue=[as_waiting(job, barred) for job in queue],
+            devices=known,
             runs=runs(now),
             teams=[use.as_share() for use in uses_of_teams()],
         )
@@ -74,11 +77,11 @@ def waiting_jobs() -> list[Job]:
     return list(rows[:LOOKED_AT_JOBS])
 
 
-def as_waiting(job: Any, invited: frozenset[int]) -> situation.WaitingJob:
+def as_waiting(job: Any, barred: frozenset[int]) -> situation.WaitingJob:
     """A row of `waiting_jobs` as placement sees it.
 
     Args:
-        invited: Devices of workers with a role of their own, which may not import: that takes a team's token, and the
+        barred: Devices of workers with a role of their own, which may not import: that takes a team's token, and the
             right to add datasets and base models.
     """
     is_import = job.kind in {JobKind.IMPORT, JobKind.DATASET}
@@ -92,15 +95,19 @@ def as_waiting(job: Any, invited: frozenset[int]) -> situation.WaitingJob:
         labels=frozenset(job.runtime_labels or ()),
         priority=job.priority,
         expected_seconds=seconds_left(job.expected_seconds, job.step, job.total_steps),
-        prefers_cpu=job.kind == JobKind.IMPORT,
-        excluded_devices=frozenset(job.excluded_devices) | (invited if is_import else frozenset()),
+        prefers_cpu=is_import,
+        excluded_devices=frozenset(job.excluded_devices),
+        barred_devices=barred if is_import else frozenset(),
     )
 
 
 def devices(fit_for_work: dict[int, Worker]) -> list[situation.Device]:
-    """All devices that there are; those of a worker that is not among the given ones are away."""
+    """All devices that there are, and a place for imports beside each worker's GPUs.
+
+    Those of a worker that is not among the given ones are away.
+    """
     found = Device.objects.lendable().select_related("worker").order_by("pk")
-    return [
+    known = [
         situation.Device(
             device_id=device.pk,
             worker_id=device.worker_id,
@@ -114,6 +121,24 @@ def devices(fit_for_work: dict[int, Worker]) -> list[situation.Device]:
         )
         for device in found
     ]
+    beside = {device.worker_id: device for device in known if device.kind == DeviceKind.CUDA}
+    places = [
+        replace(
+            device,
+            device_id=place_for_imports(worker_id),
+            kind=situation.IMPORTS,
+            name="a place for imports",
+            memory_bytes=0,
+            is_shared=False,
+        )
+        for worker_id, device in beside.items()
+    ]
+    return known + places
+
+
+def place_for_imports(worker_id: int) -> int:
+    """What an attempt without devices holds, as a device of placement: no id of a row is negative."""
+    return -worker_id
 
 
 def why_away(worker: Worker) -> str:
@@ -137,9 +162,9 @@ def as_run(attempt: Attempt, now: datetime) -> situation.Run:
     return situation.Run(
         attempt_id=attempt.pk,
         team_id=job.team_id,
-        device_ids=tuple(use.device_id for use in uses),
+        device_ids=tuple(use.device_id for use in uses) or (place_for_imports(attempt.worker_id),),
         memory_bytes=uses[0].memory_bytes if uses else None,
-        share=uses[0].share if uses else 1.0,
+        share=uses[0].share if uses else 0.0,
         started_at=started_at.timestamp(),
         expected_end=expected_end(started_at, now, job.eta_seconds, left),
         priority=job.priority,
@@ -197,7 +222,9 @@ def assign(assignment: situation.Assignment) -> bool:
         lease_expires_at=Now() + settings.CLAIM_WITHIN,
     )
     DeviceUse.objects.bulk_create(
-        DeviceUse(attempt=attempt, device_id=pk, memory_bytes=assignment.memory_bytes) for pk in assignment.device_ids
+        DeviceUse(attempt=attempt, device_id=pk, memory_bytes=assignment.memory_bytes)
+        for pk in assignment.device_ids
+        if pk != place_for_imports(assignment.worker_id)
     )
     return True
 

@@ -2,7 +2,7 @@
 
     seconds of a use  =  the part of [assigned_at, released_at or now) that lies in the month  ·  share of the device
 
-The share is that of the device's memory, 1 where it is held whole. A device is held from its assignment on, since nobody
+The share is that of the device's memory; 1: it is held whole. A device is held from its assignment on, since nobody
 else gets it then. Months are UTC and half-open, and clipping happens in the database, on its clock: no second counts
 twice, and those of a use over two months are parted between them. A wait belongs to the month in which the job first
 started.
