@@ -46,11 +46,12 @@ def schedule_pass() -> int:
     known = devices(workers)
     invited = set(Worker.objects.filter(name__in=invited_workers()).values_list("pk", flat=True))
     barred = frozenset(device.device_id for device in known if device.worker_id in invited)
+    here = frozenset(device.device_id for device in known if not device.away and device.kind != situation.IMPORTS)
     planned = plan(
         situation.Situation(
             now=now.timestamp(),
             next_month=month_after(now).timestamp(),
-            queue=[as_waiting(job, barred) for job in queue],
+            queue=[as_waiting(job, barred, here) for job in queue],
             devices=known,
             runs=runs(now),
             teams=[use.as_share() for use in uses_of_teams()],
@@ -77,13 +78,15 @@ def waiting_jobs() -> list[Job]:
     return list(rows[:LOOKED_AT_JOBS])
 
 
-def as_waiting(job: Any, barred: frozenset[int]) -> situation.WaitingJob:
+def as_waiting(job: Any, barred: frozenset[int], here: frozenset[int]) -> situation.WaitingJob:
     """A row of `waiting_jobs` as placement sees it.
 
     Args:
         barred: Devices of workers with a role of their own, which may not import: that takes a team's token, and the
             right to add datasets and base models.
+        here: Devices that are lent now. A job that has failed on all of them is tried on all again.
     """
+    excluded = frozenset(job.excluded_devices)
     is_import = job.kind in {JobKind.IMPORT, JobKind.DATASET}
     return situation.WaitingJob(
         job_id=job.pk,
@@ -96,7 +99,7 @@ def as_waiting(job: Any, barred: frozenset[int]) -> situation.WaitingJob:
         priority=job.priority,
         expected_seconds=seconds_left(job.expected_seconds, job.step, job.total_steps),
         prefers_cpu=is_import,
-        excluded_devices=frozenset(job.excluded_devices),
+        excluded_devices=excluded if here - excluded else frozenset(),
         barred_devices=barred if is_import else frozenset(),
     )
 

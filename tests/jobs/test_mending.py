@@ -11,13 +11,14 @@ from django.conf import LazySettings
 from django.db import transaction
 from django.db.models.functions import Now
 
-from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.actions import submit_training
 from finetune_hub.jobs.lifecycle import Failed, enqueue, fail_job, lock_job
 from finetune_hub.jobs.models import Attempt, Job, JobState
 from finetune_hub.jobs.planning import memory_needed
 from finetune_hub.jobs.reconciler import OVERTIME, fail_what_never_starts, time_out_attempts
+from finetune_hub.jobs.scheduler import schedule_pass
 from finetune_hub.jobs.steering import cancel_job, retry_job
 from finetune_hub.jobs.validation import validate_job
 from finetune_hub.jobs.worker_port import Lease
@@ -147,16 +148,21 @@ def test_a_device_that_failed_a_job_is_excluded_for_it() -> None:
     assert fail(job, KILLED, bad) == JobState.QUEUED
     assert job.excluded_devices == [bad.devices.get().pk]
     assert "will not be placed on A processor, 2 cores of bad again" in job.events.last().message
-    assert fail(job, KILLED, good) == JobState.QUEUED
-    assert job.excluded_devices == []  # None is left, so all are tried again.
+    assert schedule_pass() == 1
+    [attempt] = job.attempts.active()
+    assert attempt.worker == good
+    lease = worker_port.claim_attempt(attempt.pk, worker=good)
+    assert lease is not None
+    worker_port.fail(lease, KILLED)
+    assert schedule_pass() == 1  # None is left, so all are tried again.
 
 
-def test_the_only_device_is_not_excluded() -> None:
+def test_the_only_device_is_tried_again() -> None:
     job, worker = job_with(), make_worker()
     make_worker("gone", heartbeat_at=Now() - timedelta(days=1))
     assert fail(job, KILLED, worker) == JobState.QUEUED
-    assert job.excluded_devices == []
-    assert Device.objects.count() == 2
+    assert schedule_pass() == 1
+    assert job.attempts.active().get().worker == worker
 
 
 def test_a_checkpoint_between_failures_is_progress() -> None:

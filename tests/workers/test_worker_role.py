@@ -158,6 +158,20 @@ def test_an_evaluation_and_failures(invitation: Invitation) -> None:
     assert retried.events.count() == 3
 
 
+def test_a_device_that_failed_a_job_is_excluded_though_the_role_sees_no_other_worker(invitation: Invitation) -> None:
+    make_worker("other")
+    job = make_job(make_team(make_user()))
+    lease = claim(job, invitation)
+    device = Attempt.objects.get(pk=lease.attempt_id).devices.get()
+    with as_worker(invitation):
+        worker_port.fail(lease, Failed("infrastructure", "The disk is full.", "Mend it."))
+    Job.objects.filter(pk=job.pk).update(not_before=Now())
+    assert schedule_pass() == 1
+    job.refresh_from_db()
+    assert job.excluded_devices == [device.pk]
+    assert job.attempts.get(finished_at=None).worker.name == "other"
+
+
 def test_the_state_of_its_machine(invitation: Invitation) -> None:
     with as_worker(invitation):
         worker = join()
