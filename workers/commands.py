@@ -202,8 +202,19 @@ def download_folder(job: Job) -> Path:
 
 def base_model_folder(base_model: BaseModelRow) -> Path:
     """The base model on this machine: the store's own folder, or this worker's cache."""
-    target = settings.HOME / "cache" / "base-models" / base_model.revision
+    target = base_model_cache() / base_model.revision
     return get_folder(shared_store(settings.ARTIFACT_URL), base_model.artifact_prefix, base_model.manifest(), target)
+
+
+def base_model_cache() -> Path:
+    cache: Path = settings.HOME / "cache" / "base-models"
+    return cache
+
+
+def cached_revisions() -> list[str]:
+    """The base models of this worker's cache; none where the store is a folder that it reads from."""
+    cache = base_model_cache()
+    return sorted(path.name for path in cache.glob("?" * 64))
 
 
 def adapter_folder(version: AdapterVersion) -> Path:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Count, Exists, OuterRef, Prefetch, Q
+from django.db.models import Count, Exists, F, OuterRef, Prefetch, Q
 from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Now
 
@@ -47,11 +48,12 @@ def schedule_pass() -> int:
     invited = set(Worker.objects.filter(name__in=invited_workers()).values_list("pk", flat=True))
     barred = frozenset(device.device_id for device in known if device.worker_id in invited)
     here = frozenset(device.device_id for device in known if not device.away and device.kind != situation.IMPORTS)
+    holders = holders_of_base_models(workers.values())
     planned = plan(
         situation.Situation(
             now=now.timestamp(),
             next_month=month_after(now).timestamp(),
-            queue=[as_waiting(job, barred, here) for job in queue],
+            queue=[as_waiting(job, barred, here, holders) for job in queue],
             devices=known,
             runs=runs(now),
             teams=[use.as_share() for use in uses_of_teams()],
@@ -73,18 +75,33 @@ def schedule_pass() -> int:
 def waiting_jobs() -> list[Job]:
     """The head of the queue, without the long documents: of the spec only what placement asks."""
     active = Attempt.objects.active().filter(job=OuterRef("pk"))
-    wishes = {f"runtime_{name}": KeyTransform(name, "spec__runtime") for name in ("gpus", "device", "labels")}
+    wishes: dict[str, Any] = {
+        f"runtime_{name}": KeyTransform(name, "spec__runtime") for name in ("gpus", "device", "labels")
+    }
+    wishes["revision"] = F("base_model__revision")
     rows = Job.objects.in_queue_order().exclude(Exists(active)).annotate(**wishes).defer("spec", "result")
     return list(rows[:LOOKED_AT_JOBS])
 
 
-def as_waiting(job: Any, barred: frozenset[int], here: frozenset[int]) -> situation.WaitingJob:
+def holders_of_base_models(workers: Iterable[Worker]) -> dict[str, frozenset[int]]:
+    """Revision of a base model → the workers whose cache has it."""
+    holders: defaultdict[str, set[int]] = defaultdict(set)
+    for worker in workers:
+        for revision in worker.cached_revisions or ():
+            holders[revision].add(worker.pk)
+    return {revision: frozenset(found) for revision, found in holders.items()}
+
+
+def as_waiting(
+    job: Any, barred: frozenset[int], here: frozenset[int], holders: Mapping[str, frozenset[int]]
+) -> situation.WaitingJob:
     """A row of `waiting_jobs` as placement sees it.
 
     Args:
         barred: Devices of workers with a role of their own, which may not import: that takes a team's token, and the
             right to add datasets and base models.
         here: Devices that are lent now. A job that has failed on all of them is tried on all again.
+        holders: Workers by the base models that they hold.
     """
     excluded = frozenset(job.excluded_devices)
     is_import = job.kind in {JobKind.IMPORT, JobKind.DATASET}
@@ -101,6 +118,7 @@ def as_waiting(job: Any, barred: frozenset[int], here: frozenset[int]) -> situat
         prefers_cpu=is_import,
         excluded_devices=excluded if here - excluded else frozenset(),
         barred_devices=barred if is_import else frozenset(),
+        preferred_workers=holders.get(job.revision, frozenset()),
     )
 
 

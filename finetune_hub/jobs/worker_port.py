@@ -124,9 +124,11 @@ def register_worker(
     return worker
 
 
-def beat(worker: Worker, *, free_bytes: int | None = None) -> None:
-    """The worker's process is alive, and its disk has so much room."""
-    Worker.objects.filter(pk=worker.pk).update(heartbeat_at=Now(), free_bytes=free_bytes)
+def beat(worker: Worker, *, free_bytes: int | None = None, cached_revisions: Sequence[str] = ()) -> None:
+    """The worker's process is alive, its disk has so much room, and its cache these base models."""
+    Worker.objects.filter(pk=worker.pk).update(
+        heartbeat_at=Now(), free_bytes=free_bytes, cached_revisions=list(cached_revisions)
+    )
 
 
 @transaction.atomic

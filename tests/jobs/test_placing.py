@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from finetune_hub.accounts.models import AuditEvent, Team
+from finetune_hub.catalog.models import BaseModel
 from finetune_hub.fleet.actions import set_quota, share_device
 from finetune_hub.fleet.models import Device, TeamQuota
 from finetune_hub.jobs import scheduler
@@ -21,6 +22,7 @@ from finetune_hub.jobs.lifecycle import end_attempt
 from finetune_hub.jobs.models import Attempt, AttemptState, DeviceUse, Job, JobKind
 from finetune_hub.jobs.scheduler import month_after, schedule_pass
 from finetune_hub.jobs.team_use import uses_of_teams
+from finetune_hub.jobs.worker_port import beat
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import (
     first_member,
@@ -46,6 +48,17 @@ def job_with(team: Team, **columns: Any) -> Job:
     runtime = columns.pop("runtime", {})
     spec = make_spec(runtime=runtime).model_dump(mode="json", exclude_none=True)
     return make_job(team, spec=spec, **columns)
+
+
+def test_the_worker_that_has_the_base_model_is_preferred(team: Team) -> None:
+    make_worker()
+    holder, _ = make_worker(), make_worker()
+    job = make_job(team)
+    beat(holder, cached_revisions=["f" * 64, job.over.revision])
+    other = make_job(team, base_model=make_base_model(team, "other"))
+    BaseModel.objects.filter(pk=other.base_model_id).update(revision="0" * 64)
+    assert schedule_pass() == 2
+    assert job.attempts.get().worker == holder
 
 
 def make_import(team: Team, kind: JobKind) -> Job:

@@ -175,7 +175,7 @@ def test_a_device_that_failed_a_job_is_excluded_though_the_role_sees_no_other_wo
 def test_the_state_of_its_machine(invitation: Invitation) -> None:
     with as_worker(invitation):
         worker = join()
-        worker_port.beat(worker, free_bytes=1 << 40)
+        worker_port.beat(worker, free_bytes=1 << 40, cached_revisions=["0" * 64])
         worker_port.consume_canary(worker.name)
         worker_port.record_readings(
             worker, [DeviceReading(kind="cpu", index=0, utilisation=0.5, fault="It is broken.")]
