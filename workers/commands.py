@@ -39,6 +39,7 @@ from finetune_hub.spec.run import DeviceKind as DeviceKindOfRun
 from finetune_hub.spec.training import TrainingSpec
 from workers.attempt_folder import AttemptFolder
 from workers.inventory import threads_of_cpu_device
+from workers.supervisor import WAIT
 
 
 @dataclass
@@ -48,10 +49,16 @@ class Commands:
     argv: list[list[str]] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
 
-    def add(self, folder: AttemptFolder, module: str, command: str, document: BaseModel) -> None:
+    def add(
+        self, folder: AttemptFolder, module: str, command: str, document: BaseModel, *, ahead: bool = False
+    ) -> None:
+        """
+        Args:
+            ahead: Start it beside the command before it, so that its libraries are loaded when its turn comes.
+        """
         file = folder.path / f"{command}.json"
         file.write_text(document.model_dump_json(indent=2))
-        self.argv.append([sys.executable, "-m", module, command, str(file)])
+        self.argv.append([sys.executable, "-m", module, command, *([WAIT] if ahead else []), str(file)])
 
 
 def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
@@ -89,7 +96,7 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
                 device=kind,
                 threads=threads,
             )
-            commands.add(folder, ENGINE, "verify", verify)
+            commands.add(folder, ENGINE, "verify", verify, ahead=True)
         case JobKind.EVALUATE:
             assert job.adapter_version is not None
             method = TrainingSpec.model_validate(job.adapter_version.training_spec).method
