@@ -71,7 +71,7 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
     """
     job, devices = attempt.job, list(attempt.devices.order_by("index"))
     commands = Commands(environment=device_environment(devices))
-    kind: DeviceKindOfRun = "cuda" if devices[0].kind == DeviceKind.CUDA else "cpu"
+    kind: DeviceKindOfRun = "cuda" if devices and devices[0].kind == DeviceKind.CUDA else "cpu"
     threads = threads_of_cpu_device(settings.CPU_DEVICES) if kind == "cpu" and settings.CPU_DEVICES > 1 else None
     match JobKind(job.kind):
         case JobKind.TRAIN:
@@ -209,8 +209,19 @@ def download_folder(job: Job) -> Path:
 
 def base_model_folder(base_model: BaseModelRow) -> Path:
     """The base model on this machine: the store's own folder, or this worker's cache."""
-    target = settings.HOME / "cache" / "base-models" / base_model.revision
+    target = base_model_cache() / base_model.revision
     return get_folder(shared_store(settings.ARTIFACT_URL), base_model.artifact_prefix, base_model.manifest(), target)
+
+
+def base_model_cache() -> Path:
+    cache: Path = settings.HOME / "cache" / "base-models"
+    return cache
+
+
+def cached_revisions() -> list[str]:
+    """The base models of this worker's cache; none where the store is a folder that it reads from."""
+    cache = base_model_cache()
+    return sorted(path.name for path in cache.glob("?" * 64))
 
 
 def adapter_folder(version: AdapterVersion) -> Path:
