@@ -50,7 +50,7 @@ from finetune_hub.scheduling.presets import DEFAULT_PRESET
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
-OFFERED_PREDECESSORS = 100  # The newest unfinished jobs, which a new one may follow.
+OFFERED_PREDECESSORS = 50  # The newest unfinished jobs, which a new one may follow.
 
 # The words by which the list is narrowed, and the states that each stands for.
 VIEWS = {
