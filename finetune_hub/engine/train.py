@@ -163,6 +163,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     if best.worse_evaluations >= (evaluation.early_stopping_patience or math.inf):
         stopped_by = "early_stopping"  # The checkpoint is the run's last: what is left is to publish.
     first_step = state.step + 1
+    take_learned_on()  # Passes of an earlier run in this process are no part of what is told of this one.
     for step in () if stopped_by else range(first_step, total_steps + 1):
         if ranks.any(wants_stop(), run.device):
             break

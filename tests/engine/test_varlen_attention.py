@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,8 +20,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from finetune_hub.engine.kernels import document_attention as document_module
 from finetune_hub.engine.kernels import varlen_attention as varlen_module
 from finetune_hub.engine.kernels.block_attention import block_attention
-from finetune_hub.engine.kernels.document_attention import Path, choose_path
+from finetune_hub.engine.kernels.document_attention import AttentionPath, choose_path
 from finetune_hub.engine.kernels.varlen_attention import can_run, is_proven, torchs_varlen_attn, varlen_attention
+from tests.engine.conftest import MakeRun, events_of, train
 
 CPU = torch.device("cpu")
 
@@ -91,6 +93,20 @@ def test_it_is_isolated_causal_attention(stand_in: Any, key_heads: int) -> None:
     torch.testing.assert_close(*gradients)
 
 
+def test_a_model_on_this_path_trains_as_on_any_other(
+    stand_in: Any, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(in_plain_torch)
+    runs = [make_run(max_steps=3, run={"output_dir": tmp_path / name}) for name in ("blocks", "one call")]
+    train(runs[0])
+    monkeypatch.setattr(document_module, "choose_path", lambda *_, **__: AttentionPath.ONE_CALL)
+    train(runs[1])
+    losses = [[event.loss for event in events_of(run.output_dir, "step")] for run in runs]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    said = [event.message for event in events_of(runs[1].output_dir, "log")]
+    assert "Attention: flash attention, one call for all documents." in said
+
+
 @pytest.mark.parametrize(
     ("function", "agrees"),
     [(in_plain_torch, True), (leaking, False), (with_halved_gradients, False), (not_built, False)],
@@ -137,21 +153,21 @@ def test_the_cpu_cannot_run_it() -> None:
 @pytest.mark.parametrize(
     ("device", "options", "path"),
     [
-        ("cpu", {}, Path.ONE_BY_ONE),
-        ("cpu", {"learns": True}, Path.BLOCKS),
-        ("cpu", {"learns": True, "dropout": 0.1}, Path.ONE_BY_ONE),
-        ("meta", {}, Path.ONE_CALL),  # Stands for a GPU that can.
-        ("meta", {"learns": True}, Path.ONE_CALL),
-        ("meta", {"dropout": 0.1}, Path.ONE_BY_ONE),
-        ("meta", {"window": 5}, Path.ONE_CALL),
-        ("meta", {"window": 4}, Path.ONE_BY_ONE),
-        ("meta", {"prefix": 3}, Path.BEHIND_PREFIX),
-        ("meta", {"can_run": False}, Path.ONE_BY_ONE),
+        ("cpu", {}, AttentionPath.ONE_BY_ONE),
+        ("cpu", {"learns": True}, AttentionPath.BLOCKS),
+        ("cpu", {"learns": True, "dropout": 0.1}, AttentionPath.ONE_BY_ONE),
+        ("meta", {}, AttentionPath.ONE_CALL),  # Stands for a GPU that can.
+        ("meta", {"learns": True}, AttentionPath.ONE_CALL),
+        ("meta", {"dropout": 0.1}, AttentionPath.ONE_BY_ONE),
+        ("meta", {"window": 5}, AttentionPath.ONE_CALL),
+        ("meta", {"window": 4}, AttentionPath.ONE_BY_ONE),
+        ("meta", {"prefix": 3}, AttentionPath.BEHIND_PREFIX),
+        ("meta", {"can_run": False}, AttentionPath.ONE_BY_ONE),
     ],
     ids=str,
 )
 def test_the_path_is_chosen_by_what_is_there(
-    monkeypatch: pytest.MonkeyPatch, device: str, options: dict[str, Any], path: Path
+    monkeypatch: pytest.MonkeyPatch, device: str, options: dict[str, Any], path: AttentionPath
 ) -> None:
     monkeypatch.setattr(document_module, "can_run", lambda *_: options.get("can_run", True))
     query = torch.empty(1, 4, 9, 16, device=device)

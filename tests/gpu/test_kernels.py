@@ -9,7 +9,7 @@ import torch
 
 from finetune_hub.engine.kernels import document_attention as document_module
 from finetune_hub.engine.kernels import fused
-from finetune_hub.engine.kernels.document_attention import Path, choose_path, document_attention, documents
+from finetune_hub.engine.kernels.document_attention import AttentionPath, choose_path, document_attention, documents
 from finetune_hub.engine.kernels.varlen_attention import torchs_varlen_attn
 from tests.engine.conftest import MakeRun, events_of, train
 from tests.engine.test_fused import calls, check_that_it_computes_what_it_says
@@ -40,8 +40,8 @@ def test_one_call_equals_one_call_a_document(
     given = [tensor.requires_grad_() for tensor in given]
     weights = torch.randn(1, sum(LENGTHS), heads, head_dim, generator=generator).to("cuda")
     results = []
-    for path in (Path.ONE_CALL, Path.ONE_BY_ONE):
-        if path is Path.ONE_BY_ONE:
+    for path in (AttentionPath.ONE_CALL, AttentionPath.ONE_BY_ONE):
+        if path is AttentionPath.ONE_BY_ONE:
             monkeypatch.setattr(document_module, "can_run", lambda *_: False)
         assert choose_path(*given, BOUNDS, 0.0, None, learns=True) is path
         with documents(LENGTHS):
@@ -52,9 +52,11 @@ def test_one_call_equals_one_call_a_document(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "path"), [("bfloat16", Path.ONE_CALL), ("float32", Path.ONE_BY_ONE)], ids=["bfloat16", "float32"]
+    ("dtype", "path"),
+    [("bfloat16", AttentionPath.ONE_CALL), ("float32", AttentionPath.ONE_BY_ONE)],
+    ids=["bfloat16", "float32"],
 )
-def test_a_run_says_how_attention_was_computed(make_run: MakeRun, dtype: str, path: Path) -> None:
+def test_a_run_says_how_attention_was_computed(make_run: MakeRun, dtype: str, path: AttentionPath) -> None:
     _needs_flash_attention()
     run = with_parts(make_run(max_steps=1, run={"device": "cuda"}), runtime={"dtype": dtype})
     train(run)

@@ -27,7 +27,7 @@ from finetune_hub.engine.kernels.prefixed_attention import prefixed_attention
 from finetune_hub.engine.kernels.varlen_attention import can_run, varlen_attention
 
 
-class Path(StrEnum):
+class AttentionPath(StrEnum):
     """How attention is computed, in the user's words."""
 
     ONE_CALL = "flash attention, one call for all documents"
@@ -37,7 +37,7 @@ class Path(StrEnum):
 
 
 DOCUMENT_ATTENTION = "documents"
-_learned_on: set[Path] = set()
+_learned_on: set[AttentionPath] = set()
 _lengths: tuple[int, ...] = ()
 _as_learning = False
 
@@ -73,7 +73,7 @@ def document_lengths() -> tuple[int, ...]:
     return _lengths
 
 
-def take_learned_on() -> list[Path]:
+def take_learned_on() -> list[AttentionPath]:
     """How attention was computed in passes that learn, since the last call of this; empty: as the model does."""
     paths = sorted(_learned_on)
     _learned_on.clear()
@@ -103,11 +103,11 @@ def document_attention(
     path = choose_path(query, key, value, bounds, dropout, sliding_window, learns=learns)
     if learns:
         _learned_on.add(path)
-    if path is Path.BEHIND_PREFIX:
+    if path is AttentionPath.BEHIND_PREFIX:
         return prefixed_attention(query, key, value, _lengths, dropout, scaling, sliding_window), None
-    if path is Path.ONE_CALL:
+    if path is AttentionPath.ONE_CALL:
         return varlen_attention(query[0], key[0], value[0], scale, bounds)[None], None
-    if path is Path.BLOCKS:
+    if path is AttentionPath.BLOCKS:
         return block_attention(query[0], key[0], value[0], scale, bounds, sliding_window)[None], None
     return _one_by_one(query, key, value, scale, bounds, dropout, sliding_window), None
 
@@ -121,18 +121,18 @@ def choose_path(
     window: int | None,
     *,
     learns: bool,
-) -> Path:
+) -> AttentionPath:
     """How attention is computed for these tensors and documents."""
     if key.shape[2] > query.shape[2]:
-        return Path.BEHIND_PREFIX
+        return AttentionPath.BEHIND_PREFIX
     if dropout:
-        return Path.ONE_BY_ONE
+        return AttentionPath.ONE_BY_ONE
     if query.device.type == "cpu":
-        return Path.BLOCKS if learns else Path.ONE_BY_ONE
+        return AttentionPath.BLOCKS if learns else AttentionPath.ONE_BY_ONE
     windowless = window is None or all(stop - start <= window for start, stop in pairwise(bounds))
     if windowless and can_run(query, key, value):
-        return Path.ONE_CALL
-    return Path.ONE_BY_ONE
+        return AttentionPath.ONE_CALL
+    return AttentionPath.ONE_BY_ONE
 
 
 def _one_by_one(
