@@ -15,7 +15,7 @@ from tests.engine.conftest import MakeRun, train
 @pytest.mark.parametrize("method", [{"type": "lora"}, {"type": "lora", "use_dora": True}, {"type": "qlora"}])
 def test_a_checkpoint_takes_what_is_asked_for(make_run: MakeRun, method: dict[str, Any]) -> None:
     """Never more, and without the allowance for small files not much less: else jobs are kept out for nothing."""
-    run = make_run(max_steps=2, checkpoint_every_steps=1, method={"rank": 64} | method)
+    run = make_run(max_steps=2, method={"rank": 64} | method)
     train(run)
     [folder] = (run.output_dir / "checkpoints").iterdir()
     written = size_of(folder)
