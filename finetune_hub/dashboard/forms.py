@@ -59,28 +59,8 @@ class TeamForm(RefusableForm):
         return next(team for team in self.teams if team.slug == slug)
 
 
-class DatasetUploadForm(TeamForm):
-    refusal_fields = {"upload": "file"}
-
-    name = forms.CharField(
-        max_length=64,
-        help_text="Lower-case letters and digits, with single '-', '.' or '_' between them. "
-        "An existing name gets a new version.",
-        widget=forms.TextInput(attrs={"placeholder": "support-tickets", **PLAIN_TEXT}),
-    )
-    file = forms.FileField(
-        required=False,  # A large one was sent in parts; see `clean`.
-        allow_empty_file=True,  # The check of the rows says more about an empty file.
-        help_text="JSONL, JSON, CSV, TSV, Parquet or text, also packed with gzip or zstd. What is in it is found out.",
-        # Kept by htmx when the form comes back with errors: nobody picks the file twice.
-        widget=forms.FileInput(attrs={"hx-preserve": "true"}),
-    )
-    upload = forms.CharField(required=False, max_length=40, widget=forms.HiddenInput())
-    quarantine = forms.BooleanField(
-        required=False,
-        label="Go on with the good rows",
-        help_text="Rows with errors are set aside, to be downloaded and mended.",
-    )
+class MappingForm(TeamForm):
+    """A form for rows, which asks what their columns are once they belong to no known format."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -110,6 +90,30 @@ class DatasetUploadForm(TeamForm):
         if refusal.code == "unknown_format":
             self.columns = [detail["column"] for detail in refusal.details]
 
+
+class DatasetUploadForm(MappingForm):
+    refusal_fields = {"upload": "file"}
+
+    name = forms.CharField(
+        max_length=64,
+        help_text="Lower-case letters and digits, with single '-', '.' or '_' between them. "
+        "An existing name gets a new version.",
+        widget=forms.TextInput(attrs={"placeholder": "support-tickets", **PLAIN_TEXT}),
+    )
+    file = forms.FileField(
+        required=False,  # A large one was sent in parts; see `clean`.
+        allow_empty_file=True,  # The check of the rows says more about an empty file.
+        help_text="JSONL, JSON, CSV, TSV, Parquet or text, also packed with gzip or zstd. What is in it is found out.",
+        # Kept by htmx when the form comes back with errors: nobody picks the file twice.
+        widget=forms.FileInput(attrs={"hx-preserve": "true"}),
+    )
+    upload = forms.CharField(required=False, max_length=40, widget=forms.HiddenInput())
+    quarantine = forms.BooleanField(
+        required=False,
+        label="Go on with the good rows",
+        help_text="Rows with errors are set aside, to be downloaded and mended.",
+    )
+
     def clean(self) -> None:
         if not (self.cleaned_data.get("file") or self.cleaned_data.get("upload") or self.errors.get("file")):
             self.add_error("file", "Choose a file.")
@@ -124,7 +128,7 @@ class DatasetUploadForm(TeamForm):
         return upload
 
 
-class DatasetImportForm(TeamForm):
+class DatasetImportForm(MappingForm):
     name = forms.CharField(
         max_length=64,
         help_text="An existing name gets a new version.",
