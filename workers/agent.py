@@ -20,6 +20,7 @@ from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.lifecycle import Failed
 from workers.attempt import LOOK_AT_THE_DISK, AttemptThread
 from workers.attempt_folder import AttemptFolder
+from workers.commands import cached_revisions
 from workers.device_watch import DeviceWatch
 from workers.disk import free_bytes_at
 from workers.inventory import find_devices
@@ -63,7 +64,7 @@ class Agent(threading.Thread):
                     worker = self._join()
                 now = time.monotonic()
                 if now >= beat_due:
-                    worker_port.beat(worker, free_bytes=free_bytes_at(self.root))
+                    worker_port.beat(worker, free_bytes=free_bytes_at(self.root), cached_revisions=cached_revisions())
                     beat_due = now + BEAT_SECONDS
                 if woken or now >= lease_due:
                     self._keep_leases()

@@ -39,6 +39,7 @@ from finetune_hub.spec.run import DeviceKind as DeviceKindOfRun
 from finetune_hub.spec.training import TrainingSpec
 from workers.attempt_folder import AttemptFolder
 from workers.inventory import threads_of_cpu_device
+from workers.supervisor import WAIT
 
 
 @dataclass
@@ -48,10 +49,16 @@ class Commands:
     argv: list[list[str]] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
 
-    def add(self, folder: AttemptFolder, module: str, command: str, document: BaseModel) -> None:
+    def add(
+        self, folder: AttemptFolder, module: str, command: str, document: BaseModel, *, ahead: bool = False
+    ) -> None:
+        """
+        Args:
+            ahead: Start it beside the command before it, so that its libraries are loaded when its turn comes.
+        """
         file = folder.path / f"{command}.json"
         file.write_text(document.model_dump_json(indent=2))
-        self.argv.append([sys.executable, "-m", module, command, str(file)])
+        self.argv.append([sys.executable, "-m", module, command, *([WAIT] if ahead else []), str(file)])
 
 
 def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
@@ -64,7 +71,7 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
     """
     job, devices = attempt.job, list(attempt.devices.order_by("index"))
     commands = Commands(environment=device_environment(devices))
-    kind: DeviceKindOfRun = "cuda" if devices[0].kind == DeviceKind.CUDA else "cpu"
+    kind: DeviceKindOfRun = "cuda" if devices and devices[0].kind == DeviceKind.CUDA else "cpu"
     threads = threads_of_cpu_device(settings.CPU_DEVICES) if kind == "cpu" and settings.CPU_DEVICES > 1 else None
     match JobKind(job.kind):
         case JobKind.TRAIN:
@@ -89,7 +96,7 @@ def prepare(attempt: Attempt, folder: AttemptFolder) -> Commands:
                 device=kind,
                 threads=threads,
             )
-            commands.add(folder, ENGINE, "verify", verify)
+            commands.add(folder, ENGINE, "verify", verify, ahead=True)
         case JobKind.EVALUATE:
             assert job.adapter_version is not None
             method = TrainingSpec.model_validate(job.adapter_version.training_spec).method
@@ -202,8 +209,19 @@ def download_folder(job: Job) -> Path:
 
 def base_model_folder(base_model: BaseModelRow) -> Path:
     """The base model on this machine: the store's own folder, or this worker's cache."""
-    target = settings.HOME / "cache" / "base-models" / base_model.revision
+    target = base_model_cache() / base_model.revision
     return get_folder(shared_store(settings.ARTIFACT_URL), base_model.artifact_prefix, base_model.manifest(), target)
+
+
+def base_model_cache() -> Path:
+    cache: Path = settings.HOME / "cache" / "base-models"
+    return cache
+
+
+def cached_revisions() -> list[str]:
+    """The base models of this worker's cache; none where the store is a folder that it reads from."""
+    cache = base_model_cache()
+    return sorted(path.name for path in cache.glob("?" * 64))
 
 
 def adapter_folder(version: AdapterVersion) -> Path:

@@ -5,7 +5,9 @@
 It imports the standard library alone, knows no database, and outlives the worker that started it. The two talk
 through small files in the attempt's folder, each replaced atomically:
 
-    commands.json     worker → supervisor   the commands, run in turn; the first that fails ends the attempt
+    commands.json     worker → supervisor   the commands, run in turn; the first that fails ends the attempt. One with
+                                            `--wait` is started beside the one before it, loads its libraries, and
+                                            gets a line on its standard input when its turn comes
     lease.json        worker → supervisor   {"deadline": boot clock in seconds, "stop": bool, "grace": seconds}
     supervisor.json   supervisor → worker   {"pid", "start_time"}: how a restarted worker finds it again
     exit.json         supervisor → worker   {"status", "reason", "oom_kills"}: written last
@@ -24,10 +26,12 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 POLL_SECONDS = 0.1
+WAIT = "--wait"
 PR_SET_PDEATHSIG = 1
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
@@ -77,26 +81,44 @@ def supervise(folder: Path) -> dict[str, Any]:
     """Run the commands; what `exit.json` will hold."""
     commands: list[list[str]] = json.loads((folder / "commands.json").read_text())
     kills_before = oom_kills()
-    for command in commands:
-        status, reason = run_command(folder, command)
-        if status != 0 or reason:
-            break
+    waiting: subprocess.Popen[bytes] | None = None
+    try:
+        for command, following in zip_longest(commands, commands[1:]):
+            child, waiting = waiting or start(folder, command), None
+            if following and WAIT in following:
+                waiting = start(folder, following)
+            status, reason = follow(folder, child)
+            if status != 0 or reason:
+                break
+    finally:
+        if waiting:
+            waiting.kill()
+            waiting.communicate()
     return {"status": status, "reason": reason, "oom_kills": oom_kills() - kills_before}
 
 
-def run_command(folder: Path, command: list[str]) -> tuple[int, str | None]:
-    """Run one command under the lease. Returns its exit status (negative: a signal), and why it was ended."""
-    reason, stop_by = None, None
+def start(folder: Path, command: list[str]) -> subprocess.Popen[bytes]:
     with (folder / "engine.log").open("ab") as log:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if WAIT in command else subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=folder,
             start_new_session=True,
             preexec_fn=become_trainer,
         )
+
+
+def follow(folder: Path, child: subprocess.Popen[bytes]) -> tuple[int, str | None]:
+    """Let a command do its work under the lease. Returns its exit status (negative: a signal), and why it was ended."""
+    reason, stop_by = None, None
+    if child.stdin:
+        try:
+            child.stdin.write(b"Go.\n")
+            child.stdin.close()
+        except BrokenPipeError:
+            pass  # It is dead, and its exit status says how.
     while child.poll() is None:
         lease = json.loads((folder / "lease.json").read_text())
         now = boot_clock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -35,9 +36,11 @@ class LocalStore:
         except FileNotFoundError as error:
             raise missing(key) from error
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def keys(self, prefix: str, *, older_than: timedelta | None = None) -> Iterator[str]:
+        put_before = None if older_than is None else time.time() - older_than.total_seconds()
         for path in sorted(self._path(prefix).rglob("*")):
-            if path.is_file():
+            # Linking changes none of a file's times but this one.
+            if path.is_file() and (put_before is None or path.stat().st_ctime < put_before):
                 yield path.relative_to(self.root).as_posix()
 
     def delete(self, key: str) -> None:

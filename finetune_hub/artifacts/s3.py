@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import parse_qs, quote, urlsplit
@@ -71,7 +71,8 @@ class S3Store:
             raise self._failed("read", key, error) from error
         return cast(BinaryIO, body)
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def keys(self, prefix: str, *, older_than: timedelta | None = None) -> Iterator[str]:
+        now = datetime.now(UTC)
         skip = len(self.prefix) + 1 if self.prefix else 0
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=self._object(prefix) + "/"
@@ -79,7 +80,8 @@ class S3Store:
         try:
             for page in pages:
                 for item in page.get("Contents", []):
-                    yield item["Key"][skip:]
+                    if older_than is None or now - item["LastModified"] > older_than:
+                        yield item["Key"][skip:]
         except FAILURES as error:
             raise self._failed("list", prefix, error) from error
 

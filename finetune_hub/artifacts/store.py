@@ -28,8 +28,8 @@ class ArtifactStore(Protocol):
     def open(self, key: str) -> BinaryIO:
         """The bytes, for streaming to a client."""
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        """All keys below `prefix/`, sorted."""
+    def keys(self, prefix: str, *, older_than: timedelta | None = None) -> Iterator[str]:
+        """All keys below `prefix/`, sorted; with an age those alone that were put longer ago."""
 
     def delete(self, key: str) -> None:
         """Forget the key; nothing happens when it is not there."""

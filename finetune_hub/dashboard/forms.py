@@ -21,6 +21,7 @@ from finetune_hub.spec.refusal import Refusal
 
 PLAIN_TEXT = {"autocapitalize": "none", "spellcheck": "false"}  # Names and paths are no prose.
 
+NO_FILE = {"required": "Choose a file."}
 COLUMN_FIELD = "part:"  # And the column's own name.
 
 
@@ -59,6 +60,18 @@ class TeamForm(RefusableForm):
         return next(team for team in self.teams if team.slug == slug)
 
 
+class FileForm(TeamForm):
+    """A form with a file; a large one was sent in parts before, and `upload` names it."""
+
+    refusal_fields = {"upload": "file"}
+
+    upload = forms.CharField(required=False, max_length=40, widget=forms.HiddenInput())
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["file"].required = not self.data.get("upload")
+
+
 class MappingForm(TeamForm):
     """A form for rows, which asks what their columns are once they belong to no known format."""
 
@@ -91,9 +104,7 @@ class MappingForm(TeamForm):
             self.columns = [detail["column"] for detail in refusal.details]
 
 
-class DatasetUploadForm(MappingForm):
-    refusal_fields = {"upload": "file"}
-
+class DatasetUploadForm(FileForm, MappingForm):
     name = forms.CharField(
         max_length=64,
         help_text="Lower-case letters and digits, with single '-', '.' or '_' between them. "
@@ -101,22 +112,17 @@ class DatasetUploadForm(MappingForm):
         widget=forms.TextInput(attrs={"placeholder": "support-tickets", **PLAIN_TEXT}),
     )
     file = forms.FileField(
-        required=False,  # A large one was sent in parts; see `clean`.
+        error_messages=NO_FILE,
         allow_empty_file=True,  # The check of the rows says more about an empty file.
         help_text="JSONL, JSON, CSV, TSV, Parquet or text, also packed with gzip or zstd. What is in it is found out.",
         # Kept by htmx when the form comes back with errors: nobody picks the file twice.
         widget=forms.FileInput(attrs={"hx-preserve": "true"}),
     )
-    upload = forms.CharField(required=False, max_length=40, widget=forms.HiddenInput())
     quarantine = forms.BooleanField(
         required=False,
         label="Go on with the good rows",
         help_text="Rows with errors are set aside, to be downloaded and mended.",
     )
-
-    def clean(self) -> None:
-        if not (self.cleaned_data.get("file") or self.cleaned_data.get("upload") or self.errors.get("file")):
-            self.add_error("file", "Choose a file.")
 
     def clean_file(self) -> UploadedFile[Any] | None:
         upload: UploadedFile[Any] | None = self.cleaned_data["file"]
@@ -214,25 +220,18 @@ class RecipeForm(forms.Form):
         return text
 
 
-class GgufForm(TeamForm):
-    refusal_fields = {"upload": "file"}
-
+class GgufForm(FileForm):
     name = forms.CharField(
         max_length=64,
         help_text="The name it gets here.",
         widget=forms.TextInput(attrs={"placeholder": "my-model", **PLAIN_TEXT}),
     )
     file = forms.FileField(
-        required=False,  # It was sent in parts; see `clean`.
+        error_messages=NO_FILE,
         label="GGUF file",
         help_text="Any size; it goes on where it was when the connection breaks.",
         widget=forms.FileInput(attrs={"accept": ".gguf", "hx-preserve": "true"}),
     )
-    upload = forms.CharField(required=False, max_length=40, widget=forms.HiddenInput())
-
-    def clean(self) -> None:
-        if not (self.cleaned_data.get("file") or self.cleaned_data.get("upload") or self.errors.get("file")):
-            self.add_error("file", "Choose a file.")
 
 
 class AliasForm(TeamForm):

@@ -8,6 +8,7 @@ torch is imported only when a command starts, so `--help` and a bad file answer 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import signal
@@ -40,6 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.file} is not a {command.document.__name__} document: {broken}", file=sys.stderr)
         return events.EXIT_FAILED
     _silence_libraries()
+    if options.wait:
+        importlib.import_module(command.module)
+        if not sys.stdin.readline():
+            return events.EXIT_STOPPED  # Whoever would have said when is gone.
     if (rank := os.environ.get("RANK", "0")) != "0":  # The first rank speaks for the run; the others keep notes.
         document = document.model_copy(update={"output_dir": document.output_dir / f"rank-{rank}"})
     try:
@@ -166,19 +171,37 @@ def _export(document: run.ExportRun, log: EventLog) -> BaseModel:
 
 @dataclass(frozen=True)
 class Command:
-    """One command: the document it reads, and what runs it."""
+    """One command: the document it reads, what runs it, and the module whose import takes its time."""
 
     help: str
     document: type[run.TrainRun | run.VerifyRun | run.EvaluateRun | run.ImportRun | run.ExportRun]
     start: Callable[[Any, EventLog], BaseModel]
+    module: str
 
 
 COMMANDS = {
-    "train": Command("train one adapter", run.TrainRun, _train),
-    "verify": Command("reload an adapter and compare its logits with the trainer's", run.VerifyRun, _verify),
-    "evaluate": Command("answer held-out rows with and without an adapter", run.EvaluateRun, _evaluate),
-    "import": Command("turn a GGUF file or a folder of safetensors into a base model", run.ImportRun, _import),
-    "export": Command("write an adapter or a merged model for other programs", run.ExportRun, _export),
+    "train": Command("train one adapter", run.TrainRun, _train, "finetune_hub.engine.train"),
+    "verify": Command(
+        "reload an adapter and compare its logits with the trainer's",
+        run.VerifyRun,
+        _verify,
+        "finetune_hub.engine.verify",
+    ),
+    "evaluate": Command(
+        "answer held-out rows with and without an adapter", run.EvaluateRun, _evaluate, "finetune_hub.engine.evaluate"
+    ),
+    "import": Command(
+        "turn a GGUF file or a folder of safetensors into a base model",
+        run.ImportRun,
+        _import,
+        "finetune_hub.engine.import_model",
+    ),
+    "export": Command(
+        "write an adapter or a merged model for other programs",
+        run.ExportRun,
+        _export,
+        "finetune_hub.engine.exports.export",
+    ),
 }
 
 
@@ -188,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(name, help=command.help)
         subparser.add_argument("file", type=Path, help=f"a {command.document.__name__} document in JSON")
+        subparser.add_argument("--wait", action="store_true", help="load the libraries, then wait for a line on stdin")
     return parser
 
 

@@ -48,6 +48,9 @@ class CheckpointState(BaseModel):
     rows_drawn: int
     trained_tokens: int
     supervised_tokens: int
+    loss: float | None = None
+    """Of the step, and of the rows held out when they were last measured, in nats."""
+    held_out_loss: float | None = None
     loss_scale: float | None = None
     good_steps: int = 0
     best_loss: float | None = None

@@ -153,9 +153,11 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     objective = objectives.build(run.spec.objective, setting)
 
     model.train()
-    loss, held_out_loss, checkpointed_step = math.nan, None, state.step
+    checkpointed_step = state.step
     stopped_by: Literal["early_stopping", "max_duration"] | None = None
-    for step in range(state.step + 1, total_steps + 1):
+    if best.worse_evaluations >= (evaluation.early_stopping_patience or math.inf):
+        stopped_by = "early_stopping"  # The checkpoint is the run's last: what is left is to publish.
+    for step in () if stopped_by else range(state.step + 1, total_steps + 1):
         if ranks.any(wants_stop(), run.device):
             break
         started = time.perf_counter()
@@ -201,6 +203,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
                 "rows_drawn": state.rows_drawn + len(step_rows),
                 "trained_tokens": state.trained_tokens + tokens,
                 "supervised_tokens": state.supervised_tokens + supervised_tokens,
+                "loss": loss,
                 "loss_scale": scale.value,
                 "good_steps": scale.good_steps,
             }
@@ -224,12 +227,12 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             stopped_by = "max_duration"
         if held_out_rows and (step % evaluation.every_steps == 0 or step == total_steps or stopped_by):
             started = time.perf_counter()
-            held_out_loss = held_out.measure(objective, held_out_rows, options.micro_batch_size, ranks)
+            measured = held_out.measure(objective, held_out_rows, options.micro_batch_size, ranks)
             log.emit(
                 Evaluation(
                     step=step,
-                    loss=held_out_loss,
-                    is_best=best.offer(held_out_loss, step, adapter),
+                    loss=measured,
+                    is_best=best.offer(measured, step, adapter),
                     rows=len(held_out_rows),
                     samples=held_out.answer(
                         model, held_out_rows[: evaluation.samples], template, evaluation.sample_tokens
@@ -238,11 +241,17 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
                 )
             )
             state = state.model_copy(
-                update={"best_loss": best.loss, "best_step": best.step, "worse_evaluations": best.worse_evaluations}
+                update={
+                    "held_out_loss": measured,
+                    "best_loss": best.loss,
+                    "best_step": best.step,
+                    "worse_evaluations": best.worse_evaluations,
+                }
             )
         if best.worse_evaluations >= (evaluation.early_stopping_patience or math.inf):
             stopped_by = "early_stopping"
-        if step % options.checkpoint_every_steps == 0 and step < total_steps and stopped_by is None:
+        # After the last step too: whoever is stopped while the adapter is verified goes on with that.
+        if step % options.checkpoint_every_steps == 0 or step == total_steps or stopped_by is not None:
             _write_checkpoint(run, log, ranks, adapter, optimizer, state, best)
             checkpointed_step = step
         if stopped_by == "early_stopping":
@@ -258,7 +267,8 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         ranks.leave()
         raise Stopped(state.step)
 
-    published_step = state.step
+    assert state.loss is not None  # A run has one step at least.
+    published_step, held_out_loss = state.step, state.held_out_loss
     if evaluation.keep_best and best.tensors:
         best.put_back(adapter)
         held_out_loss, published_step = best.loss, best.step
@@ -274,7 +284,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
         steps=state.step,
         trained_tokens=state.trained_tokens,
         supervised_tokens=state.supervised_tokens,
-        final_loss=loss,
+        final_loss=state.loss,
         evaluation_loss=held_out_loss,
         published_step=published_step,
         stopped_by=stopped_by,

@@ -59,6 +59,11 @@ class Worker(models.Model):
     heartbeat_at = models.DateTimeField(db_default=Now())
     canary_at = models.DateTimeField(db_default=Now(), help_text="When it last consumed a canary task.")
     free_bytes = models.BigIntegerField(null=True, help_text="On the disk of its work folder, where checkpoints go.")
+    cached_revisions = ArrayField(
+        models.CharField(max_length=64),
+        null=True,
+        help_text="Revisions of the base models in its cache; null: it has not said.",
+    )
     removed_at = models.DateTimeField(null=True, help_text="It is gone for good, or until it joins again.")
 
     heartbeat_age: timedelta

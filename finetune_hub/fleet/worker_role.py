@@ -37,7 +37,8 @@ DELETABLE = ["jobs_checkpoint"]
 CHANGEABLE = {
     "fleet_device": "driver memory_bytes name other_processes present quarantine_reason quarantined_at "
     "temperature_celsius",
-    "fleet_worker": "canary_at free_bytes heartbeat_at hostname labels registered_at removed_at version",
+    "fleet_worker": "cached_revisions canary_at free_bytes heartbeat_at hostname labels registered_at removed_at "
+    "version",
     "jobs_attempt": "events_offset failure_class failure_message finished_at lease_expires_at lease_token log_tail "
     "progress_at resumed_from_step started_at state",
     "jobs_deviceuse": "released_at",

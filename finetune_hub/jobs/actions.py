@@ -62,6 +62,9 @@ def submit_training(
             `duplicate_dataset`, `not_preference_pairs`, `no_chat_template`, `does_not_fit`, `too_many_gpus`,
             `priority_not_allowed`, `unknown_job`, `wrong_job_state`, `idempotency_key_reused`.
     """
+    known = Job.objects.filter(team=team, idempotency_key=idempotency_key).first() if idempotency_key else None
+    if known is not None:  # Whatever has changed since: it may not be possible any more to submit the like.
+        return _same_again(known, _as_submitted(team, spec, known))
     check_gpus(spec.runtime.gpus)
     check_priority(team, user, priority)
     base_model = find_base_model(team, spec.base_model)
@@ -83,12 +86,11 @@ def submit_training(
     if spec.adapter_name is None:
         name = f"{choices[0][0].dataset.name}-{base_model.name}"[:64].rstrip("-._")
         spec = spec.model_copy(update={"adapter_name": name})
-    known = idempotency_key is not None and Job.objects.filter(team=team, idempotency_key=idempotency_key).exists()
     return _create_job(
         team=team,
         created_by=user,
         kind=JobKind.TRAIN,
-        memory_bytes_needed=None if known else memory_needed(team, spec, allow_unfit=allow_unfit),
+        memory_bytes_needed=memory_needed(team, spec, allow_unfit=allow_unfit),
         base_model=base_model,
         spec=spec.model_dump(mode="json", exclude_none=True),
         choices=choices,
@@ -321,7 +323,23 @@ def _create_job(
     except IntegrityError:
         if idempotency_key is None:
             raise
-    job = Job.objects.get(team=team, idempotency_key=idempotency_key)
+    return _same_again(Job.objects.get(team=team, idempotency_key=idempotency_key), spec)
+
+
+def _as_submitted(team: Team, spec: TrainingSpec, known: Job) -> dict[str, Any]:
+    """What the spec became when the job was submitted with it: no alias, and a name for the adapter."""
+    filled = {"adapter_name": spec.adapter_name or known.spec["adapter_name"]}
+    if spec.base_model != known.spec["base_model"]:
+        filled["base_model"] = find_base_model(team, spec.base_model).name
+    return spec.model_copy(update=filled).model_dump(mode="json", exclude_none=True)
+
+
+def _same_again(job: Job, spec: dict[str, Any]) -> Job:
+    """The job that the idempotency key made the first time.
+
+    Raises:
+        Refusal: `idempotency_key_reused`.
+    """
     if job.spec != spec:
         raise Refusal(
             "idempotency_key_reused",

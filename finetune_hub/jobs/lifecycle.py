@@ -1,7 +1,8 @@
 """How jobs and attempts change state. Nothing else writes `.state`.
 
 Every function here runs inside a transaction of its caller, who holds the job's row lock (`lock_job`). Locks are always
-taken in the order job, attempt, and a job before those that follow it, so that two processes never wait for each other.
+taken in the order job, attempt, device, and a job before those that follow it, so that two processes never wait for
+each other; the scheduler, which locks many jobs, takes them by their key.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from django.db.models.functions import Now
 
 from finetune_hub.accounts.models import User
 from finetune_hub.catalog.models import BaseModel, BaseModelState
-from finetune_hub.jobs.live import announce, poke_worker
+from finetune_hub.jobs.live import announce, poke_control, poke_worker
 from finetune_hub.jobs.mending import mend
 from finetune_hub.jobs.models import (
     Attempt,
@@ -77,6 +78,13 @@ def enqueue(job: Job, why: str = "", *, actor: User | None = None) -> None:
     reason = "" if state == JobState.PAUSED else job.awaited
     Job.objects.filter(pk=job.pk).update(state=state, waiting_reason=reason, eta_seconds=None)
     add_events(job, [EventDraft(f"{state.label}. {why}".rstrip())], actor=actor)
+
+
+def look_at_again(job: Job, why: str) -> None:
+    """running → validating: control plans the job anew, which a worker's own role could not."""
+    Job.objects.filter(pk=job.pk).update(state=JobState.VALIDATING, eta_seconds=None)
+    add_events(job, [EventDraft(why)])
+    poke_control("validate", job.pk)
 
 
 def start_job(job: Job, attempt: Attempt) -> None:
@@ -171,7 +179,11 @@ def settle_failure(job: Job, attempt: Attempt, state: AttemptState, failed: Fail
     delay = settings.RETRY_DELAY * min(2 ** (fruitless - 1), MAX_RETRY_DELAY_FACTOR)
     Job.objects.filter(pk=job.pk).update(fruitless_attempts=fruitless, not_before=Now() + delay)
     add_events(job, [EventDraft(f"Attempt {attempt.number} ended: {failed.message}", "warn")], attempt=attempt)
-    enqueue(job, f"{mended} It goes on {job.next_start()}.".lstrip())
+    next_try = f"{mended} It goes on {job.next_start()}.".lstrip()
+    if failed.failure_class == "out_of_memory":
+        look_at_again(job, next_try)
+    else:
+        enqueue(job, next_try)
 
 
 def made_progress(attempt: Attempt) -> bool:

@@ -5,7 +5,6 @@ Like `lifecycle`, whose part this is, it runs inside a transaction of its caller
 
 from __future__ import annotations
 
-from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.jobs.models import Attempt, Job, JobKind
 from finetune_hub.scheduling.shrinking import in_words, smaller
 from finetune_hub.spec.events import FailureClass
@@ -35,13 +34,14 @@ def shrink(job: Job) -> str | None:
 
 
 def avoid_devices(job: Job, attempt: Attempt) -> str:
-    """Keep the job away from the devices that have just failed it; when no other is left, all are tried again."""
+    """Keep the job away from the devices that have just failed it, as long as the scheduler knows of another.
+
+    That is not for the worker to say, whose own role may see none but its own.
+    """
     failed = list(attempt.devices.order_by("pk"))
-    excluded = sorted({*job.excluded_devices, *(device.pk for device in failed)})
-    others = Device.objects.filter(present=True, worker__in=Worker.objects.fit_for_work()).exclude(pk__in=excluded)
-    left = excluded if others.exists() else []
-    Job.objects.filter(pk=job.pk).update(excluded_devices=left)
-    if not left:
+    if not failed:  # An import beside a worker's GPUs.
         return ""
+    excluded = sorted({*job.excluded_devices, *(device.pk for device in failed)})
+    Job.objects.filter(pk=job.pk).update(excluded_devices=excluded)
     names = ", ".join(f"{device.name} of {attempt.worker.name}" for device in failed)
-    return f"It will not be placed on {names} again."
+    return f"It will not be placed on {names} again while another is there."

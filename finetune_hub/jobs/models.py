@@ -8,7 +8,7 @@ from typing import get_args
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models.functions import Coalesce, Now
+from django.db.models.functions import Cast, Coalesce, Now
 
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.querysets import TeamOwnedQuerySet
@@ -427,6 +427,11 @@ class Attempt(models.Model):
         return self.finished_at - self.started_at if self.started_at and self.finished_at else None
 
 
+SHARE_OF_DEVICE = Coalesce(
+    Cast("memory_bytes", models.FloatField()) / models.F("device__memory_bytes"), 1.0, output_field=models.FloatField()
+)
+
+
 class DeviceUse(models.Model):
     """A device held by an attempt, until `released_at`: whole, or a part of its memory where it is shared.
 
@@ -446,6 +451,11 @@ class DeviceUse(models.Model):
 
     def __str__(self) -> str:
         return f"{self.device} for {self.attempt}"
+
+    @property
+    def share(self) -> float:
+        """Its part of the device, 0 to 1, as the device's time counts for it: `SHARE_OF_DEVICE` for the database."""
+        return 1.0 if self.memory_bytes is None else self.memory_bytes / self.device.memory_bytes
 
 
 class JobEvent(models.Model):

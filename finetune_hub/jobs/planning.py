@@ -140,6 +140,22 @@ def memory_needed(team: Team, spec: TrainingSpec, *, allow_unfit: bool = False) 
     return needed
 
 
+def memory_after_shrinking(job: Job) -> int | None:
+    """As `memory_needed`, for a training that ran out of memory and has a smaller spec now.
+
+    Where the last attempt had more than was planned and that was not enough, the new plan is raised in proportion.
+    """
+    try:
+        planned = memory_needed(job.team, job.training_spec(), allow_unfit=True)
+    except Refusal:  # A dataset has gone since; the next attempt will say so.
+        return job.memory_bytes_needed
+    last = job.attempts.defer("log_tail").first()
+    if planned is None or job.memory_bytes_needed is None or last is None or last.failure_class != "out_of_memory":
+        return planned
+    had = min(use.memory_bytes or use.device.memory_bytes for use in last.device_uses.select_related("device"))
+    return round(planned * max(1.0, had / job.memory_bytes_needed))
+
+
 def _does_not_fit(answer: PlanAnswer) -> Refusal:
     alternatives = answer.devices[0].alternatives[:NAMED_ALTERNATIVES]
     named = "; ".join(option.sentence() for option in alternatives)

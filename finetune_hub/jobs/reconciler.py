@@ -27,7 +27,7 @@ def reconcile_pass() -> None:
     time_out_attempts()
     fail_what_never_starts()
     tell_of_ended_jobs()
-    for job in Job.objects.filter(state=JobState.VALIDATING, created_at__lt=Now() - REPOKE_AFTER)[:PASS_LIMIT]:
+    for job in Job.objects.filter(state=JobState.VALIDATING, not_before__lt=Now() - REPOKE_AFTER)[:PASS_LIMIT]:
         poke_control("validate", job.pk)
     schedule_pass()
     unclaimed = Attempt.objects.filter(state=AttemptState.ASSIGNED, assigned_at__lt=Now() - REPOKE_AFTER)
@@ -44,9 +44,12 @@ def expire_attempts() -> int:
 def fail_what_never_starts() -> None:
     """End the jobs that were to follow one which failed or was cancelled."""
     gone = Job.objects.filter(state__in=[JobState.FAILED, JobState.CANCELLED])
-    for job in gone.filter(followers__isnull=False, followers__finished_at=None).distinct()[:PASS_LIMIT]:
+    found = gone.filter(followers__isnull=False, followers__finished_at=None).distinct()
+    for job_id in list(found.values_list("pk", flat=True)[:PASS_LIMIT]):
         with transaction.atomic():
-            fail_followers(job, JobState(job.state))
+            job = lock_job(job_id)
+            if job.has_ended:  # Otherwise somebody has just retried it.
+                fail_followers(job, JobState(job.state))
 
 
 @transaction.atomic

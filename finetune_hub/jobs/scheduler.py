@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Count, Exists, OuterRef, Prefetch, Q
+from django.db.models import Count, Exists, F, OuterRef, Prefetch, Q
 from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Now
 
-from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.fleet.models import Device, DeviceKind, Worker
 from finetune_hub.fleet.worker_role import invited_workers
 from finetune_hub.jobs.expectations import expected_end, seconds_left
 from finetune_hub.jobs.lifecycle import lock_job, preempt
@@ -20,7 +22,7 @@ from finetune_hub.jobs.live import announce_all, poke_worker
 from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, DeviceUse, Job, JobKind, JobState
 from finetune_hub.jobs.team_use import uses_of_teams
 from finetune_hub.scheduling.placement import situation
-from finetune_hub.scheduling.placement.plan import plan
+from finetune_hub.scheduling.placement.plan import Plan, plan
 from finetune_hub.scheduling.placement.reasons import Wait
 
 SCHEDULER_LOCK = 0x46485343  # Any fixed number: the key of the advisory lock.
@@ -42,17 +44,22 @@ def schedule_pass() -> int:
     # Locked, so that a worker whose drain has returned gets nothing from a pass that began before it.
     workers = {worker.pk: worker for worker in Worker.objects.fit_for_work().select_for_update(no_key=True)}
     now = database_now()
-    invited = frozenset(Device.objects.filter(worker__name__in=invited_workers()).values_list("pk", flat=True))
+    known = devices(workers)
+    invited = set(Worker.objects.filter(name__in=invited_workers()).values_list("pk", flat=True))
+    barred = frozenset(device.device_id for device in known if device.worker_id in invited)
+    here = frozenset(device.device_id for device in known if not device.away and device.kind != situation.IMPORTS)
+    holders = holders_of_base_models(workers.values())
     planned = plan(
         situation.Situation(
             now=now.timestamp(),
             next_month=month_after(now).timestamp(),
-            queue=[as_waiting(job, invited) for job in queue],
-            devices=devices(workers),
+            queue=[as_waiting(job, barred, here, holders) for job in queue],
+            devices=known,
             runs=runs(now),
             teams=[use.as_share() for use in uses_of_teams()],
         )
     )
+    lock_rows(planned)
     for assignment in planned.assignments:
         if assign(assignment):
             poke_worker(workers[assignment.worker_id])
@@ -68,18 +75,35 @@ def schedule_pass() -> int:
 def waiting_jobs() -> list[Job]:
     """The head of the queue, without the long documents: of the spec only what placement asks."""
     active = Attempt.objects.active().filter(job=OuterRef("pk"))
-    wishes = {f"runtime_{name}": KeyTransform(name, "spec__runtime") for name in ("gpus", "device", "labels")}
+    wishes: dict[str, Any] = {
+        f"runtime_{name}": KeyTransform(name, "spec__runtime") for name in ("gpus", "device", "labels")
+    }
+    wishes["revision"] = F("base_model__revision")
     rows = Job.objects.in_queue_order().exclude(Exists(active)).annotate(**wishes).defer("spec", "result")
     return list(rows[:LOOKED_AT_JOBS])
 
 
-def as_waiting(job: Any, invited: frozenset[int]) -> situation.WaitingJob:
+def holders_of_base_models(workers: Iterable[Worker]) -> dict[str, frozenset[int]]:
+    """Revision of a base model → the workers whose cache has it."""
+    holders: defaultdict[str, set[int]] = defaultdict(set)
+    for worker in workers:
+        for revision in worker.cached_revisions or ():
+            holders[revision].add(worker.pk)
+    return {revision: frozenset(found) for revision, found in holders.items()}
+
+
+def as_waiting(
+    job: Any, barred: frozenset[int], here: frozenset[int], holders: Mapping[str, frozenset[int]]
+) -> situation.WaitingJob:
     """A row of `waiting_jobs` as placement sees it.
 
     Args:
-        invited: Devices of workers with a role of their own, which may not import: that takes a team's token, and the
+        barred: Devices of workers with a role of their own, which may not import: that takes a team's token, and the
             right to add datasets and base models.
+        here: Devices that are lent now. A job that has failed on all of them is tried on all again.
+        holders: Workers by the base models that they hold.
     """
+    excluded = frozenset(job.excluded_devices)
     is_import = job.kind in {JobKind.IMPORT, JobKind.DATASET}
     return situation.WaitingJob(
         job_id=job.pk,
@@ -91,15 +115,20 @@ def as_waiting(job: Any, invited: frozenset[int]) -> situation.WaitingJob:
         labels=frozenset(job.runtime_labels or ()),
         priority=job.priority,
         expected_seconds=seconds_left(job.expected_seconds, job.step, job.total_steps),
-        prefers_cpu=job.kind == JobKind.IMPORT,
-        excluded_devices=frozenset(job.excluded_devices) | (invited if is_import else frozenset()),
+        prefers_cpu=is_import,
+        excluded_devices=excluded if here - excluded else frozenset(),
+        barred_devices=barred if is_import else frozenset(),
+        preferred_workers=holders.get(job.revision, frozenset()),
     )
 
 
 def devices(fit_for_work: dict[int, Worker]) -> list[situation.Device]:
-    """All devices that there are; those of a worker that is not among the given ones are away."""
+    """All devices that there are, and a place for imports beside each worker's GPUs.
+
+    Those of a worker that is not among the given ones are away.
+    """
     found = Device.objects.lendable().select_related("worker").order_by("pk")
-    return [
+    known = [
         situation.Device(
             device_id=device.pk,
             worker_id=device.worker_id,
@@ -113,6 +142,24 @@ def devices(fit_for_work: dict[int, Worker]) -> list[situation.Device]:
         )
         for device in found
     ]
+    beside = {device.worker_id: device for device in known if device.kind == DeviceKind.CUDA}
+    places = [
+        replace(
+            device,
+            device_id=place_for_imports(worker_id),
+            kind=situation.IMPORTS,
+            name="a place for imports",
+            memory_bytes=0,
+            is_shared=False,
+        )
+        for worker_id, device in beside.items()
+    ]
+    return known + places
+
+
+def place_for_imports(worker_id: int) -> int:
+    """What an attempt without devices holds, as a device of placement: no id of a row is negative."""
+    return -worker_id
 
 
 def why_away(worker: Worker) -> str:
@@ -121,7 +168,9 @@ def why_away(worker: Worker) -> str:
 
 def runs(now: datetime) -> list[situation.Run]:
     """What holds devices."""
-    held = Prefetch("device_uses", DeviceUse.objects.filter(released_at=None).order_by("device_id"))
+    held = Prefetch(
+        "device_uses", DeviceUse.objects.filter(released_at=None).select_related("device").order_by("device_id")
+    )
     preempted = Count("job__attempts", Q(job__attempts__state=AttemptState.PREEMPTED))
     rows = Attempt.objects.active().select_related("job").prefetch_related(held).annotate(earlier_preemptions=preempted)
     return [as_run(attempt, now) for attempt in rows.defer("log_tail", "job__spec", "job__result")]
@@ -134,8 +183,9 @@ def as_run(attempt: Attempt, now: datetime) -> situation.Run:
     return situation.Run(
         attempt_id=attempt.pk,
         team_id=job.team_id,
-        device_ids=tuple(use.device_id for use in uses),
+        device_ids=tuple(use.device_id for use in uses) or (place_for_imports(attempt.worker_id),),
         memory_bytes=uses[0].memory_bytes if uses else None,
+        share=uses[0].share if uses else 0.0,
         started_at=started_at.timestamp(),
         expected_end=expected_end(started_at, now, job.eta_seconds, left),
         priority=job.priority,
@@ -167,6 +217,20 @@ def month_after(moment: datetime) -> datetime:
 # ---- writing
 
 
+def lock_rows(planned: Plan) -> None:
+    """Lock what the pass is about to write: jobs, then devices, each by their key.
+
+    Whoever locks several of a kind takes this order, so that nobody waits in a circle with us. Those who end a job lock
+    its followers, but no follower of a job that may still end is in the queue.
+    """
+    stopped = Attempt.objects.filter(pk__in=[preemption.attempt_id for preemption in planned.preemptions])
+    started = [assignment.job_id for assignment in planned.assignments]
+    jobs = Job.objects.filter(Q(pk__in=started) | Q(pk__in=stopped.values("job")))
+    devices = Device.objects.filter(pk__in=[pk for each in planned.assignments for pk in each.device_ids])
+    for rows in (jobs, devices):
+        list(rows.order_by("pk").select_for_update(no_key=True).values_list("pk"))
+
+
 def assign(assignment: situation.Assignment) -> bool:
     """Write the attempt. False: the job was cancelled or paused since the queue was read."""
     job = lock_job(assignment.job_id)
@@ -179,7 +243,9 @@ def assign(assignment: situation.Assignment) -> bool:
         lease_expires_at=Now() + settings.CLAIM_WITHIN,
     )
     DeviceUse.objects.bulk_create(
-        DeviceUse(attempt=attempt, device_id=pk, memory_bytes=assignment.memory_bytes) for pk in assignment.device_ids
+        DeviceUse(attempt=attempt, device_id=pk, memory_bytes=assignment.memory_bytes)
+        for pk in assignment.device_ids
+        if pk != place_for_imports(assignment.worker_id)
     )
     return True
 

@@ -17,8 +17,10 @@ USE_OF_TEAMS = """
     WITH uses AS (
         SELECT job.team_id, attempt.assigned_at AS start,
                GREATEST(attempt.assigned_at, COALESCE(use.released_at, now())) AS stop,
+               COALESCE(use.memory_bytes::float / device.memory_bytes, 1) AS share,
                use.released_at IS NULL AS is_held
         FROM jobs_deviceuse use
+        JOIN fleet_device device ON device.id = use.device_id
         JOIN jobs_attempt attempt ON attempt.id = use.attempt_id
         JOIN jobs_job job ON job.id = attempt.job_id
         WHERE use.released_at IS NULL OR use.released_at > now() - 5 * %(half_life)s * interval '1 second'
@@ -26,8 +28,8 @@ USE_OF_TEAMS = """
     SELECT team_id,
            count(*) FILTER (WHERE is_held),
            extract(epoch FROM max(uses.start)),
-           sum(extract(epoch FROM GREATEST(interval '0', stop - GREATEST(uses.start, month.start)))) / 3600,
-           sum(%(half_life)s / ln(2) * (0.5 ^ (extract(epoch FROM now() - stop) / %(half_life)s)
+           sum(share * extract(epoch FROM GREATEST(interval '0', stop - GREATEST(uses.start, month.start)))) / 3600,
+           sum(share * %(half_life)s / ln(2) * (0.5 ^ (extract(epoch FROM now() - stop) / %(half_life)s)
                - 0.5 ^ (extract(epoch FROM now() - uses.start) / %(half_life)s)))
     FROM uses, month
     GROUP BY team_id"""
@@ -35,7 +37,10 @@ USE_OF_TEAMS = """
 
 @dataclass(frozen=True)
 class TeamUse:
-    """A team's quota beside its use. A part of a shared device counts as a device."""
+    """A team's quota beside its use.
+
+    The time of a shared device counts for the part of its memory that was held. At a time, it counts as a device.
+    """
 
     team: Team
     quota: TeamQuota

@@ -15,6 +15,7 @@ from finetune_hub.data.intake import read_rows
 from finetune_hub.jobs.expectations import expected_seconds
 from finetune_hub.jobs.lifecycle import Failed, enqueue, fail_job, lock_job
 from finetune_hub.jobs.models import Job, JobKind, JobState
+from finetune_hub.jobs.planning import memory_after_shrinking
 
 LOOKED_AT_ROWS = 200
 
@@ -35,6 +36,7 @@ def validate_job(job_id: str) -> None:
         except ArtifactError as error:
             failed = Failed("infrastructure", str(error), "Ask whoever runs the artifact store.")
     seconds = None if failed else expected_seconds(job)
+    needed = memory_after_shrinking(job) if job.adjustments and not failed else job.memory_bytes_needed
     with transaction.atomic():
         job = lock_job(job_id)
         if job.state != JobState.VALIDATING:
@@ -42,7 +44,7 @@ def validate_job(job_id: str) -> None:
         if failed:
             fail_job(job, failed)
         else:
-            Job.objects.filter(pk=job.pk).update(expected_seconds=seconds)
+            Job.objects.filter(pk=job.pk).update(expected_seconds=seconds, memory_bytes_needed=needed)
             enqueue(job, message)
 
 

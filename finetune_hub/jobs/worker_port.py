@@ -124,19 +124,21 @@ def register_worker(
     return worker
 
 
-def beat(worker: Worker, *, free_bytes: int | None = None) -> None:
-    """The worker's process is alive, and its disk has so much room."""
-    Worker.objects.filter(pk=worker.pk).update(heartbeat_at=Now(), free_bytes=free_bytes)
+def beat(worker: Worker, *, free_bytes: int | None = None, cached_revisions: Sequence[str] = ()) -> None:
+    """The worker's process is alive, its disk has so much room, and its cache these base models."""
+    Worker.objects.filter(pk=worker.pk).update(
+        heartbeat_at=Now(), free_bytes=free_bytes, cached_revisions=list(cached_revisions)
+    )
 
 
 @transaction.atomic
 def record_readings(worker: Worker, readings: Sequence[DeviceReading]) -> None:
     """Keep how the devices are. One with a fault is quarantined until an admin releases it: nothing new runs on it."""
-    devices = {(device.kind, device.index): device for device in worker.devices.filter(present=True)}
+    read = {(reading.kind, reading.index): reading for reading in readings}
     samples = []
-    for reading in readings:
-        device = devices.get((reading.kind, reading.index))
-        if device is None:
+    for device in worker.devices.filter(present=True).order_by("pk"):  # As the scheduler locks them.
+        reading = read.get((device.kind, device.index))
+        if reading is None:
             continue
         rows = Device.objects.filter(pk=device.pk)
         rows.update(

@@ -217,7 +217,7 @@ def check_jobs() -> Iterator[Finding]:
     for name in sorted({attempt.worker.name for attempt in stuck}):
         message = f"A job on {name} has reported nothing for {NO_PROGRESS_AFTER.total_seconds() / 60:.0f} minutes."
         yield Finding("Jobs", "warning", message, "Look at its log on its page; cancel it if it stands still.")
-    unlooked = Job.objects.filter(state=JobState.VALIDATING, created_at__lt=Now() - VALIDATING_FOR).count()
+    unlooked = Job.objects.filter(state=JobState.VALIDATING, not_before__lt=Now() - VALIDATING_FOR).count()
     if unlooked:
         yield Finding("Jobs", "bad", f"{unlooked} wait to be looked at by control.", LOG_OF_CONTROL)
     waiting = jobs_without_a_device().count()

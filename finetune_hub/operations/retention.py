@@ -2,7 +2,7 @@
 
     checkpoints     of jobs that ended KEEP_CHECKPOINTS ago: nobody will go on from them
     logs            of attempts that ended KEEP_LOGS ago; events and curves stay
-    leftovers       files that an attempt stored and no row names: it died between the two, KEEP_ORPHANS ago
+    leftovers       files that an attempt or upload stored KEEP_ORPHANS ago and no row names: it died between the two
     readings        of devices, after a day; messages that were sent, after a month
 
 Files go before their row: a round that dies half-way is done again, and leaves nothing without a row.
@@ -11,14 +11,16 @@ Files go before their row: a round that dies half-way is done again, and leaves 
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import islice
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import ArtifactStore, shared_store
-from finetune_hub.catalog.models import BaseModel
+from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion
 from finetune_hub.fleet.models import DeviceSample
 from finetune_hub.jobs.lifecycle import lock_job
 from finetune_hub.jobs.models import ENDED_JOB_STATES, Attempt, Checkpoint, Job
@@ -37,6 +39,7 @@ def tidy_pass() -> str:
         store = shared_store(settings.ARTIFACT_URL)
         expire_checkpoints(store)
         collect_leftovers(store)
+        collect_dataset_files(store)
     except (ArtifactError, OSError) as error:
         problem = f"Old files cannot be deleted: {error}"
     expire_logs()
@@ -91,3 +94,27 @@ def prefixes_in_use(attempt: Attempt) -> set[str]:
     below = {"artifact_prefix__startswith": f"{attempt.artifact_prefix}/"}
     rows = (model.objects.filter(**below) for model in (AdapterVersion, BaseModel, Checkpoint))
     return {prefix for found in rows for prefix in found.values_list("artifact_prefix", flat=True)}
+
+
+def collect_dataset_files(store: ArtifactStore) -> int:
+    """Delete files of datasets that no version names any more, or never did; the number of files."""
+    named = {key for version in named_by(DatasetVersion.objects.alive()) for key in version.keys}
+    old = store.keys("datasets", older_than=settings.KEEP_ORPHANS)
+    orphans = list(islice((key for key in old if key not in named), PASS_LIMIT))
+    return sum(delete_unless_named(store, key) for key in orphans)
+
+
+def delete_unless_named(store: ArtifactStore, key: str) -> bool:
+    """Look again under the dataset's lock, which an upload holds: it may have brought a deleted version back."""
+    dataset_id = key.split("/")[1]
+    with transaction.atomic():
+        Dataset.objects.select_for_update().filter(pk=dataset_id).first()
+        if any(key in version.keys for version in named_by(DatasetVersion.objects.alive().filter(dataset=dataset_id))):
+            return False
+        store.delete(key)
+    return True
+
+
+def named_by(versions: QuerySet[DatasetVersion]) -> QuerySet[DatasetVersion]:
+    """The versions with what their files are called by."""
+    return versions.only("artifact_key", "sha256", "original_sha256", "rejected_count")

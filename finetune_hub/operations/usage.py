@@ -1,10 +1,11 @@
 """Accounting: who held which devices for how long, and how long their jobs waited. Read from the attempts' own rows.
 
-    seconds of a use  =  the part of [assigned_at, released_at or now) that lies in the month
+    seconds of a use  =  the part of [assigned_at, released_at or now) that lies in the month  ·  share of the device
 
-A device is held from its assignment on, since nobody else gets it then. Months are UTC and half-open, and clipping
-happens in the database, on its clock: no second counts twice, and those of a use over two months are parted between
-them. A wait belongs to the month in which the job first started.
+The share is that of the device's memory; 1: it is held whole. A device is held from its assignment on, since nobody
+else gets it then. Months are UTC and half-open, and clipping happens in the database, on its clock: no second counts
+twice, and those of a use over two months are parted between them. A wait belongs to the month in which the job first
+started.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from django.db.models.functions import Coalesce, Greatest, Least, Now
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.fleet.models import DeviceKind
-from finetune_hub.jobs.models import DeviceUse, Job
+from finetune_hub.jobs.models import SHARE_OF_DEVICE, DeviceUse, Job
 from finetune_hub.spec.refusal import Refusal
 
 By = Literal["team", "user", "job", "device"]
@@ -121,14 +122,16 @@ def usage_of(month: Month, by: By, *, team: Team | None) -> list[UsageLine]:
 
 
 def held_within(month: Month) -> QuerySet[DeviceUse]:
-    """The uses that touch the month, each with the time `held` within it."""
+    """The uses that touch the month, each with the time `held` within it: a part of a device for its part of it."""
     start, end = (Value(moment, output_field=DateTimeField()) for moment in (month.start, month.end))
     overlapping = DeviceUse.objects.filter(
         Q(released_at=None) | Q(released_at__gt=month.start), attempt__assigned_at__lt=month.end
     )
     first = Greatest("attempt__assigned_at", start)
     last = Least(Coalesce("released_at", Now()), end)
-    uses: QuerySet[DeviceUse] = overlapping.alias(held=ExpressionWrapper(last - first, output_field=DurationField()))
+    uses: QuerySet[DeviceUse] = overlapping.alias(
+        held=ExpressionWrapper((last - first) * SHARE_OF_DEVICE, output_field=DurationField())
+    )
     return uses.filter(Q(("held__gt", timedelta())))  # A month to come has none.
 
 

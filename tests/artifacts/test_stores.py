@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -43,6 +44,15 @@ def test_keys_are_those_below_the_folder_and_not_those_that_begin_alike(store: A
     for prefix in ("jobs/b/1", "jobs/b/10"):
         store.put(f"{prefix}/file", adapter / "adapter_config.json")
     assert list(store.keys("jobs/b/1")) == ["jobs/b/1/file"]
+
+
+def test_keys_by_age_are_by_when_they_were_put(store: ArtifactStore, adapter: Path) -> None:
+    source = adapter / "adapter_config.json"
+    os.utime(source, (0, 0))  # However old the file is that was put.
+    store.put("jobs/d/file", source)
+    assert list(store.keys("jobs/d", older_than=timedelta(minutes=1))) == []
+    time.sleep(1.1)  # S3 tells whole seconds.
+    assert list(store.keys("jobs/d", older_than=timedelta(0))) == ["jobs/d/file"]
 
 
 def test_deleting_is_final_and_may_be_repeated(store: ArtifactStore, adapter: Path, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def paths_of(hub: SampleHub) -> dict[str, str]:
         "adapters": "/adapters/",
         "adapter": f"/adapters/{adapter}/",
         "workers": "/workers/",
-        "quotas": "/quotas/",
+        "quotas": "/workers/quotas/",
         "health": "/workers/health/",
         "usage": f"/team/{hub.team.slug}/usage/",
         "team": "/team/",

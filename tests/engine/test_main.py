@@ -70,15 +70,20 @@ def test_train_then_verify_as_processes(make_run: MakeRun, tmp_path: Path) -> No
         "probe_file": str(run.output_dir / "probe.safetensors"),
         "output_dir": str(tmp_path / "verify"),
     }
-    for command, document in (("train", run.model_dump_json()), ("verify", json.dumps(verification))):
+    for command, document, said, status in (
+        (["train"], run.model_dump_json(), None, events.EXIT_SUCCEEDED),
+        (["verify", "--wait"], json.dumps(verification), "", events.EXIT_STOPPED),  # Its turn never comes.
+        (["verify", "--wait"], json.dumps(verification), "Go.\n", events.EXIT_SUCCEEDED),
+    ):
         (tmp_path / "document.json").write_text(document)
         done = subprocess.run(
-            [sys.executable, "-m", "finetune_hub.engine", command, str(tmp_path / "document.json")],
+            [sys.executable, "-m", "finetune_hub.engine", *command, str(tmp_path / "document.json")],
+            input=said,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert (done.returncode, done.stdout, done.stderr) == (events.EXIT_SUCCEEDED, "", "")
+        assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
     result = TrainResult.model_validate_json((run.output_dir / "result.json").read_bytes())
     assert result.steps == 2
     assert VerifyResult.model_validate_json((tmp_path / "verify" / "result.json").read_bytes()).changes_something

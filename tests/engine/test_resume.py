@@ -100,6 +100,26 @@ def test_a_run_goes_on_in_smaller_micro_batches(make_run: MakeRun) -> None:
     assert [loss for _, loss, _ in losses(run)] == pytest.approx([loss for _, loss, _ in losses(whole)], rel=1e-3)
 
 
+@pytest.mark.parametrize("stops_early", [False, True])
+def test_a_run_stopped_after_its_last_step_goes_straight_on_to_its_end(
+    make_run: MakeRun, tmp_path: Path, stops_early: bool
+) -> None:
+    """A pause, a drain or a lost lease while the adapter is verified costs no step and no evaluation."""
+    options = {"learning_rate": 0.3, "warmup_ratio": 0, "epochs": 30} if stops_early else {"max_steps": 5}
+    patience = 2 if stops_early else None
+    evaluation = {"fraction": 0.25, "every_steps": 1 if stops_early else 3, "early_stopping_patience": patience}
+    whole, again = (
+        with_parts(make_run(**options, run={"output_dir": tmp_path / name}), evaluation=evaluation)
+        for name in ("whole", "again")
+    )
+    expected = train(whole)
+    last = whole.output_dir / "checkpoints" / f"step-{expected.steps}"
+    assert (expected.stopped_by == "early_stopping") is stops_early
+    assert train(again.model_copy(update={"resume_from": last})) == expected
+    assert (losses(again), events_of(again.output_dir, "evaluation")) == ([], [])
+    assert adapter_bytes(again.output_dir) == adapter_bytes(whole.output_dir)
+
+
 # ---- maximum duration
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -10,19 +11,23 @@ from django.conf import LazySettings
 from django.db import transaction
 from django.db.models.functions import Now
 
-from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.actions import submit_training
 from finetune_hub.jobs.lifecycle import Failed, enqueue, fail_job, lock_job
 from finetune_hub.jobs.models import Attempt, Job, JobState
+from finetune_hub.jobs.planning import memory_needed
 from finetune_hub.jobs.reconciler import OVERTIME, fail_what_never_starts, time_out_attempts
+from finetune_hub.jobs.scheduler import schedule_pass
 from finetune_hub.jobs.steering import cancel_job, retry_job
+from finetune_hub.jobs.validation import validate_job
 from finetune_hub.jobs.worker_port import Lease
 from finetune_hub.scheduling.shrinking import smaller
 from finetune_hub.spec.events import FailureClass
 from finetune_hub.spec.refusal import Refusal
-from tests.factories import make_attempt, make_job, make_spec, make_team, make_user, make_worker
+from tests.factories import make_attempt, make_base_model, make_job, make_spec, make_team, make_user, make_worker
 from tests.jobs.test_steering import checkpoint
+from tests.tiny_models import make_tokenizer
 
 pytestmark = pytest.mark.django_db
 
@@ -70,7 +75,7 @@ def test_out_of_memory_goes_on_smaller_where_the_spec_allows_it() -> None:
         training={"micro_batch_size": 4, "gradient_accumulation_steps": 3}, runtime={"on_out_of_memory": "shrink"}
     )
     seen = []
-    while fail(job, OUT_OF_MEMORY) == JobState.QUEUED:
+    while fail(job, OUT_OF_MEMORY) == JobState.VALIDATING:
         spec = job.training_spec()
         seen.append(
             (
@@ -83,14 +88,38 @@ def test_out_of_memory_goes_on_smaller_where_the_spec_allows_it() -> None:
     assert (job.state, job.failure_class) == (JobState.FAILED, "out_of_memory")
     assert job.spec["training"]["micro_batch_size"] == 4  # What was submitted stays as it was.
     [said] = job.events.filter(message__contains="`micro_batch_size` 2, `gradient_accumulation_steps` 6")
-    assert said.message.startswith("Queued. The next attempt needs less memory")
+    assert said.message.startswith("The next attempt needs less memory")
 
 
 def test_out_of_memory_ends_after_a_few_attempts() -> None:
     job = job_with(training={"micro_batch_size": 512}, runtime={"on_out_of_memory": "shrink"})
-    while fail(job, OUT_OF_MEMORY) == JobState.QUEUED:
+    while fail(job, OUT_OF_MEMORY) == JobState.VALIDATING:
         pass
     assert job.attempts.count() == 5
+
+
+def test_out_of_memory_is_placed_by_what_is_left_of_it(tmp_path: Path) -> None:
+    """It asks for less than before, and for more than was planned as the plan has just proved too low."""
+    make_tokenizer(tmp_path)
+    team, small, large = make_team(make_user()), 2 * 10**9, 24 * 10**9
+    base_model = make_base_model(team, folder=tmp_path)
+    spec = make_spec(training={"micro_batch_size": 64}, runtime={"on_out_of_memory": "shrink"})
+    job = make_job(team, base_model=base_model, spec=spec.model_dump(mode="json", exclude_none=True))
+    worker = make_worker(device={"memory_bytes": small})
+    make_worker(device={"memory_bytes": large})
+    planned = memory_needed(team, spec)
+    assert planned is not None
+    assert planned < small
+    Job.objects.filter(pk=job.pk).update(memory_bytes_needed=planned)
+    assert fail(job, OUT_OF_MEMORY, worker) == JobState.VALIDATING
+    validate_job(job.pk)
+    job.refresh_from_db()
+    left = memory_needed(team, job.training_spec())
+    assert left is not None
+    assert left < planned
+    assert job.state == JobState.QUEUED
+    assert job.memory_bytes_needed == round(left * small / planned)
+    assert job.memory_bytes_needed < small, "where it failed it would fit now"
 
 
 def test_a_smaller_spec_keeps_the_rows_of_a_step_and_ends() -> None:
@@ -119,16 +148,21 @@ def test_a_device_that_failed_a_job_is_excluded_for_it() -> None:
     assert fail(job, KILLED, bad) == JobState.QUEUED
     assert job.excluded_devices == [bad.devices.get().pk]
     assert "will not be placed on A processor, 2 cores of bad again" in job.events.last().message
-    assert fail(job, KILLED, good) == JobState.QUEUED
-    assert job.excluded_devices == []  # None is left, so all are tried again.
+    assert schedule_pass() == 1
+    [attempt] = job.attempts.active()
+    assert attempt.worker == good
+    lease = worker_port.claim_attempt(attempt.pk, worker=good)
+    assert lease is not None
+    worker_port.fail(lease, KILLED)
+    assert schedule_pass() == 1  # None is left, so all are tried again.
 
 
-def test_the_only_device_is_not_excluded() -> None:
+def test_the_only_device_is_tried_again() -> None:
     job, worker = job_with(), make_worker()
     make_worker("gone", heartbeat_at=Now() - timedelta(days=1))
     assert fail(job, KILLED, worker) == JobState.QUEUED
-    assert job.excluded_devices == []
-    assert Device.objects.count() == 2
+    assert schedule_pass() == 1
+    assert job.attempts.active().get().worker == worker
 
 
 def test_a_checkpoint_between_failures_is_progress() -> None:
@@ -227,6 +261,17 @@ def test_a_job_starts_once_the_one_before_it_has_succeeded() -> None:
     second.refresh_from_db()
     assert second.waiting_reason == ""
     assert list(Job.objects.in_queue_order()) == [second]
+
+
+def test_the_same_key_again_is_answered_though_the_job_before_has_failed() -> None:
+    first = job_with()
+    asked = {"after": first.pk, "idempotency_key": "once"}
+    second = submit_training(first.team, first.created_by, first.training_spec(), **asked)
+    fail_job(first, Failed("diverged", "It diverged.", "Lower it."))
+    assert submit_training(first.team, first.created_by, first.training_spec(), **asked) == second
+    with pytest.raises(Refusal, match="for another spec") as refused:
+        submit_training(first.team, first.created_by, make_spec(training={"epochs": 9}), **asked)
+    assert refused.value.code == "idempotency_key_reused"
 
 
 def test_nothing_is_to_follow_what_has_failed_or_is_elsewhere() -> None:

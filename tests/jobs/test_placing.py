@@ -12,17 +12,28 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from finetune_hub.accounts.models import AuditEvent, Team
+from finetune_hub.catalog.models import BaseModel
 from finetune_hub.fleet.actions import set_quota, share_device
 from finetune_hub.fleet.models import Device, TeamQuota
 from finetune_hub.jobs import scheduler
 from finetune_hub.jobs.actions import submit_training
 from finetune_hub.jobs.expectations import STARTUP_SECONDS, expected_seconds, seconds_left
 from finetune_hub.jobs.lifecycle import end_attempt
-from finetune_hub.jobs.models import Attempt, AttemptState, DeviceUse, Job
+from finetune_hub.jobs.models import Attempt, AttemptState, DeviceUse, Job, JobKind
 from finetune_hub.jobs.scheduler import month_after, schedule_pass
 from finetune_hub.jobs.team_use import uses_of_teams
+from finetune_hub.jobs.worker_port import beat
 from finetune_hub.spec.refusal import Refusal
-from tests.factories import first_member, make_attempt, make_job, make_spec, make_team, make_user, make_worker
+from tests.factories import (
+    first_member,
+    make_attempt,
+    make_base_model,
+    make_job,
+    make_spec,
+    make_team,
+    make_user,
+    make_worker,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -37,6 +48,25 @@ def job_with(team: Team, **columns: Any) -> Job:
     runtime = columns.pop("runtime", {})
     spec = make_spec(runtime=runtime).model_dump(mode="json", exclude_none=True)
     return make_job(team, spec=spec, **columns)
+
+
+def test_the_worker_that_has_the_base_model_is_preferred(team: Team) -> None:
+    make_worker()
+    holder, _ = make_worker(), make_worker()
+    job = make_job(team)
+    beat(holder, cached_revisions=["f" * 64, job.over.revision])
+    other = make_job(team, base_model=make_base_model(team, "other"))
+    BaseModel.objects.filter(pk=other.base_model_id).update(revision="0" * 64)
+    assert schedule_pass() == 2
+    assert job.attempts.get().worker == holder
+
+
+def make_import(team: Team, kind: JobKind) -> Job:
+    base_model = None if kind == JobKind.DATASET else make_base_model(team, f"model-{team.jobs.count()}")
+    spec = {"source": "hf:owner/name", "name": "tickets"}
+    return Job.objects.create(
+        team=team, created_by=first_member(team), kind=kind, state="queued", base_model=base_model, spec=spec
+    )
 
 
 def reason_of(job: Job) -> str:
@@ -149,6 +179,30 @@ def test_devices_that_failed_a_job_are_avoided(team: Team) -> None:
     job = make_job(team, excluded_devices=[bad.pk])
     assert schedule_pass() == 1
     assert job.attempts.get().devices.get() == good
+
+
+@pytest.mark.parametrize("kind", [JobKind.IMPORT, JobKind.DATASET])
+def test_an_import_holds_no_gpu(team: Team, kind: JobKind) -> None:
+    """It downloads beside the GPUs, one at a time on a worker, and a training gets the GPU meanwhile."""
+    worker = make_worker(device={"kind": "cuda", "name": "NVIDIA L4"})
+    imports = [make_import(team, kind) for _ in range(2)]
+    training = make_job(team)
+    assert schedule_pass() == 2
+    assert training.attempts.get().devices.count() == 1
+    first = imports[0].attempts.get()
+    assert (first.worker, first.devices.count()) == (worker, 0)
+    assert reason_of(imports[1]).startswith("Next in line: the one place for imports is busy.")
+    assert schedule_pass() == 0
+    end_attempt(first, AttemptState.LOST)
+    Job.objects.filter(pk=imports[0].pk).update(state="cancelled", finished_at=Now())
+    assert schedule_pass() == 1
+
+
+def test_an_import_goes_to_a_cpu_where_there_is_no_gpu(team: Team) -> None:
+    make_worker()
+    job = make_import(team, JobKind.DATASET)
+    assert schedule_pass() == 1
+    assert job.attempts.get().devices.get().kind == "cpu"
 
 
 # ---- quotas, and what they are held against

@@ -129,7 +129,7 @@ def test_jobs_that_stand_still(well: None, team: Team) -> None:
     columns = {"state": AttemptState.RUNNING, "lease_token": uuid4(), "started_at": Now() - timedelta(hours=2)}
     make_attempt(silent, make_worker("gpu-3"), progress_at=Now() - timedelta(minutes=45), **columns)
     make_attempt(make_job(team, state=JobState.RUNNING), make_worker("busy"), progress_at=Now(), **columns)
-    make_job(team, state=JobState.VALIDATING, created_at=Now() - timedelta(minutes=9))
+    make_job(team, state=JobState.VALIDATING, not_before=Now() - timedelta(minutes=9))
     messages = [finding.message for finding in found("Jobs")]
     assert messages == [
         "1 wait to be looked at by control.",

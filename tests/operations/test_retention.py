@@ -17,8 +17,23 @@ from finetune_hub.fleet.models import DeviceSample
 from finetune_hub.jobs.models import Attempt, AttemptState, Checkpoint, Job, JobState
 from finetune_hub.notifications.models import Channel, Notification
 from finetune_hub.operations import retention
-from finetune_hub.operations.retention import collect_leftovers, expire_checkpoints, expire_logs, tidy_pass
-from tests.factories import make_adapter_version, make_attempt, make_job, make_team, make_user, make_worker
+from finetune_hub.operations.retention import (
+    collect_dataset_files,
+    collect_leftovers,
+    delete_unless_named,
+    expire_checkpoints,
+    expire_logs,
+    tidy_pass,
+)
+from tests.factories import (
+    make_adapter_version,
+    make_attempt,
+    make_dataset_version,
+    make_job,
+    make_team,
+    make_user,
+    make_worker,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -144,6 +159,22 @@ def test_a_job_number_that_begins_like_another_is_another(team: Team, store: Art
     tenth = make_attempt(job, number=10, state=AttemptState.LOST, finished_at=timezone.now())
     put(store, f"{tenth.artifact_prefix}/adapter/a", tmp_path)
     assert collect_leftovers(store) == 0
+
+
+def test_files_of_datasets_that_no_version_names_are_collected(
+    team: Team, store: ArtifactStore, tmp_path: Path, settings: Any
+) -> None:
+    """An upload that died before its row; a deletion that died after it; and beside them what is read."""
+    kept, buried = make_dataset_version(team, "kept"), make_dataset_version(team, "buried")
+    buried.bury(team.memberships.get().user)
+    orphan = put(store, f"datasets/{kept.dataset_id}/{'0' * 64}.jsonl", tmp_path)
+    put(store, f"datasets/ds-gone/{'0' * 64}.jsonl.original", tmp_path)
+    assert collect_dataset_files(store) == 0  # They may be of an upload that is under way.
+    settings.KEEP_ORPHANS = timedelta(0)
+    assert delete_unless_named(store, kept.artifact_key) is False
+    assert collect_dataset_files(store) == 2 + len(buried.keys)
+    assert list(store.keys("datasets")) == sorted(kept.keys)
+    assert orphan not in store.keys("datasets")
 
 
 def test_a_round_forgets_old_readings_and_sent_messages(team: Team) -> None:

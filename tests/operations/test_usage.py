@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from finetune_hub.accounts.models import Team
 from finetune_hub.fleet.models import DeviceKind, Worker
 from finetune_hub.jobs.models import AttemptState, DeviceUse, Job
+from finetune_hub.jobs.team_use import uses_of_teams
 from finetune_hub.operations.usage import Month, UsageLine, usage_of
 from finetune_hub.spec.refusal import Refusal
 from tests.dashboard.conftest import signed_in
@@ -79,6 +80,22 @@ def test_by_hand(team: Team) -> None:
         ("1: NVIDIA H100", 3600, 0, 1),
         ("0: A processor, 2 cores", 0, 1800, 1),
     ]
+
+
+def test_a_part_of_a_device_counts_for_its_part(team: Team) -> None:
+    """Two jobs hold three quarters of a GPU for an hour: 45 minutes of it, for accounting and fair share alike."""
+    gpu = make_gpus(1)
+    gpu.devices.update(is_shared=True)
+    end = timezone.now()
+    for share in (0.5, 0.25):
+        hold(make_job(team), gpu, end - timedelta(hours=1), end)
+        DeviceUse.objects.filter(memory_bytes=None).update(memory_bytes=80 * 2**30 * share)
+    months = [Month.now(), Month.now().before]
+    lines = [line for month in months for line in usage_of(month, "team", team=team)]
+    assert sum(line.gpu_seconds for line in lines) == pytest.approx(2700)
+    [use] = uses_of_teams()
+    assert use.recent_hours == pytest.approx(0.75, rel=0.01)
+    assert use.month_hours == pytest.approx(usage_of(Month.now(), "team", team=team)[0].gpu_seconds / 3600)
 
 
 def test_the_turn_of_a_month_parts_a_use(team: Team) -> None:

@@ -28,7 +28,8 @@ class Attempt:
 
     def __init__(self, folder: Path, *programs: str, lease_seconds: float = 60, grace: float = 30) -> None:
         self.folder, self.grace = folder, grace
-        (folder / "commands.json").write_text(json.dumps([[sys.executable, "-c", program] for program in programs]))
+        commands = [[sys.executable, "-c", *program.split(" # ")] for program in programs]
+        (folder / "commands.json").write_text(json.dumps(commands))
         self.lease(boot_clock() + lease_seconds)
         self.process = self.start()
 
@@ -76,6 +77,26 @@ def test_commands_run_in_turn_until_one_fails(attempt: Any, tmp_path: Path) -> N
     ended = attempt("print('one')", "import sys; sys.exit(3)", "print('never')").end()
     assert (ended["status"], ended["reason"]) == (3, None)
     assert (tmp_path / "engine.log").read_text() == "one\n"
+
+
+AHEAD = "print('loaded', flush=True); print('two' if input() else '') # --wait"
+UNTIL_LOADED = """
+import pathlib, time
+while "loaded" not in pathlib.Path("engine.log").read_text(): time.sleep(0.01)
+print("one", flush=True)
+"""
+
+
+def test_a_command_that_waits_is_loaded_before_its_turn(attempt: Any, tmp_path: Path) -> None:
+    ended = attempt(UNTIL_LOADED, AHEAD).end()
+    assert (ended["status"], ended["reason"]) == (0, None)
+    assert (tmp_path / "engine.log").read_text() == "loaded\none\ntwo\n"
+
+
+def test_a_command_that_waits_ends_when_its_turn_never_comes(attempt: Any, tmp_path: Path) -> None:
+    ended = attempt(UNTIL_LOADED + "raise SystemExit(3)", AHEAD).end()
+    assert (ended["status"], ended["reason"]) == (3, None)
+    assert (tmp_path / "engine.log").read_text() == "loaded\none\n"
 
 
 def test_the_trainer_dies_when_its_lease_ends(attempt: Any) -> None:

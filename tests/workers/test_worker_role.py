@@ -158,10 +158,24 @@ def test_an_evaluation_and_failures(invitation: Invitation) -> None:
     assert retried.events.count() == 3
 
 
+def test_a_device_that_failed_a_job_is_excluded_though_the_role_sees_no_other_worker(invitation: Invitation) -> None:
+    make_worker("other")
+    job = make_job(make_team(make_user()))
+    lease = claim(job, invitation)
+    device = Attempt.objects.get(pk=lease.attempt_id).devices.get()
+    with as_worker(invitation):
+        worker_port.fail(lease, Failed("infrastructure", "The disk is full.", "Mend it."))
+    Job.objects.filter(pk=job.pk).update(not_before=Now())
+    assert schedule_pass() == 1
+    job.refresh_from_db()
+    assert job.excluded_devices == [device.pk]
+    assert job.attempts.get(finished_at=None).worker.name == "other"
+
+
 def test_the_state_of_its_machine(invitation: Invitation) -> None:
     with as_worker(invitation):
         worker = join()
-        worker_port.beat(worker, free_bytes=1 << 40)
+        worker_port.beat(worker, free_bytes=1 << 40, cached_revisions=["0" * 64])
         worker_port.consume_canary(worker.name)
         worker_port.record_readings(
             worker, [DeviceReading(kind="cpu", index=0, utilisation=0.5, fault="It is broken.")]

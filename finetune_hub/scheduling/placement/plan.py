@@ -103,7 +103,7 @@ class Placing:
 
 def explain(situation: Situation, placing: Placing) -> dict[str, Wait]:
     """Why each job waits that got nothing, and when it starts if everything ends as expected."""
-    reasons = Reasons(situation, placing.quotas)
+    reasons = Reasons(situation, placing.quotas, placing.pools.lent_now)
     waits: dict[str, Wait] = {}
     for place, job in enumerate(_line(situation, placing), start=1):
         code, start = _expected_start(job, placing)

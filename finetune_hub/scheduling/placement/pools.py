@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from finetune_hub.scheduling.placement.situation import Assignment, Device, Run, WaitingJob
+from finetune_hub.scheduling.placement.situation import IMPORTS, Assignment, Device, Run, WaitingJob
 
 Suitable = tuple[int, ...]
 """Numbers of pools, the first choice first."""
@@ -40,7 +40,7 @@ class Pool:
 
 def matches(job: WaitingJob, kind: str, name: str, memory_bytes: int, labels: frozenset[str]) -> bool:
     """Whether one such device could run one process of the job, if nothing else ran there."""
-    if memory_bytes < job.memory_bytes or not job.labels <= labels:
+    if memory_bytes < job.memory_bytes or not job.labels <= labels or (kind == IMPORTS and not job.prefers_cpu):
         return False
     return not job.wish or words_of(job.wish) <= words_of(name) | {kind, "cpu" if kind == "cpu" else "gpu"}
 
@@ -51,8 +51,10 @@ def words_of(text: str) -> frozenset[str]:
 
 
 def right_kinds(job: WaitingJob, kinds: set[str]) -> set[str]:
-    """Of the kinds of devices that could run the job, those that it gets: no CPU where a GPU could."""
-    return kinds - {"cpu"} if len(kinds) > 1 and not job.wish and not job.prefers_cpu else kinds
+    """Of the kinds of devices that could run the job, those that it gets: no CPU where a GPU could, or the reverse."""
+    if job.prefers_cpu:
+        return kinds & {"cpu", IMPORTS} or kinds
+    return kinds - {"cpu"} if len(kinds) > 1 and not job.wish else kinds
 
 
 class Pools:
@@ -123,13 +125,13 @@ class Pools:
         for number in suitable:
             pool = self.pools[number]
             free = pool.idle
-            if job.excluded_devices:
-                free = {worker: _without(devices, job.excluded_devices) for worker, devices in pool.idle.items()}
+            if job.closed_devices:
+                free = {worker: _without(devices, job.closed_devices) for worker, devices in pool.idle.items()}
             workers = [worker for worker, devices in free.items() if len(devices) >= job.devices]
             if workers:
                 worker = min(workers, key=lambda w: (w not in job.preferred_workers, len(free[w]), w))
                 return pool, worker, free[worker][: job.devices]
-        if not job.excluded_devices:
+        if not job.closed_devices:
             self._exhausted.add((suitable, job.devices))
         return None
 
@@ -142,7 +144,7 @@ class Pools:
             rooms = pool.parts and [
                 (room, device)
                 for device, room in pool.parts.items()
-                if room >= job.memory_bytes and device not in job.excluded_devices and self._admits(device, job, now)
+                if room >= job.memory_bytes and device not in job.closed_devices and self._admits(device, job, now)
             ]
             if rooms:
                 device = min(rooms)[1]
@@ -157,7 +159,7 @@ class Pools:
             pool = self.pools[number]
             for worker, kept in pool.kept.items():
                 open_now = [device for device in kept if self._admits(device, job, now)]
-                free = _without([*pool.idle[worker], *open_now], job.excluded_devices) if open_now else []
+                free = _without([*pool.idle[worker], *open_now], job.closed_devices) if open_now else []
                 if len(free) >= job.devices:
                     return pool, worker, free[: job.devices]
         return None
@@ -202,6 +204,7 @@ class Pools:
     @staticmethod
     def _preference(job: WaitingJob, pool: Pool) -> tuple[object, ...]:
         return (
+            pool.kind != IMPORTS,
             (pool.kind == "cpu") != job.prefers_cpu,
             pool.memory_bytes,
             pool.name,

@@ -61,7 +61,7 @@ class Preemptions:
 
     def _may_have(self, job: WaitingJob, device: int) -> bool:
         pools = self._pools
-        if device in job.excluded_devices or device in pools.kept_until or device in pools.lent_now:
+        if device in job.closed_devices or device in pools.kept_until or device in pools.lent_now:
             return False
         return all(run.may_be_preempted and run.priority < job.priority for run in self._runs_on[device])
 

@@ -30,7 +30,8 @@ class Quotas:
         """Team → heap of the moments at which its devices come free."""
         for run in situation.runs:
             self.in_use[run.team_id] += len(run.device_ids)
-            self._hold(run.team_id, len(run.device_ids), start=situation.now, end=run.end_seen_from(situation.now))
+            end = run.end_seen_from(situation.now)
+            self._hold(run.team_id, len(run.device_ids), start=situation.now, end=end, share=run.share)
 
     def devices_held(self, team_id: int) -> int:
         """In use or promised."""
@@ -70,8 +71,8 @@ class Quotas:
         left = self.hours_left(job.team_id)
         return left > 0 and left >= (job.hours or 0.0)
 
-    def _hold(self, team_id: int, devices: int, *, start: float, end: float) -> None:
+    def _hold(self, team_id: int, devices: int, *, start: float, end: float, share: float = 1.0) -> None:
         for _ in range(devices):
             heapq.heappush(self._ends[team_id], end)
         if not math.isinf(end) and team_id in self._hours:
-            self._hours[team_id] += devices * (end - start) / 3600
+            self._hours[team_id] += share * devices * (end - start) / 3600

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from finetune_hub.scheduling.fitting import decimal_size
 from finetune_hub.scheduling.placement.pools import matches, right_kinds
 from finetune_hub.scheduling.placement.quotas import Blocked, Quotas
-from finetune_hub.scheduling.placement.situation import Device, Situation, TeamShare, WaitingJob
+from finetune_hub.scheduling.placement.situation import IMPORTS, Device, Situation, TeamShare, WaitingJob
 
 WaitCode = Literal["devices", "no_device"] | Blocked
 WAIT_CODES: list[str] = ["devices", "no_device", *get_args(Blocked)]
@@ -23,6 +23,10 @@ LONGEST_LIST = 3
 NO_WORKER = "No worker has joined yet. Start one with `finetune-hub up`."
 ALL_DRAINED = "Every worker is drained: no new job starts until an admin resumes one on the Workers page."
 NONE_FIT = "No worker is fit for work: each one is offline, unhealthy or drained. See the Workers page."
+NONE_MAY = (
+    "It needs a worker of the hub's own, which may add base models and datasets, and all that there are were invited: "
+    "start one beside the hub."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +46,12 @@ class Reasons:
 
     Args:
         quotas: as they are when all that starts now has started.
+        lent: the devices of what starts now.
     """
 
-    def __init__(self, situation: Situation, quotas: Quotas) -> None:
+    def __init__(self, situation: Situation, quotas: Quotas, lent: Iterable[int]) -> None:
         self._situation = situation
-        self._busy = {device for run in situation.runs for device in run.device_ids}
+        self._busy = {*lent, *(device for run in situation.runs for device in run.device_ids)}
         self._in_use = dict(quotas.in_use)
         self._held = {team.team_id: quotas.devices_held(team.team_id) for team in situation.teams}
         self._hours_left = {team.team_id: quotas.hours_left(team.team_id) for team in situation.teams}
@@ -73,7 +78,7 @@ class Reasons:
         return Wait(code, place, f"{_say_place(place)}: {why}{_say_start(expected, now)}", expected)
 
     def _once(self, job: WaitingJob, say: Callable[[WaitingJob], str]) -> str:
-        asked = (job.devices, job.memory_bytes, job.wish, job.labels, job.prefers_cpu, job.excluded_devices)
+        asked = (job.devices, job.memory_bytes, job.wish, job.labels, job.prefers_cpu, job.closed_devices)
         key = (say.__name__, *asked)
         if key not in self._told:
             self._told[key] = say(job)
@@ -93,7 +98,7 @@ class Reasons:
         would_do = [device for device in self._would_do(job) if not device.away]
         busy = sum(device.device_id in self._busy for device in would_do)
         needs, count = _needs(job), len(would_do)
-        noun = f"that would do ({names_of(would_do)})" if needs else "device" if count == 1 else "devices"
+        noun = f"that would do ({names_of(would_do)})" if needs else _noun(would_do)
         if busy < count:
             return f"{needs}of the {count} {noun}, {count - busy} {_are(count - busy)} {free_ones_are}."
         return f"{needs}{'the one' if count == 1 else f'all {count}'} {noun} {_are(count)} busy."
@@ -160,7 +165,7 @@ def _say_more_than_quota(job: WaitingJob, team: TeamShare) -> str:
 
 def _say_what_does_not_match(job: WaitingJob, devices: Sequence[Device]) -> str:
     """The first of wish, labels, memory and history that no device passes."""
-    anywhere = replace(job, excluded_devices=frozenset())
+    anywhere = replace(job, excluded_devices=frozenset(), barred_devices=frozenset())
     any_memory = replace(anywhere, memory_bytes=0)
     if not _some(replace(any_memory, labels=frozenset()), devices):
         return f"No device is a {job.wish!r}, which the job wishes for: there are {names_of(devices)}."
@@ -173,12 +178,15 @@ def _say_what_does_not_match(job: WaitingJob, devices: Sequence[Device]) -> str:
             f"It needs {decimal_size(job.memory_bytes)} on a device, and {largest.name}, the largest, has "
             f"{decimal_size(largest.memory_bytes)}: `finetune-hub plan` says what would fit."
         )
-    return f"It has failed on every device that would do ({names_of(_some(anywhere, devices))}): an admin should look."
+    allowed = _some(replace(job, excluded_devices=frozenset()), devices)
+    if not allowed:
+        return NONE_MAY
+    return f"It has failed on every device that would do ({names_of(allowed)}): an admin should look."
 
 
 def _fits(job: WaitingJob, device: Device) -> bool:
     facts = (device.kind, device.name, device.memory_bytes, device.labels)
-    return device.device_id not in job.excluded_devices and matches(job, *facts)
+    return device.device_id not in job.closed_devices and matches(job, *facts)
 
 
 def _some(job: WaitingJob, devices: Sequence[Device]) -> list[Device]:
@@ -205,6 +213,11 @@ def _most_on_one_worker(devices: Iterable[Device]) -> int:
 def _listed(words: Sequence[str]) -> str:
     more = len(words) - LONGEST_LIST
     return ", ".join(words[:LONGEST_LIST]) + (f" and {more} more" if more > 0 else "")
+
+
+def _noun(devices: Sequence[Device]) -> str:
+    plural = "" if len(devices) == 1 else "s"
+    return f"place{plural} for imports" if devices[0].kind == IMPORTS else f"device{plural}"
 
 
 def _are(count: int) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 OVERDUE_SHARE = 0.1
+IMPORTS = "imports"
+"""Kind of a place beside a worker's GPUs, where an import downloads without holding one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,18 @@ class WaitingJob:
     priority: int = 0
     expected_seconds: float | None = None
     prefers_cpu: bool = False
-    """It computes little. Others go to CPUs only by their wish, or where no GPU would do."""
+    """It computes little: a place for imports does. Others go to CPUs only by wish, or where no GPU would do."""
     excluded_devices: frozenset[int] = frozenset()
+    """That have failed it."""
+    barred_devices: frozenset[int] = frozenset()
+    """Of workers that may not take it."""
     preferred_workers: frozenset[int] = frozenset()
     """Those that hold its base model already."""
+
+    @property
+    def closed_devices(self) -> frozenset[int]:
+        """Those that it does not get, however free they are."""
+        return self.excluded_devices | self.barred_devices
 
     @property
     def hours(self) -> float | None:
@@ -63,6 +73,8 @@ class Run:
     device_ids: tuple[int, ...]
     memory_bytes: int | None = None
     """Its part of a shared device; None: it has its devices whole."""
+    share: float = 1.0
+    """The same of each device's memory: what its time counts for."""
     started_at: float = 0.0
     expected_end: float | None = None
     priority: int = 0

@@ -50,7 +50,7 @@ class Timeline:
         """Where the job starts first. None: no worker has so many suitable devices."""
         best: tuple[_Key, int] | None = None
         for number in suitable:
-            top = self._scan(job, number) if job.excluded_devices else self._top(number, job.devices)
+            top = self._scan(job, number) if job.closed_devices else self._top(number, job.devices)
             if top is not None and (best is None or top < best[0]):
                 best = top, number
             if best is not None and best[0][0] <= self._now:
@@ -58,7 +58,7 @@ class Timeline:
         if best is None:
             return None
         (start, _, worker), number = best
-        return Slot(start, tuple(self._first_free(number, worker, job.devices, job.excluded_devices)))
+        return Slot(start, tuple(self._first_free(number, worker, job.devices, job.closed_devices)))
 
     def _top(self, number: int, count: int) -> _Key | None:
         heap = self._heaps.get((number, count))
@@ -76,9 +76,9 @@ class Timeline:
 
     def _scan(self, job: WaitingJob, number: int) -> _Key | None:
         keys = [
-            self._key(number, worker, job.devices, job.excluded_devices)
+            self._key(number, worker, job.devices, job.closed_devices)
             for worker, owned in self._pools.pools[number].devices.items()
-            if len(set(owned) - job.excluded_devices) >= job.devices
+            if len(set(owned) - job.closed_devices) >= job.devices
         ]
         return min(keys, default=None)
 

@@ -39,7 +39,9 @@ class Turns:
             self._seconds[team.team_id] = team.recent_seconds
         for run in situation.runs:
             left = run.end_seen_from(situation.now) - situation.now
-            self._seconds[run.team_id] += len(run.device_ids) * (UNKNOWN_SECONDS if math.isinf(left) else left)
+            self._seconds[run.team_id] += (
+                run.share * len(run.device_ids) * (UNKNOWN_SECONDS if math.isinf(left) else left)
+            )
         self._levels = _by_level_and_team(list(queue), situation)
 
     def charge(self, job: WaitingJob) -> None:

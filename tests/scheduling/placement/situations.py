@@ -71,6 +71,7 @@ def situations(draw: st.DrawFn) -> Situation:
             expected_seconds=draw(_seconds),
             prefers_cpu=draw(st.booleans()),
             excluded_devices=frozenset(draw(st.sampled_from([[], [], [1, 2]]))),
+            barred_devices=frozenset(draw(st.sampled_from([[], [], [2, 3]]))),
             preferred_workers=frozenset(draw(st.sampled_from([[], [2]]))),
         )
         for number in range(draw(st.integers(0, 12)))

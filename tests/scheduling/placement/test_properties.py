@@ -49,7 +49,7 @@ def test_each_job_is_placed_where_it_fits_or_told_why_not(found: Situation) -> N
         assert len({(device.kind, device.name) for device in lent}) == 1
         for device in lent:
             assert not device.away
-            assert device.device_id not in job.excluded_devices
+            assert device.device_id not in job.closed_devices
             assert matches(job, device.kind, device.name, device.memory_bytes, device.labels)
 
 
@@ -134,4 +134,4 @@ def test_a_device_that_a_job_could_have_is_idle_only_for_a_reservation_or_a_quot
             continue
         for number in placing.pools.suitable(job):
             for owned in placing.pools.pools[number].devices.values():
-                assert set(owned) - job.excluded_devices <= taken | reserved
+                assert set(owned) - job.closed_devices <= taken | reserved

@@ -90,6 +90,12 @@ def test_quota_of_hours() -> None:
         ([CPU, device(1)], {"labels": frozenset({"eu"})}, "No worker with such devices has the labels that"),
         ([device(1), device(2)], {"devices": 4}, "It wants 4 devices of one worker, and the largest worker whose"),
         ([device(1)], {"excluded_devices": frozenset({1})}, "It has failed on every device that would do (NVIDIA L4)"),
+        ([device(1)], {"barred_devices": frozenset({1})}, "It needs a worker of the hub's own"),
+        (
+            [device(1), device(2, name="NVIDIA T4")],
+            {"barred_devices": frozenset({1}), "excluded_devices": frozenset({2})},
+            "It has failed on every device that would do (NVIDIA T4)",
+        ),
     ],
 )
 def test_what_no_device_can_give_is_named(devices: list[Device], wants: dict[str, object], words: str) -> None:

@@ -1,0 +1,170 @@
+"""What the hub adds to a training: the same recipe by `finetune-hub train` and as a job of an idle hub, in turn.
+
+    python -m benchmarks.hub --model FOLDER [--rows gsm8k.jsonl] [--count 64] [--rounds 3] [--threads 2]
+
+Starts a hub of its own (embedded, one worker of one CPU device) and stops it at the end. Of each round:
+    claimed     from the moment the job was sent to the moment the worker had it, by the database's clock
+    first step  from the start of the command, or from the sending, to the end of the first optimizer step
+    whole       to the end of the command, or to the job's success: checked, published and recorded
+The hub's part is the difference. What a job does and the command does not: its adapter is loaded back, compared, hashed
+and put into the artifact store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psycopg
+import yaml
+from psycopg.rows import dict_row
+
+from benchmarks.engine import cpu_name
+from benchmarks.rows import write_rows
+from finetune_hub.cli.client import Hub
+from finetune_hub.embedded.environment import load_environment
+from tests.integration.conftest import COMMAND, OWN, RunningHub
+
+LOOK_SECONDS = 0.02
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run; seconds from when it was asked for."""
+
+    first_step: float
+    whole: float
+    claimed: float = 0.0
+
+
+def main() -> None:
+    options = parse()
+    print(f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores, {options.threads} threads")
+    with tempfile.TemporaryDirectory(prefix="fh-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # As root, Postgres runs as another user and passes through.
+        rows = write_rows(folder / "rows.jsonl", options.count, options.rows)
+        environment = {key: value for key, value in os.environ.items() if key not in OWN}
+        environment["OMP_NUM_THREADS"] = str(options.threads)
+        hub = RunningHub(folder / "home", environment)
+        try:
+            shutil.copytree(options.model, hub.home / "models" / "bench")
+            hub.start()
+            with hub.client() as client:
+                prepare(client, rows)
+                commands, jobs = [], []
+                for number in range(options.rounds):
+                    commands.append(run_command(folder / f"run-{number}", options.model, rows, environment))
+                    show(f"round {number + 1}, command", commands[-1])
+                    jobs.append(run_job(client, hub, f"round-{number}"))
+                    show(f"round {number + 1}, job", jobs[-1])
+        finally:
+            hub.stop()
+    report(commands, jobs)
+
+
+def prepare(client: Hub, rows: Path) -> None:
+    job_id = client.import_base_model("bench", "folder:bench")["job_id"]
+    *_, last = client.watch(job_id)
+    if last.job["state"] != "succeeded":
+        raise SystemExit(f"The base model was not imported: {last.job['failure_message']}")
+    client.push_dataset(rows, "rows")
+
+
+def recipe(base_model: str, dataset: dict[str, str]) -> dict[str, Any]:
+    return {
+        "base_model": base_model,
+        "dataset": dataset,
+        "method": {"type": "lora", "rank": 16},
+        "training": {"epochs": 1, "micro_batch_size": 4, "max_seq_len": 1024},
+        "runtime": {"dtype": "bfloat16", "device": "cpu"},
+    }
+
+
+def run_command(output: Path, model: Path, rows: Path, environment: dict[str, str]) -> Measured:
+    document = recipe(str(model.resolve()), {"path": str(rows)})
+    del document["runtime"]["device"]
+    file = output.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(document))
+    began = time.time()
+    command = [*COMMAND, "train", str(file), "--output", str(output), "--device", "cpu", "--json"]
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    ended = time.time()
+    step = first_step(output)
+    assert step is not None
+    return Measured(step - began, ended - began)
+
+
+def run_job(client: Hub, hub: RunningHub, adapter: str) -> Measured:
+    spec = recipe("bench", {"name": "rows"}) | {"adapter_name": adapter}
+    began = time.time()
+    job_id = client.submit(spec)["id"]
+    step: float | None = None
+    url = load_environment(hub.home)["DATABASE_URL"]
+    with psycopg.connect(url, autocommit=True, row_factory=dict_row) as database:
+        while True:
+            step = step or first_step(hub.home / "work")
+            job = database.execute("SELECT state, created_at FROM jobs_job WHERE id = %s", [job_id]).fetchone()
+            assert job is not None
+            if job["state"] in ENDED:
+                break
+            time.sleep(LOOK_SECONDS)
+        ended = time.time()
+        attempts = database.execute("SELECT started_at FROM jobs_attempt WHERE job_id = %s", [job_id]).fetchall()
+    if job["state"] != "succeeded" or step is None or len(attempts) != 1:
+        raise SystemExit(f"Job {job_id} {job['state']} in {len(attempts)} attempts")
+    claimed = (attempts[0]["started_at"] - job["created_at"]).total_seconds()
+    return Measured(step - began, ended - began, claimed)
+
+
+def first_step(folder: Path) -> float | None:
+    """Unix time at which the only run below the folder ended its first step; None while it has not."""
+    for file in folder.rglob("events.jsonl"):
+        for line in file.read_text().splitlines():
+            event = json.loads(line)
+            if event["type"] == "step":
+                return float(event["at"])
+    return None
+
+
+def show(name: str, run: Measured) -> None:
+    claimed = f", claimed after {run.claimed:.3f} s" if run.claimed else ""
+    print(f"{name}: first step after {run.first_step:.2f} s, whole {run.whole:.2f} s{claimed}", flush=True)
+
+
+def report(commands: list[Measured], jobs: list[Measured]) -> None:
+    """Medians, and the medians of the rounds' differences."""
+    pairs = list(zip(commands, jobs, strict=True))
+    print("\n| seconds, median | command | job | difference |\n|---|---|---|---|")
+    print(f"| sent to claimed | | {median(run.claimed for run in jobs):.3f} | |")
+    for title, pick in (("first optimizer step", "first_step"), ("whole", "whole")):
+        ours, theirs = ([getattr(run, pick) for run in side] for side in (commands, jobs))
+        difference = median(getattr(job, pick) - getattr(command, pick) for command, job in pairs)
+        print(f"| {title} | {median(ours):.2f} | {median(theirs):.2f} | {difference:+.2f} |")
+    allowed = median(0.03 * command.whole + 3 for command in commands)
+    print(f"\nAllowed for the whole: 3% + 3 s = {allowed:.2f} s.")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="a base model in transformers' format")
+    parser.add_argument("--rows", type=Path, help="JSONL with question and answer; made up otherwise")
+    parser.add_argument("--count", type=int, default=64, help="rows to train on")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
