@@ -31,6 +31,7 @@ from benchmarks.rows import write_rows
 
 HERE = Path(__file__).parent
 POLL_SECONDS = 0.02
+PEER_WITH_LIGER = "peer with Liger"
 BASES = ("bfloat16", "float32", "nf4")
 SKIPPED_STEPS = 2  # Warm-up: caches, first allocations.
 
@@ -47,25 +48,40 @@ class Measured:
 
 
 def main() -> None:
-    options = parse()
+    measure(parse())
+
+
+def measure(options: argparse.Namespace) -> None:
+    """All runs, and their tables."""
     print(f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores, {options.threads} threads, {options.device}")
     versions: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = write_rows(folder / "rows.jsonl", options.count, options.rows)
         for base in options.bases:
-            ours, peers, ceilings = [], [], []
+            ours, ceilings = [], []
+            peers: dict[str, list[Measured]] = {peer: [] for peer in peers_of(options)}
             for number in range(options.rounds):
                 ceilings.append(run_ceiling(options, base))
                 ours.append(run_ours(options, rows, base, folder / f"{base}-{number}"))
                 show(f"{base} round {number + 1}: ours", ours[-1])
-                if options.peer_python:
-                    measured, versions = run_peer(options, rows, base)
-                    peers.append(measured)
-                    show(f"{base} round {number + 1}: peer", measured)
+                for peer, runs in peers.items():
+                    measured, said = run_peer(options, rows, base, with_liger=peer == PEER_WITH_LIGER)
+                    versions |= said
+                    runs.append(measured)
+                    show(f"{base} round {number + 1}: {peer}", measured)
             report(base, options.device == "cuda", ours, peers, ceilings)
     if versions:
         print("peer: " + ", ".join(f"{package} {version}" for package, version in versions.items()))
+
+
+def peers_of(options: argparse.Namespace) -> list[str]:
+    """Whom we are compared with. Liger's kernels are Triton's: on a GPU, where the peer's environment has them."""
+    if not options.peer_python:
+        return []
+    find = "import importlib.util, sys; sys.exit(importlib.util.find_spec('liger_kernel') is None)"
+    has_liger = subprocess.run([options.peer_python, "-c", find]).returncode == 0
+    return ["peer", PEER_WITH_LIGER] if has_liger and options.device == "cuda" else ["peer"]
 
 
 def run_ours(options: argparse.Namespace, rows: Path, base: str, output_dir: Path) -> Measured:
@@ -110,7 +126,9 @@ def run_ours(options: argparse.Namespace, rows: Path, base: str, output_dir: Pat
     )
 
 
-def run_peer(options: argparse.Namespace, rows: Path, base: str) -> tuple[Measured, dict[str, str]]:
+def run_peer(
+    options: argparse.Namespace, rows: Path, base: str, *, with_liger: bool
+) -> tuple[Measured, dict[str, str]]:
     settings = {
         "model": options.model,
         "rows": rows,
@@ -122,6 +140,7 @@ def run_peer(options: argparse.Namespace, rows: Path, base: str) -> tuple[Measur
         "rank": options.rank,
     }
     flags = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    flags += ["--liger"] if with_liger else []
     output, peak = run_process([options.peer_python, str(HERE / "peer_trl.py"), *flags])
     said = json.loads(output.splitlines()[-1])
     ended_at = said["step_ended_at"]
@@ -192,27 +211,33 @@ def show(who: str, measured: Measured) -> None:
 
 
 def report(
-    base: str, is_gpu: bool, ours: list[Measured], peers: list[Measured], ceilings: list[dict[str, float]]
+    base: str, is_gpu: bool, ours: list[Measured], peers: dict[str, list[Measured]], ceilings: list[dict[str, float]]
 ) -> None:
     """Medians over the rounds; a ratio is the median of the rounds' own ratios."""
+    compared = peers or {"peer": []}
     # The ceiling is per CPU second too, but on a GPU.
     speed = median(run.tokens_per_second if is_gpu else run.tokens_per_cpu_second for run in ours)
     ceiling = max(ceilings, key=lambda measured: measured["gflops"])
     flop_per_token = ceiling["flop_per_token"] + ours[0].supervised_share * ceiling["flop_per_supervised_token"]
     reached = speed * flop_per_token / (1e9 * ceiling["gflops"])
-    print(f"\n| {base} | ours | peer | ratio |\n|---|---|---|---|")
+    heads = "".join(f" {peer} | ratio |" for peer in compared)
+    print(f"\n| {base} | ours |{heads}\n|---|---|{'---|---|' * len(compared)}")
     for name, unit, scale in (
         ("tokens_per_second", "tokens/s", 1.0),
         ("tokens_per_cpu_second", "tokens per CPU second", 1.0),
         ("peak_bytes", "GB at most", 1e-9),
     ):
-        cells = [f"{median(getattr(run, name) for run in side) * scale:.3g}" if side else "-" for side in (ours, peers)]
-        ratios = [getattr(us, name) / getattr(peer, name) for us, peer in zip(ours, peers, strict=False)]
-        print(f"| {unit} | {' | '.join(cells)} | {f'{median(ratios):.2f}x' if ratios else '-'} |")
-    losses = " | ".join(f"{mean(side[0].losses):.3f}" if side else "-" for side in (ours, peers))
-    print(f"| mean loss | {losses} | |")
+        cells = [f"{median(getattr(run, name) for run in ours) * scale:.3g}"]
+        for runs in compared.values():
+            ratios = [getattr(us, name) / getattr(peer, name) for us, peer in zip(ours, runs, strict=False)]
+            cells += [f"{median(getattr(run, name) for run in runs) * scale:.3g}" if runs else "-"]
+            cells += [f"{median(ratios):.2f}x" if ratios else "-"]
+        print(f"| {unit} | {' | '.join(cells)} |")
+    losses = "".join(f" {mean(runs[0].losses):.3f} | |" if runs else " - | |" for runs in compared.values())
+    print(f"| mean loss | {mean(ours[0].losses):.3f} |{losses}")
+    unit = "/ s" if is_gpu else "/ CPU s"
     print(
-        f"| of the products' {ceiling['gflops']:.0f} GFLOP {'/ s' if is_gpu else '/ CPU s'} | {reached:.0%} | | |\n",
+        f"| of the products' {ceiling['gflops']:.0f} GFLOP {unit} | {reached:.0%} |{' | |' * len(compared)}\n",
         flush=True,
     )
 

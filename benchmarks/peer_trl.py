@@ -53,6 +53,7 @@ def main() -> None:
         completion_only_loss=True,
         packing=options.packing,
         use_cpu=options.device == "cpu",
+        use_liger_kernel=options.liger,
         logging_steps=1,
         save_strategy="no",
         report_to=[],
@@ -61,6 +62,7 @@ def main() -> None:
     lora = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     trainer = SFTTrainer(model=model, args=settings, train_dataset=data, processing_class=tokenizer, peft_config=lora)
+    packages = (*PACKAGES, "liger_kernel") if options.liger else PACKAGES
     clock = StepClock()
     trainer.add_callback(clock)
     trainer.train()
@@ -72,7 +74,7 @@ def main() -> None:
                 "tokens": sum(len(ids) for ids in trainer.train_dataset["input_ids"]),
                 "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
                 "peak_gpu_bytes": torch.cuda.max_memory_allocated() if options.device == "cuda" else 0,
-                "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+                "versions": {name: importlib.metadata.version(name) for name in packages},
             }
         )
     )
@@ -103,6 +105,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-seq-len", type=int, default=512)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--packing", action="store_true")
+    parser.add_argument("--liger", action="store_true", help="with Liger-Kernel's Triton kernels; on a GPU only")
     return parser.parse_args()
 
 

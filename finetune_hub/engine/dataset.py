@@ -19,6 +19,7 @@ from finetune_hub.data.report import look_at
 from finetune_hub.data.rows import Row
 from finetune_hub.engine.errors import BadConfig, BadData
 from finetune_hub.engine.events import EventLog
+from finetune_hub.engine.transfer import send
 from finetune_hub.spec.run import DatasetFile
 
 _NAMED_ROWS = 5
@@ -99,11 +100,11 @@ class Batch:
         positions = torch.cat([torch.arange(length) for length in lengths])
         labels = input_ids[predictors + 1]
         return cls(
-            input_ids.to(device),
-            positions.to(device),
+            send(input_ids, device),
+            send(positions, device),
             lengths,
-            predictors.to(device),
-            labels.to(device),
+            send(predictors, device),
+            send(labels, device),
             tuple(len(row.targets) for row in rows),
         )
 

@@ -33,6 +33,8 @@ from finetune_hub.engine.dataset import RowOrder, load_dataset
 from finetune_hub.engine.errors import BadConfig, Diverged, Stopped
 from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.held_out import BestWeights
+from finetune_hub.engine.kernels import fused
+from finetune_hub.engine.kernels.document_attention import take_learned_on
 from finetune_hub.engine.loss_scale import LossScale
 from finetune_hub.engine.memory import bound_kernel_caches, keep_freed_memory, peak_memory_bytes
 from finetune_hub.engine.model import (
@@ -139,6 +141,9 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             device=run.device,
         )
     )
+    if run.device == "cuda":
+        unfused = fused.why_not(torch.device(run.device))
+        log.info(f"Element-wise work: {f'not fused, {unfused}' if unfused else 'fused by torch.compile'}.")
     if not paths.packed:
         log.warn("This base model cannot keep packed rows apart, so every row is a pass of its own, which is slower.")
     setting = Setting(
@@ -157,7 +162,9 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     stopped_by: Literal["early_stopping", "max_duration"] | None = None
     if best.worse_evaluations >= (evaluation.early_stopping_patience or math.inf):
         stopped_by = "early_stopping"  # The checkpoint is the run's last: what is left is to publish.
-    for step in () if stopped_by else range(state.step + 1, total_steps + 1):
+    first_step = state.step + 1
+    take_learned_on()  # Passes of an earlier run in this process are no part of what is told of this one.
+    for step in () if stopped_by else range(first_step, total_steps + 1):
         if ranks.any(wants_stop(), run.device):
             break
         started = time.perf_counter()
@@ -195,6 +202,8 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             )
         optimizer.step()
         scale.grow()
+        if step == first_step:
+            log.info(f"Attention: {'; '.join(take_learned_on()) or 'as the base model computes it itself'}.")
 
         tokens = sum(row.tokens for row in step_rows)
         state = state.model_copy(

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from finetune_hub.engine import fast_modules
 from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.adapters.merge import merge, merge_dense
 from finetune_hub.engine.errors import BadConfig
+from finetune_hub.engine.kernels import frozen_weight
 from finetune_hub.engine.kernels.frozen_weight import dense, is_quantised
 from finetune_hub.engine.model import load_base_model
 from finetune_hub.engine.quantization import Quantization, QuantizationKind, quantization_in
@@ -72,6 +74,57 @@ def test_values_and_gradients_are_those_of_the_written_out_weight(
         tolerance = 1e-5 if dtype == torch.float32 else 2e-2
         for our, their in zip((y, *ours), (expected, *theirs), strict=True):
             assert (our - their).norm() <= tolerance * their.norm()
+
+
+@pytest.fixture
+def _lend_as_a_gpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 bits are written out into the one buffer on the CPU too; what bitsandbytes lacks there is a copy."""
+    from bitsandbytes import functional
+
+    allocate = functional.dequantize_4bit
+
+    def dequantize_4bit(packed: torch.Tensor, state: Any, out: torch.Tensor) -> torch.Tensor:
+        assert (out.shape, out.dtype) == (state.shape, state.dtype)
+        return out.copy_(allocate(packed, state))
+
+    monkeypatch.setattr(functional, "dequantize_4bit", dequantize_4bit)
+    monkeypatch.setattr(frozen_weight, "_ALLOCATED_ANEW", set())
+    monkeypatch.setattr(frozen_weight, "_buffers", {})
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.usefixtures("_lend_as_a_gpu_does")
+@pytest.mark.parametrize("use_dora", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_nothing_keeps_the_lent_buffer(base_model_dir: Path, use_dora: bool, checkpointing: bool) -> None:
+    """Overwritten whenever a layer is done with it, it changes no value and no gradient, and there is but one."""
+    method = QloraMethod(rank=4, use_dora=use_dora)
+    results, sizes = [], []
+    for poisons in (False, True):
+        model = load(base_model_dir, "nf4")
+        adapter = LoraAdapter.attach(model, method)
+        stir(adapter)
+        assert fast_modules.install(model)["LlamaRMSNorm"] == 5
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        if poisons:
+            for module in model.modules():
+                module.register_forward_hook(lambda *_: _poison())
+            for parameter in adapter.parameters().values():  # Called when the layer's gradients are there.
+                parameter.register_hook(lambda _: _poison())
+        loss = model(input_ids=IDS, labels=IDS, use_cache=False).loss
+        loss.backward()
+        results.append([loss, *(parameter.grad for parameter in adapter.parameters().values())])
+        sizes.append([buffer.numel() for buffer in frozen_weight._buffers.values()])
+    assert all(map(torch.equal, *results))
+    largest = max(layer.in_features * layer.out_features for layer in adapter.layers.values())
+    assert sizes == [[largest]] * 2
+
+
+def _poison() -> None:
+    for buffer in frozen_weight._buffers.values():
+        buffer.fill_(torch.nan)
 
 
 def test_the_written_out_weight_is_not_saved_for_the_backward(base_model_dir: Path) -> None:

@@ -39,6 +39,14 @@ def test_a_run_learns_and_reports(make_run: MakeRun, tmp_path: Path) -> None:
     assert (run.output_dir / result.adapter_dir / "adapter_config.json").is_file()
 
 
+def test_a_run_says_once_how_attention_was_computed(make_run: MakeRun) -> None:
+    run = make_run(max_steps=2)
+    train(run)
+    messages = [event.message for event in events_of(run.output_dir, "log")]
+    said = [message for message in messages if message.startswith("Attention")]
+    assert said == ["Attention: batched products over blocks of queries."]
+
+
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_oss"])
 def test_a_model_without_fused_attention_trains_too(make_run: MakeRun, tmp_path: Path, architecture: str) -> None:
     base = make_tiny_model(tmp_path / "base", architecture=architecture, layers=1)

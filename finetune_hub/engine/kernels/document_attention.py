@@ -3,7 +3,8 @@
     sequence   a₁ a₂ a₃ | b₁ b₂ | c₁ …       each document attends to itself alone
 
 Registered with transformers under `DOCUMENT_ATTENTION`: every model that takes its attention from transformers'
-registry runs on it, and no mask is ever written down. Every document is one causal call of torch's fused attention.
+registry runs on it, and no mask is ever written down. On a GPU all documents are one call of flash attention where
+`varlen_attention` can run; elsewhere every document is one causal call of torch's fused attention.
 Training on a CPU takes `BlockAttention` instead: there the backward of torch's fused kernel costs more than a quarter
 of what all matrix products cost together (SmolLM2-135M, rows of 190 tokens, bfloat16).
 Shape letters:  N query heads,  K key heads,  T tokens of all documents,  D head_dim.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -22,8 +24,20 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from finetune_hub.engine.kernels.block_attention import block_attention, sees
 from finetune_hub.engine.kernels.prefixed_attention import prefixed_attention
+from finetune_hub.engine.kernels.varlen_attention import can_run, varlen_attention
+
+
+class AttentionPath(StrEnum):
+    """How attention is computed, in the user's words."""
+
+    ONE_CALL = "flash attention, one call for all documents"
+    ONE_BY_ONE = "fused attention, one call a document"
+    BLOCKS = "batched products over blocks of queries"
+    BEHIND_PREFIX = "fused attention behind a prefix, one call a document"
+
 
 DOCUMENT_ATTENTION = "documents"
+_learned_on: set[AttentionPath] = set()
 _lengths: tuple[int, ...] = ()
 _as_learning = False
 
@@ -59,6 +73,13 @@ def document_lengths() -> tuple[int, ...]:
     return _lengths
 
 
+def take_learned_on() -> list[AttentionPath]:
+    """How attention was computed in passes that learn, since the last call of this; empty: as the model does."""
+    paths = sorted(_learned_on)
+    _learned_on.clear()
+    return paths
+
+
 def document_attention(
     module: nn.Module,
     query: Tensor,  # (1, N, T, D)
@@ -74,20 +95,61 @@ def document_attention(
     extras = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if extras or attention_mask is not None or not getattr(module, "is_causal", True):
         raise UnsupportedAttention(", ".join(extras) or "a mask of its own")
-    if key.shape[2] > query.shape[2]:
-        return prefixed_attention(query, key, value, _lengths, dropout, scaling, sliding_window), None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     bounds = (0, *accumulate(_lengths)) if _lengths else (0, query.shape[2])
     learns = _as_learning or (
         torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     )
-    if learns and query.device.type == "cpu" and not dropout:
+    path = choose_path(query, key, value, bounds, dropout, sliding_window, learns=learns)
+    if learns:
+        _learned_on.add(path)
+    if path is AttentionPath.BEHIND_PREFIX:
+        return prefixed_attention(query, key, value, _lengths, dropout, scaling, sliding_window), None
+    if path is AttentionPath.ONE_CALL:
+        return varlen_attention(query[0], key[0], value[0], scale, bounds)[None], None
+    if path is AttentionPath.BLOCKS:
         return block_attention(query[0], key[0], value[0], scale, bounds, sliding_window)[None], None
+    return _one_by_one(query, key, value, scale, bounds, dropout, sliding_window), None
+
+
+def choose_path(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: tuple[int, ...],
+    dropout: float,
+    window: int | None,
+    *,
+    learns: bool,
+) -> AttentionPath:
+    """How attention is computed for these tensors and documents."""
+    if key.shape[2] > query.shape[2]:
+        return AttentionPath.BEHIND_PREFIX
+    if dropout:
+        return AttentionPath.ONE_BY_ONE
+    if query.device.type == "cpu":
+        return AttentionPath.BLOCKS if learns else AttentionPath.ONE_BY_ONE
+    windowless = window is None or all(stop - start <= window for start, stop in pairwise(bounds))
+    if windowless and can_run(query, key, value):
+        return AttentionPath.ONE_CALL
+    return AttentionPath.ONE_BY_ONE
+
+
+def _one_by_one(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    bounds: tuple[int, ...],
+    dropout: float,
+    window: int | None,
+) -> Tensor:
+    """Every document a causal call of torch's fused attention: (1, T, N, D)."""
     outputs = []
     for start, stop in pairwise(bounds):
         mask = None
-        if sliding_window is not None and stop - start > sliding_window:
-            mask = sees(stop - start, stop - start, sliding_window, query.device)
+        if window is not None and stop - start > window:
+            mask = sees(stop - start, stop - start, window, query.device)
         outputs.append(
             scaled_dot_product_attention(
                 query[:, :, start:stop],
@@ -100,7 +162,7 @@ def document_attention(
                 enable_gqa=query.shape[1] != key.shape[1],
             ).transpose(1, 2)
         )
-    return torch.cat(outputs, dim=1), None
+    return torch.cat(outputs, dim=1)
 
 
 def register(implementation: Callable[..., Any] = document_attention) -> None:

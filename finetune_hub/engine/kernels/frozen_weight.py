@@ -17,6 +17,7 @@ import math
 import torch
 from torch import Tensor
 
+_ALLOCATED_ANEW = {"cpu"}  # Where bitsandbytes cannot write 4 bits out into given memory.
 _buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
 
@@ -50,7 +51,7 @@ def dense(
     if state is not None:
         from bitsandbytes.functional import dequantize_4bit
 
-        if weight.device.type == "cpu":
+        if weight.device.type in _ALLOCATED_ANEW:
             unpacked: Tensor = dequantize_4bit(weight.data, state)
             return unpacked.to(dtype)
         out = _buffer(state.shape, weight.device, state.dtype)

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune_hub.engine.kernels.fused import fused
+
 CHUNK_ROWS = 128
 
 
@@ -37,16 +39,10 @@ class LinearCrossEntropy(torch.autograd.Function):
         mean_weight = weight.mean(0, dtype=torch.float32) if smoothing else None
         for start in range(0, hidden.shape[0], CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            chunk_targets = targets[rows, None]
-            logits = torch.nn.functional.linear(hidden[rows], weight, bias).float()
-            target_logits = logits.gather(1, chunk_targets)
-            smoothed = smoothing * (target_logits - logits.mean(1, keepdim=True)) if smoothing else 0.0
-            largest = logits.amax(1, keepdim=True)
-            exponentials = logits.sub_(largest).exp_()
-            total = exponentials.sum(1, keepdim=True)
-            losses[rows] = (total.log() + largest - target_logits + smoothed)[:, 0]
+            logits = torch.nn.functional.linear(hidden[rows], weight, bias)
+            losses[rows], exponentials, total = _chunk_losses(logits, targets[rows], smoothing)
             if grad is not None:
-                chunk = (exponentials.to(hidden.dtype) @ weight).float().div_(total)
+                chunk = (exponentials @ weight).float().div_(total)
                 chunk.sub_(weight[targets[rows]], alpha=1 - smoothing)
                 if mean_weight is not None:
                     chunk.sub_(mean_weight, alpha=smoothing)
@@ -58,6 +54,23 @@ class LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
         return grad * grad_losses[:, None].to(grad.dtype), None, None, None, None
+
+
+@fused
+def _chunk_losses(
+    logits: Tensor,  # (S, V), used up
+    targets: Tensor,  # (S,)
+    smoothing: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses (S,); exponentials (S, V), in the dtype of the logits; their sums (S, 1). Computed in float32."""
+    exact = logits.float()
+    target_logits = exact.gather(1, targets[:, None])
+    smoothed = smoothing * (target_logits - exact.mean(1, keepdim=True)) if smoothing else 0.0
+    largest = exact.amax(1, keepdim=True)
+    exponentials = exact.sub_(largest).exp_()
+    total = exponentials.sum(1, keepdim=True)
+    losses = total.log() + largest - target_logits + smoothed
+    return losses[:, 0], exponentials.to(logits.dtype), total
 
 
 def linear_cross_entropy(

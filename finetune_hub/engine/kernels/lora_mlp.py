@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune_hub.engine.kernels.frozen_weight import dense
+from finetune_hub.engine.kernels.fused import fused
 
 aten = torch.ops.aten
 
@@ -37,6 +38,21 @@ ACTIVATIONS = {
     ),
     "gelu": Activation(F.gelu, lambda grad, g: aten.gelu_backward(grad, g)),
 }
+
+
+@fused
+def _activate(g: Tensor, p: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
+    """φ(g) and h."""
+    activated = activation.forward(g)
+    return activated, activated * p
+
+
+@fused
+def _activate_backward(
+    grad_h: Tensor, activated: Tensor, g: Tensor, p: Tensor, activation: Activation
+) -> tuple[Tensor, Tensor]:
+    """dg and dp."""
+    return activation.backward(grad_h * p, g), grad_h * activated
 
 
 class LoraWeights(NamedTuple):
@@ -67,7 +83,7 @@ class LoraMlp(torch.autograd.Function):
         u = x @ a.t()  # (T, R of gate + R of up)
         g = _with_lora(F.linear(x, dense(gate.weight, x.dtype), gate.bias), u[:, :rank], gate)
         p = _with_lora(F.linear(x, dense(up.weight, x.dtype), up.bias), u[:, rank:], up)
-        h = activation.forward(g).mul_(p)
+        _, h = _activate(g, p, activation)
         u_down = h @ down.lora_a.to(x.dtype).t()
         ctx.gate, ctx.up, ctx.down, ctx.activation = gate, up, down, activation
         ctx.save_for_backward(x, g, p, u, u_down)
@@ -77,12 +93,13 @@ class LoraMlp(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, g, p, u, u_down = ctx.saved_tensors
         gate, up, down, rank = ctx.gate, ctx.up, ctx.down, ctx.gate.lora_a.shape[0]
-        activated = ctx.activation.forward(g)
+        activated, h = _activate(g, p, ctx.activation)
         grad_u_down = _grad_u(grad_y, down)
-        grad_a_down = grad_u_down.t() @ (activated * p)
+        grad_a_down = grad_u_down.t() @ h
+        del h
         grad_h = (grad_y @ dense(down.weight, x.dtype)).addmm_(grad_u_down, down.lora_a.to(x.dtype))
-        grad_p = activated.mul_(grad_h)
-        grad_g = ctx.activation.backward(grad_h.mul_(p), g)
+        grad_g, grad_p = _activate_backward(grad_h, activated, g, p, ctx.activation)
+        del activated, grad_h
         grad_u = torch.cat([_grad_u(grad_g, gate), _grad_u(grad_p, up)], dim=1)
         grad_a = grad_u.t() @ x
         grad_x = None

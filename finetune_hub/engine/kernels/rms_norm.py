@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune_hub.engine.kernels.fused import fused
+
 
 class FrozenRmsNorm(torch.autograd.Function):
     """y = w ∘ x / rms(x), with a gradient for x alone."""
@@ -27,19 +29,29 @@ class FrozenRmsNorm(torch.autograd.Function):
         weight: Tensor,  # (H,), frozen
         epsilon: float,
     ) -> Tensor:
-        exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        inverse_rms = exact.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+        y, inverse_rms = _normed(x, weight, epsilon)
         ctx.save_for_backward(x, weight, inverse_rms)
-        return (exact * inverse_rms).to(x.dtype).mul_(weight)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, inverse_rms = ctx.saved_tensors
-        normed = x * inverse_rms  # Promotes to the dtype of inverse_rms.
-        grad_normed = (grad_y * weight).to(normed.dtype)
-        shared = (grad_normed * normed).mean(-1, keepdim=True)
-        grad_x = grad_normed.sub_(normed.mul_(shared)).mul_(inverse_rms)
-        return grad_x.to(x.dtype), None, None
+        return _grad_x(grad_y, *ctx.saved_tensors), None, None
+
+
+@fused
+def _normed(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """y and r."""
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    inverse_rms = exact.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+    return (exact * inverse_rms).to(x.dtype).mul_(weight), inverse_rms
+
+
+@fused
+def _grad_x(grad_y: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor) -> Tensor:
+    normed = x * inverse_rms  # Promotes to the dtype of inverse_rms.
+    grad_normed = (grad_y * weight).to(normed.dtype)
+    shared = (grad_normed * normed).mean(-1, keepdim=True)
+    return grad_normed.sub_(normed.mul_(shared)).mul_(inverse_rms).to(x.dtype)
 
 
 def frozen_rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

@@ -1,0 +1,36 @@
+"""The benchmark for GPUs runs from end to end, here on a CPU and a tiny model; its figures mean nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_prints_a_table_for_each_base() -> None:
+    options = [
+        "--tiny",
+        "--device",
+        "cpu",
+        "--rounds",
+        "1",
+        "--count",
+        "12",
+        "--micro-batch-size",
+        "4",
+        "--threads",
+        "1",
+    ]
+    command = [sys.executable, "-m", "benchmarks.gpu", *options]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    tables = [line for line in printed.splitlines() if line.startswith("|")]
+    assert [line for line in tables if "ours" in line] == [
+        "| bfloat16 | ours | peer | ratio |",
+        "| nf4 | ours | peer | ratio |",
+    ]
+    assert sum(line.startswith("| tokens/s |") for line in tables) == 2

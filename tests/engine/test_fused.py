@@ -1,0 +1,91 @@
+"""What is fused on a GPU gives the same numbers: proven here with torch.compile for the CPU, where it is off."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from finetune_hub.engine.kernels import fused, linear_cross_entropy, lora_mlp, rms_norm
+
+
+@pytest.fixture
+def _fuse_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler, and this machine has none")
+    monkeypatch.setattr(fused, "_FUSING_DEVICES", {"cpu"})
+    fused.why_not.cache_clear()
+    torch._dynamo.reset()
+    yield
+    fused.why_not.cache_clear()
+    torch._dynamo.reset()
+
+
+Calls = dict[str, tuple[Any, tuple[Any, ...]]]
+
+
+def calls(tokens: int, dtype: torch.dtype, device: str = "cpu") -> Calls:
+    """Every fused function with arguments for so many tokens."""
+
+    def randn(*shape: int, seed: int) -> Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+
+    a, b, c, d = (randn(tokens, 16, seed=seed) for seed in range(4))
+    weight, logits = randn(16, seed=5), randn(tokens, 40, seed=6)
+    targets, inverse_rms = torch.arange(tokens, device=device) % 40, randn(tokens, 1, seed=7).float().abs() + 0.5
+    activations = lora_mlp.ACTIVATIONS
+    return {
+        "norm": (rms_norm._normed, (a, weight, 1e-5)),
+        "norm backward": (rms_norm._grad_x, (a, b, weight, inverse_rms)),
+        "loss": (linear_cross_entropy._chunk_losses, (logits, targets, 0.0)),
+        "smoothed loss": (linear_cross_entropy._chunk_losses, (logits, targets, 0.1)),
+        **{name: (lora_mlp._activate, (a, b, known)) for name, known in activations.items()},
+        **{
+            f"{name} backward": (lora_mlp._activate_backward, (a, b, c, d, known))
+            for name, known in activations.items()
+        },
+    }
+
+
+@torch.no_grad()
+def check_that_it_computes_what_it_says(name: str, dtype: torch.dtype, device: str) -> None:
+    """Over ragged lengths, in one graph that is compiled once."""
+    torch._dynamo.utils.counters.clear()
+    for tokens in (7, 12, 33):
+        function, arguments = calls(tokens, dtype, device)[name]
+        actual = function(*arguments)
+        expected = function.__wrapped__(*calls(tokens, dtype, device)[name][1])  # Afresh: some arguments are used up.
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    counted = torch._dynamo.utils.counters
+    assert not counted["graph_break"]
+    assert counted["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_fuse_on_the_cpu")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", calls(3, torch.float32))
+def test_a_fused_function_computes_what_it_says(name: str, dtype: torch.dtype) -> None:
+    assert fused.why_not(torch.device("cpu")) is None
+    check_that_it_computes_what_it_says(name, dtype, "cpu")
+
+
+def test_nothing_is_compiled_on_a_cpu() -> None:
+    assert fused.why_not(torch.device("cpu")) == "it is on the CPU"
+
+
+@pytest.mark.usefixtures("_fuse_on_the_cpu")
+def test_without_a_compiler_functions_run_as_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify one.")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: missing)
+    assert fused.why_not(torch.device("cpu")) == "torch.compile fails here: Failed to find C compiler."
+    x, weight = torch.linspace(-1, 1, 48).view(3, 16), torch.ones(16)
+    torch.testing.assert_close(rms_norm.frozen_rms_norm(x, weight, 1e-5), F.rms_norm(x, (16,), weight, 1e-5))
