@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
@@ -47,6 +48,10 @@ FOLLOW_SECONDS = 0.25
 LOG_TAIL_SECONDS = 2.0
 DATABASE_RETRY_SECONDS = 1.0
 LOOK_AT_THE_DISK = "Look at the worker's disk: it may be full."
+MAP_AND_FETCH_AGAIN = (
+    "Then fetch it again with them: from the job's page, with `finetune-hub datasets import SOURCE --map COLUMN=PART`, "
+    "or with `mapping` over the API."
+)
 ENGINE_LOG = "See the log of the attempt on the job's page."
 
 
@@ -54,7 +59,15 @@ def refused(refusal: Refusal) -> Failed:
     """What was refused, with the first defects of a dataset."""
     defects = [f"line {defect['line']}: {defect['message']}" for defect in refusal.details[1:4] if defect.get("line")]
     failure_class: FailureClass = "bad_data" if refusal.code in {"invalid_dataset", "unknown_format"} else "bad_config"
-    return Failed(failure_class, " ".join([refusal.message, *defects]), refusal.remedy)
+    remedy = f"{refusal.remedy} {MAP_AND_FETCH_AGAIN}" if refusal.code == "unknown_format" else refusal.remedy
+    return Failed(failure_class, " ".join([refusal.message, *defects]), remedy)
+
+
+def unknown_columns(refusal: Refusal) -> dict[str, Any] | None:
+    """What is kept of a fetched file whose columns belong to no known format, to be asked for their parts."""
+    if refusal.code != "unknown_format":
+        return None
+    return {"unknown_columns": [detail["column"] for detail in refusal.details]}
 
 
 class AttemptThread(threading.Thread):
@@ -110,7 +123,7 @@ class AttemptThread(threading.Thread):
             remedy = "Check ARTIFACT_URL and the store's disk; the job was tried several times."
             self._fail(Failed("infrastructure", str(error), remedy))
         except Refusal as refusal:
-            self._fail(refused(refusal))
+            self._fail(refused(refusal), unknown_columns(refusal))
         except OSError as error:
             message = f"The worker could not read or write a file of the attempt ({error})."
             self._fail(Failed("infrastructure", message, LOOK_AT_THE_DISK))
@@ -216,8 +229,8 @@ class AttemptThread(threading.Thread):
             return Failed("infrastructure", killed, "Look for what kills processes on the worker's machine.")
         return Failed("internal", f"The engine ended with status {report.status}.", ENGINE_LOG)
 
-    def _fail(self, failed: Failed) -> None:
-        self._retry_database(lambda: worker_port.fail(self.lease, failed))
+    def _fail(self, failed: Failed, result: dict[str, Any] | None = None) -> None:
+        self._retry_database(lambda: worker_port.fail(self.lease, failed, result))
 
     def _publish(self) -> None:
         """Store the attempt's files, then publish them in one fenced transaction."""

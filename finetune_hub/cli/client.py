@@ -72,7 +72,7 @@ class Progress:
     job: Row
     events: list[Row]
     points: list[Row]
-    loss: float | None  # Of the newest step, in nats.
+    newest: Row | None  # The newest step's point, looks before this one included.
 
     @property
     def has_ended(self) -> bool:
@@ -366,7 +366,7 @@ class Hub:
         Short outages of the web process are waited for, up to a minute.
         """
         last_event = last_step = 0
-        loss: float | None = None
+        newest: Row | None = None
         answered_at = time.monotonic()
         while True:
             try:
@@ -381,8 +381,9 @@ class Hub:
             answered_at = time.monotonic()
             last_event = events[-1]["number"] if events else last_event
             if points:
-                last_step, loss = points[-1]["step"], points[-1]["loss"]
-            progress = Progress(job, events, points, loss)
+                newest = points[-1]
+                last_step = newest["step"]
+            progress = Progress(job, events, points, newest)
             yield progress
             if progress.has_ended:
                 return

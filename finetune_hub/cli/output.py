@@ -26,6 +26,7 @@ EXIT_JOB_CANCELLED = 5
 EXIT_UNREACHABLE = 6
 SHOWN_DETAILS = 10
 PLAIN_LINE_EVERY_SECONDS = 10.0
+MEASURES = ("loss", "reward_margin", "reward_accuracy")  # What a progress line says of a step.
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs; errors too.")]
 Arguments = ParamSpec("Arguments")
@@ -131,16 +132,26 @@ def published(job: Row) -> str:
 
 
 def progress_line(progress: Progress) -> str:
-    """`step 12/100, loss 1.234, 0:01:05 left`, as far as it is known."""
+    """`steps 12/100, loss 1.2345, 0:01:05 left`, as far as it is known; of DPO its rewards too."""
     job = progress.job
     if not job["total_steps"]:
         return str(job["waiting_reason"] or job["state"])
     parts = [f"{job['progress_unit']} {job['step']}/{job['total_steps']}"]
-    if progress.loss is not None:
-        parts.append(f"loss {progress.loss:.4f}")
+    if progress.newest:
+        parts += measures(**{name: progress.newest[name] for name in MEASURES})
     if job["eta_seconds"] is not None:
         parts.append(f"{timedelta(seconds=round(job['eta_seconds']))} left")
     return ", ".join(parts)
+
+
+def measures(*, loss: float | None, reward_margin: float | None, reward_accuracy: float | None) -> list[str]:
+    """`loss 1.2345`; of DPO also `margin 0.123` in nats, and `accuracy 88%` of the pairs."""
+    shown = [f"loss {loss:.4f}"] if loss is not None else []
+    if reward_margin is not None:
+        shown.append(f"margin {reward_margin:.3f}")
+    if reward_accuracy is not None:
+        shown.append(f"accuracy {reward_accuracy:.0%}")
+    return shown
 
 
 def event_line(event: Row) -> str:

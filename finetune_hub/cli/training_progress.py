@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from finetune_hub.cli.engine_process import EngineProcess
-from finetune_hub.cli.output import size
+from finetune_hub.cli.output import measures, size
 from finetune_hub.spec.events import EngineEvent, Evaluation, Failure, Log, Plan, Step
 
 LINE_EVERY_STEPS = 10
@@ -47,7 +47,7 @@ class Progress:
         return None
 
     def line(self) -> str:
-        """`step 12/100  loss 1.234  512 tokens/s  1.9 GiB  0:01:05 left`."""
+        """`step 12/100  loss 1.2345  512 tokens/s  1.9 GiB  0:01:05 left`; of DPO its rewards too."""
         if not self.steps or self.plan is None:
             return "reading the data and the base model …"
         last = self.steps[-1]
@@ -57,7 +57,7 @@ class Progress:
         return "  ".join(
             [
                 f"step {last.step}/{self.plan.total_steps}",
-                f"loss {last.loss:.4f}",
+                *measures(loss=last.loss, reward_margin=last.reward_margin, reward_accuracy=last.reward_accuracy),
                 f"{sum(step.tokens for step in recent) / seconds:.0f} tokens/s",
                 size(last.peak_memory_bytes),
                 f"{timedelta(seconds=round(left))} left",

@@ -32,9 +32,11 @@ def point_json(point: MetricPoint) -> dict[str, Any]:
         "grad_norm": finite(point.grad_norm),
         "tokens": point.tokens,
         "seconds": finite(point.seconds),
+        "reward_margin": finite(point.reward_margin),
+        "reward_accuracy": finite(point.reward_accuracy),
     }
 
 
-def finite(number: float) -> float | None:
+def finite(number: float | None) -> float | None:
     """JSON has no word for a loss that is no number."""
-    return number if math.isfinite(number) else None
+    return number if number is not None and math.isfinite(number) else None

@@ -72,25 +72,8 @@ class FileForm(TeamForm):
         self.fields["file"].required = not self.data.get("upload")
 
 
-class DatasetUploadForm(FileForm):
-    name = forms.CharField(
-        max_length=64,
-        help_text="Lower-case letters and digits, with single '-', '.' or '_' between them. "
-        "An existing name gets a new version.",
-        widget=forms.TextInput(attrs={"placeholder": "support-tickets", **PLAIN_TEXT}),
-    )
-    file = forms.FileField(
-        error_messages=NO_FILE,
-        allow_empty_file=True,  # The check of the rows says more about an empty file.
-        help_text="JSONL, JSON, CSV, TSV, Parquet or text, also packed with gzip or zstd. What is in it is found out.",
-        # Kept by htmx when the form comes back with errors: nobody picks the file twice.
-        widget=forms.FileInput(attrs={"hx-preserve": "true"}),
-    )
-    quarantine = forms.BooleanField(
-        required=False,
-        label="Go on with the good rows",
-        help_text="Rows with errors are set aside, to be downloaded and mended.",
-    )
+class MappingForm(TeamForm):
+    """A form for rows, which asks what their columns are once they belong to no known format."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -120,6 +103,27 @@ class DatasetUploadForm(FileForm):
         if refusal.code == "unknown_format":
             self.columns = [detail["column"] for detail in refusal.details]
 
+
+class DatasetUploadForm(FileForm, MappingForm):
+    name = forms.CharField(
+        max_length=64,
+        help_text="Lower-case letters and digits, with single '-', '.' or '_' between them. "
+        "An existing name gets a new version.",
+        widget=forms.TextInput(attrs={"placeholder": "support-tickets", **PLAIN_TEXT}),
+    )
+    file = forms.FileField(
+        error_messages=NO_FILE,
+        allow_empty_file=True,  # The check of the rows says more about an empty file.
+        help_text="JSONL, JSON, CSV, TSV, Parquet or text, also packed with gzip or zstd. What is in it is found out.",
+        # Kept by htmx when the form comes back with errors: nobody picks the file twice.
+        widget=forms.FileInput(attrs={"hx-preserve": "true"}),
+    )
+    quarantine = forms.BooleanField(
+        required=False,
+        label="Go on with the good rows",
+        help_text="Rows with errors are set aside, to be downloaded and mended.",
+    )
+
     def clean_file(self) -> UploadedFile[Any] | None:
         upload: UploadedFile[Any] | None = self.cleaned_data["file"]
         if upload and (upload.size or 0) > settings.DATASET_UPLOAD_MAX_BYTES:
@@ -130,7 +134,7 @@ class DatasetUploadForm(FileForm):
         return upload
 
 
-class DatasetImportForm(TeamForm):
+class DatasetImportForm(MappingForm):
     name = forms.CharField(
         max_length=64,
         help_text="An existing name gets a new version.",

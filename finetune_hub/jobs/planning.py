@@ -20,7 +20,7 @@ from finetune_hub.scheduling.answer import PlanAnswer
 from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.devices import PlannedDevice, device_of
 from finetune_hub.scheduling.facts import Shape
-from finetune_hub.scheduling.fitting import DevicePlan, device_bytes_needed, plan_on
+from finetune_hub.scheduling.fitting import DevicePlan, device_bytes_needed, plan_on, uneven_needs
 from finetune_hub.scheduling.learning import FinishedRun
 from finetune_hub.scheduling.memory import MemoryEstimate, estimate_memory
 from finetune_hub.scheduling.presets import Preset, aim_of, make_preset
@@ -48,6 +48,8 @@ class Question:
     rows_in_words: str
     kinds: dict[PlannedDevice, int]
     """Each with how many of it there are, whether busy, drained or offline."""
+    together: dict[PlannedDevice, int]
+    """Each with how many of it one worker has at most."""
     runs: Sequence[FinishedRun]
 
     @classmethod
@@ -65,13 +67,21 @@ class Question:
             rows, known = measured(versions, base_model, weights), MEASURED
         except (Refusal, ArtifactError):
             rows, known = guessed(versions, weights), GUESSED
-        kinds = Counter(planned_device(device) for device in Device.objects.filter(present=True))
-        return cls(versions, shape, rows, known, kinds, finished_runs())
+        by_worker = Counter(
+            (device.worker_id, planned_device(device)) for device in Device.objects.filter(present=True)
+        )
+        kinds: Counter[PlannedDevice] = Counter()
+        together: Counter[PlannedDevice] = Counter()
+        for (_, device), count in by_worker.items():
+            kinds[device] += count
+            together[device] = max(together[device], count)
+        return cls(versions, shape, rows, known, kinds, together, finished_runs())
 
     def plans(self, spec: TrainingSpec) -> list[tuple[DevicePlan, int]]:
         """The spec on each kind of device, with how many of it there are."""
         return [
-            (plan_on(spec, self.shape, device, self.rows, self.runs), count) for device, count in self.kinds.items()
+            (plan_on(spec, self.shape, device, self.rows, self.runs, together=self.together[device]), count)
+            for device, count in self.kinds.items()
         ]
 
 
@@ -87,7 +97,10 @@ def plan_training(team: Team, spec: TrainingSpec) -> PlanAnswer:
         assumptions.append("The model's layers are of a kind that planning knows roughly; expect larger errors.")
     if spec.runtime.dtype == "auto":
         assumptions.append("`dtype: auto` is taken for bfloat16 on a GPU, and on a CPU for float32, which needs more.")
-    return PlanAnswer.of(question.plans(spec), gpus=spec.runtime.gpus, assumptions=assumptions)
+    plans = question.plans(spec)
+    uneven = uneven_needs([plan for plan, _ in plans])
+    assumptions += [uneven] if uneven and spec.runtime.device is None else []
+    return PlanAnswer.of(plans, gpus=spec.runtime.gpus, assumptions=assumptions)
 
 
 def presets_for(team: Team, base_model: str, datasets: Sequence[DatasetChoice], names: Sequence[str]) -> list[Preset]:

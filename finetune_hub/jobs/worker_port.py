@@ -420,13 +420,18 @@ def publish_base_model(lease: Lease, *, artifact_prefix: str, files: list[FileEn
         _succeed(job, attempt, result, f"The base model {base_model.name} is ready.")
 
 
-def fail(lease: Lease, failed: Failed) -> None:
+def fail(lease: Lease, failed: Failed, result: dict[str, Any] | None = None) -> None:
     """End the attempt as failed; its job is tried again, or fails too.
+
+    Args:
+        result: What was found out all the same.
 
     Raises:
         LeaseLost: see `fenced`.
     """
     with fenced(lease) as (job, attempt):
+        if result is not None:
+            Job.objects.filter(pk=job.pk).update(result=result)
         settle_failure(job, attempt, AttemptState.FAILED, failed)
         poke_control("schedule")
 

@@ -16,10 +16,10 @@ from finetune_hub.scheduling.changes import Changes, changed
 from finetune_hub.scheduling.devices import PlannedDevice
 from finetune_hub.scheduling.facts import Shape
 from finetune_hub.scheduling.learning import Correction, FinishedRun, learn_memory, learn_speed
-from finetune_hub.scheduling.memory import MemoryEstimate, dtype_on, estimate_memory
+from finetune_hub.scheduling.memory import MemoryEstimate, dtype_on, estimate_memory, is_spread
 from finetune_hub.scheduling.speed import seconds_per_step
 from finetune_hub.scheduling.workload import Rows, Workload, workload_of
-from finetune_hub.spec.methods import LowRankMethod
+from finetune_hub.spec.methods import LowRankMethod, QloraMethod
 from finetune_hub.spec.training import TrainingSpec
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
@@ -74,6 +74,10 @@ class DevicePlan:
         return usable_bytes(self.device)
 
     @property
+    def holds(self) -> bool:
+        return self.verdict != "does_not_fit"
+
+    @property
     def total_seconds(self) -> float | None:
         return None if self.seconds_per_step is None else self.seconds_per_step * self.load.steps
 
@@ -96,10 +100,20 @@ class DevicePlan:
 
 
 def plan_on(
-    spec: TrainingSpec, shape: Shape, device: PlannedDevice, rows: Rows, runs: Sequence[FinishedRun] = ()
+    spec: TrainingSpec,
+    shape: Shape,
+    device: PlannedDevice,
+    rows: Rows,
+    runs: Sequence[FinishedRun] = (),
+    *,
+    together: int = 1,
 ) -> DevicePlan:
-    """The spec on one device, with alternatives where it does not surely fit."""
-    planner = _Planner(shape, device, rows, runs)
+    """The spec on one device, with alternatives where it does not surely fit.
+
+    Args:
+        together: How many of these one machine has at most.
+    """
+    planner = _Planner(shape, device, rows, runs, together)
     memory, load, correction = planner.memory_of(spec)
     verdict = planner.verdict_of(spec)
     speed = learn_speed(runs, device, spec.method.type)
@@ -130,9 +144,25 @@ def device_bytes_needed(plans: Sequence[DevicePlan]) -> int | None:
 
     Kinds of devices need different amounts: it is the largest that a device which holds the run still has.
     """
-    room = max((plan.device.memory_bytes for plan in plans if plan.verdict != "does_not_fit"), default=0)
+    room = max((plan.device.memory_bytes for plan in plans if plan.holds), default=0)
     needs = [plan.device_bytes_needed for plan in plans]
     return max((need for need in needs if need <= room), default=None)
+
+
+def uneven_needs(plans: Sequence[DevicePlan]) -> str | None:
+    """Said where a CPU and a GPU that hold the run need different amounts, for the job names one; None: they do not."""
+    needs = {
+        kind: max((plan.device_bytes_needed for plan in plans if plan.device.kind == kind and plan.holds), default=0)
+        for kind in ("cpu", "cuda")
+    }
+    needed = device_bytes_needed(plans)
+    if needed is None or not all(needs.values()) or needs["cpu"] == needs["cuda"]:
+        return None
+    cpu, gpu = decimal_size(needs["cpu"]), decimal_size(needs["cuda"])
+    return (
+        f"A CPU must have {cpu} and a GPU {gpu}; where it may run on both, the job waits for a device with "
+        f"{decimal_size(needed)}, the larger, so that it does not end on one that is too small."
+    )
 
 
 def usable_bytes(device: PlannedDevice) -> float:
@@ -155,6 +185,8 @@ class _Planner:
     device: PlannedDevice
     rows: Rows
     runs: Sequence[FinishedRun]
+    together: int = 1
+    """Devices of this kind in one machine."""
 
     def memory_of(self, spec: TrainingSpec) -> tuple[MemoryEstimate, Workload, Correction]:
         load = workload_of(spec, self.rows)
@@ -193,7 +225,8 @@ class _Planner:
             quality=paid.quality,
             cost=paid.cost,
             peak_bytes=self.memory_of(candidate)[0].needed_bytes,
-            slowdown=after / before if before and after else None,
+            # What GPUs send each other was not measured.
+            slowdown=after / before if before and after and not is_spread(candidate) else None,
         )
 
     def _paid(self, spec: TrainingSpec) -> Iterator[Option]:
@@ -202,6 +235,9 @@ class _Planner:
         yield from singles
         for number, first in enumerate(singles):
             for second in singles[number + 1 :]:
+                changes = first.changes.keys() | second.changes.keys()
+                if changes >= {"runtime.shard_base_model", "method.type"}:
+                    continue  # Packed weights cannot be spread.
                 if not first.changes.keys() & second.changes.keys():
                     yield Option(
                         first.changes | second.changes,
@@ -212,6 +248,7 @@ class _Planner:
 
     def _single_changes(self, spec: TrainingSpec) -> Iterator[Option]:
         method, options = spec.method, spec.training
+        yield from self._spread_over_more(spec)
         if options.optimizer == "adamw":
             name = "paged_adamw_8bit" if self.device.kind == "cuda" else "adamw_8bit"
             yield Option({"training.optimizer": name}, "averages in 8 bits", "next to none", 1)
@@ -228,6 +265,16 @@ class _Planner:
             quality = "longer rows lose their end" if lost is None else f"{100 * lost:.1f}% of the tokens are cut away"
             yield Option({"training.max_seq_len": length}, f"rows of {length} tokens", quality, 5)
             length //= 2
+
+    def _spread_over_more(self, spec: TrainingSpec) -> Iterator[Option]:
+        """The base model over more GPUs of one machine, the fewest first."""
+        if self.device.kind != "cuda" or isinstance(spec.method, QloraMethod):
+            return
+        gpus = spec.runtime.gpus * (2 if spec.runtime.shard_base_model or spec.runtime.gpus == 1 else 1)
+        while gpus <= max(self.together, spec.runtime.gpus):
+            changes = {"runtime.gpus": gpus, "runtime.shard_base_model": True}
+            yield Option(changes, f"the base model spread over {gpus} GPUs", _NOTHING.quality, 0)
+            gpus *= 2
 
 
 def _free(spec: TrainingSpec) -> Iterator[Option]:

@@ -1,6 +1,7 @@
 """The peak memory of a training run, part by part, as this engine's code keeps it.
 
     weights          numbers · bytes of their dtype; packed linear layers at 4.13 or 8.02 bits (QLoRA)
+                     spread over n GPUs: the layers' divided by n, and two layers gathered; the rest whole on each
     adapters         4 · P: float32 whatever the base is; twice with PiSSA, which keeps what it started from
     gradients        4 · P
     optimizer        8 · P of AdamW, 2.03 · P in 8 bits; on a CPU the best weights so far too, 4 · P
@@ -156,6 +157,8 @@ def weight_bytes(spec: TrainingSpec, shape: Shape, dtype: Dtype, device: Planned
     parameters, width = shape.facts.parameter_count, BYTES_OF[dtype]
     file, is_as_stored = float(shape.facts.size_bytes), shape.facts.dtype == dtype
     packed, used, ahead = 0.0, float(parameters * width), 0.0
+    if device.kind == "cuda" and is_spread(spec):
+        used = float(_spread_parameters(shape, spec.runtime.gpus) * width)
     if isinstance(spec.method, QloraMethod):
         packed = shape.linear_parameters * _packed_bits(spec.method) / 8
         used = packed + (parameters - shape.linear_parameters) * width
@@ -165,6 +168,17 @@ def weight_bytes(spec: TrainingSpec, shape: Shape, dtype: Dtype, device: Planned
     if not is_as_stored:
         return WeightBytes(used, used, used + ahead, file)
     return WeightBytes(used, packed + file, packed, file)
+
+
+def is_spread(spec: TrainingSpec) -> bool:
+    """Whether the layers' weights lie spread over several GPUs, which packed ones cannot."""
+    return spec.runtime.shard_base_model and not isinstance(spec.method, QloraMethod)
+
+
+def _spread_parameters(shape: Shape, gpus: int) -> float:
+    """On each of them: its share of the layers, the layer at hand and the next one whole, and what is in no layer."""
+    layers = shape.linear_parameters
+    return shape.facts.parameter_count - layers + layers / gpus + 2 * layers / shape.facts.layers
 
 
 def _packed_bits(method: QloraMethod) -> float:

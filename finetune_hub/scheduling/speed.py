@@ -6,6 +6,7 @@
     memory     weights once a pass; packed ones are written out and read again
     step       Σ over micro batches  max(products / reached rate, memory / bandwidth)  +  28 P / bandwidth of AdamW
 
+What GPUs send each other, when a base model is spread over them, is not counted.
 A rough figure until the device has finished a run: see `learning`. The reached share of a CPU's rate is that of
 benchmarks/README.md, a GPU's is assumed.
 Shape letters:  T tokens,  S supervised tokens,  L parameters of the linear layers,  P trained parameters,  H hidden,
@@ -15,6 +16,7 @@ V vocabulary.
 from __future__ import annotations
 
 from finetune_hub.scheduling.adapted import trained_parameters
+from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.devices import PlannedDevice
 from finetune_hub.scheduling.facts import BYTES_OF, Shape
 from finetune_hub.scheduling.memory import dtype_on, weight_bytes
@@ -42,7 +44,8 @@ def seconds_per_step(spec: TrainingSpec, shape: Shape, device: PlannedDevice, lo
     if isinstance(spec.objective, DpoObjective):
         products += tokens * (2 * linear + attention + head / 2)
         passes += 1
-    weights = weight_bytes(spec, shape, dtype, device).used
+    whole = changed(spec, {"runtime.shard_base_model": False})  # Spread or not, all of it is read.
+    weights = weight_bytes(whole, shape, dtype, device).used
     if isinstance(spec.method, QloraMethod):
         weights += 2 * linear * width
     computing = products / (rate * _REACHED[device.kind, width])

@@ -1,4 +1,5 @@
 // The loss over the steps: every point thin, and a running mean on top. A repeated step replaces the older point.
+// A run over preference pairs (DPO) has its reward margin too, on an axis of its own at the right.
 
 /* global uPlot */
 
@@ -7,7 +8,7 @@ const SMOOTHING = 0.8;
 export class LossCurve {
   constructor(place) {
     this.place = place;
-    this.points = new Map(); // step → loss
+    this.points = new Map(); // step → point
     this.chart = null;
     this.dark = matchMedia("(prefers-color-scheme: dark)");
     this.redraw = () => this.draw(true);
@@ -22,7 +23,7 @@ export class LossCurve {
   }
 
   add(points) {
-    for (const point of points) this.points.set(point.step, point.loss);
+    for (const point of points) this.points.set(point.step, point);
     this.draw(false);
   }
 
@@ -34,6 +35,11 @@ export class LossCurve {
     this.dark.removeEventListener("change", this.redraw);
     this.observer.disconnect();
     this.chart?.destroy();
+  }
+
+  hasRewards() {
+    const [first] = this.points.values();
+    return first?.reward_margin != null;
   }
 
   draw(afresh) {
@@ -49,7 +55,8 @@ export class LossCurve {
 
   series() {
     const steps = [...this.points.keys()].sort((a, b) => a - b);
-    const losses = steps.map((step) => this.points.get(step));
+    const column = (name) => steps.map((step) => this.points.get(step)[name]);
+    const losses = column("loss");
     let mean = null;
     let weight = 0;
     const means = losses.map((loss) => {
@@ -58,7 +65,8 @@ export class LossCurve {
       weight = SMOOTHING * weight + (1 - SMOOTHING);
       return mean / weight;
     });
-    return [steps, losses, means];
+    const rewards = this.hasRewards() ? [column("reward_margin"), column("reward_accuracy")] : [];
+    return [steps, losses, means, ...rewards];
   }
 
   size() {
@@ -71,16 +79,27 @@ export class LossCurve {
     const colour = (name) => style.getPropertyValue(name).trim();
     const font = `12px ${colour("--sans")}`;
     const axis = { stroke: colour("--ink-soft"), font, grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
+    const percent = (chart, value) => (value == null ? "–" : `${Math.round(value * 100)}%`);
     const digits = (chart, value) => (value == null ? "–" : value.toFixed(4));
+    const margin = colour("--curve-margin");
+    const rewards = [
+      { label: "Reward margin", scale: "margin", stroke: margin, width: 1.5, points: { show: false }, value: digits },
+      { label: "Pairs told apart", scale: "share", paths: () => null, points: { show: false }, value: percent }, // Only its number.
+    ];
     return {
       ...this.size(),
       cursor: { drag: { x: true, y: false } },
       scales: { x: { time: false } },
-      axes: [{ ...axis, grid: { show: false } }, { ...axis, size: 48 }],
+      axes: [
+        { ...axis, grid: { show: false } },
+        { ...axis, size: 48 },
+        ...(this.hasRewards() ? [{ ...axis, stroke: margin, scale: "margin", side: 1, size: 48, grid: { show: false } }] : []),
+      ],
       series: [
         { label: "Step", value: (chart, value) => (value == null ? "–" : String(value)) },
         { label: "Loss", stroke: colour("--curve-raw"), width: 1.5, points: { show: this.points.size < 20 }, value: digits },
         { label: "Running mean", stroke: colour("--curve"), width: 2.5, points: { show: false }, value: digits },
+        ...(this.hasRewards() ? rewards : []),
       ],
     };
   }

@@ -70,6 +70,7 @@ class SampleHub:
     running: Job
     succeeded: Job
     failed: Job
+    preferring: Job
     paused: Job
     evaluation: Job
     adapter: AdapterVersion
@@ -126,6 +127,10 @@ def make_sample_hub() -> SampleHub:
     evaluation = make_evaluation(team, model, held_out, version)
     failed = make_trained(team, model, tickets, "refund-letters", hours_ago=3, state="failed", failure=True)
     ended_attempt(failed, worker, state="failed", failure_class="out_of_memory", failure_message="Out of memory.")
+    preferring = make_trained(team, model, tickets, "kind-answers", hours_ago=4)
+    preferring.spec["objective"] = {"type": "dpo"}
+    preferring.save(update_fields=["spec"])
+    record_steps(ended_attempt(preferring, worker), 50, is_dpo=True)
     paused = make_paused(team, model, tickets, worker)
     running = make_running(team, model, tickets, worker)
     factories.make_job(
@@ -136,7 +141,7 @@ def make_sample_hub() -> SampleHub:
         waiting_reason="Next in line: it needs a device with 9.6 GB, and all 2 that would do (NVIDIA L4) are busy. "
         "It is expected to start about 14:35 UTC.",
     )
-    return SampleHub(user, team, running, succeeded, failed, paused, evaluation, version)
+    return SampleHub(user, team, running, succeeded, failed, preferring, paused, evaluation, version)
 
 
 def make_from_hub(team: Team, user: User, model: BaseModel) -> None:
@@ -341,8 +346,8 @@ def record_readings(device: Device, *, busy: float) -> None:
     )
 
 
-def record_steps(attempt: Attempt, steps: int, *, first: int = 1) -> None:
-    """A loss that falls as losses do, the same on every run."""
+def record_steps(attempt: Attempt, steps: int, *, first: int = 1, is_dpo: bool = False) -> None:
+    """A loss that falls as losses do, the same on every run; of DPO rewards that rise."""
     dice = random.Random(7)
     MetricPoint.objects.bulk_create(
         MetricPoint(
@@ -356,6 +361,8 @@ def record_steps(attempt: Attempt, steps: int, *, first: int = 1) -> None:
             supervised_tokens=96,
             seconds=2.07,
             peak_memory_bytes=6_442_450_944,
+            reward_margin=3.2 * (1 - math.exp(-step / 20)) + 0.3 * dice.random() if is_dpo else None,
+            reward_accuracy=min(8, 4 + step // 8) / 8 if is_dpo else None,
         )
         for step in range(first, first + steps)
     )

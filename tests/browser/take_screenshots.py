@@ -82,6 +82,7 @@ def paths_of(hub: SampleHub) -> dict[str, str]:
         "job-running": f"/jobs/{hub.running.pk}/",
         "job-succeeded": f"/jobs/{hub.succeeded.pk}/",
         "job-failed": f"/jobs/{hub.failed.pk}/",
+        "job-preferring": f"/jobs/{hub.preferring.pk}/",
         "job-paused": f"/jobs/{hub.paused.pk}/",
         "job-evaluation": f"/jobs/{hub.evaluation.pk}/",
         "new-job": "/jobs/new/",

@@ -19,8 +19,9 @@ def look(state: str, step: int, *, total: int | None = 10, loss: float | None = 
         "eta_seconds": 65.4,
         "waiting_reason": "Every device is taken.",
     }
+    point = {"step": step, "loss": loss, "reward_margin": None, "reward_accuracy": None} if loss else None
     events = [{"number": step, "level": "warn", "created_at": "2026-01-31T12:34:56Z", "message": message}]
-    return Progress(job, events if message else [], [{"step": step, "loss": loss}] if loss else [], loss)
+    return Progress(job, events if message else [], [point] if point else [], point)
 
 
 LOOKS = [
@@ -33,6 +34,13 @@ LOOKS = [
 def test_a_progress_line_says_what_is_known() -> None:
     assert output.progress_line(LOOKS[0]) == "Every device is taken."
     assert output.progress_line(LOOKS[1]) == "steps 3/10, loss 1.2346, 0:01:05 left"
+
+
+def test_a_progress_line_of_pairs_says_how_well_they_are_told_apart() -> None:
+    pairs = look("running", 3, loss=0.5)
+    assert pairs.newest
+    pairs.newest.update(reward_margin=0.25, reward_accuracy=0.875)
+    assert output.progress_line(pairs) == "steps 3/10, loss 0.5000, margin 0.250, accuracy 88%, 0:01:05 left"
 
 
 def test_lines_where_nobody_watches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

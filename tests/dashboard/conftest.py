@@ -64,7 +64,7 @@ def make_world() -> World:
     return World(team, alice, job, attempt, worker, version, clients)
 
 
-def make_point(attempt: Attempt, step: int, *, loss: float | None = None) -> MetricPoint:
+def make_point(attempt: Attempt, step: int, *, loss: float | None = None, **rewards: float) -> MetricPoint:
     return MetricPoint.objects.create(
         attempt=attempt,
         step=step,
@@ -76,6 +76,7 @@ def make_point(attempt: Attempt, step: int, *, loss: float | None = None) -> Met
         supervised_tokens=10,
         seconds=0.5,
         peak_memory_bytes=2**30,
+        **rewards,
     )
 
 

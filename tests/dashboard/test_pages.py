@@ -174,6 +174,17 @@ def test_the_curve_is_the_newest_attempts_and_has_no_word_for_nan(world: World) 
     assert [point["step"] for point in world["viewer"].get(url, {"after": "2"}).json()["points"]] == [3]
 
 
+def test_the_curve_and_the_numbers_of_pairs_have_rewards(world: World) -> None:
+    page = reverse("job", args=[world.job.pk])
+    assert "Reward margin" not in world["viewer"].get(page).content.decode()
+    make_point(world.attempt, 3, reward_margin=1.25, reward_accuracy=0.875)
+    *_, point = world["viewer"].get(reverse("job-metrics", args=[world.job.pk])).json()["points"]
+    assert (point["reward_margin"], point["reward_accuracy"]) == (1.25, 0.875)
+    shown = world["viewer"].get(page).content.decode()
+    assert "<dt>Reward margin</dt><dd>1.250</dd>" in shown
+    assert "<dt>Pairs told apart</dt><dd>87.5%</dd>" in shown
+
+
 def test_a_long_curve_is_thinned_and_keeps_its_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune_hub.dashboard.curve.MAX_POINTS", 4)
     for step in range(3, 12):

@@ -9,6 +9,7 @@ import yaml
 from django.http import HttpResponse
 from django.urls import reverse
 
+from finetune_hub.catalog.aliases import set_alias
 from finetune_hub.jobs.models import Job
 from finetune_hub.spec.training import TrainingSpec
 from tests.dashboard.conftest import World
@@ -39,6 +40,13 @@ def test_it_fills_in_the_form_and_submits_nothing(world: World) -> None:
     assert all(f"<code>{key}</code>" in page for key in ("lora_r", "datasets.0.type", "flash_attention"))
     assert f'action="{reverse("job-new")}"' in page
     assert Job.objects.count() == before
+
+
+def test_an_alias_chooses_its_base_model(world: World) -> None:
+    set_alias(world.team, world.alice, alias="acme/large", base_model="tiny")
+    response = paste(world, base_model="acme/large")
+    assert response.context["form"]["base_model"].value() == "tiny"
+    assert response.context["gaps"] == []
 
 
 def test_what_the_hub_does_not_have_is_said(world: World) -> None:

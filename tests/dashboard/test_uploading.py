@@ -11,9 +11,12 @@ from django.conf import LazySettings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils import timezone
 
 from finetune_hub.accounts.models import Membership, Role
 from finetune_hub.catalog.models import Dataset, DatasetVersion
+from finetune_hub.jobs.actions import import_dataset
+from finetune_hub.jobs.models import Job, JobKind, JobState
 from tests.dashboard.conftest import World
 from tests.factories import make_team
 
@@ -160,3 +163,26 @@ def test_who_submits_in_several_teams_chooses_one(world: World) -> None:
 def test_a_team_in_which_one_only_looks_is_no_choice(world: World) -> None:
     Membership.objects.create(team=make_team(), user=world.alice, role=Role.VIEWER)
     assert upload(world, GOOD).status_code == 302
+
+
+def test_unknown_columns_of_a_fetched_dataset_are_asked_for(world: World) -> None:
+    job = import_dataset(world.team, world.alice, name="foreign", source="hf:team/foreign", on_error="quarantine")
+    Job.objects.filter(pk=job.pk).update(
+        state=JobState.FAILED,
+        finished_at=timezone.now(),
+        failure_class="bad_data",
+        failure_message="Which?",
+        result={"unknown_columns": ["frage", "antwort"]},
+    )
+    asked = f"{reverse('dataset-upload')}?map={job.pk}"
+    assert asked in world["owner"].get(reverse("job", args=[job.pk])).content.decode()
+    assert 'name="part:frage"' not in world["outsider"].get(asked).content.decode()
+
+    form = world["owner"].get(asked).context["fetch_form"]
+    sent = {name: form[name].value() for name in ("name", "source", "quarantine")}
+    assert sent == {"name": "foreign", "source": "hf:team/foreign", "quarantine": True}
+    parts = {"part:frage": "user", "part:antwort": "assistant"}
+    assert [name for name, *_ in form.column_choices()] == list(parts)
+    assert world["owner"].post(reverse("dataset-import"), sent | parts).status_code == 302
+    again = Job.objects.filter(kind=JobKind.DATASET).latest("created_at")
+    assert again.spec == job.spec | {"mapping": {"frage": "user", "antwort": "assistant"}}

@@ -121,6 +121,21 @@ def test_a_dataset_comes_from_an_address_and_is_checked(hub: RunningHub, fake_hu
     assert re.fullmatch(rf"{re.escape(url)} \(SHA-256 [0-9a-f]{{64}}\)", version["source"])
 
 
+def test_unknown_columns_are_told_and_can_be_mapped(hub: RunningHub, fake_hub: FakeHub, tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "rows.csv").write_text("frage,antwort\n2 + 2?,4\n")
+    fake_hub.repositories["datasets/team/foreign"] = Repository(folder)
+    url = f"{fake_hub.url}/datasets/team/foreign/resolve/main/rows.csv"
+    with hub.client() as client:
+        job = ended(client, client.import_dataset("foreign", url)["id"])
+        assert job["result"] == {"unknown_columns": ["antwort", "frage"]}
+        assert "--map COLUMN=PART" in job["failure"]["remedy"]
+        mapping = {"frage": "user", "antwort": "assistant"}
+        job = ended(client, client.import_dataset("foreign", url, mapping=mapping)["id"])
+        assert (job["state"], job["result"]["row_count"]) == ("succeeded", 1), job
+
+
 def test_an_uploaded_gguf_file_becomes_a_base_model(hub: RunningHub, tmp_path: Path) -> None:
     from tests.engine.test_import_model import write_gguf
 

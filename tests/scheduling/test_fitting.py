@@ -30,7 +30,7 @@ def shown(planned: DevicePlan) -> str:
         ("7B", "lora", "RTX 4090"),
         ("7B", "lora", "RTX 3090"),
         ("13B", "qlora", "RTX 4090"),
-        ("33B", "qlora", "RTX 4090"),  # QLoRA, abstract of section 1: 33B on a 24 GB card.
+        ("33B", "qlora", "RTX 4090"),  # At rank 16; at 64 see below.
         ("65B", "qlora", "L40S"),  # QLoRA, abstract: 65B on a single 48 GB card.
         ("70B", "qlora", "A100 80GB"),
         ("70B", "qlora", "H100"),
@@ -42,11 +42,17 @@ def test_fits_what_the_field_knows_to_fit(model: str, method: str, device: str) 
     assert planned.alternatives == ()
 
 
-@pytest.mark.parametrize(("model", "gigabytes"), [("7B", 5), ("13B", 10), ("33B", 21), ("65B", 41)])
+@pytest.mark.parametrize(("model", "gigabytes"), [("7B", 6.9), ("13B", 11.3), ("33B", 24.7), ("65B", 45.0)])
 def test_needs_what_the_qlora_paper_says(model: str, gigabytes: float) -> None:
-    """Guanaco's memory by size, arXiv:2305.14314, table 6: 5, 10, 21 and 41 GB in 4 bits."""
-    planned = plan(model, "H200", spec("qlora"))
-    assert planned.memory.peak_bytes / 1e9 == pytest.approx(gigabytes, rel=0.15), shown(planned)
+    """arXiv:2305.14314, figure 8: rank 64 on all linear layers, one row of 512 tokens. Its adapters are in 16 bits."""
+    planned = plan(model, "H200", spec("qlora", rank=64))
+    assert planned.memory.peak_bytes / 1e9 == pytest.approx(gigabytes, rel=0.1), shown(planned)
+
+
+def test_33b_at_rank_64_does_not_quite_fit_24_gb() -> None:
+    """arXiv:2305.14314, under figure 8: it needs paged averages there."""
+    planned = plan("33B", "RTX 4090", spec("qlora", rank=64))
+    assert planned.verdict != "fits", shown(planned)
 
 
 def test_refuses_13b_lora_on_24_gb_and_offers_4_bits() -> None:

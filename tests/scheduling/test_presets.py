@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_hub.scheduling.devices import GIB, device_named, device_of
-from finetune_hub.scheduling.fitting import device_bytes_needed, plan_on
+from finetune_hub.scheduling.fitting import decimal_size, device_bytes_needed, plan_on, uneven_needs
 from finetune_hub.scheduling.presets import PRESETS, Preset, epochs_for, learning_rate_for, length_for, make_preset
 from finetune_hub.scheduling.workload import Rows
 from finetune_hub.spec.objectives import DpoObjective
@@ -130,6 +130,12 @@ def test_a_device_must_have_what_the_largest_need_among_those_that_hold_it_is() 
     assert both is not None
     assert plans["gpu"].memory.needed_bytes < on_gpu <= both <= gpu.memory_bytes
     assert both > small.memory_bytes, "the small one is not to be given this run"
-    roomy = device_bytes_needed([plans["gpu"], plan_on(ASKED, LLAMAS["7B"], large, ROWS)])
+    on_both = [plans["gpu"], plan_on(ASKED, LLAMAS["7B"], large, ROWS)]
+    roomy = device_bytes_needed(on_both)
     assert roomy is not None
     assert roomy > on_gpu
+    said = uneven_needs(on_both)
+    assert said is not None
+    assert decimal_size(on_gpu) in said
+    assert f"waits for a device with {decimal_size(roomy)}, the larger" in said
+    assert uneven_needs([plans["gpu"], plans["small"]]) is None, "only the GPU holds it"

@@ -22,6 +22,7 @@ from finetune_hub.dashboard.forms import DatasetImportForm, DatasetUploadForm
 from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.views.uploads import find_own_upload
 from finetune_hub.jobs.actions import import_dataset
+from finetune_hub.jobs.models import Job, JobKind
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingOptions
 
@@ -76,7 +77,7 @@ def comparable_with(shown: DatasetVersion) -> list[DatasetVersion]:
 def upload_dataset(request: MemberRequest) -> HttpResponse:
     teams = submitting_teams(request.user)
     if request.method != "POST":
-        return render_upload(request, teams)
+        return render_upload(request, teams, **mapping_asked(request, teams))
     form = DatasetUploadForm(request.POST, request.FILES, teams=teams)
     defects = []
     if form.is_valid():
@@ -118,6 +119,7 @@ def fetch_dataset(request: MemberRequest) -> HttpResponse:
                 request.user,
                 name=given["name"],
                 source=given["source"],
+                mapping=form.mapping or None,
                 on_error="quarantine" if given["quarantine"] else "refuse",
             )
         except Refusal as refusal:
@@ -125,6 +127,23 @@ def fetch_dataset(request: MemberRequest) -> HttpResponse:
         else:
             return redirect("job", job.pk)
     return render_upload(request, teams, fetch_form=form, status=422)
+
+
+def mapping_asked(request: MemberRequest, teams: list[Team]) -> dict[str, Any]:
+    """With `?map=JOB`: the form to fetch its dataset again, which asks what the columns are that nobody knew."""
+    fetches = Job.objects.visible_to(request.user).filter(team__in=teams, kind=JobKind.DATASET)
+    job = fetches.filter(pk=request.GET.get("map", ""), result__has_key="unknown_columns").first()
+    if job is None or job.result is None:
+        return {}
+    initial = {
+        "team": job.team.slug,
+        "name": job.spec["name"],
+        "source": job.spec["source"],
+        "quarantine": job.spec["on_error"] == "quarantine",
+    }
+    form = DatasetImportForm(teams=teams, initial=initial, auto_id="fetch_%s")
+    form.columns = job.result["unknown_columns"]
+    return {"fetch_form": form}
 
 
 def render_upload(request: MemberRequest, teams: list[Team], *, status: int = 200, **context: Any) -> HttpResponse:

@@ -255,8 +255,9 @@ def training_form(
     versions = list(
         DatasetVersion.objects.alive().filter(dataset__team__in=teams).select_related("dataset").order_by("-pk")
     )
+    ready = BaseModel.objects.filter(team__in=teams).ready()
     base_models = sorted(
-        BaseModel.objects.filter(team__in=teams).ready(), key=lambda model: (model.lacks_chat_template, model.name)
+        ready, key=lambda model: (model.lacks_chat_template, model.name)
     )  # What can train conversations stands first, and so is chosen at the start.
     initial: dict[str, Any] = {"form_token": uuid4().hex}
     if versions:
@@ -271,6 +272,9 @@ def training_form(
     if filled_from:
         initial |= initial_from(filled_from.model_dump(mode="json"))
         initial["dataset"] = picked_from(filled_from.datasets, versions)
+    named = ready.called(initial["base_model"]) if "base_model" in initial else None
+    if named:  # By an alias, it may be; the form offers names.
+        initial["base_model"] = named.name
     data = request.POST if request.method == "POST" and not filled_from else None
     unfinished = Job.objects.filter(team__in=teams).exclude(state__in=ENDED_JOB_STATES).for_list()
     return TrainingForm(

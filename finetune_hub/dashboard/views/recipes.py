@@ -33,7 +33,7 @@ def import_recipe(request: MemberRequest) -> HttpResponse:
 def gaps_between(spec: TrainingSpec, form: TrainingForm) -> list[str]:
     """What the recipe names and the form cannot show, in sentences."""
     gaps = []
-    if spec.base_model not in form.model_types:
+    if form.initial["base_model"] not in form.model_types:
         gaps.append(f"There is no base model `{spec.base_model}` here yet: import it, or choose another below.")
     here = {picked.dataset.rpartition("@")[0] for picked in form.initial["dataset"]}
     for choice in spec.datasets:

@@ -1,0 +1,30 @@
+"""The line of a training run on this machine."""
+
+from __future__ import annotations
+
+from finetune_hub.cli.training_progress import Progress
+from finetune_hub.spec.events import Plan, Step
+
+
+def step_event(**rewards: float) -> Step:
+    return Step(
+        step=3,
+        epoch=0.3,
+        loss=0.5,
+        learning_rate=2e-5,
+        grad_norm=1.0,
+        tokens=100,
+        supervised_tokens=10,
+        seconds=0.5,
+        peak_memory_bytes=2**30,
+        **rewards,
+    )
+
+
+def test_a_line_tells_rewards_of_pairs_alone() -> None:
+    progress = Progress("finetune-hub train r.yaml --output o --resume")
+    progress.plan = Plan.model_construct(total_steps=10)
+    progress.add(step_event())
+    assert progress.line() == "step 3/10  loss 0.5000  200 tokens/s  1.0 GiB  0:00:04 left"
+    progress.add(step_event(reward_margin=0.25, reward_accuracy=0.875))
+    assert "loss 0.5000  margin 0.250  accuracy 88%  200 tokens/s" in progress.line()
