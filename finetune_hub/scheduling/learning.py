@@ -61,7 +61,7 @@ class Correction:
 def learn_memory(runs: Sequence[FinishedRun], device: PlannedDevice, method: str, estimated_bytes: float) -> Correction:
     """The correction of a peak that the formulas put at `estimated_bytes`."""
     k, expected = _MEMORY_PRIOR
-    like = [run for run in runs if 1 / _LIKE_SIZE <= run.estimated_bytes / estimated_bytes <= _LIKE_SIZE]
+    like = [run for run in runs if _is_near(run.estimated_bytes / estimated_bytes) and _is_near(run.memory_ratio)]
     near, scope = _nearest(like, device, method)
     return _correction([run.memory_ratio for run in near], k, expected[device.kind], scope)
 
@@ -71,6 +71,10 @@ def learn_speed(runs: Sequence[FinishedRun], device: PlannedDevice, method: str)
     k, expected = _SPEED_PRIOR
     near, scope = _nearest([run for run in runs if run.time_ratio is not None], device, method)
     return _correction([run.time_ratio for run in near if run.time_ratio], k, expected[device.kind], scope)
+
+
+def _is_near(ratio: float) -> bool:
+    return 1 / _LIKE_SIZE <= ratio <= _LIKE_SIZE
 
 
 def _nearest(runs: Sequence[FinishedRun], device: PlannedDevice, method: str) -> tuple[Sequence[FinishedRun], str]:

@@ -24,11 +24,19 @@ form?.addEventListener("change", (event) => {
   if (["preset", "dataset", "weight", "base_model", "team"].includes(field.name)) {
     if (chosen() !== "own") event.stopPropagation();
     fill();
-  } else if (how().contains(field)) {
-    form.querySelector("[name=preset][value=own]").checked = true;
-    field.closest(".field")?.querySelector("[data-reason]")?.remove();
   }
 }, true);
+
+// From the first key on, so that no answer under way takes back what somebody types.
+form?.addEventListener("input", (event) => {
+  if (event.target.name === "preset" || !how().contains(event.target)) return;
+  form.querySelector("[name=preset][value=own]").checked = true;
+  event.target.closest(".field")?.querySelector("[data-reason]")?.remove();
+});
+
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.detail.target.id === "how" && chosen() === "own") event.detail.shouldSwap = false;
+});
 
 form?.addEventListener("click", (event) => {
   const add = event.target.closest("[data-add-line]");

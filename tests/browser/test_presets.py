@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from finetune_hub.accounts.models import Role
 from finetune_hub.catalog.models import BaseModel
@@ -41,6 +41,25 @@ def test_the_form_opens_filled_in_and_keeps_off_what_was_typed(open_page: OpenPa
     expect(rate).to_have_value("0.001")
     expect(page.get_by_role("radio", name="Quick")).to_be_checked()
     page.errors.clear()  # A request that is replaced on its way is an error to the console.
+
+
+def test_an_answer_that_comes_late_keeps_off_what_was_typed(open_page: OpenPage) -> None:
+    hub = make_sample_hub()
+    page = open_page()
+    sign_in(page, hub.user)
+    held: list[Route] = []
+    page.route(
+        "**/jobs/new/", lambda route: held.append(route) if route.request.method == "POST" else route.continue_()
+    )
+    with page.expect_request(lambda request: request.method == "POST"):
+        page.goto("/jobs/new/")
+    rank = page.get_by_role("spinbutton", name="Rank")
+    rank.fill("7")
+    with page.expect_response(lambda response: response.request.method == "POST"):
+        held[0].continue_()
+    page.wait_for_function("!document.querySelector('.htmx-request')")
+    expect(page.get_by_role("radio", name="My own values")).to_be_checked()
+    expect(rank).to_have_value("7")
 
 
 def test_several_datasets_are_weighed_and_submitted(open_page: OpenPage) -> None:

@@ -39,6 +39,10 @@ def test_one_wild_run_changes_little() -> None:
     )
 
 
+def test_a_run_that_cannot_be_what_was_estimated_teaches_nothing_about_memory() -> None:
+    assert learn_memory([finished(0.01)] * 3, HERE, "lora", SIZE).runs == 0
+
+
 def test_the_nearest_runs_count() -> None:
     runs = [finished(2.0, device=ELSEWHERE.name), finished(1.5, method="qlora"), finished(1.2)]
     assert learn_memory(runs, HERE, "lora", SIZE).scope == "of lora on this device"
