@@ -10,7 +10,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Count, Exists, F, OuterRef, Prefetch, Q
+from django.db.models import Case, Count, Exists, F, OuterRef, Prefetch, Q, Subquery, When
 from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Now
 
@@ -79,6 +79,12 @@ def waiting_jobs() -> list[Job]:
         f"runtime_{name}": KeyTransform(name, "spec__runtime") for name in ("gpus", "device", "labels")
     }
     wishes["revision"] = F("base_model__revision")
+    last = (
+        Attempt.objects.filter(job=OuterRef("pk"))
+        .order_by("-number")
+        .values(lost_on=Case(When(state=AttemptState.LOST, then="worker")))
+    )
+    wishes["avoided_worker"] = Subquery(last[:1])
     rows = Job.objects.in_queue_order().exclude(Exists(active)).annotate(**wishes).defer("spec", "result")
     return list(rows[:LOOKED_AT_JOBS])
 
@@ -119,6 +125,7 @@ def as_waiting(
         excluded_devices=excluded if here - excluded else frozenset(),
         barred_devices=barred if is_import else frozenset(),
         preferred_workers=holders.get(job.revision, frozenset()),
+        avoided_worker=job.avoided_worker,
     )
 
 

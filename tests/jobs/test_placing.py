@@ -20,6 +20,7 @@ from finetune_hub.jobs.actions import submit_training
 from finetune_hub.jobs.expectations import STARTUP_SECONDS, expected_seconds, seconds_left
 from finetune_hub.jobs.lifecycle import end_attempt
 from finetune_hub.jobs.models import Attempt, AttemptState, DeviceUse, Job, JobKind
+from finetune_hub.jobs.reconciler import reconcile_pass
 from finetune_hub.jobs.scheduler import month_after, schedule_pass
 from finetune_hub.jobs.team_use import uses_of_teams
 from finetune_hub.jobs.worker_port import beat
@@ -59,6 +60,16 @@ def test_the_worker_that_has_the_base_model_is_preferred(team: Team) -> None:
     BaseModel.objects.filter(pk=other.base_model_id).update(revision="0" * 64)
     assert schedule_pass() == 2
     assert job.attempts.get().worker == holder
+
+
+def test_the_worker_that_was_lost_is_the_last_choice(team: Team) -> None:
+    lost, other = make_worker(), make_worker()
+    job = make_job(team)
+    beat(lost, cached_revisions=[job.over.revision])
+    schedule_pass()
+    Attempt.objects.update(lease_expires_at=Now() - timedelta(seconds=1))
+    reconcile_pass()
+    assert [attempt.worker for attempt in job.attempts.order_by("number")] == [lost, other]
 
 
 def make_import(team: Team, kind: JobKind) -> Job:

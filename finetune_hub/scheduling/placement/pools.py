@@ -129,7 +129,10 @@ class Pools:
                 free = {worker: _without(devices, job.closed_devices) for worker, devices in pool.idle.items()}
             workers = [worker for worker, devices in free.items() if len(devices) >= job.devices]
             if workers:
-                worker = min(workers, key=lambda w: (w not in job.preferred_workers, len(free[w]), w))
+                worker = min(
+                    workers,
+                    key=lambda w: (w == job.avoided_worker, w not in job.preferred_workers, len(free[w]), w),
+                )
                 return pool, worker, free[worker][: job.devices]
         if not job.closed_devices:
             self._exhausted.add((suitable, job.devices))

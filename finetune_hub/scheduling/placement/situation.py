@@ -37,6 +37,8 @@ class WaitingJob:
     """Of workers that may not take it."""
     preferred_workers: frozenset[int] = frozenset()
     """Those that hold its base model already."""
+    avoided_worker: int | None = None
+    """It was lost with the job's last attempt, and may not be back in truth: the last choice among its like."""
 
     @property
     def closed_devices(self) -> frozenset[int]:

@@ -50,6 +50,9 @@ def test_labels_exclusions_and_the_worker_that_holds_the_base_model() -> None:
     assert given(plan(situation([job(labels=frozenset({"fast"}))], devices))) == {"a": (2,)}
     assert given(plan(situation([job(excluded_devices=frozenset({1, 2}))], devices))) == {"a": (3,)}
     assert given(plan(situation([job(preferred_workers=frozenset({3}))], devices))) == {"a": (3,)}
+    lost = job(preferred_workers=frozenset({1}), avoided_worker=1)
+    assert given(plan(situation([lost], [devices[0], devices[2]]))) == {"a": (3,)}
+    assert given(plan(situation([lost], devices[:1]))) == {"a": (1,)}
 
 
 # ---- turns
