@@ -6,8 +6,9 @@ Starts a hub of its own (embedded, one worker of one CPU device) and stops it at
     claimed     from the moment the job was sent to the moment the worker had it, by the database's clock
     first step  from the start of the command, or from the sending, to the end of the first optimizer step
     whole       to the end of the command, or to the job's success: checked, published and recorded
-The hub's part is the difference. What a job does and the command does not: its adapter is loaded back, compared, hashed
-and put into the artifact store.
+The hub's part is the difference. Both load the adapter back and compare it before they call it done. A job is also
+checked, placed, hashed, put into the artifact store and recorded; and its verification's libraries are loaded beside
+the training, while the command's are loaded after it.
 """
 
 from __future__ import annotations
