@@ -28,13 +28,14 @@ def choose(page: Page, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light")])
-def test_from_unknown_columns_to_what_a_model_sees(
+def test_from_unknown_columns_to_the_plan(
     open_page: OpenPage, tmp_path: Path, width: int, scheme: str
 ) -> None:
     alice = factories.make_user("alice")
     team = factories.make_team(alice, role=Role.ADMIN)
     make_tokenizer(tmp_path / "model")
     factories.make_base_model(team, folder=tmp_path / "model")
+    factories.make_worker()
     page = open_page(width=width, scheme=scheme)
     sign_in(page, alice)
     page.goto("/datasets/upload/")
@@ -69,6 +70,9 @@ def test_from_unknown_columns_to_what_a_model_sees(
     expect(page.get_by_text("cut away").first).to_be_visible()
     expect(page.locator(".token.learned").first).to_be_visible()
     look(page, "dataset-preview", width, scheme)
+
+    page.get_by_role("link", name="Train on it").click()
+    expect(page.get_by_role("status")).to_contain_text("It fits")
     page.errors[:] = [error for error in page.errors if NOTED_BY_THE_CONSOLE not in error]
 
 
