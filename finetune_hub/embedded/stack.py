@@ -34,7 +34,6 @@ PORTS_TRIED = 100
 # -P: the folder one happens to stand in is no place to import from.
 PYTHON = (sys.executable, "-P", "-m")
 CELERY = (*PYTHON, "celery", "-A", "finetune_hub.celery:app")
-# What the fleet takes for a worker's name, which is its queue's name too.
 CELERY_WORKER = ("--loglevel", "info", "--without-gossip", "--without-mingle")
 
 

@@ -160,7 +160,8 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     model.train()
     checkpointed_step = state.step
     stopped_by: Literal["early_stopping", "max_duration"] | None = None
-    if best.worse_evaluations >= (evaluation.early_stopping_patience or math.inf):
+    patience = evaluation.early_stopping_patience or math.inf
+    if best.worse_evaluations >= patience:
         stopped_by = "early_stopping"  # The checkpoint is the run's last: what is left is to publish.
     first_step = state.step + 1
     take_learned_on()  # Passes of an earlier run in this process are no part of what is told of this one.
@@ -257,7 +258,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
                     "worse_evaluations": best.worse_evaluations,
                 }
             )
-        if best.worse_evaluations >= (evaluation.early_stopping_patience or math.inf):
+        if best.worse_evaluations >= patience:
             stopped_by = "early_stopping"
         # After the last step too: whoever is stopped while the adapter is verified goes on with that.
         if step % options.checkpoint_every_steps == 0 or step == total_steps or stopped_by is not None:

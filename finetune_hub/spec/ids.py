@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 
 ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # No 0/o, 1/l/i: ids are read aloud and typed.
-WORKER_NAME = r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?"
 RANDOM_LENGTH = 20  # 31^20 > 2^96
+# What the fleet takes for a worker's name, which is its queue's name too.
+WORKER_NAME = r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?"
 
 
 def new_id(prefix: str) -> str:

@@ -28,9 +28,7 @@ def choose(page: Page, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light")])
-def test_from_unknown_columns_to_the_plan(
-    open_page: OpenPage, tmp_path: Path, width: int, scheme: str
-) -> None:
+def test_from_unknown_columns_to_the_plan(open_page: OpenPage, tmp_path: Path, width: int, scheme: str) -> None:
     alice = factories.make_user("alice")
     team = factories.make_team(alice, role=Role.ADMIN)
     make_tokenizer(tmp_path / "model")

@@ -256,9 +256,8 @@ def training_form(
         DatasetVersion.objects.alive().filter(dataset__team__in=teams).select_related("dataset").order_by("-pk")
     )
     ready = BaseModel.objects.filter(team__in=teams).ready()
-    base_models = sorted(
-        ready, key=lambda model: (model.lacks_chat_template, model.name)
-    )  # What can train conversations stands first, and so is chosen at the start.
+    # What can train conversations stands first, and so is chosen at the start.
+    base_models = sorted(ready, key=lambda model: (model.lacks_chat_template, model.name))
     initial: dict[str, Any] = {"form_token": uuid4().hex}
     if versions:
         initial["dataset"] = [Picked(dataset_value(versions[0]))]

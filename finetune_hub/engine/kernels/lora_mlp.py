@@ -83,7 +83,7 @@ class LoraMlp(torch.autograd.Function):
         u = x @ a.t()  # (T, R of gate + R of up)
         g = _with_lora(F.linear(x, dense(gate.weight, x.dtype), gate.bias), u[:, :rank], gate)
         p = _with_lora(F.linear(x, dense(up.weight, x.dtype), up.bias), u[:, rank:], up)
-        _, h = _activate(g, p, activation)
+        h = _activate(g, p, activation)[1]  # φ(g) is not kept.
         u_down = h @ down.lora_a.to(x.dtype).t()
         ctx.gate, ctx.up, ctx.down, ctx.activation = gate, up, down, activation
         ctx.save_for_backward(x, g, p, u, u_down)
