@@ -7,9 +7,11 @@ formula, a hook, an adapter that is not plain LoRA), that kind keeps its own cod
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -17,11 +19,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finetune_hub.engine.adapters.lora_layers import LoraLinear
+from finetune_hub.engine.kernels import fused
+from finetune_hub.engine.kernels.frozen_linear import frozen_linear
 from finetune_hub.engine.kernels.frozen_weight import dtype_of, shape_of
 from finetune_hub.engine.kernels.lora_mlp import ACTIVATIONS, Activation, LoraWeights, lora_mlp
+from finetune_hub.engine.kernels.products import product_dtype
 from finetune_hub.engine.kernels.rms_norm import frozen_rms_norm
+from finetune_hub.engine.kernels.rotary import apply_rotary_pos_emb
+from finetune_hub.engine.model import output_head
 
 Forward = Callable[[Tensor], Tensor]
+_ROTARY = apply_rotary_pos_emb.__name__
 _PROOF_TOKENS = 6
 _ROUNDINGS = 16  # Of the dtype, relative to the whole tensor's norm.
 
@@ -36,8 +44,9 @@ def install(model: PreTrainedModel) -> dict[str, int]:
     """
     installed: dict[str, int] = {}
     proven: dict[Any, bool] = {}
+    head = output_head(model)
     for module in model.modules():
-        fast = _rms_norm(module) or _gated_mlp(module)
+        fast = _rms_norm(module) or _gated_mlp(module) or (None if module is head else _plain_linear(module))
         if fast is None:
             continue
         kind = (type(module), *(parameter.shape for parameter in module.parameters()))
@@ -46,7 +55,44 @@ def install(model: PreTrainedModel) -> dict[str, int]:
         if proven[kind]:
             module.forward = fast
             installed[type(module).__name__] = installed.get(type(module).__name__, 0) + 1
+    if fused.why_not(model.device) is None:  # Else it gains nothing.
+        install_rotary(model)
     return installed
+
+
+def install_rotary(model: PreTrainedModel) -> bool:
+    """Give the model's attention the kernel for rotary positions; says whether its own code passed the proof.
+
+    Attention finds that function by its name in its family's file, so all models of the family in this process get it.
+    """
+    files = {sys.modules[type(module).__module__] for module in model.modules()}
+    proven = [file for file in files if _rotates_alike(getattr(file, _ROTARY, None), model)]
+    for file in proven:
+        setattr(file, _ROTARY, apply_rotary_pos_emb)
+    return bool(proven)
+
+
+def _rotates_alike(plain: Callable[..., tuple[Tensor, Tensor]] | None, model: PreTrainedModel) -> bool:
+    """Whether the kernel gives this function's own outputs and gradients on random numbers."""
+    if plain is None or signature(plain).parameters.keys() != signature(apply_rotary_pos_emb).parameters.keys():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    q, k, cos, sin = (
+        torch.randn(shape, generator=generator).to(model.device, model.dtype)
+        for shape in ((1, 4, _PROOF_TOKENS, 8), (1, 2, _PROOF_TOKENS, 8), (1, _PROOF_TOKENS, 8), (1, _PROOF_TOKENS, 8))
+    )
+    results = []
+    for rotary in (apply_rotary_pos_emb, plain):
+        inputs = q.clone().requires_grad_(), k.clone().requires_grad_()
+        with torch.enable_grad():
+            rotated = rotary(*inputs, cos, sin)
+            squares = [heads.square().sum() for heads in rotated]
+        results.append([*rotated, *torch.autograd.grad(squares, inputs)])
+    try:
+        plain(q, k, cos[..., :4], sin[..., :4])
+    except RuntimeError:
+        return _all_close(*results)
+    return False  # It rotates a part of each head, if cos is that narrow.
 
 
 def _rms_norm(module: nn.Module) -> Forward | None:
@@ -59,6 +105,17 @@ def _rms_norm(module: nn.Module) -> Forward | None:
         return None
     # The weight of that moment: a sharded base model's is gathered for each pass.
     return lambda x: frozen_rms_norm(x, cast(Tensor, module.weight), epsilon)
+
+
+def _plain_linear(module: nn.Module) -> Forward | None:
+    """A frozen linear layer without an adapter, where its products take other numbers than it is kept in."""
+    if (
+        type(module) is not nn.Linear
+        or module.weight.requires_grad
+        or product_dtype(module.weight) == module.weight.dtype
+    ):
+        return None
+    return lambda x: frozen_linear(x, module.weight, module.bias)
 
 
 def _gated_mlp(module: nn.Module) -> Forward | None:
@@ -104,7 +161,12 @@ def _agrees(module: nn.Module, fast: Forward) -> bool:
     with torch.enable_grad(), _random_matrices(module, generator):
         expected = _output_and_gradients(module, module.forward, x)
         actual = _output_and_gradients(module, fast, x)
-    tolerance = _ROUNDINGS * torch.finfo(x.dtype).eps
+    return _all_close(actual, expected)
+
+
+def _all_close(actual: list[Tensor], expected: list[Tensor]) -> bool:
+    """Within a few roundings of the first tensor's dtype, each relative to its norm."""
+    tolerance = _ROUNDINGS * torch.finfo(expected[0].dtype).eps
     return len(expected) == len(actual) and all(
         a.shape == e.shape and bool((a.float() - e.float()).norm() <= tolerance * e.float().norm())
         for a, e in zip(actual, expected, strict=True)

@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from finetune_hub.engine.allocator import release_freed_memory
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.events import EventLog
-from finetune_hub.engine.kernels import document_attention
+from finetune_hub.engine.kernels import document_attention, products
 from finetune_hub.engine.kernels.document_attention import DOCUMENT_ATTENTION, UnsupportedAttention, documents
 from finetune_hub.engine.kernels.frozen_linear import replace_quantized_layers
+from finetune_hub.engine.kernels.frozen_weight import is_quantised
 from finetune_hub.engine.quantization import Quantization
 
 DtypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
@@ -93,13 +95,30 @@ def load_base_model(
     assert isinstance(model, PreTrainedModel)
     nn.Module.to(model, device)
     replace_quantized_layers(model)
+    if device == "cpu":
+        release_freed_memory()
+        if quantization is not None:
+            _leave_the_file(model)
     return nn.Module.eval(model)
 
 
+def _leave_the_file(model: PreTrainedModel) -> None:
+    """Copy what is not packed: one tensor that still lies in the mapped file holds every page read for packing."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if not is_quantised(tensor):
+            tensor.data = tensor.data.clone()
+
+
 def choose_dtype(choice: DtypeChoice, folder: Path, device: str, log: EventLog) -> torch.dtype:
-    """The dtype to compute in; `auto` times this model's matrix products on the device and takes the faster."""
+    """The dtype to compute in; `auto` times this model's matrix products on the device and takes the faster.
+
+    On a CPU whose products of bfloat16 are float32's (`kernels.products`) there is nothing to time: float32.
+    """
     if choice != "auto":
         return DTYPES[choice]
+    if device == "cpu" and torch.bfloat16 in products.slow_dtypes():
+        log.info("Computing in float32: this processor multiplies bfloat16 matrices more slowly.")
+        return torch.float32
     shapes = _linear_shapes(read_config(folder))
     seconds = dict.fromkeys(_MEASURED_DTYPES, math.inf)
     for _ in range(_MEASURED_ROUNDS):  # In turn, and the best of each: another process's load must not decide.

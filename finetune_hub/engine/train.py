@@ -36,7 +36,7 @@ from finetune_hub.engine.held_out import BestWeights
 from finetune_hub.engine.kernels import fused
 from finetune_hub.engine.kernels.document_attention import take_learned_on
 from finetune_hub.engine.loss_scale import LossScale
-from finetune_hub.engine.memory import bound_kernel_caches, keep_freed_memory, peak_memory_bytes
+from finetune_hub.engine.memory import bound_kernel_caches, peak_memory_bytes
 from finetune_hub.engine.model import (
     DTYPES,
     choose_dtype,
@@ -70,7 +70,6 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     options, evaluation, runtime = run.spec.training, run.spec.evaluation, run.spec.runtime
     ends_at = _end_of(run)
     wants_stop = _catch_stop_signals()
-    keep_freed_memory()
     bound_kernel_caches()
     ranks = Ranks.join(run.device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from torch import nn
 
 from finetune_hub.engine import fast_modules
 from finetune_hub.engine.adapters.lora import LoraAdapter
+from finetune_hub.engine.kernels.rotary import apply_rotary_pos_emb
 from finetune_hub.engine.model import load_base_model
 from finetune_hub.engine.quantization import quantization_of
 from finetune_hub.spec.methods import LoraMethod, QloraMethod
+from tests.engine.model_types import write_base
 from tests.tiny_models import make_tiny_model
 
 METHODS = [
@@ -69,3 +72,29 @@ def test_other_families_train_too(tmp_path: Path) -> None:
     model = load_base_model(make_tiny_model(tmp_path, architecture="gpt_neox"), dtype=torch.float32, device="cpu")
     LoraAdapter.attach(model, LoraMethod(rank=4))
     assert fast_modules.install(model) == {}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "is_alike"),
+    [
+        ("llama", True),
+        ("qwen3", True),
+        ("gemma2", True),
+        ("phi3", False),  # Rotates a part of each head.
+        ("cohere", False),  # Rotates pairs in place of halves.
+        ("gpt2", False),  # Learned positions.
+    ],
+)
+def test_rotary_positions_are_the_kernels_where_it_computes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str, is_alike: bool
+) -> None:
+    model = load_base_model(write_base(model_type, tmp_path), dtype=torch.float32, device="cpu")
+    file = sys.modules[type(model).__module__]
+    plain = getattr(file, "apply_rotary_pos_emb", None)
+    if plain is not None:
+        monkeypatch.setattr(file, "apply_rotary_pos_emb", plain)  # Put back after the test.
+    ids = torch.arange(9)[None]
+    expected = model(input_ids=ids).logits
+    assert fast_modules.install_rotary(model) is is_alike
+    assert (getattr(file, "apply_rotary_pos_emb", None) is apply_rotary_pos_emb) is is_alike
+    torch.testing.assert_close(model(input_ids=ids).logits, expected)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from finetune_hub.engine.kernels import fused, linear_cross_entropy, lora_mlp, rms_norm
+from finetune_hub.engine.kernels import fused, linear_cross_entropy, lora_mlp, rms_norm, rotary
 
 
 @pytest.fixture
@@ -37,13 +37,18 @@ def calls(tokens: int, dtype: torch.dtype, device: str = "cpu") -> Calls:
 
     a, b, c, d = (randn(tokens, 16, seed=seed) for seed in range(4))
     weight, logits = randn(16, seed=5), randn(tokens, 40, seed=6)
+    exact = logits if dtype == torch.float32 else torch.empty_like(logits, dtype=torch.float32)
     targets, inverse_rms = torch.arange(tokens, device=device) % 40, randn(tokens, 1, seed=7).float().abs() + 0.5
+    heads = randn(1, tokens, 3, 8, seed=8).transpose(1, 2)
+    angles = randn(1, 1, tokens, 8, seed=9), randn(1, 1, tokens, 8, seed=10)
     activations = lora_mlp.ACTIVATIONS
     return {
         "norm": (rms_norm._normed, (a, weight, 1e-5)),
         "norm backward": (rms_norm._grad_x, (a, b, weight, inverse_rms)),
-        "loss": (linear_cross_entropy._chunk_losses, (logits, targets, 0.0)),
-        "smoothed loss": (linear_cross_entropy._chunk_losses, (logits, targets, 0.1)),
+        "rotary": (rotary._rotated, (heads, *angles)),
+        "rotary backward": (rotary._rotated_back, (heads, *angles)),
+        "loss": (linear_cross_entropy._chunk_losses, (logits, exact, None, targets, 0.0)),
+        "smoothed loss": (linear_cross_entropy._chunk_losses, (logits, exact, weight[:1].expand(40), targets, 0.1)),
         **{name: (lora_mlp._activate, (a, b, known)) for name, known in activations.items()},
         **{
             f"{name} backward": (lora_mlp._activate_backward, (a, b, c, d, known))
@@ -59,9 +64,13 @@ def check_that_it_computes_what_it_says(name: str, dtype: torch.dtype, device: s
     for tokens in (7, 12, 33):
         function, arguments = calls(tokens, dtype, device)[name]
         actual = function(*arguments)
-        expected = function.__wrapped__(*calls(tokens, dtype, device)[name][1])  # Afresh: some arguments are used up.
+        others = calls(tokens, dtype, device)[name][1]  # Afresh: some arguments are written over.
+        expected = function.__wrapped__(*others)
         tolerance = 1e-5 if dtype == torch.float32 else 2e-2
         torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+        for written, other in zip(arguments, others, strict=True):
+            if isinstance(written, Tensor):
+                torch.testing.assert_close(written, other, rtol=tolerance, atol=tolerance)
     counted = torch._dynamo.utils.counters
     assert not counted["graph_break"]
     assert counted["stats"]["unique_graphs"] == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers.models.llama import modeling_llama
 
 from finetune_hub.engine.kernels import linear_cross_entropy as cross_entropy_module
 from finetune_hub.engine.kernels import padded_documents
@@ -14,6 +15,7 @@ from finetune_hub.engine.kernels.linear_cross_entropy import linear_cross_entrop
 from finetune_hub.engine.kernels.lora_linear import lora_linear
 from finetune_hub.engine.kernels.lora_mlp import ACTIVATIONS, LoraWeights, lora_mlp
 from finetune_hub.engine.kernels.rms_norm import frozen_rms_norm
+from finetune_hub.engine.kernels.rotary import apply_rotary_pos_emb
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -43,9 +45,25 @@ def test_lora_linear_makes_no_gradient_below_the_first_adapter() -> None:
     assert a.grad is not None
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_what_an_adapter_adds_is_not_rounded_away(dtype: torch.dtype, has_bias: bool) -> None:
+    """It is far smaller here than a rounding of the output: added after that rounding, most of it would go."""
+    x, weight = randn(512, 64).to(dtype), (randn(96, 64, seed=1) / 8).to(dtype)
+    bias = randn(96, seed=2).to(dtype) if has_bias else None
+    a, b = (randn(8, 64, seed=3) / 8).to(dtype), (randn(96, 8, seed=4) * torch.finfo(dtype).eps / 64).to(dtype)
+    added = 2 * x.double() @ a.double().t() @ b.double().t()
+    base = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+
+    found = lora_linear(x, None, weight, bias, a.float(), b.float(), 2.0).double() - base
+    kept = (found * added).sum() / added.square().sum()
+    assert abs(kept - 1) < 0.1
+
+
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_chunked_cross_entropy_equals_torchs(monkeypatch: pytest.MonkeyPatch, has_bias: bool) -> None:
-    monkeypatch.setattr(cross_entropy_module, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(cross_entropy_module, "LEAST_ROWS", 4)
+    monkeypatch.setattr(cross_entropy_module, "CHUNK_NUMBERS", 1)
     hidden, weight = randn(11, 6).float().requires_grad_(), randn(20, 6, seed=1).float()
     bias = randn(20, seed=2).float() if has_bias else None
     targets = torch.arange(11)
@@ -57,6 +75,18 @@ def test_chunked_cross_entropy_equals_torchs(monkeypatch: pytest.MonkeyPatch, ha
     shares = torch.linspace(-1, 2, 11)  # As an objective may weigh its rows.
     gradient = torch.autograd.grad(losses @ shares, hidden)
     torch.testing.assert_close(gradient, torch.autograd.grad(expected @ shares, hidden), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads_dim", [1, 2])
+def test_rotary_positions_equal_transformers(heads_dim: int) -> None:
+    q, k = randn(2, 5, 5, 8).requires_grad_(), randn(2, 5, 5, 8, seed=1).requires_grad_()
+    cos, sin = randn(2, 5, 8, seed=2), randn(2, 5, 8, seed=3)
+    rotated = apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=heads_dim)
+    expected = modeling_llama.apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=heads_dim)
+    torch.testing.assert_close(rotated, expected)
+    target = randn(2, 5, 5, 8, seed=4)
+    gradients = torch.autograd.grad([(heads * target).sum() for heads in rotated], [q, k])
+    torch.testing.assert_close(gradients, torch.autograd.grad([(heads * target).sum() for heads in expected], [q, k]))
 
 
 @pytest.mark.parametrize("window", [None, 3])

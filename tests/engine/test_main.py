@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from finetune_hub.engine import train as loop
-from finetune_hub.engine.__main__ import main
+from finetune_hub.engine.commands import main
 from finetune_hub.engine.errors import Diverged
 from finetune_hub.spec import events
 from finetune_hub.spec.run import TrainResult, VerifyResult
@@ -20,7 +20,7 @@ from tests.engine.conftest import MakeRun, events_of
 
 @pytest.fixture(autouse=True)
 def _keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune_hub.engine.__main__._silence_libraries", lambda: None)
+    monkeypatch.setattr("finetune_hub.engine.commands._silence_libraries", lambda: None)
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -30,7 +30,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 def test_help_and_bad_documents_need_no_torch(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     code = (
-        "import sys, contextlib, io\nfrom finetune_hub.engine.__main__ import main\n"
+        "import sys, contextlib, io\nfrom finetune_hub.engine.commands import main\n"
         "with contextlib.redirect_stderr(io.StringIO()):\n"
         f"    assert main(['train', {str(tmp_path / 'run.json')!r}]) == 10\n"
         "try: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"

@@ -12,6 +12,7 @@ import torch
 from finetune_hub.engine import model as model_module
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.events import EventLog
+from finetune_hub.engine.kernels import products
 from finetune_hub.engine.model import choose_dtype, fingerprint, load_base_model
 from tests.engine.conftest import events_of
 
@@ -40,6 +41,7 @@ def test_what_cannot_be_loaded_says_why(base_model_dir: Path, tmp_path: Path) ->
 def test_auto_takes_the_faster_dtype(
     base_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bfloat16_seconds: float, chosen: torch.dtype
 ) -> None:
+    monkeypatch.setattr(products, "slow_dtypes", frozenset)
     seconds = {torch.float32: 1.0, torch.bfloat16: bfloat16_seconds}
     monkeypatch.setattr(model_module, "_time_products", lambda shapes, dtype, device: seconds[dtype])
     with EventLog(tmp_path) as log:
@@ -49,7 +51,17 @@ def test_auto_takes_the_faster_dtype(
     assert f"{1000 * bfloat16_seconds:.1f} ms" in event.message
 
 
-def test_auto_really_measures(base_model_dir: Path, tmp_path: Path) -> None:
+def test_auto_measures_nothing_where_bfloat16_is_multiplied_in_float32(
+    base_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "slow_dtypes", lambda: {torch.bfloat16})
+    monkeypatch.setattr(model_module, "_time_products", lambda *_: pytest.fail("measured"))
+    with EventLog(tmp_path) as log:
+        assert choose_dtype("auto", base_model_dir, "cpu", log) == torch.float32
+
+
+def test_auto_really_measures(base_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "slow_dtypes", frozenset)
     with EventLog(tmp_path) as log:
         assert choose_dtype("auto", base_model_dir, "cpu", log) in (torch.float32, torch.bfloat16)
 

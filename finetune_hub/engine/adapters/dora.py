@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from finetune_hub.engine.adapters.lora_layers import LoraLinear
 from finetune_hub.engine.kernels.frozen_weight import dense, dtype_of
 from finetune_hub.engine.kernels.lora_linear import lora_linear
+from finetune_hub.engine.kernels.products import product_dtype
 from finetune_hub.spec.methods import LowRankMethod
 
 
@@ -41,6 +42,7 @@ class DoraLinear(LoraLinear):
     def row_norms(self) -> Tensor:
         """‖W + s B A‖ of each row: (O,), in float32."""
         weight = dense(self.base_weight(), dtype_of(self.base_weight()))
+        weight = weight.to(product_dtype(weight))
         projected = (weight @ self.lora_a.t().to(weight.dtype)).float()  # (O, R)
         cross = (projected * self.lora_b).sum(dim=1)
         gram = self.lora_a @ self.lora_a.t()  # (R, R)

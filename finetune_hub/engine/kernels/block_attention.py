@@ -7,6 +7,7 @@ A block of B queries meets the keys up to its own end, so memory grows with B ·
 square is never computed. P is made anew in the backward. Block j of all documents is one product, and so are the query
 heads that share a key head: `padded_documents` says where their rows lie.
 Scores are products in float32, also on a bfloat16 base: rounding them to 8 bits would shift probabilities by percents.
+The other products take the base's numbers where the processor multiplies them fast, see `products`.
 Shape letters:  N query heads,  K key heads,  G = N / K,  T tokens,  M documents × K,  B queries of a block,  L its
                 keys,  D head_dim.
 Source: Dao et al., "FlashAttention", arXiv:2205.14135, appendix B, without the tiling over keys.
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from finetune_hub.engine.kernels.padded_documents import Group, padded_documents
+from finetune_hub.engine.kernels.products import product_dtype
 
 
 class Block(NamedTuple):
@@ -49,7 +51,7 @@ class BlockAttention(torch.autograd.Function):
         layout = padded_documents(bounds, query.shape[0], key.shape[0])
         exact = torch.promote_types(query.dtype, torch.float32)
         queries, keys = _rows(query, layout.query_rows).to(exact).mul_(scale), _rows(key, layout.key_rows).to(exact)
-        values = _rows(value, layout.key_rows)
+        values = _rows(value, layout.key_rows).to(product_dtype(value))
         output = values.new_empty(len(queries), value.shape[2])
         for group in layout.groups:
             q, o = (_blocks(rows, group, key.shape[0]) for rows in (queries, output))
@@ -59,20 +61,20 @@ class BlockAttention(torch.autograd.Function):
                 torch.bmm(probabilities, v[block.documents, block.keys], out=o[block.queries])
         ctx.save_for_backward(query, key, value)
         ctx.scale, ctx.bounds, ctx.window = scale, bounds, window
-        return output.index_select(0, layout.queries_back).view(query.shape[1], query.shape[0], -1)  # (T, N, D)
+        return _tokens(output, layout.queries_back, query)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # (T, N, D)
         query, key, value = ctx.saved_tensors
         heads, key_heads = query.shape[0], key.shape[0]
         layout = padded_documents(ctx.bounds, heads, key_heads)
-        exact = torch.promote_types(query.dtype, torch.float32)
+        exact, dtype = torch.promote_types(query.dtype, torch.float32), product_dtype(query)
         queries, keys, values = (
-            _rows(rows, places)
+            _rows(rows, places).to(dtype)
             for rows, places in ((query, layout.query_rows), (key, layout.key_rows), (value, layout.key_rows))
         )
         exact_queries, exact_keys = queries.to(exact, copy=True).mul_(ctx.scale), keys.to(exact)
-        grad_outputs = _rows(grad_output.transpose(0, 1), layout.query_rows).index_fill_(0, layout.padding, 0)
+        grad_outputs = _rows(grad_output.transpose(0, 1), layout.query_rows).index_fill_(0, layout.padding, 0).to(dtype)
         grad_queries, grad_keys, grad_values = (
             queries.new_empty(queries.shape),
             keys.new_zeros(keys.shape),
@@ -94,11 +96,10 @@ class BlockAttention(torch.autograd.Function):
                 torch.bmm(d_scores, k[seen], out=d_q[block.queries])
                 d_k[seen].baddbmm_(d_scores.transpose(1, 2), q[block.queries])
         # In the layout that projections have, so that their backward finds (T, N · D) without a copy.
-        tokens = query.shape[1]
         return (
-            grad_queries.index_select(0, layout.queries_back).mul_(ctx.scale).view(tokens, heads, -1).transpose(0, 1),
-            grad_keys.index_select(0, layout.keys_back).mul_(ctx.scale).view(tokens, key_heads, -1).transpose(0, 1),
-            grad_values.index_select(0, layout.keys_back).view(tokens, key_heads, -1).transpose(0, 1),
+            _tokens(grad_queries, layout.queries_back, query).mul_(ctx.scale).transpose(0, 1),
+            _tokens(grad_keys, layout.keys_back, key).mul_(ctx.scale).transpose(0, 1),
+            _tokens(grad_values, layout.keys_back, value).transpose(0, 1),
             None,
             None,
             None,
@@ -136,6 +137,11 @@ def blocks(group: Group, key_heads: int, window: int | None, dtype: torch.dtype)
 def _rows(heads: Tensor, places: Tensor) -> Tensor:
     """(heads, T, D) -> (padded, D)."""
     return heads.reshape(-1, heads.shape[2]).index_select(0, places)
+
+
+def _tokens(rows: Tensor, places: Tensor, heads: Tensor) -> Tensor:
+    """(padded, D) -> (T, heads, D), in the numbers of `heads` (heads, T, any D)."""
+    return rows.index_select(0, places).to(heads.dtype).view(heads.shape[1], heads.shape[0], -1)
 
 
 def _blocks(rows: Tensor, group: Group, key_heads: int) -> Tensor:

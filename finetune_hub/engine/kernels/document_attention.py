@@ -24,6 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from finetune_hub.engine.kernels.block_attention import block_attention, sees
 from finetune_hub.engine.kernels.prefixed_attention import prefixed_attention
+from finetune_hub.engine.kernels.products import product_dtype
 from finetune_hub.engine.kernels.varlen_attention import can_run, varlen_attention
 
 
@@ -103,13 +104,16 @@ def document_attention(
     path = choose_path(query, key, value, bounds, dropout, sliding_window, learns=learns)
     if learns:
         _learned_on.add(path)
-    if path is AttentionPath.BEHIND_PREFIX:
-        return prefixed_attention(query, key, value, _lengths, dropout, scaling, sliding_window), None
     if path is AttentionPath.ONE_CALL:
         return varlen_attention(query[0], key[0], value[0], scale, bounds)[None], None
     if path is AttentionPath.BLOCKS:
         return block_attention(query[0], key[0], value[0], scale, bounds, sliding_window)[None], None
-    return _one_by_one(query, key, value, scale, bounds, dropout, sliding_window), None
+    q, k, v = (heads.to(product_dtype(heads)) for heads in (query, key, value))
+    if path is AttentionPath.BEHIND_PREFIX:
+        output = prefixed_attention(q, k, v, _lengths, dropout, scaling, sliding_window)
+    else:
+        output = _one_by_one(q, k, v, scale, bounds, dropout, sliding_window)
+    return output.to(query.dtype), None
 
 
 def choose_path(

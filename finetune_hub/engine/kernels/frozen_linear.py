@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune_hub.engine.kernels.frozen_weight import dense
+from finetune_hub.engine.kernels.frozen_weight import dense, project
+from finetune_hub.engine.kernels.products import product_dtype
 
 
 class FrozenLinearFunction(torch.autograd.Function):
@@ -28,11 +29,12 @@ class FrozenLinearFunction(torch.autograd.Function):
         bias: Tensor | None,  # (O,)
     ) -> Tensor:
         ctx.weight = weight
-        return nn.functional.linear(x, dense(weight, x.dtype), bias)
+        return project(x.to(product_dtype(x)), weight, bias).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        return grad_y @ dense(ctx.weight, grad_y.dtype), None, None
+        dtype = product_dtype(grad_y)
+        return (grad_y.to(dtype) @ dense(ctx.weight, dtype)).to(grad_y.dtype), None, None
 
 
 def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

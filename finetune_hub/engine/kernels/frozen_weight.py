@@ -3,6 +3,7 @@
     NF4, FP4   w = code[4 bits] · absmax of its block of 64          (the absmax itself in 8 bits: double quantisation)
     int8       w = integer · absmax of its row / 127
 
+A dense one is multiplied where it lies, or as a copy where the product takes other numbers, see `products`.
 A quantised weight is written out for one product, into a buffer that the next one overwrites; it is never saved for the
 backward, which writes it out again. bitsandbytes has no such call on the CPU: there the allocator hands the same
 memory out again.
@@ -16,6 +17,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 _ALLOCATED_ANEW = {"cpu"}  # Where bitsandbytes cannot write 4 bits out into given memory.
 _buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
@@ -61,7 +63,27 @@ def dense(
     if row_absmax is not None:
         out = _buffer(weight.shape, weight.device, dtype)
         return torch.mul(weight.data, row_absmax[:, None].float() / 127, out=out)
-    return weight
+    return weight.to(dtype)
+
+
+def project(
+    x: Tensor,  # (T, I)
+    weight: Tensor,  # (O, I), or packed
+    bias: Tensor | None,  # (O,)
+) -> Tensor:
+    """x Wᵀ + b in x's own numbers."""
+    return linear(x, dense(weight, x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def add_projection(
+    y: Tensor,  # (T, O)
+    x: Tensor,  # (T, I), in y's numbers
+    weight: Tensor,  # (O, I), or packed
+    bias: Tensor | None,  # (O,)
+) -> Tensor:
+    """y + x Wᵀ + b, in y's place: a small y counts in full, because sums of products are rounded once, at their end."""
+    y.addmm_(x, dense(weight, x.dtype).t())
+    return y if bias is None else y.add_(bias)
 
 
 def _buffer(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:

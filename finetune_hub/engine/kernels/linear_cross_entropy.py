@@ -5,21 +5,27 @@
     dhᵢ  = softmaxᵢ W − (1 − ε) wₜ − ε w̄
 
 The head is frozen, so the only gradient is that of h, and it is made in the forward while the chunk's exponentials
-are there. They are divided by their sum behind the product, on [S, H] instead of [S, V]; wₜ is looked up.
+are there. They are divided by their sum behind the product, on [S, H] instead of [S, V]; wₜ is looked up. Every chunk
+computes in the same memory, and the exponentials take the place of the logits. Where products are in float32 and the
+weights are not (`products`), these are copied a slice of the vocabulary at a time.
 Shape letters:  S supervised tokens,  H hidden,  V vocabulary.
 Source: the idea of "Liger Kernel", arXiv:2410.10989, section 3.2; Szegedy et al., arXiv:1512.00567, section 7.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from finetune_hub.engine.kernels.fused import fused
+from finetune_hub.engine.kernels.products import product_dtype
 
-CHUNK_ROWS = 128
+CHUNK_NUMBERS = 1 << 24  # Logits of a chunk: in float32, 64 MiB.
+LEAST_ROWS, MOST_ROWS = 64, 256  # Fewer make slow products, more no faster ones.
+COPIED_ROWS = 8192  # Of the vocabulary.
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -37,16 +43,28 @@ class LinearCrossEntropy(torch.autograd.Function):
         losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         mean_weight = weight.mean(0, dtype=torch.float32) if smoothing else None
-        for start in range(0, hidden.shape[0], CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
-            logits = torch.nn.functional.linear(hidden[rows], weight, bias)
-            losses[rows], exponentials, total = _chunk_losses(logits, targets[rows], smoothing)
+        size = chunk_size(hidden.shape[0], weight.shape[0])
+        dtype = product_dtype(hidden)
+        slices = torch.split(weight, len(weight) if weight.dtype == dtype else COPIED_ROWS)
+        buffer = hidden.new_empty(size, weight.shape[0], dtype=dtype)
+        exact_buffer = buffer if buffer.dtype == torch.float32 else torch.empty_like(buffer, dtype=torch.float32)
+        for start in range(0, hidden.shape[0], size):
+            rows = slice(start, start + size)
+            chunk = hidden[rows].to(dtype)
+            logits, exact = buffer[: len(chunk)], exact_buffer[: len(chunk)]
+            parts = list(zip(slices, torch.split(logits, len(slices[0]), dim=1), strict=True))
+            for part, numbers in parts:
+                torch.mm(chunk, part.to(dtype).t(), out=numbers)
+            losses[rows], total = _chunk_losses(logits, exact, bias, targets[rows], smoothing)
             if grad is not None:
-                chunk = (exponentials @ weight).float().div_(total)
-                chunk.sub_(weight[targets[rows]], alpha=1 - smoothing)
+                chunk_grad = torch.zeros_like(chunk)
+                for part, numbers in parts:
+                    chunk_grad.addmm_(numbers, part.to(dtype))
+                chunk_grad = chunk_grad.float().div_(total)
+                chunk_grad.sub_(weight[targets[rows]], alpha=1 - smoothing)
                 if mean_weight is not None:
-                    chunk.sub_(mean_weight, alpha=smoothing)
-                grad[rows] = chunk
+                    chunk_grad.sub_(mean_weight, alpha=smoothing)
+                grad[rows] = chunk_grad
         ctx.save_for_backward(grad)
         return losses
 
@@ -58,19 +76,31 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 @fused
 def _chunk_losses(
-    logits: Tensor,  # (S, V), used up
+    logits: Tensor,  # (S, V), without the bias; their exponentials afterwards
+    exact: Tensor,  # (S, V), float32, to compute in; may be the logits
+    bias: Tensor | None,  # (V,)
     targets: Tensor,  # (S,)
     smoothing: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses (S,); exponentials (S, V), in the dtype of the logits; their sums (S, 1). Computed in float32."""
-    exact = logits.float()
+) -> tuple[Tensor, Tensor]:
+    """Losses (S,), and the sums of the exponentials (S, 1)."""
+    exact.copy_(logits)
+    if bias is not None:
+        exact.add_(bias)
     target_logits = exact.gather(1, targets[:, None])
     smoothed = smoothing * (target_logits - exact.mean(1, keepdim=True)) if smoothing else 0.0
     largest = exact.amax(1, keepdim=True)
-    exponentials = exact.sub_(largest).exp_()
-    total = exponentials.sum(1, keepdim=True)
+    exact.sub_(largest).exp_()
+    total = exact.sum(1, keepdim=True)
     losses = total.log() + largest - target_logits + smoothed
-    return losses[:, 0], exponentials.to(logits.dtype), total
+    logits.copy_(exact)
+    return losses[:, 0], total
+
+
+def chunk_size(rows: int, vocabulary: int) -> int:
+    """Rows of a chunk: all chunks alike, and as few as may be."""
+    most = max(LEAST_ROWS, min(MOST_ROWS, CHUNK_NUMBERS // vocabulary))
+    chunks = max(1, math.ceil(rows / most))
+    return max(1, math.ceil(rows / chunks))
 
 
 def linear_cross_entropy(

@@ -1,13 +1,15 @@
 """The LoRA linear layer as one autograd node: the fewest matrix products, nothing saved twice.
 
-    forward    u  = x̃ Aᵀ                 y  = x Wᵀ + b + s · u Bᵀ
-    backward   ū  = s · ȳ B               dB = s · ȳᵀ u       dA = ūᵀ x̃       dx = ȳ W + ū A
+    forward    u  = x̃ Aᵀ                 y  = u (sB)ᵀ + x Wᵀ + b
+    backward   ū  = ȳ sB                  dB = s · ȳᵀ u       dA = ūᵀ x̃       dx = ū A + ȳ W
 
 Shape letters:  T tokens,  I in_features,  O out_features,  R rank;  x̃ is x, or x after dropout.
+The thin product comes first and the large one is summed onto it. In 16 bits the other order loses much of what was
+learned: early contributions are often smaller than half a rounding of x Wᵀ, and adding one to what is already rounded
+leaves it as it was.
 PEFT's graph of separate nodes saves x twice when dropout is off and multiplies by s over all of [T, O].
-Here s rides on a product (addmm's alpha), dx is one buffer, and W gets no gradient at all: it is not even saved, but
-remembered, so that a quantised one is written out again in the backward, and so that offloading what is saved never
-moves it.
+Here s rides on B, dx is one buffer, and W gets no gradient at all: it is not even saved, but remembered, so that a
+quantised one is written out again in the backward, and so that offloading what is saved never moves it.
 Source: Hu et al., "LoRA", arXiv:2106.09685, equation 3.
 """
 
@@ -18,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune_hub.engine.kernels.frozen_weight import dense
+from finetune_hub.engine.kernels.frozen_weight import add_projection, dense
+from finetune_hub.engine.kernels.products import product_dtype
 
 
 class LoraLinearFunction(torch.autograd.Function):
@@ -35,28 +38,30 @@ class LoraLinearFunction(torch.autograd.Function):
         lora_b: Tensor,  # (O, R), float32
         scale: float,
     ) -> Tensor:
-        a, b = lora_a.to(x.dtype), lora_b.to(x.dtype)
-        u = (x if x_dropped is None else x_dropped) @ a.t()
-        y = torch.nn.functional.linear(x, dense(weight, x.dtype), bias)
-        y.addmm_(u, b.t(), alpha=scale)
+        dtype = product_dtype(x)
+        wide = x.to(dtype)
+        u = (wide if x_dropped is None else x_dropped.to(dtype)) @ lora_a.to(dtype).t()
+        y = add_projection(u @ (lora_b * scale).to(dtype).t(), wide, weight, bias)
         ctx.scale, ctx.weight = scale, weight
         ctx.has_dropout = x_dropped is not None
-        ctx.save_for_backward(x if x_dropped is None else x_dropped, u, lora_a, lora_b)
-        return y
+        ctx.save_for_backward(x if x_dropped is None else x_dropped, u.to(x.dtype), lora_a, lora_b)
+        return y.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, u, lora_a, lora_b = ctx.saved_tensors
-        grad_u = (grad_y @ lora_b.to(grad_y.dtype)).mul_(ctx.scale)
-        grad_b = (grad_y.t() @ u).to(lora_b.dtype).mul_(ctx.scale)
-        grad_a = (grad_u.t() @ x).to(lora_a.dtype)
+        dtype = product_dtype(grad_y)
+        grad = grad_y.to(dtype)
+        grad_u = grad @ (lora_b * ctx.scale).to(dtype)
+        grad_b = (grad.t() @ u.to(dtype)).to(lora_b.dtype).mul_(ctx.scale)
+        grad_a = (grad_u.t() @ x.to(dtype)).to(lora_a.dtype)
         grad_x = grad_x_dropped = None
-        if ctx.needs_input_grad[0]:
-            grad_x = grad_y @ dense(ctx.weight, grad_y.dtype)
-            if not ctx.has_dropout:
-                grad_x.addmm_(grad_u, lora_a.to(grad_u.dtype))
+        if ctx.needs_input_grad[0] and not ctx.has_dropout:
+            grad_x = (grad_u @ lora_a.to(dtype)).addmm_(grad, dense(ctx.weight, dtype)).to(grad_y.dtype)
+        elif ctx.needs_input_grad[0]:
+            grad_x = (grad @ dense(ctx.weight, dtype)).to(grad_y.dtype)
         if ctx.has_dropout and ctx.needs_input_grad[1]:
-            grad_x_dropped = grad_u @ lora_a.to(grad_u.dtype)
+            grad_x_dropped = (grad_u @ lora_a.to(dtype)).to(grad_y.dtype)
         return grad_x, grad_x_dropped, None, None, grad_a, grad_b, None
 
 

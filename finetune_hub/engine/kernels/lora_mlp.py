@@ -1,6 +1,6 @@
 """A gated MLP whose three linear layers carry LoRA, as one autograd node.
 
-    forward    g = L_gate(x)    p = L_up(x)    h = φ(g) ∘ p    y = L_down(h)        L(x) = x Wᵀ + b + s · x Aᵀ Bᵀ
+    forward    g = L_gate(x)    p = L_up(x)    h = φ(g) ∘ p    y = L_down(h)        L(x) = x Aᵀ (sB)ᵀ + x Wᵀ + b
     backward   dh = dL_down(ȳ)    dp = dh ∘ φ(g)    dg = dh ∘ p ∘ φ′(g)    dx = dL_gate(dg) + dL_up(dp)
 
 It saves x, g and p; the plain graph saves φ(g) and h as well, which are two cheap element-wise passes to make anew.
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from finetune_hub.engine.kernels.frozen_weight import dense
+from finetune_hub.engine.kernels.frozen_weight import add_projection, dense
 from finetune_hub.engine.kernels.fused import fused
+from finetune_hub.engine.kernels.products import product_dtype
 
 aten = torch.ops.aten
 
@@ -78,34 +79,37 @@ class LoraMlp(torch.autograd.Function):
         activation: Activation,
         *_trained: Tensor,  # A and B of gate, up and down once more: autograd sees only tensors passed by themselves.
     ) -> Tensor:
-        rank = gate.lora_a.shape[0]
-        a = torch.cat([gate.lora_a, up.lora_a]).to(x.dtype)
-        u = x @ a.t()  # (T, R of gate + R of up)
-        g = _with_lora(F.linear(x, dense(gate.weight, x.dtype), gate.bias), u[:, :rank], gate)
-        p = _with_lora(F.linear(x, dense(up.weight, x.dtype), up.bias), u[:, rank:], up)
-        h = _activate(g, p, activation)[1]  # φ(g) is not kept.
-        u_down = h @ down.lora_a.to(x.dtype).t()
+        rank, dtype, kept = gate.lora_a.shape[0], product_dtype(x), x.dtype
+        wide = x.to(dtype)
+        u = wide @ torch.cat([gate.lora_a, up.lora_a]).to(dtype).t()  # (T, R of gate + R of up)
+        g = _projected(wide, u[:, :rank], gate).to(kept)
+        p = _projected(wide, u[:, rank:], up).to(kept)
+        h = _activate(g, p, activation)[1].to(dtype)  # φ(g) is not kept.
+        u_down = h @ down.lora_a.to(dtype).t()
         ctx.gate, ctx.up, ctx.down, ctx.activation = gate, up, down, activation
-        ctx.save_for_backward(x, g, p, u, u_down)
-        return _with_lora(F.linear(h, dense(down.weight, h.dtype), down.bias), u_down, down)
+        ctx.save_for_backward(x, g, p, u.to(kept), u_down.to(kept))
+        return _projected(h, u_down, down).to(kept)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, g, p, u, u_down = ctx.saved_tensors
         gate, up, down, rank = ctx.gate, ctx.up, ctx.down, ctx.gate.lora_a.shape[0]
+        dtype, kept = product_dtype(x), x.dtype
         activated, h = _activate(g, p, ctx.activation)
+        grad_y, u, u_down = grad_y.to(dtype), u.to(dtype), u_down.to(dtype)
         grad_u_down = _grad_u(grad_y, down)
-        grad_a_down = grad_u_down.t() @ h
+        grad_a_down = grad_u_down.t() @ h.to(dtype)
         del h
-        grad_h = (grad_y @ dense(down.weight, x.dtype)).addmm_(grad_u_down, down.lora_a.to(x.dtype))
-        grad_g, grad_p = _activate_backward(grad_h, activated, g, p, ctx.activation)
+        grad_h = (grad_u_down @ down.lora_a.to(dtype)).addmm_(grad_y, dense(down.weight, dtype)).to(kept)
+        grad_g, grad_p = (grad.to(dtype) for grad in _activate_backward(grad_h, activated, g, p, ctx.activation))
         del activated, grad_h
         grad_u = torch.cat([_grad_u(grad_g, gate), _grad_u(grad_p, up)], dim=1)
-        grad_a = grad_u.t() @ x
+        grad_a = grad_u.t() @ x.to(dtype)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            a = torch.cat([gate.lora_a, up.lora_a]).to(x.dtype)
-            grad_x = (grad_g @ dense(gate.weight, x.dtype)).addmm_(grad_p, dense(up.weight, x.dtype)).addmm_(grad_u, a)
+            a = torch.cat([gate.lora_a, up.lora_a]).to(dtype)
+            grad_x = (grad_u @ a).addmm_(grad_g, dense(gate.weight, dtype)).addmm_(grad_p, dense(up.weight, dtype))
+            grad_x = grad_x.to(kept)
         thin = (
             grad_a[:rank].to(gate.lora_a.dtype),
             _grad_b(grad_g, u[:, :rank], gate),
@@ -131,13 +135,17 @@ def lora_mlp(
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
-def _with_lora(y: Tensor, u: Tensor, linear: LoraWeights) -> Tensor:
-    """y + s · u Bᵀ, in y's place."""
-    return y.addmm_(u, linear.lora_b.to(y.dtype).t(), alpha=linear.scale)
+def _projected(x: Tensor, u: Tensor, linear: LoraWeights) -> Tensor:
+    """L(x), the thin product first: see `lora_linear`."""
+    return add_projection(u @ _scaled_b(linear, x.dtype).t(), x, linear.weight, linear.bias)
+
+
+def _scaled_b(linear: LoraWeights, dtype: torch.dtype) -> Tensor:
+    return (linear.lora_b * linear.scale).to(dtype)
 
 
 def _grad_u(grad_y: Tensor, linear: LoraWeights) -> Tensor:
-    return (grad_y @ linear.lora_b.to(grad_y.dtype)).mul_(linear.scale)
+    return grad_y @ _scaled_b(linear, grad_y.dtype)
 
 
 def _grad_b(grad_y: Tensor, u: Tensor, linear: LoraWeights) -> Tensor:

@@ -1,0 +1,219 @@
+"""`python -m finetune_hub.engine COMMAND FILE`: run one command as its JSON file says, and tell how it went.
+
+Exit status 0: `result.json` is there. 10: the last event is a `failure`. 20: it is `stopped` (SIGTERM). 30: no event
+could be written, and standard error says why.
+torch is imported only when a command starts, so `--help` and a bad file answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from finetune_hub.data.defects import InvalidDataset
+from finetune_hub.engine.errors import BadData, EngineError, Infrastructure, OutOfMemory, Stopped
+from finetune_hub.engine.events import EventLog, write_result
+from finetune_hub.spec import events, run
+
+RANK_END_SECONDS = 30.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, run, and turn every ending into an exit status."""
+    options = _parser().parse_args(arguments)
+    command = COMMANDS[options.command]
+    try:
+        document = command.document.model_validate_json(options.file.read_bytes())
+    except (OSError, ValidationError) as broken:
+        print(f"{options.file} is not a {command.document.__name__} document: {broken}", file=sys.stderr)
+        return events.EXIT_FAILED
+    _silence_libraries()
+    if options.wait:
+        importlib.import_module(command.module)
+        if not sys.stdin.readline():
+            return events.EXIT_STOPPED  # Whoever would have said when is gone.
+    if (rank := os.environ.get("RANK", "0")) != "0":  # The first rank speaks for the run; the others keep notes.
+        document = document.model_copy(update={"output_dir": document.output_dir / f"rank-{rank}"})
+    try:
+        with EventLog(document.output_dir) as log:
+            return _run(command, document, log)
+    except OSError as unwritten:
+        print(f"No event could be written to {document.output_dir}: {unwritten}", file=sys.stderr)
+        return events.EXIT_UNSAID
+
+
+def _run(command: Command, document: Any, log: EventLog) -> int:
+    try:
+        write_result(document.output_dir, command.start(document, log))
+    except Stopped as stopped:
+        log.emit(events.Stopped(step=stopped.step))
+        return events.EXIT_STOPPED
+    except Exception as error:  # noqa: BLE001 - the process ends here, and its last line must say why
+        failure = _explain(error)
+        log.emit(events.Failure(failure_class=failure.failure_class, message=failure.message, remedy=failure.remedy))
+        if type(failure) is EngineError:
+            traceback.print_exc()
+        return events.EXIT_FAILED
+    return events.EXIT_SUCCEEDED
+
+
+def _explain(error: Exception) -> EngineError:
+    """The failure as the user should read it."""
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, InvalidDataset):
+        return BadData(str(error), "Mend these rows and submit the job again.")
+    if _is_out_of_memory(error):
+        return OutOfMemory(
+            f"The run does not fit in memory ({str(error).strip().splitlines()[0]}).",
+            "Halve `micro_batch_size` and double `gradient_accumulation_steps`, or lower `max_seq_len`.",
+        )
+    if isinstance(error, OSError):
+        return Infrastructure(f"A file could not be read or written ({error}).", "Look at the worker's disk.")
+    return EngineError(f"{type(error).__name__}: {error}", "This is a defect of the engine; the log has the traceback.")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA has an exception of its own; on CPU the allocator raises a RuntimeError with these words."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"OutOfMemoryError", "MemoryError"}) or (
+        isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    )
+
+
+def _silence_libraries() -> None:
+    """No network, no progress bars, no advice: the log is for what goes wrong here."""
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_DISABLE": "1",
+    }
+    for name in ("transformers", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+
+
+def _stop_at_once(*_: object) -> None:
+    raise Stopped
+
+
+def _use_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def _train(document: run.TrainRun, log: EventLog) -> BaseModel:
+    _use_threads(document.threads)
+    from finetune_hub.engine.ranks import start_others
+    from finetune_hub.engine.train import train
+
+    others = start_others(document.spec.runtime.gpus)
+    try:
+        return train(document, log)
+    finally:
+        for other in others:  # Theirs end with ours; one that hangs would keep its GPU.
+            try:
+                other.wait(RANK_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                other.kill()
+
+
+def _verify(document: run.VerifyRun, log: EventLog) -> BaseModel:
+    signal.signal(signal.SIGTERM, _stop_at_once)
+    _use_threads(document.threads)
+    from finetune_hub.engine.verify import verify
+
+    return verify(document, log)
+
+
+def _evaluate(document: run.EvaluateRun, log: EventLog) -> BaseModel:
+    signal.signal(signal.SIGTERM, _stop_at_once)
+    _use_threads(document.threads)
+    from finetune_hub.engine.evaluate import evaluate
+
+    return evaluate(document, log)
+
+
+def _import(document: run.ImportRun, log: EventLog) -> BaseModel:
+    signal.signal(signal.SIGTERM, _stop_at_once)
+    from finetune_hub.engine.import_model import import_model
+
+    return import_model(document, log)
+
+
+def _export(document: run.ExportRun, log: EventLog) -> BaseModel:
+    signal.signal(signal.SIGTERM, _stop_at_once)
+    _use_threads(document.threads)
+    from finetune_hub.engine.exports.export import export
+
+    return export(document, log)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: the document it reads, what runs it, and the module whose import takes its time."""
+
+    help: str
+    document: type[run.TrainRun | run.VerifyRun | run.EvaluateRun | run.ImportRun | run.ExportRun]
+    start: Callable[[Any, EventLog], BaseModel]
+    module: str
+
+
+COMMANDS = {
+    "train": Command("train one adapter", run.TrainRun, _train, "finetune_hub.engine.train"),
+    "verify": Command(
+        "reload an adapter and compare its logits with the trainer's",
+        run.VerifyRun,
+        _verify,
+        "finetune_hub.engine.verify",
+    ),
+    "evaluate": Command(
+        "answer held-out rows with and without an adapter", run.EvaluateRun, _evaluate, "finetune_hub.engine.evaluate"
+    ),
+    "import": Command(
+        "turn a GGUF file or a folder of safetensors into a base model",
+        run.ImportRun,
+        _import,
+        "finetune_hub.engine.import_model",
+    ),
+    "export": Command(
+        "write an adapter or a merged model for other programs",
+        run.ExportRun,
+        _export,
+        "finetune_hub.engine.exports.export",
+    ),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m finetune_hub.engine", description="The training engine.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        subparser = commands.add_parser(name, help=command.help)
+        subparser.add_argument("file", type=Path, help=f"a {command.document.__name__} document in JSON")
+        subparser.add_argument("--wait", action="store_true", help="load the libraries, then wait for a line on stdin")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
