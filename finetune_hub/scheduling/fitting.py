@@ -16,7 +16,7 @@ from finetune_hub.scheduling.changes import Changes, changed
 from finetune_hub.scheduling.devices import PlannedDevice
 from finetune_hub.scheduling.facts import Shape
 from finetune_hub.scheduling.learning import Correction, FinishedRun, learn_memory, learn_speed
-from finetune_hub.scheduling.memory import MemoryEstimate, dtype_on, estimate_memory, is_spread
+from finetune_hub.scheduling.memory import MemoryEstimate, dtype_on, estimate_memory
 from finetune_hub.scheduling.speed import seconds_per_step
 from finetune_hub.scheduling.workload import Rows, Workload, workload_of
 from finetune_hub.spec.methods import LowRankMethod, QloraMethod
@@ -226,7 +226,7 @@ class _Planner:
             cost=paid.cost,
             peak_bytes=self.memory_of(candidate)[0].needed_bytes,
             # What GPUs send each other was not measured.
-            slowdown=after / before if before and after and not is_spread(candidate) else None,
+            slowdown=after / before if before and after and not candidate.runtime.shard_base_model else None,
         )
 
     def _paid(self, spec: TrainingSpec) -> Iterator[Option]:
@@ -235,12 +235,12 @@ class _Planner:
         yield from singles
         for number, first in enumerate(singles):
             for second in singles[number + 1 :]:
-                changes = first.changes.keys() | second.changes.keys()
-                if changes >= {"runtime.shard_base_model", "method.type"}:
+                changes = first.changes | second.changes
+                if changes.get("runtime.shard_base_model") and "method.type" in changes:
                     continue  # Packed weights cannot be spread.
                 if not first.changes.keys() & second.changes.keys():
                     yield Option(
-                        first.changes | second.changes,
+                        changes,
                         f"{first.words}, {second.words}",
                         f"{first.quality}; {second.quality}",
                         10 + first.cost + second.cost,
@@ -256,7 +256,9 @@ class _Planner:
             words = "computing in bfloat16"
             yield Option({"runtime.dtype": "bfloat16"}, words, "small: frozen weights are rounded to 8 bits", 2)
         if method.type == "lora":
-            yield Option({"method.type": "qlora"}, "the base model in 4 bits (NF4)", "small: arXiv:2305.14314", 3)
+            unspread: Changes = {"runtime.shard_base_model": False} if spec.runtime.shard_base_model else {}
+            words = "the base model in 4 bits (NF4)"
+            yield Option({"method.type": "qlora"} | unspread, words, "small: arXiv:2305.14314", 3)
         if isinstance(method, LowRankMethod) and method.rank > 8:
             yield Option({"method.rank": 8}, "rank 8", "little on small datasets; less to learn with", 4)
         length = options.max_seq_len // 2

@@ -6,7 +6,7 @@
     gradients        4 · P
     optimizer        8 · P of AdamW, 2.03 · P in 8 bits; on a CPU the best weights so far too, 4 · P
     activations      T · layers · what one layer saves for the backward (below), and one layer's working space
-    logits           rows of a head's chunk · V, as products and as float32 exponentials
+    logits           rows of a head's chunk · V, as products, and in float32
     dequantisation   the largest packed matrix, written out for one product
     allocator        the runtime itself, and what the allocator holds without using it
 
@@ -20,8 +20,8 @@ What one layer saves of a token, in numbers of the compute dtype (`engine/kernel
 With activation checkpointing all layers but one keep H alone.
 
 On a CPU the peak is the process's resident memory. Weights in the dtype that they are stored in stay a mapping of
-their file, pages of packed ones too; others are converted, and file and copy are there together for a moment. What
-the run no longer needs of the file counts in the peak, and does not count when asking whether it fits.
+their file; others are packed or converted, and file and copy are there together for a moment. Where that moment is the
+peak, the file's pages count in it, and do not count when asking whether the run fits: the kernel takes them back.
 Shape letters:  T tokens of a micro batch,  H hidden,  I intermediate,  Q, K widths of query and key,  R rank,
 P trained parameters,  V vocabulary.
 Source: the engine's kernels; Dettmers et al., "QLoRA", arXiv:2305.14314, section 3 (4 bits, and 0.127 for scales).
@@ -33,23 +33,23 @@ from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 from finetune_hub.scheduling.adapted import adapted_ranks, trained_parameters
-from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.devices import Dtype, PlannedDevice
 from finetune_hub.scheduling.facts import BYTES_OF, Linear, Shape
 from finetune_hub.scheduling.workload import Workload
 from finetune_hub.spec.methods import LowRankMethod, PrefixTuningMethod, PromptTuningMethod, QloraMethod
 from finetune_hub.spec.training import TrainingSpec
 
-_CHUNK_ROWS = 128  # Of the head's chunk and of the attention's block: `linear_cross_entropy`, `block_attention`.
+_HEAD_NUMBERS, _LEAST_HEAD_ROWS, _MOST_HEAD_ROWS = 1 << 24, 64, 256  # Of a chunk of the head.
+_ATTENTION_ROWS = 128  # Queries of a block at most, of one document: `block_attention`.
 _BITS = {"nf4": 4.0, "fp4": 4.0, "int8": 8.0}
 _SCALE_BITS = {True: 0.127, False: 0.5}  # With and without double quantisation.
 _INT8_SCALE_BITS = 0.02  # A float32 for each row.
 _EIGHT_BIT_AVERAGES = 2.03
 
 # Fitted on the calibration runs of `benchmarks.planner`, which are none of those that it judges.
-_CPU_RUNTIME_BYTES = 440e6  # Python, torch and transformers, their libraries and threads.
-_CPU_QUANTISED_BYTES = 80e6  # bitsandbytes, and what packing leaves behind.
-_CPU_SLACK = {"float32": 0.65, "bfloat16": 0.60, "float16": 0.60}  # glibc's holes, in units of what a step frees.
+_CPU_RUNTIME_BYTES = 480e6  # Python, torch and transformers, their libraries and threads.
+_CPU_QUANTISED_BYTES = 50e6  # bitsandbytes, and what packing leaves in use.
+_CPU_SLACK = {"float32": 0.1, "bfloat16": 0.2, "float16": 0.2}  # glibc's holes, in units of what a step frees.
 _CUDA_CONTEXT_BYTES = 550e6
 _CUDA_SLACK = 0.06
 
@@ -108,7 +108,7 @@ def estimate_memory(spec: TrainingSpec, shape: Shape, device: PlannedDevice, loa
     logits = _logit_bytes(shape, load, width)
     dequantisation = float(max(linear.parameters for linear in shape.linears) * width) if is_packed else 0.0
     running = MemoryEstimate(
-        weights=weights.resident,
+        weights=weights.used,
         adapters=4.0 * trained * (2 if isinstance(spec.method, LowRankMethod) and _uses_pissa(spec.method) else 1),
         gradients=4.0 * trained,
         optimizer=optimizer,
@@ -120,15 +120,11 @@ def estimate_memory(spec: TrainingSpec, shape: Shape, device: PlannedDevice, loa
     freed = activations + logits + dequantisation
     if device.kind == "cuda":
         return replace(running, allocator=_CUDA_CONTEXT_BYTES + _CUDA_SLACK * freed)
-    if dtype == "float32" and spec.runtime.activation_checkpointing:
-        # What checkpointing lets go of leaves its holes all the same; measured in float32 alone.
-        whole = changed(spec, {"runtime.activation_checkpointing": False})
-        freed += saved_bytes(whole, shape, load, device) - saved_bytes(spec, shape, load, device)
     base = _CPU_RUNTIME_BYTES + (_CPU_QUANTISED_BYTES if is_packed else 0.0)
     slack = base + _CPU_SLACK[dtype] * freed
     # While the weights are read nothing else is there; where that is the peak, it is counted as the allocator's.
     peak = replace(running, allocator=max(slack, base + weights.file + weights.reading - running.peak_bytes))
-    needed = max(replace(running, weights=weights.used, allocator=slack).peak_bytes, base + weights.reading)
+    needed = max(replace(running, allocator=slack).peak_bytes, base + weights.reading)
     return replace(peak, reclaimable=peak.peak_bytes - needed)
 
 
@@ -144,10 +140,8 @@ class WeightBytes(NamedTuple):
 
     used: float
     """Those that the run computes with."""
-    resident: float
-    """With what else of their file stays mapped."""
     reading: float
-    """At most while they are read, without the file: packed ones are converted ahead of being packed."""
+    """At most while they are read, without the file."""
     file: float
     """Pages of the file, while it is read."""
 
@@ -155,24 +149,15 @@ class WeightBytes(NamedTuple):
 def weight_bytes(spec: TrainingSpec, shape: Shape, dtype: Dtype, device: PlannedDevice) -> WeightBytes:
     """The frozen weights as this run keeps them."""
     parameters, width = shape.facts.parameter_count, BYTES_OF[dtype]
-    file, is_as_stored = float(shape.facts.size_bytes), shape.facts.dtype == dtype
-    packed, used, ahead = 0.0, float(parameters * width), 0.0
-    if device.kind == "cuda" and is_spread(spec):
+    used = float(parameters * width)
+    if device.kind == "cuda" and spec.runtime.shard_base_model:
         used = float(_spread_parameters(shape, spec.runtime.gpus) * width)
     if isinstance(spec.method, QloraMethod):
-        packed = shape.linear_parameters * _packed_bits(spec.method) / 8
-        used = packed + (parameters - shape.linear_parameters) * width
-        ahead = 0.0 if is_as_stored else float(shape.linear_parameters * width)
+        used += shape.linear_parameters * (_packed_bits(spec.method) / 8 - width)
     if device.kind == "cuda":
-        return WeightBytes(used, used, used, 0.0)
-    if not is_as_stored:
-        return WeightBytes(used, used, used + ahead, file)
-    return WeightBytes(used, packed + file, packed, file)
-
-
-def is_spread(spec: TrainingSpec) -> bool:
-    """Whether the layers' weights lie spread over several GPUs, which packed ones cannot."""
-    return spec.runtime.shard_base_model and not isinstance(spec.method, QloraMethod)
+        return WeightBytes(used, used, 0.0)
+    is_the_file = shape.facts.dtype == dtype and not isinstance(spec.method, QloraMethod)
+    return WeightBytes(used, 0.0 if is_the_file else used, float(shape.facts.size_bytes))
 
 
 def _spread_parameters(shape: Shape, gpus: int) -> float:
@@ -239,11 +224,16 @@ def _working_bytes(shape: Shape, load: Workload, width: int, device: PlannedDevi
     tensors = load.micro_batch_tokens * width * (4 * shape.intermediate + 2 * shape.hidden)
     if device.kind == "cuda":
         return tensors
-    return tensors + 3 * 4.0 * shape.facts.heads * _CHUNK_ROWS * load.longest_row
+    return tensors + 3 * 4.0 * shape.facts.heads * _ATTENTION_ROWS * load.longest_row
 
 
 def _logit_bytes(shape: Shape, load: Workload, width: int) -> float:
-    """A chunk of the head: products, their float32 copy, and its exponentials; with hidden states and gradients."""
-    rows = min(_CHUNK_ROWS, load.supervised_tokens)
-    copies = 4.0 if width == 4 else 4.0 + 2 * width
+    """A chunk of the head: its products, and their float32 copy; with hidden states and gradients."""
+    rows = min(head_rows(shape.facts.vocabulary_size), load.supervised_tokens)
+    copies = 4.0 if width == 4 else 4.0 + width
     return rows * shape.facts.vocabulary_size * copies + 3 * load.supervised_tokens * shape.hidden * width
+
+
+def head_rows(vocabulary: int) -> int:
+    """Rows of a chunk of the head at most; `linear_cross_entropy.chunk_size` is the engine's."""
+    return max(_LEAST_HEAD_ROWS, min(_MOST_HEAD_ROWS, _HEAD_NUMBERS // vocabulary))

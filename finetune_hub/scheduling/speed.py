@@ -19,7 +19,7 @@ from finetune_hub.scheduling.adapted import trained_parameters
 from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.devices import PlannedDevice
 from finetune_hub.scheduling.facts import BYTES_OF, Shape
-from finetune_hub.scheduling.memory import dtype_on, is_spread, weight_bytes
+from finetune_hub.scheduling.memory import dtype_on, weight_bytes
 from finetune_hub.scheduling.workload import Workload
 from finetune_hub.spec.methods import QloraMethod
 from finetune_hub.spec.objectives import DpoObjective
@@ -45,7 +45,7 @@ def seconds_per_step(spec: TrainingSpec, shape: Shape, device: PlannedDevice, lo
         products += tokens * (2 * linear + attention + head / 2)
         passes += 1
     # Spread or not, all of it is read.
-    whole = changed(spec, {"runtime.shard_base_model": False}) if is_spread(spec) else spec
+    whole = changed(spec, {"runtime.shard_base_model": False}) if spec.runtime.shard_base_model else spec
     weights = weight_bytes(whole, shape, dtype, device).used
     if isinstance(spec.method, QloraMethod):
         weights += 2 * linear * width

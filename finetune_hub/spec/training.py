@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from finetune_hub.spec.duration import Duration, seconds_of
-from finetune_hub.spec.methods import LoraMethod, Method, method_type
+from finetune_hub.spec.methods import LoraMethod, Method, QloraMethod, method_type
 from finetune_hub.spec.objectives import Objective, SftObjective
 from finetune_hub.spec.part import Part
 
@@ -189,6 +189,14 @@ class TrainingSpec(Part):
     @classmethod
     def _upgrade(cls, document: Any) -> Any:
         return upgrade(document) if isinstance(document, dict) else document
+
+    @model_validator(mode="after")
+    def _spreads_no_packed_weights(self) -> TrainingSpec:
+        if self.runtime.shard_base_model and isinstance(self.method, QloraMethod):
+            raise ValueError(
+                "`runtime.shard_base_model` spreads no quantised base model: set it to false, or take method `lora`"
+            )
+        return self
 
 
 def upgrade(document: dict[str, Any]) -> dict[str, Any]:

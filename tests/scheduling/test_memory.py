@@ -10,7 +10,7 @@ import pytest
 from finetune_hub.scheduling.adapted import trained_parameters
 from finetune_hub.scheduling.devices import device_named
 from finetune_hub.scheduling.facts import Shape, read_facts
-from finetune_hub.scheduling.memory import MemoryEstimate, estimate_memory, saved_bytes
+from finetune_hub.scheduling.memory import MemoryEstimate, estimate_memory, head_rows, saved_bytes
 from finetune_hub.scheduling.workload import Rows, Workload, workload_of
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingSpec
@@ -81,6 +81,15 @@ def measure_saved(base: Path, asked: TrainingSpec) -> tuple[int, int]:
         token_losses(model, paths, Batch.of([row, row])).sum()
     saved = sum(storage.nbytes() for storage in storages.values())
     return saved, sum(parameter.numel() for parameter in adapter.parameters().values())
+
+
+@pytest.mark.parametrize("vocabulary", [256, 49_152, 128_256, 256_000, 1_000_000])
+def test_knows_the_heads_chunks(vocabulary: int) -> None:
+    from finetune_hub.engine.kernels.linear_cross_entropy import chunk_size
+
+    most = head_rows(vocabulary)
+    assert chunk_size(most, vocabulary) == most
+    assert chunk_size(most + 1, vocabulary) < most
 
 
 def test_reads_the_facts_that_an_import_reads(base: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.devices import device_named
@@ -39,7 +40,8 @@ def test_each_gpu_keeps_its_share_of_the_layers_and_the_rest_whole(gpus: int) ->
 
 
 def test_packed_weights_are_not_spread() -> None:
-    assert memory(spread(4, spec("qlora"))).weights == memory(spec("qlora")).weights
+    with pytest.raises(ValidationError, match="spreads no quantised base model"):
+        spread(4, spec("qlora"))
 
 
 def alternatives(together: int, **changes: Any) -> list[dict[str, Any]]:
@@ -56,6 +58,15 @@ def test_a_machine_with_several_gpus_is_offered_first() -> None:
     assert plan_on(changed(spec(), first), SHAPE, RTX, ROWS).verdict == "fits"
     asked = {"runtime.gpus": 2}
     assert alternatives(2, **asked)[0] == first
+
+
+@pytest.mark.parametrize(("rank", "beside"), [(16, set()), (64, {"method.rank"})])
+def test_four_bits_are_offered_in_the_place_of_spreading(rank: int, beside: set[str]) -> None:
+    plan = plan_on(changed(spread(2), {"method.rank": rank}), LLAMAS["33B"], RTX, ROWS)
+    packed = [option.changes for option in plan.alternatives if "method.type" in option.changes]
+    assert packed
+    assert all(changes["runtime.shard_base_model"] is False for changes in packed)
+    assert packed[0].keys() >= beside
 
 
 def test_what_the_engine_refuses_is_not_offered() -> None:
