@@ -13,7 +13,11 @@ from rest_framework.response import Response
 from finetune_hub.api.authentication import team_of
 from finetune_hub.api.lookups import get_row, named
 from finetune_hub.api.paging import page_of
-from finetune_hub.api.serializers import AdapterDetailSerializer, AdapterSerializer, AdapterVersionDetailSerializer
+from finetune_hub.api.serializers.adapters import (
+    AdapterDetailSerializer,
+    AdapterSerializer,
+    AdapterVersionDetailSerializer,
+)
 from finetune_hub.api.views.hub_view import NAME_PARAMETER, PAGE_PARAMETERS, HubView, errors
 from finetune_hub.registry.downloads import (
     find_file,

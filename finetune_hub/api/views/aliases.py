@@ -10,7 +10,7 @@ from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import NewAlias, read_body
 from finetune_hub.api.lookups import get_row
 from finetune_hub.api.paging import page_of
-from finetune_hub.api.serializers import AliasSerializer
+from finetune_hub.api.serializers.base_models import AliasSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
 from finetune_hub.catalog.aliases import set_alias
 from finetune_hub.catalog.models import BaseModelAlias

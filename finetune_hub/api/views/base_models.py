@@ -10,7 +10,7 @@ from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import BaseModelImport, NewChatTemplate, read_body
 from finetune_hub.api.lookups import get_row, named
 from finetune_hub.api.paging import page_of
-from finetune_hub.api.serializers import (
+from finetune_hub.api.serializers.base_models import (
     BaseModelDetailSerializer,
     BaseModelSerializer,
     ImportedBaseModelSerializer,

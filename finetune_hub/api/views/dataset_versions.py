@@ -10,13 +10,13 @@ from rest_framework.response import Response
 
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import Split, check_text, read_body, whole_number
-from finetune_hub.api.dataset_serializers import (
+from finetune_hub.api.lookups import get_row
+from finetune_hub.api.serializers.datasets import (
     DatasetVersionDetailSerializer,
     FoundRowsSerializer,
     RowPreviewSerializer,
     SplitPartsSerializer,
 )
-from finetune_hub.api.lookups import get_row
 from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.catalog.compare import Comparison, compare_versions

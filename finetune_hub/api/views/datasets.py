@@ -13,10 +13,10 @@ from rest_framework.response import Response
 
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import DatasetImport, check_text, read_body, uploaded_file
-from finetune_hub.api.dataset_serializers import AddedVersionSerializer, DatasetDetailSerializer, DatasetSerializer
 from finetune_hub.api.lookups import get_row, named
 from finetune_hub.api.paging import page_of
-from finetune_hub.api.serializers import JobDetailSerializer
+from finetune_hub.api.serializers.datasets import AddedVersionSerializer, DatasetDetailSerializer, DatasetSerializer
+from finetune_hub.api.serializers.jobs import JobDetailSerializer
 from finetune_hub.api.views.hub_view import NAME_PARAMETER, PAGE_PARAMETERS, HubView, errors
 from finetune_hub.api.views.jobs import job_detail
 from finetune_hub.api.views.uploads import get_upload

@@ -13,7 +13,7 @@ from finetune_hub.accounts.models import HubToken, Team
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import NewHubToken, read_body
 from finetune_hub.api.permissions import AdminsManageHubToken
-from finetune_hub.api.serializers import HubTokenSerializer
+from finetune_hub.api.serializers.accounts import HubTokenSerializer
 from finetune_hub.api.views.hub_view import HubView, errors
 
 

@@ -18,7 +18,7 @@ from rest_framework.views import APIView
 
 from finetune_hub.api.paging import NewestFirst
 from finetune_hub.api.permissions import MembersSubmit
-from finetune_hub.api.serializers import ErrorBodySerializer
+from finetune_hub.api.serializers.errors import ErrorBodySerializer
 
 PAGE_PARAMETERS = [
     OpenApiParameter("cursor", str, description=NewestFirst.cursor_query_description),

@@ -11,7 +11,7 @@ from finetune_hub.api.bodies import NewInvitation, read_body
 from finetune_hub.api.lookups import get_row
 from finetune_hub.api.paging import page_of
 from finetune_hub.api.permissions import StaffInviteWorkers
-from finetune_hub.api.serializers import InvitationSerializer, WayInSerializer
+from finetune_hub.api.serializers.fleet import InvitationSerializer, WayInSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
 from finetune_hub.fleet.invitations import invite, revoke
 from finetune_hub.fleet.models import WorkerRole

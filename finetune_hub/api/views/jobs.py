@@ -27,7 +27,7 @@ from finetune_hub.api.bodies import (
 from finetune_hub.api.lookups import find_adapter_version, get_row
 from finetune_hub.api.paging import page_of, part_of
 from finetune_hub.api.permissions import AdminsPreempt
-from finetune_hub.api.serializers import (
+from finetune_hub.api.serializers.jobs import (
     JobDetailSerializer,
     JobEventSerializer,
     JobSerializer,

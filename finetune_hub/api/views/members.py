@@ -14,7 +14,7 @@ from finetune_hub.api.bodies import NewMember, RoleChange, read_body
 from finetune_hub.api.lookups import get_row
 from finetune_hub.api.paging import page_of
 from finetune_hub.api.permissions import AdminsManageMembers
-from finetune_hub.api.serializers import AddedMemberSerializer, MemberSerializer
+from finetune_hub.api.serializers.accounts import AddedMemberSerializer, MemberSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
 
 

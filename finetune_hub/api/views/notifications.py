@@ -13,7 +13,7 @@ from finetune_hub.accounts.models import User
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import EmailNotifications, NewChatWebhook, read_body
 from finetune_hub.api.permissions import AdminsManageMembers
-from finetune_hub.api.serializers import ChatWebhookSerializer, EmailNotificationsSerializer
+from finetune_hub.api.serializers.operations import ChatWebhookSerializer, EmailNotificationsSerializer
 from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.notifications.actions import connect_chat, disconnect_chat, wish_for_email
 from finetune_hub.notifications.models import ChatWebhook, EmailWish, Wants

@@ -11,7 +11,7 @@ from finetune_hub.api.authentication import user_of
 from finetune_hub.api.bodies import Quota, read_body
 from finetune_hub.api.lookups import get_row
 from finetune_hub.api.permissions import StaffSetQuotas
-from finetune_hub.api.serializers import QuotaSerializer
+from finetune_hub.api.serializers.fleet import QuotaSerializer
 from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.fleet.actions import set_quota
 from finetune_hub.jobs.team_use import uses_shown_to

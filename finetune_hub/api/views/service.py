@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from finetune_hub.api.schema import SCHEMA_SETTINGS
-from finetune_hub.api.serializers import HealthReportSerializer, HealthSerializer
+from finetune_hub.api.serializers.operations import HealthReportSerializer, HealthSerializer
 from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.operations.health import look, worst_of
 

@@ -16,7 +16,7 @@ from finetune_hub.api.bodies import NewToken, read_body
 from finetune_hub.api.lookups import get_row
 from finetune_hub.api.paging import page_of
 from finetune_hub.api.permissions import AnyToken
-from finetune_hub.api.serializers import CreatedTokenSerializer, MeSerializer, TokenSerializer
+from finetune_hub.api.serializers.accounts import CreatedTokenSerializer, MeSerializer, TokenSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
 
 

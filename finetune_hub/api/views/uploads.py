@@ -12,8 +12,8 @@ from rest_framework.response import Response
 
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import NewUpload, content_length_bytes, read_body, whole_number
-from finetune_hub.api.dataset_serializers import UploadSerializer
 from finetune_hub.api.lookups import get_row
+from finetune_hub.api.serializers.datasets import UploadSerializer
 from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.catalog.models import Upload
 from finetune_hub.catalog.uploads import MAX_PART_BYTES, add_part, begin_upload

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from finetune_hub.accounts.models import Scope
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.permissions import require_scope
-from finetune_hub.api.serializers import UsageSerializer
+from finetune_hub.api.serializers.operations import UsageSerializer
 from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.operations.usage import By, Month, check_by, total_of, usage_of
 from finetune_hub.spec.refusal import Refusal

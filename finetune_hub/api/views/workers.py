@@ -11,7 +11,7 @@ from finetune_hub.api.bodies import DeviceChange, read_body
 from finetune_hub.api.lookups import get_row
 from finetune_hub.api.paging import page_of
 from finetune_hub.api.permissions import AdminsManageWorkers
-from finetune_hub.api.serializers import WorkerSerializer
+from finetune_hub.api.serializers.fleet import WorkerSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
 from finetune_hub.fleet.actions import drain_worker, release_device, remove_worker, share_device
 from finetune_hub.fleet.models import Device, Worker

@@ -1,0 +1,24 @@
+"""What base models and adapters share in answers: files, and the programs that can serve them."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from rest_framework import serializers
+
+from finetune_hub.spec.compatibility import Answer, Program
+
+
+class FileSerializer(serializers.Serializer[Any]):
+    path = serializers.CharField()
+    size_bytes = serializers.IntegerField()
+    sha256 = serializers.CharField()
+
+
+class CompatibilitySerializer(serializers.Serializer[Any]):
+    """Whether a program can serve an adapter: known from its settings."""
+
+    program = serializers.ChoiceField(choices=get_args(Program))
+    answer = serializers.ChoiceField(choices=get_args(Answer), help_text="export: after `finetune-hub export`.")
+    export_format = serializers.CharField(allow_null=True, help_text="What to export it as; null: nothing.")
+    reason = serializers.CharField(help_text="For people.")

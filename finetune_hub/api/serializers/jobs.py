@@ -1,0 +1,179 @@
+"""What the API answers about jobs: their attempts, events, metrics and logs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from finetune_hub.api.serializers.artifacts import CompatibilitySerializer
+from finetune_hub.jobs.models import Attempt, Job, JobDataset, JobEvent, JobState, MetricPoint
+from finetune_hub.registry.models import AdapterVersion
+from finetune_hub.scheduling.placement.reasons import WAIT_CODES
+
+
+class FailureSerializer(serializers.Serializer[Job]):
+    failure_class = serializers.CharField(help_text="bad_config, bad_data, out_of_memory, diverged, …")
+    message = serializers.CharField(source="failure_message")
+    remedy = serializers.CharField(source="failure_remedy")
+
+
+class JobSerializer(serializers.ModelSerializer[Job]):
+    created_by = serializers.CharField(source="created_by.username")
+    base_model = serializers.CharField(
+        source="base_model.name", default=None, allow_null=True, help_text="null: it imports a dataset."
+    )
+    state = serializers.ChoiceField(choices=JobState.choices)
+    waiting_code = serializers.SerializerMethodField()
+    expected_start = serializers.DateTimeField(
+        allow_null=True, help_text="When it starts if all goes as expected; null: it does not wait, or nobody knows."
+    )
+    failure = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Job
+        fields = [
+            "id",
+            "kind",
+            "state",
+            "desired_state",
+            "base_model",
+            "created_by",
+            "created_at",
+            "started_at",
+            "finished_at",
+            "waiting_reason",
+            "waiting_code",
+            "expected_start",
+            "priority",
+            "after",
+            "step",
+            "total_steps",
+            "progress_unit",
+            "eta_seconds",
+            "failure",
+        ]
+
+    @extend_schema_field(serializers.ChoiceField(choices=["", *WAIT_CODES]))
+    def get_waiting_code(self, job: Job) -> str:
+        return job.waiting_code if job.waiting_reason else ""
+
+    @extend_schema_field(FailureSerializer(allow_null=True))
+    def get_failure(self, job: Job) -> dict[str, Any] | None:
+        return dict(FailureSerializer(job).data) if job.failure_class else None
+
+
+class JobDatasetSerializer(serializers.ModelSerializer[JobDataset]):
+    id = serializers.CharField(source="dataset_version.dataset_id")
+    name = serializers.CharField(source="dataset_version.dataset.name")
+    version = serializers.IntegerField(source="dataset_version.number")
+
+    class Meta:
+        model = JobDataset
+        fields = ["id", "name", "version", "weight"]
+
+
+class AttemptSerializer(serializers.ModelSerializer[Attempt]):
+    worker = serializers.CharField(source="worker.name")
+    devices: Any = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)
+
+    class Meta:
+        model = Attempt
+        fields = [
+            "number",
+            "state",
+            "worker",
+            "devices",
+            "assigned_at",
+            "started_at",
+            "finished_at",
+            "resumed_from_step",
+            "stop_reason",
+            "failure_class",
+            "failure_message",
+        ]
+
+
+class VersionReferenceSerializer(serializers.ModelSerializer[AdapterVersion]):
+    """Which version of which adapter."""
+
+    adapter_id = serializers.CharField()
+    name = serializers.CharField(source="adapter.name")
+    version = serializers.IntegerField(source="number")
+
+    class Meta:
+        model = AdapterVersion
+        fields = ["adapter_id", "name", "version"]
+
+
+class JobDetailSerializer(JobSerializer):
+    datasets = JobDatasetSerializer(source="job_datasets", many=True)
+    attempts = AttemptSerializer(many=True)
+    evaluates = VersionReferenceSerializer(source="adapter_version", allow_null=True)
+    published = serializers.SerializerMethodField(help_text="The adapter version that the job made; null: none yet.")
+    compatibility = CompatibilitySerializer(
+        many=True, allow_null=True, help_text="What will be able to serve the adapter; null: the job trains none."
+    )
+    checkpoints: Any = serializers.SlugRelatedField(
+        slug_field="step", many=True, read_only=True, help_text="Steps from which it can be retried."
+    )
+    spec = serializers.DictField()
+    adjustments = serializers.DictField(
+        help_text="Fields of `spec` that the service has changed since, by their place."
+    )
+    result = serializers.DictField(allow_null=True, help_text="What the engine reported at the end.")
+
+    class Meta(JobSerializer.Meta):
+        fields = [
+            *JobSerializer.Meta.fields,
+            "datasets",
+            "attempts",
+            "evaluates",
+            "published",
+            "compatibility",
+            "checkpoints",
+            "spec",
+            "adjustments",
+            "memory_bytes_needed",
+            "result",
+        ]
+
+    @extend_schema_field(VersionReferenceSerializer(allow_null=True))
+    def get_published(self, job: Job) -> dict[str, Any] | None:
+        publications = list(job.publications.all())
+        return dict(VersionReferenceSerializer(publications[0].adapter_version).data) if publications else None
+
+
+class JobEventSerializer(serializers.ModelSerializer[JobEvent]):
+    level = serializers.ChoiceField(choices=["info", "warn", "error"])
+    actor: Any = serializers.SlugRelatedField(
+        slug_field="username", read_only=True, help_text="Who did it; null: the service."
+    )
+
+    class Meta:
+        model = JobEvent
+        fields = ["number", "created_at", "level", "message", "actor"]
+
+
+class MetricPointSerializer(serializers.ModelSerializer[MetricPoint]):
+    class Meta:
+        model = MetricPoint
+        fields = [
+            "step",
+            "epoch",
+            "loss",
+            "learning_rate",
+            "grad_norm",
+            "tokens",
+            "supervised_tokens",
+            "seconds",
+            "peak_memory_bytes",
+            "reward_margin",
+            "reward_accuracy",
+        ]
+
+
+class LogSerializer(serializers.Serializer[Any]):
+    attempt = serializers.IntegerField(allow_null=True, help_text="null: the job has not run yet.")
+    text = serializers.CharField(help_text="The last part of what the engine printed.")
