@@ -1,11 +1,39 @@
-"""The ASGI application that uvicorn serves."""
+"""The ASGI application that uvicorn serves: Django's, told at its next word when the client has left.
+
+Django cancels a request whose client leaves. A cancellation that comes while a middleware is at work in its thread is
+lost there, and a stream then goes on for nobody until its job ends: uvicorn drops what it says in silence.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "finetune_hub.settings")
 
-application = get_asgi_application()
+handler = get_asgi_application()
+
+
+async def application(
+    scope: dict[str, Any],
+    receive: Callable[[], Awaitable[Mapping[str, Any]]],
+    send: Callable[[Mapping[str, Any]], Awaitable[None]],
+) -> None:
+    has_left = False
+
+    async def listen() -> Mapping[str, Any]:
+        nonlocal has_left
+        event = await receive()
+        has_left = has_left or event["type"] == "http.disconnect"
+        return event
+
+    async def say(event: Mapping[str, Any]) -> None:
+        if has_left:
+            raise asyncio.CancelledError  # What Django's handler takes for a client that has left.
+        await send(event)
+
+    await handler(scope, listen, say)
