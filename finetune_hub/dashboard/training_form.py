@@ -268,7 +268,7 @@ class TrainingForm(TeamForm):
         if field in self.fields and not self.has_error(field):
             self.add_error(field, message)
         elif field not in self.fields:
-            self.add_error(None, f"{key}: {message}")
+            self.add_error(None, f"{key}: {message}" if key else message)
 
     def _label(self, team_id: int, text: str) -> str:
         if len(self.teams) == 1:

@@ -34,6 +34,12 @@ form?.addEventListener("input", (event) => {
   event.target.closest(".field")?.querySelector("[data-reason]")?.remove();
 });
 
+// A field tells of a change only when it is left; what is typed is planned before: htmx's delay waits for a pause.
+form?.addEventListener("input", (event) => {
+  const isTyped = event.target.matches("input:not([type=radio], [type=checkbox]), textarea");
+  if (isTyped) form.dispatchEvent(new Event("change"));
+});
+
 document.addEventListener("htmx:beforeSwap", (event) => {
   if (event.detail.target.id === "how" && chosen() === "own") event.detail.shouldSwap = false;
 });

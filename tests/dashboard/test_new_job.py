@@ -186,6 +186,12 @@ def test_an_error_lies_beside_its_field(world: World, field: str, value: str) ->
     assert Job.objects.count() == 1
 
 
+def test_fields_that_exclude_each_other_are_told_at_the_head(world: World) -> None:
+    fields = {"method.type": "qlora", "runtime.gpus": "2", "runtime.shard_base_model": "true"}
+    (message,) = errors(submit(world, **fields))["__all__"]
+    assert message.startswith("`runtime.shard_base_model` spreads no quantised base model: set it to false")
+
+
 def test_an_error_in_the_fold_opens_it(world: World) -> None:
     assert "<details open>" in submit(world, **{"training.seed": "-1"}).content.decode()
     assert "<details open>" not in submit(world, **{"method.rank": "0"}).content.decode()
