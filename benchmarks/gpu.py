@@ -14,14 +14,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks import engine
 from benchmarks.planner import make_base
 
-LLAMA_1B = {"hidden": 2048, "inner": 8192, "layers": 16, "heads": 32, "kv": 8, "vocab": 128_256}
-TINY = {"hidden": 64, "inner": 128, "layers": 2, "heads": 4, "kv": 2, "vocab": 512}
+LLAMA_1B: dict[str, Any] = {"hidden": 2048, "inner": 8192, "layers": 16, "heads": 32, "kv": 8, "vocab": 128_256}
+TINY: dict[str, Any] = {"hidden": 64, "inner": 128, "layers": 2, "heads": 4, "kv": 2, "vocab": 512}
 
 
 def main() -> None:

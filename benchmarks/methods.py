@@ -33,9 +33,10 @@ from finetune_hub.data.sample_tickets import write_tickets
 from finetune_hub.engine import fast_modules, held_out, library
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.adapters.registry import Adapter
+from finetune_hub.engine.allocator import start_again_tuned
 from finetune_hub.engine.dataset import RowOrder, TokenRow, load_dataset
 from finetune_hub.engine.events import EventLog
-from finetune_hub.engine.memory import bound_kernel_caches, keep_freed_memory
+from finetune_hub.engine.memory import bound_kernel_caches
 from finetune_hub.engine.model import prove_fast_paths
 from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.objectives.sft import Sft
@@ -77,7 +78,6 @@ class Task:
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    keep_freed_memory()
     bound_kernel_caches()
     with tempfile.TemporaryDirectory() as name:
         tasks = make_tasks(Path(name), options)
@@ -89,7 +89,10 @@ def main() -> None:
                 parameters, cells = measure(task, candidate, options.model, Path(name))
                 table.setdefault(candidate.name, {"trained": f"{parameters:,}"}).update(cells)
                 seconds = time.perf_counter() - started
-                print(json.dumps({"task": task.name, "method": candidate.name, **cells, "seconds": round(seconds)}))
+                print(
+                    json.dumps({"task": task.name, "method": candidate.name, **cells, "seconds": round(seconds)}),
+                    flush=True,
+                )
     columns = list(dict.fromkeys(column for cells in table.values() for column in cells))
     print("\n| method | " + " | ".join(columns) + " |\n|" + "---|" * (1 + len(columns)))
     for method, cells in table.items():
@@ -151,9 +154,9 @@ def measure(task: Task, candidate: Candidate, folder: Path, scratch: Path) -> tu
         parameter.requires_grad_()
     train(model, adapter, candidate.learning_rate, RowOrder([train_rows], SEED))
 
-    paths = prove_fast_paths(model)
-    ranks = Ranks.join("cpu")
-    cells = {f"{task.name}: held-out loss": f"{held_out.measure(model, paths, held_out_rows.rows, 8, ranks):.3f}"}
+    objective = Sft(Setting(model, prove_fast_paths(model)))
+    loss = held_out.measure(objective, held_out_rows.rows, 8, Ranks.join("cpu"))
+    cells = {f"{task.name}: held-out loss": f"{loss:.3f}"}
     if task.answers:
         cells[f"{task.name}: exact"] = f"{exact(model, held_out_rows.rows[: task.answers], template):.0%}"
     return sum(parameter.numel() for parameter in trained), cells
@@ -210,4 +213,5 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    start_again_tuned()
     main()

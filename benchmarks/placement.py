@@ -269,7 +269,7 @@ class Fleet:
             for device_id in job.lent.device_ids:
                 busy_until[device_id] = max(end, busy_until.get(device_id, self.now))
         for team in range(LIGHT + 1):
-            self.recent[team] = self.recent[team] * fade + taken[team]  # type: ignore[assignment]
+            self.recent[team] = self.recent[team] * fade + taken[team]
         if self.now >= WARM_UP_DAYS * DAY:
             measured.team_seconds.update(taken)
             measured.busy += sum(end - self.now for end in busy_until.values())

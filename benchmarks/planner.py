@@ -35,7 +35,7 @@ from finetune_hub.scheduling.workload import Rows, workload_of
 from finetune_hub.spec.training import TrainingSpec
 from tests.tiny_models import make_tokenizer
 
-STEPS = 3
+STEPS, RAGGED_STEPS = 3, 12  # Where every micro batch has another length, holes grow for a while.
 UNDER = 0.05
 TEMPLATE_TOKENS = 55  # Around a conversation, in bytes: the tokenizer knows little more.
 
@@ -188,7 +188,8 @@ def run_case(case: Case, bases: Path, folder: Path) -> Outcome:
     base = make_base(bases / case.base, **BASES[case.base])
     run_dir = Path(tempfile.mkdtemp(dir=folder))
     per_step = case.batch * case.training.get("gradient_accumulation_steps", 1)
-    rows, lengths = write_rows(run_dir / "rows.jsonl", STEPS * per_step, case.length, is_ragged=case.ragged)
+    steps = RAGGED_STEPS if case.ragged else STEPS
+    rows, lengths = write_rows(run_dir / "rows.jsonl", steps * per_step, case.length, is_ragged=case.ragged)
     spec = case.spec(base, rows)
     run = {
         "spec": spec,

@@ -1,11 +1,13 @@
 """What NF4 saves where it matters: our own training over a random llama of 0.8 billion parameters, in NF4 and bfloat16.
 
-    python -m benchmarks.quantised --tokenizer FOLDER [--rounds 2]
+    python -m benchmarks.quantised --tokenizer FOLDER [--rounds 2] [--micro-batch-sizes 4 1]
+                                   [--activation-checkpointing]
 
-Both train the same few steps, in turn and in fresh processes. Memory is what the process cannot give back: its
-anonymous pages, and the pages of the model's own file that it has mapped, because our bfloat16 base is used where it
-lies on the disk, and every step needs it. The peak of loading, which for NF4 holds 16-bit weights too, is shown apart
-from the peak after it. Linux only: it reads /proc.
+Both train the same few steps, in turn and in fresh processes; a table for each micro batch, because activations are the
+same in both and packing saves only weights. Memory is what the process cannot give back: its anonymous pages, and the
+pages of the model's own file that it has mapped, because our bfloat16 base is used where it lies on the disk, and every
+step needs it. The peak of loading, which for NF4 holds 16-bit weights too, is shown apart from the peak after it. Linux
+only: it reads /proc.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.engine import SKIPPED_STEPS, cpu_name
 from benchmarks.rows import write_rows
 
-STEPS, ROWS_PER_STEP = 6, 4
+STEPS = 6
 POLL_SECONDS = 0.05
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -49,13 +51,20 @@ def main() -> None:
         folder = Path(name)
         parameters = make_model(folder / "model", options.tokenizer)
         print(f"{cpu_name()}, {options.threads} threads, torch {torch.__version__}, {parameters / 1e9:.2f}B parameters")
-        rows = write_rows(folder / "rows.jsonl", STEPS * ROWS_PER_STEP, None)
-        runs: dict[str, list[Measured]] = {"nf4": [], "bfloat16": []}
-        for number in range(options.rounds):
-            for base, measured in runs.items():
-                measured.append(train(base, folder / "model", rows, folder / f"{base}-{number}", options.threads))
-                print(f"{base} round {number + 1}: {measured[-1]}", flush=True)
-    print("\n| | nf4 | bfloat16 | ratio |\n|---|---|---|---|")
+        for size in options.micro_batch_sizes:
+            compare(folder / f"{size}-rows", folder / "model", size, options)
+
+
+def compare(folder: Path, model: Path, micro_batch_size: int, options: argparse.Namespace) -> None:
+    """Train in both bases, in turn, and print the table."""
+    folder.mkdir()
+    rows = write_rows(folder / "rows.jsonl", STEPS * micro_batch_size, None)
+    runs: dict[str, list[Measured]] = {"nf4": [], "bfloat16": []}
+    for number in range(options.rounds):
+        for base, measured in runs.items():
+            measured.append(train(base, model, rows, folder / f"{base}-{number}", micro_batch_size, options))
+            print(f"{base} round {number + 1}: {measured[-1]}", flush=True)
+    print(f"\n| micro batch {micro_batch_size} | nf4 | bfloat16 | ratio |\n|---|---|---|---|")
     for field, label, scale in (
         ("training_bytes", "GB while training", 1e-9),
         ("loading_bytes", "GB while loading", 1e-9),
@@ -64,6 +73,7 @@ def main() -> None:
         ours, plain = ([getattr(run, field) * scale for run in runs[base]] for base in ("nf4", "bfloat16"))
         ratio = median(quantised / dense for quantised, dense in zip(ours, plain, strict=True))
         print(f"| {label} | {median(ours):.3g} | {median(plain):.3g} | {ratio:.2f}x |")
+    print(flush=True)
 
 
 def make_model(folder: Path, tokenizer: Path) -> int:
@@ -86,21 +96,23 @@ def make_model(folder: Path, tokenizer: Path) -> int:
     return int(model.num_parameters())
 
 
-def train(base: str, model: Path, rows: Path, output_dir: Path, threads: int) -> Measured:
+def train(
+    base: str, model: Path, rows: Path, output_dir: Path, micro_batch_size: int, options: argparse.Namespace
+) -> Measured:
     """Run the engine and watch its memory until it ends."""
     run = {
         "spec": {
             "base_model": str(model),
             "dataset": {"path": str(rows)},
             "method": {"type": "qlora" if base == "nf4" else "lora", "rank": 16, "alpha": 32},
-            "training": {"micro_batch_size": ROWS_PER_STEP, "max_seq_len": 512},
-            "runtime": {"dtype": "bfloat16"},
+            "training": {"micro_batch_size": micro_batch_size, "max_seq_len": 512},
+            "runtime": {"dtype": "bfloat16", "activation_checkpointing": options.activation_checkpointing},
         },
         "base_model_dir": str(model),
         "base_model_name": "random",
         "datasets": [{"path": str(rows), "sha256": hashlib.sha256(rows.read_bytes()).hexdigest()}],
         "output_dir": str(output_dir),
-        "threads": threads,
+        "threads": options.threads,
     }
     document = output_dir.with_suffix(".json")
     document.write_text(json.dumps(run))
@@ -141,6 +153,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, required=True, help="a base model's folder, for its tokenizer")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--micro-batch-sizes", type=int, nargs="+", default=[4, 1])
+    parser.add_argument("--activation-checkpointing", action="store_true", help="make activations anew")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     return parser.parse_args()
 

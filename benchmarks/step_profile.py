@@ -20,9 +20,9 @@ from benchmarks.rows import write_rows
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.data.chat_template import ChatTemplate
 from finetune_hub.engine import fast_modules, library
+from finetune_hub.engine.allocator import start_again_tuned
 from finetune_hub.engine.dataset import load_dataset
 from finetune_hub.engine.events import EventLog
-from finetune_hub.engine.memory import keep_freed_memory
 from finetune_hub.engine.model import DTYPES, prove_fast_paths
 from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.objectives.sft import Sft
@@ -45,7 +45,6 @@ PURPOSES = {
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    keep_freed_memory()
     with tempfile.TemporaryDirectory() as name:
         step, tokens = make_step(options, Path(name))
     step()
@@ -107,4 +106,5 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    start_again_tuned()
     main()
