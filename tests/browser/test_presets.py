@@ -62,9 +62,14 @@ def test_an_answer_that_comes_late_keeps_off_what_was_typed(open_page: OpenPage)
     page = open_page()
     sign_in(page, hub.user)
     held: list[Route] = []
-    page.route(
-        "**/jobs/new/", lambda route: held.append(route) if route.request.method == "POST" else route.continue_()
-    )
+
+    def hold_the_first_answer(route: Route) -> None:
+        if route.request.method == "POST" and not held:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/jobs/new/", hold_the_first_answer)
     with page.expect_request(lambda request: request.method == "POST"):
         page.goto("/jobs/new/")
     rank = page.get_by_role("spinbutton", name="Rank")
