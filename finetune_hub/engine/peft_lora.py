@@ -4,8 +4,8 @@
     base_model.model.<path>.lora_embedding_A (R, V)   .lora_embedding_B (H, R)
 
 A mixture's experts hang on their module; where one module has several, PEFT wraps it once for each, and the inner ones'
-keys gain `base_layer.`. PiSSA is written as what it amounts to, plain LoRA of twice the rank, so that any reader can
-put it on the untouched base.
+keys gain `base_layer.`. PiSSA and OLoRA are written as what they amount to, plain LoRA of twice the rank, so that any
+reader can put them on the untouched base.
 Source: PEFT 0.21, `peft/tuners/lora/config.py` and `layer.py`.
 """
 
@@ -47,7 +47,7 @@ def tensors_of(adapter: LoraAdapter) -> dict[str, Tensor]:
 def config_of(adapter: LoraAdapter) -> dict[str, Any]:
     """The adapter's settings under PEFT's names."""
     method = adapter.method
-    grow = 2 if method.init_weights == "pissa" else 1
+    grow = method.saved_rank_factor
     # Under rsLoRA alpha is divided by √rank: at twice the rank it takes √2 times the alpha for the same scale.
     alpha_factor = grow**0.5 if method.use_rslora else float(grow)
     return {

@@ -2,7 +2,7 @@
 
     weights          numbers · bytes of their dtype; packed linear layers at 4.13 or 8.02 bits (QLoRA)
                      spread over n GPUs: the layers' divided by n, and two layers gathered; the rest whole on each
-    adapters         4 · P: float32 whatever the base is; twice with PiSSA, which keeps what it started from
+    adapters         4 · P: float32 whatever the base is; twice with PiSSA and OLoRA, which keep what they started from
     gradients        4 · P
     optimizer        8 · P of AdamW, 2.03 · P in 8 bits; on a CPU the best weights so far too, 4 · P
     activations      T · layers · what one layer saves for the backward (below), and one layer's working space
@@ -109,7 +109,7 @@ def estimate_memory(spec: TrainingSpec, shape: Shape, device: PlannedDevice, loa
     dequantisation = float(max(linear.parameters for linear in shape.linears) * width) if is_packed else 0.0
     running = MemoryEstimate(
         weights=weights.used,
-        adapters=4.0 * trained * (2 if isinstance(spec.method, LowRankMethod) and _uses_pissa(spec.method) else 1),
+        adapters=4.0 * trained * (spec.method.saved_rank_factor if isinstance(spec.method, LowRankMethod) else 1),
         gradients=4.0 * trained,
         optimizer=optimizer,
         activations=activations,
@@ -206,17 +206,13 @@ def _saved_of_one_token(spec: TrainingSpec, shape: Shape, width: int, mask_width
     else:
         numbers += (3 if shape.is_gated else 1) * i
         numbers += i if "down_proj" in by_name and not dropped else 0
-    numbers += sum(ranks.values()) * (2 if _uses_pissa(method) else 1)
+    numbers += sum(ranks.values()) * method.saved_rank_factor
     numbers += _outputs(ranks) if method.use_dora else 0
     return width * numbers + (width + mask_width) * sum(dropped)
 
 
 def _outputs(linears: dict[Linear, int]) -> int:
     return sum(linear.out_features for linear in linears)
-
-
-def _uses_pissa(method: LowRankMethod) -> bool:
-    return method.init_weights == "pissa"
 
 
 def _working_bytes(shape: Shape, load: Workload, width: int, device: PlannedDevice) -> float:

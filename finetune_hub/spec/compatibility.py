@@ -88,9 +88,8 @@ def _llama_cpp(model_type: str | None) -> Compatibility:
 
 
 def _largest_rank(method: LowRankMethod) -> int:
-    """As it is saved: PiSSA becomes plain LoRA of twice the rank."""
-    grow = 2 if method.init_weights == "pissa" else 1
-    return grow * max(method.rank, *(method.rank_pattern or {}).values(), 0)
+    """As it is saved."""
+    return method.saved_rank_factor * max(method.rank, *(method.rank_pattern or {}).values(), 0)
 
 
 def _names_embeddings(method: LowRankMethod) -> bool:

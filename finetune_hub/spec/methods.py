@@ -64,10 +64,11 @@ class LowRankMethod(Part):
         description="Learn each output's magnitude apart from its direction (DoRA, arXiv:2402.09353): slower, "
         "often better at low rank; vLLM cannot serve it.",
     )
-    init_weights: Literal["default", "gaussian", "pissa"] = Field(
+    init_weights: Literal["default", "gaussian", "pissa", "olora"] = Field(
         "default",
-        description="How A and B start: uniform A and zero B, normal A and zero B, or the weight's principal "
-        "components (PiSSA, arXiv:2404.02948), saved as plain LoRA of twice the rank.",
+        description="How A and B start: uniform A and zero B, normal A and zero B, the weight's principal components "
+        "(PiSSA, arXiv:2404.02948), or an orthonormal basis of its outputs (OLoRA, arXiv:2406.01775). The last two are "
+        "saved as plain LoRA of twice the rank.",
     )
     learning_rate_ratio: float = Field(
         1.0, gt=0, le=1024, description="B learns so many times faster than A (LoRA+, arXiv:2402.12354; 16 is usual)."
@@ -75,11 +76,22 @@ class LowRankMethod(Part):
 
     @model_validator(mode="after")
     def _inits_that_fit(self) -> LowRankMethod:
-        if self.init_weights == "pissa" and self.use_dora:
+        if self.starts_from_weight and self.use_dora:
             raise ValueError(
-                "`init_weights: pissa` and `use_dora` exclude each other: both split the weight, in two ways"
+                f"`init_weights: {self.init_weights}` and `use_dora` exclude each other: "
+                "both split the weight, in two ways"
             )
         return self
+
+    @property
+    def starts_from_weight(self) -> bool:
+        """Whether A and B start as a part of the frozen weight, which is taken off again beside it."""
+        return self.init_weights in ("pissa", "olora")
+
+    @property
+    def saved_rank_factor(self) -> int:
+        """Ranks as saved, in units of those trained: what A and B started from is saved beside them."""
+        return 2 if self.starts_from_weight else 1
 
 
 class LoraMethod(LowRankMethod):

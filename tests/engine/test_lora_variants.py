@@ -36,6 +36,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gaussian": {"init_weights": "gaussian"},
     "pissa": {"init_weights": "pissa"},
     "rspissa": {"init_weights": "pissa", "use_rslora": True},
+    "olora": {"init_weights": "olora"},
+    "rsolora": {"init_weights": "olora", "use_rslora": True},
     "patterns": {"rank_pattern": {"q_proj": 8, r"layers\.1\.mlp\.up_proj": 2}, "alpha_pattern": {"mlp.*": 3.0}},
     "regex": {"target_modules": r".*\.(q|v)_proj"},
     "exclude": {"exclude_modules": ["down_proj"]},
@@ -140,7 +142,7 @@ def make_mixture(folder: Path) -> Path:
     return write_base("mixtral", folder)
 
 
-@pytest.mark.parametrize("name", ["plain", "rslora", "pissa", "patterns"])
+@pytest.mark.parametrize("name", ["plain", "rslora", "pissa", "olora", "patterns"])
 def test_the_portable_form_computes_the_same(base_model_dir: Path, tmp_path: Path, name: str) -> None:
     model = load(base_model_dir)
     adapter = LoraAdapter.attach(model, LoraMethod(rank=4, alpha=8, **VARIANTS[name]))
@@ -209,6 +211,28 @@ def test_pissa_trains_the_principal_components(base_model_dir: Path) -> None:
     layer = next(iter(adapter.layers.values()))
     u, s, vh = torch.linalg.svd(layer.weight)
     torch.testing.assert_close(layer.scale * layer.lora_b @ layer.lora_a, u[:, :4] * s[:4] @ vh[:4])
+
+
+def test_olora_starts_from_the_factors_that_peft_finds(base_model_dir: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    adapter = LoraAdapter.attach(load(base_model_dir), LoraMethod(rank=4, alpha=8, init_weights="olora"))
+    theirs = get_peft_model(
+        load(base_model_dir), LoraConfig(r=4, lora_alpha=8, init_lora_weights="olora", target_modules="all-linear")
+    )
+    for path, layer in adapter.layers.items():
+        their_layer = theirs.get_submodule(f"base_model.model.{path}")
+        torch.testing.assert_close(layer.lora_a, their_layer.lora_A["default"].weight, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(layer.lora_b, their_layer.lora_B["default"].weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("init_weights", ["pissa", "olora"])
+def test_a_rank_above_the_weights_own_starts_the_rest_as_plain_lora(init_weights: str) -> None:
+    linear = nn.Linear(24, 6, bias=False)
+    layer = LoraLinear(linear, LoraMethod(rank=8, alpha=8, init_weights=init_weights), "layer", torch.Generator())
+    torch.testing.assert_close(layer.scale * layer.lora_b @ layer.lora_a, linear.weight)
+    assert not layer.lora_b[:, 6:].any()
+    assert layer.lora_a[6:].any(dim=1).all()
 
 
 def test_what_excludes_each_other_is_refused(base_model_dir: Path) -> None:

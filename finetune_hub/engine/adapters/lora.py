@@ -92,7 +92,7 @@ class LoraAdapter:
         }
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs: the parameters, and what PiSSA's factors started from."""
+        """What a resumed run needs: the parameters, and what PiSSA's and OLoRA's factors started from."""
         starts = {
             f"{path}.{name}": tensor
             for path, layer in self.layers.items()
@@ -125,9 +125,9 @@ def _layer_for(
 ) -> LoraLinear | LoraEmbedding:
     if not isinstance(module, nn.Embedding):
         return (DoraLinear if method.use_dora else LoraLinear)(module, method, path, generator)
-    if method.use_dora or method.init_weights == "pissa" or method.dropout:
+    if method.use_dora or method.starts_from_weight or method.dropout:
         raise BadConfig(
             f"{path} is an embedding, which has plain LoRA alone.",
-            "Leave it out of `target_modules`, or train without DoRA, PiSSA and dropout.",
+            "Leave it out of `target_modules`, or train without DoRA, PiSSA, OLoRA and dropout.",
         )
     return LoraEmbedding(module, method, path, generator)

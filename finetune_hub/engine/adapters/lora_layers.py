@@ -2,10 +2,11 @@
 
     linear       y = x Wᵀ + b + s · dropout(x) Aᵀ Bᵀ                       A (R, I),  B (O, R)
     embedding    y = W[id] + s · Aᵀ[id] Bᵀ                                 A (R, V),  B (H, R)
-    PiSSA        … − s · dropout(x) A₀ᵀ B₀ᵀ, where A₀ and B₀ are what A and B started from
+    PiSSA, OLoRA … − s · dropout(x) A₀ᵀ B₀ᵀ, where A₀ and B₀ are what A and B started from
 
 Shape letters:  T tokens,  I in_features,  O out_features,  R rank,  V vocabulary,  H hidden.
-Source: Hu et al., "LoRA", arXiv:2106.09685, section 4.1; Meng et al., "PiSSA", arXiv:2404.02948, section 3.
+Source: Hu et al., "LoRA", arXiv:2106.09685, section 4.1; Meng et al., "PiSSA", arXiv:2404.02948, section 3;
+Büyükakyüz, "OLoRA", arXiv:2406.01775, section 3.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class LoraLinear(nn.Module):
         device = self.weight.device
         self.lora_a = nn.Parameter(_start_a(self.rank, self.in_features, method, generator).to(device))  # (R, I)
         self.lora_b = nn.Parameter(torch.zeros(self.out_features, self.rank, device=device))  # (O, R)
-        if method.init_weights == "pissa":
-            self._start_from_principal_components(generator)
+        if method.starts_from_weight:
+            self._start_from_weight(method, generator)
         self.train(linear.training)
 
     def base_weight(self) -> Tensor:
@@ -80,19 +81,47 @@ class LoraLinear(nn.Module):
         return weight + self.scale * (lora_b @ lora_a)
 
     @torch.no_grad()
-    def _start_from_principal_components(self, generator: torch.Generator) -> None:
+    def _start_from_weight(self, method: LowRankMethod, generator: torch.Generator) -> None:
+        """Start as a part of the weight; what a narrow weight does not fill of the rank starts as plain LoRA does."""
         weight = dense(self.base_weight(), torch.float32).float()
-        if min(weight.shape) <= EXACT_SVD_LIMIT:
-            u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+        if method.init_weights == "olora":
+            start_a, start_b = _orthonormal_factors(weight, self.rank)
         else:
-            with torch.random.fork_rng(devices=[weight.device] if weight.is_cuda else []):
-                torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-                u, s, v = torch.svd_lowrank(weight, q=min(2 * self.rank, *weight.shape), niter=8)
-                vh = v.t()
-        root = (s[: self.rank] / self.scale).sqrt()
-        self.lora_a.copy_(root[:, None] * vh[: self.rank])
-        self.lora_b.copy_(u[:, : self.rank] * root)
+            start_a, start_b = _principal_factors(weight, self.rank, self.scale, generator)
+        self.lora_a[: len(start_a)] = start_a
+        self.lora_b[:, : len(start_a)] = start_b
         self.start_a, self.start_b = self.lora_a.detach().clone(), self.lora_b.detach().clone()
+
+
+def _principal_factors(
+    weight: Tensor,  # (O, I)
+    rank: int,
+    scale: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """PiSSA: A and B with s · B A = the weight's first principal components."""
+    if min(weight.shape) <= EXACT_SVD_LIMIT:
+        u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    else:
+        with torch.random.fork_rng(devices=[weight.device] if weight.is_cuda else []):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+            u, s, v = torch.svd_lowrank(weight, q=min(2 * rank, *weight.shape), niter=8)
+            vh = v.t()
+    root = (s[:rank] / scale).sqrt()
+    return root[:, None] * vh[:rank], u[:, :rank] * root
+
+
+def _orthonormal_factors(
+    weight: Tensor,  # (O, I)
+    rank: int,
+) -> tuple[Tensor, Tensor]:
+    """OLoRA: B = the first columns of Q and A = the first rows of R, with W = Q R.
+
+    Q's first columns come from the weight's own first columns alone, and R's first rows are those times the weight: the
+    whole decomposition, which takes minutes for a large layer, is not needed.
+    """
+    q, _ = torch.linalg.qr(weight[:, :rank])
+    return q.t() @ weight, q
 
 
 class LoraEmbedding(nn.Module):

@@ -27,10 +27,10 @@ class LoraParameter(nn.Module):
 
     def __init__(self, model: PreTrainedModel, path: str, method: LowRankMethod, generator: torch.Generator) -> None:
         super().__init__()
-        if method.use_dora or method.init_weights == "pissa" or method.dropout:
+        if method.use_dora or method.starts_from_weight or method.dropout:
             raise BadConfig(
                 f"{path} is a parameter, not a layer: it has plain LoRA alone.",
-                "Train without DoRA, PiSSA and dropout, or without `target_parameters`.",
+                "Train without DoRA, PiSSA, OLoRA and dropout, or without `target_parameters`.",
             )
         owner, _, self.parameter_name = path.rpartition(".")
         self._owner = [model.get_submodule(owner)]  # In a list, so that it is no submodule of ours.

@@ -82,8 +82,8 @@ def target_parameters(draft: Draft, key: str, value: Any) -> None:
 
 def init_weights(draft: Draft, key: str, value: Any) -> None:
     word = word_of(value)
-    if value is True or word.startswith("pissa") or word == "gaussian":
-        ours = "default" if value is True else "pissa" if word.startswith("pissa") else "gaussian"
+    if value is True or word.startswith("pissa") or word in ("gaussian", "olora"):
+        ours = "default" if value is True else "pissa" if word.startswith("pissa") else word
         draft.put("method.init_weights", ours, key=key)
         draft.note(key, "taken", f"It is `method.init_weights: {ours}`.")
     else:

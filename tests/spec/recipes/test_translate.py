@@ -112,6 +112,7 @@ def test_llama_factory_v1_is_read_too() -> None:
         (AXOLOTL, {"adapter": "lora", "load_in_4bit": False}, "method.type", "lora"),
         (AXOLOTL, {"lora_target_linear": None, "lora_target_modules": ["q_proj"]}, "method.target_modules", ["q_proj"]),
         (AXOLOTL, {"peft_use_dora": True}, "method.use_dora", True),
+        (AXOLOTL, {"peft_init_lora_weights": "olora"}, "method.init_weights", "olora"),
         (AXOLOTL, {"loraplus_lr_ratio": 16}, "method.learning_rate_ratio", 16),
         (AXOLOTL, {"bnb_config_kwargs": {"bnb_4bit_use_double_quant": False}}, "method.double_quantization", False),
         (AXOLOTL, {"gradient_accumulation_steps": None, "batch_size": 8}, "training.gradient_accumulation_steps", 4),
