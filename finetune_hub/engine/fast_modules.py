@@ -16,8 +16,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 from transformers import PreTrainedModel
 
+from finetune_hub.engine import fast_experts
 from finetune_hub.engine.adapters.lora_layers import LoraLinear
 from finetune_hub.engine.kernels import fused
 from finetune_hub.engine.kernels.frozen_linear import frozen_linear
@@ -28,7 +30,7 @@ from finetune_hub.engine.kernels.rms_norm import frozen_rms_norm
 from finetune_hub.engine.kernels.rotary import apply_rotary_pos_emb
 from finetune_hub.engine.model import output_head
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[..., Tensor]
 _ROTARY = apply_rotary_pos_emb.__name__
 _PROOF_TOKENS = 6
 _ROUNDINGS = 16  # Of the dtype, relative to the whole tensor's norm.
@@ -46,15 +48,18 @@ def install(model: PreTrainedModel) -> dict[str, int]:
     proven: dict[Any, bool] = {}
     head = output_head(model)
     for module in model.modules():
-        fast = _rms_norm(module) or _gated_mlp(module) or (None if module is head else _plain_linear(module))
+        fast = _rms_norm(module) or _gated_mlp(module) or fast_experts.forward_of(module)
+        if fast is None and module is not head:
+            fast = _plain_linear(module)
         if fast is None:
             continue
-        kind = (type(module), *(parameter.shape for parameter in module.parameters()))
+        module_class = type_before_parametrizations(module)  # An adapter on a parameter makes a class of its own.
+        kind = (module_class, *(parameter.shape for parameter in module.parameters()))
         if kind not in proven:
             proven[kind] = _agrees(module, fast)
         if proven[kind]:
             module.forward = fast
-            installed[type(module).__name__] = installed.get(type(module).__name__, 0) + 1
+            installed[module_class.__name__] = installed.get(module_class.__name__, 0) + 1
     if fused.why_not(model.device) is None:  # Else it gains nothing.
         install_rotary(model)
     return installed
@@ -154,14 +159,18 @@ def _activation(act: nn.Module) -> Activation | None:
 
 def _agrees(module: nn.Module, fast: Forward) -> bool:
     """Whether the kernel gives the module's own output and gradients on random numbers."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = fast_experts.proof_inputs(module, _PROOF_TOKENS, generator) or _proof_inputs(module, generator)
+    with torch.enable_grad(), _random_matrices(module, generator), fast_experts.without_adapters(module):
+        expected = _output_and_gradients(module, module.forward, inputs)
+        actual = _output_and_gradients(module, fast, inputs)
+    return _all_close(actual, expected)
+
+
+def _proof_inputs(module: nn.Module, generator: torch.Generator) -> tuple[Tensor, ...]:
     weight = next(parameter for parameter in module.parameters() if not parameter.requires_grad)
     width = weight.shape[0] if weight.dim() == 1 else shape_of(weight)[1]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, _PROOF_TOKENS, width, generator=generator).to(weight.device, dtype_of(weight))
-    with torch.enable_grad(), _random_matrices(module, generator):
-        expected = _output_and_gradients(module, module.forward, x)
-        actual = _output_and_gradients(module, fast, x)
-    return _all_close(actual, expected)
+    return (torch.randn(1, _PROOF_TOKENS, width, generator=generator).to(weight.device, dtype_of(weight)),)
 
 
 def _all_close(actual: list[Tensor], expected: list[Tensor]) -> bool:
@@ -173,13 +182,13 @@ def _all_close(actual: list[Tensor], expected: list[Tensor]) -> bool:
     )
 
 
-def _output_and_gradients(module: nn.Module, forward: Forward, x: Tensor) -> list[Tensor]:
-    """Output, x's gradient, and the gradient of each trained tensor, in order."""
-    x = x.clone().requires_grad_()
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    y = forward(x)
+def _output_and_gradients(module: nn.Module, forward: Forward, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """Output, and the gradients of the inputs and of each trained tensor, in order."""
+    inputs = tuple(x.clone().requires_grad_(x.is_floating_point()) for x in inputs)
+    varied = [x for x in (*inputs, *module.parameters()) if x.requires_grad]
+    y = forward(*inputs)
     weights = torch.cos(torch.arange(y.numel(), device=y.device)).view(y.shape).to(y.dtype)
-    gradients = torch.autograd.grad((y * weights).sum(), [x, *trained], allow_unused=True)
+    gradients = torch.autograd.grad((y * weights).sum(), varied, allow_unused=True)
     return [y.detach(), *(torch.zeros(0) if gradient is None else gradient for gradient in gradients)]
 
 

@@ -2,7 +2,8 @@
 
     W'ₑ = Wₑ + s · Bₑ Aₑ            A (E·R, I),  B (O, R·E), laid out as PEFT's `target_parameters` lays them out
 
-The sum is written out once a forward of the parameter's module, because that module uses it in ways of its own.
+The sum is written out once a forward of the parameter's module, because that module uses it in ways of its own; a
+module of experts that is known takes weight and factors apart instead (`engine/fast_modules.py`).
 Shape letters:  E experts,  R rank,  I in_features,  O out_features.
 """
 
@@ -47,6 +48,14 @@ class LoraParameter(nn.Module):
         self.lora_b = nn.Parameter(torch.zeros(out_features, self.rank * self.experts, device=weight.device))
         self._hooks: list[Any] = []
 
+    @staticmethod
+    def of(owner: nn.Module, parameter_name: str) -> LoraParameter | None:
+        """The adapter of this module's parameter, if one is installed."""
+        if not parametrize.is_parametrized(owner, parameter_name):
+            return None
+        first = owner.parametrizations[parameter_name][0]  # type: ignore[index]
+        return first.layer if isinstance(first, _Adapted) else None
+
     @property
     def owner(self) -> nn.Module:
         return self._owner[0]
@@ -73,10 +82,14 @@ class LoraParameter(nn.Module):
             hook.remove()
         parametrize.remove_parametrizations(self.owner, self.parameter_name, leave_parametrized=False)
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A (E, R, I) and B (E, O, R)."""
+        lora_a = self.lora_a.view(self.experts, self.rank, -1)
+        return lora_a, self.lora_b.view(-1, self.rank, self.experts).permute(2, 0, 1)
+
     def adapted_weight(self, weight: Tensor) -> Tensor:
         """The parameter with its update."""
-        lora_a = self.lora_a.view(self.experts, self.rank, -1)  # (E, R, I)
-        lora_b = self.lora_b.view(-1, self.rank, self.experts).permute(2, 0, 1)  # (E, O, R)
+        lora_a, lora_b = self.factors()
         update = self.scale * (lora_b @ lora_a)
         update = update.transpose(1, 2) if self.is_transposed else update
         return weight + update.to(weight.dtype).reshape(weight.shape)
@@ -89,6 +102,9 @@ class _Adapted(nn.Module):
         super().__init__()
         self._layer = [layer]
 
+    @property
+    def layer(self) -> LoraParameter:
+        return self._layer[0]
+
     def forward(self, weight: Tensor) -> Tensor:
-        (layer,) = self._layer
-        return layer.adapted_weight(weight) if layer.enabled else weight
+        return self.layer.adapted_weight(weight) if self.layer.enabled else weight
