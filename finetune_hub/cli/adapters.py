@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from finetune_hub.cli import style
-from finetune_hub.cli.client import HubError
+from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, day, print_json, print_table, reports_errors, size
 

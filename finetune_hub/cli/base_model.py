@@ -18,7 +18,7 @@ from pathlib import Path
 
 from finetune_hub.artifacts.hub_files import model_files
 from finetune_hub.artifacts.hugging_face import HubRefusal, fetch_files, look_up
-from finetune_hub.cli.client import HubError
+from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.engine_process import EngineProcess
 from finetune_hub.spec.events import Failure
 from finetune_hub.spec.hub_reference import HubReference

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from finetune_hub.cli import style
-from finetune_hub.cli.client import Hub, HubError, Row
+from finetune_hub.cli.client import Hub
+from finetune_hub.cli.connection import HubError, Row
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, day, end_like, print_json, print_table, reports_errors, slug_of, wait_for
 

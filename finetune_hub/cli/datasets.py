@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from finetune_hub.cli import style
-from finetune_hub.cli.client import HubError, Row
+from finetune_hub.cli.connection import HubError, Row
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import (
     Json,

@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from finetune_hub.cli import style
-from finetune_hub.cli.client import Hub, HubError, Row
+from finetune_hub.cli.client import Hub
+from finetune_hub.cli.connection import HubError, Row
 from finetune_hub.cli.output import EXIT_JOB_FAILED, size, wait_for
 from finetune_hub.data.sample_tickets import write_tickets
 from finetune_hub.embedded.environment import manage

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from finetune_hub.cli.base_model import find_base_model
-from finetune_hub.cli.client import HubError
+from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.engine_process import EngineProcess
 from finetune_hub.cli.output import (
     EXIT_BAD_INPUT,

@@ -11,7 +11,8 @@ import typer
 import yaml
 
 from finetune_hub.cli import style
-from finetune_hub.cli.client import Hub, HubError, Row
+from finetune_hub.cli.client import Hub
+from finetune_hub.cli.connection import HubError, Row
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import (
     Json,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune_hub.cli.client import HubError
+from finetune_hub.cli.connection import HubError
 from finetune_hub.data.defects import InvalidDataset
 from finetune_hub.data.intake import read_rows
 from finetune_hub.data.rows import Row

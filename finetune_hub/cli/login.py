@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from finetune_hub.cli.client import Hub, HubError
+from finetune_hub.cli.client import Hub
+from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.output import Json, print_json, reports_errors
 
 

@@ -18,7 +18,8 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 
-from finetune_hub.cli.client import Hub, HubError, Progress, Row
+from finetune_hub.cli.client import Hub, Progress
+from finetune_hub.cli.connection import HubError, Row
 
 EXIT_BAD_INPUT = 3
 EXIT_JOB_FAILED = 4

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from finetune_hub.cli.client import HubError
+from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import EXIT_BAD_INPUT, Json, print_json, print_table, reports_errors
 from finetune_hub.cli.recipes import Recipe, read_recipe

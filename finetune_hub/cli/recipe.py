@@ -14,7 +14,7 @@ import yaml
 
 from finetune_hub.cli import style
 from finetune_hub.cli.adapters import parse_reference
-from finetune_hub.cli.client import HubError
+from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, print_json, reports_errors
 from finetune_hub.scheduling.presets import DEFAULT_PRESET, PRESETS, Preset

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from finetune_hub.cli.client import HubError
+from finetune_hub.cli.connection import HubError
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.cli.base_model import find_base_model
-from finetune_hub.cli.client import HubError
+from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.engine_process import EVENTS_FILE, EngineProcess
 from finetune_hub.cli.output import (
     EXIT_BAD_INPUT,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from finetune_hub.cli import style
-from finetune_hub.cli.client import Row
+from finetune_hub.cli.connection import Row
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, print_json, print_table, reports_errors
 from finetune_hub.cli.up import Home

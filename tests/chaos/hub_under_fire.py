@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.rows import dict_row
 
-from finetune_hub.cli.client import Hub, HubError
+from finetune_hub.cli.client import Hub
+from finetune_hub.cli.connection import HubError
 from finetune_hub.embedded.environment import load_environment
 from finetune_hub.embedded.identity import command_line
 from finetune_hub.embedded.stack import worker_command

@@ -28,7 +28,7 @@ FIND = """
 import sys
 from pathlib import Path
 from finetune_hub.cli.base_model import find_base_model
-from finetune_hub.cli.client import HubError
+from finetune_hub.cli.connection import HubError
 try:
     print(find_base_model(sys.argv[1], relative_to=Path.cwd()))
 except HubError as error:

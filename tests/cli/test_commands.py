@@ -16,7 +16,8 @@ from django.utils import timezone
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.cli import client
-from finetune_hub.cli.client import Hub, HubError
+from finetune_hub.cli.client import Hub
+from finetune_hub.cli.connection import HubError
 from finetune_hub.jobs.lifecycle import Failed, end_job, lock_job
 from finetune_hub.jobs.models import Job, JobKind, JobState
 from finetune_hub.spec.training import TrainingSpec
@@ -80,7 +81,7 @@ def test_push_sets_bad_rows_aside_on_demand(hub: RunCommand) -> None:
 
 def test_a_push_that_broke_off_goes_on(hub: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "WHOLE_BYTES", 1000)
-    monkeypatch.setattr(client, "PART_BYTES", 1000)
+    monkeypatch.setattr("finetune_hub.cli.connection.PART_BYTES", 1000)
     Path("rows.jsonl").write_text(f"{GOOD_ROW}\n" * 50)
     sent: list[int] = []
     real_send = Hub._send
