@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,6 @@ def forward_of(module: nn.Module) -> Callable[..., Tensor] | None:
     if not _is_known(module):
         return None
     weights = [_weight(module, name) for name in _names(module)]
-    if any(weight.dim() != 3 or weight.requires_grad for weight in weights):
-        return None
     is_slow = any(product_dtype(weight) != weight.dtype for weight in weights)
     return partial(_run, module) if _adapters(module) or is_slow else None
 
@@ -54,8 +52,11 @@ def without_adapters(module: nn.Module) -> Iterator[None]:
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Whether transformers marks the module as one of experts, all of them on this device."""
-    return getattr(module, "_is_expert_parallel", None) is False
+    """Whether transformers marks the module as one of experts, all on this device, with two frozen stacks."""
+    if getattr(module, "_is_expert_parallel", None) is not False:
+        return False
+    weights = [_weight(module, name) for name in _names(module)]
+    return all(weight is not None and weight.dim() == 3 and not weight.requires_grad for weight in weights)
 
 
 def _names(module: Any) -> tuple[str, str]:
@@ -63,15 +64,13 @@ def _names(module: Any) -> tuple[str, str]:
 
 
 def _adapters(module: nn.Module) -> list[LoraParameter]:
-    if not _is_known(module):
-        return []
-    return [layer for name in _names(module) if (layer := LoraParameter.of(module, name))]
+    return [layer for name in _names(module) if (layer := LoraParameter.of(module, name))] if _is_known(module) else []
 
 
-def _weight(module: nn.Module, name: str) -> Tensor:
-    """The parameter itself, also where an adapter takes its place."""
+def _weight(module: nn.Module, name: str) -> Any:
+    """The parameter itself, also where an adapter takes its place; None where there is none of that name."""
     layer = LoraParameter.of(module, name)
-    return layer.weight if layer else cast(Tensor, getattr(module, name))
+    return layer.weight if layer else module._parameters.get(name)
 
 
 def _run(module: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
