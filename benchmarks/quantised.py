@@ -1,6 +1,6 @@
-"""What NF4 saves where it matters: our own training over a random llama of 0.8 billion parameters, in NF4 and bfloat16.
+"""What NF4 saves where it matters: our own training over a random llama of a billion parameters, in NF4 and bfloat16.
 
-    python -m benchmarks.quantised --tokenizer FOLDER [--rounds 2] [--micro-batch-sizes 4 1]
+    python -m benchmarks.quantised --tokenizer FOLDER [--shape tinyllama] [--rounds 2] [--micro-batch-sizes 4 1]
                                    [--activation-checkpointing]
 
 Both train the same few steps, in turn and in fresh processes; a table for each micro batch, because activations are the
@@ -24,6 +24,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -33,6 +34,12 @@ from benchmarks.rows import write_rows
 
 STEPS = 6
 POLL_SECONDS = 0.05
+HEAD_DIM = 64
+# Widths of models that people train, with fewer layers.
+SHAPES: dict[str, dict[str, Any]] = {
+    "tinyllama": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 16, "num_key_value_heads": 4},
+    "llama-3.2-3b": {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 12, "num_key_value_heads": 8},
+}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -49,7 +56,7 @@ def main() -> None:
     options = parse()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        parameters = make_model(folder / "model", options.tokenizer)
+        parameters = make_model(folder / "model", options.tokenizer, SHAPES[options.shape])
         print(f"{cpu_name()}, {options.threads} threads, torch {torch.__version__}, {parameters / 1e9:.2f}B parameters")
         for size in options.micro_batch_sizes:
             compare(folder / f"{size}-rows", folder / "model", size, options)
@@ -76,17 +83,14 @@ def compare(folder: Path, model: Path, micro_batch_size: int, options: argparse.
     print(flush=True)
 
 
-def make_model(folder: Path, tokenizer: Path) -> int:
-    """A random llama of TinyLlama's width with the tokenizer of another model; gives its number of parameters."""
+def make_model(folder: Path, tokenizer: Path, shape: dict[str, Any]) -> int:
+    """A random llama of this shape with the tokenizer of another model; gives its number of parameters."""
     vocabulary = json.loads((tokenizer / "config.json").read_text())["vocab_size"]
     config = LlamaConfig(
         vocab_size=vocabulary,
-        hidden_size=2048,
-        intermediate_size=5632,
-        num_hidden_layers=16,
-        num_attention_heads=32,
-        num_key_value_heads=4,
+        num_attention_heads=shape["hidden_size"] // HEAD_DIM,
         tie_word_embeddings=True,
+        **shape,
     )
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).bfloat16()
@@ -152,6 +156,7 @@ def held_bytes(pid: int, model: Path) -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, required=True, help="a base model's folder, for its tokenizer")
+    parser.add_argument("--shape", choices=SHAPES, default="tinyllama")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--micro-batch-sizes", type=int, nargs="+", default=[4, 1])
     parser.add_argument("--activation-checkpointing", action="store_true", help="make activations anew")

@@ -3,7 +3,7 @@
     W'ₑ = Wₑ + s · Bₑ Aₑ            A (E·R, I),  B (O, R·E), laid out as PEFT's `target_parameters` lays them out
 
 The sum is written out once a forward of the parameter's module, because that module uses it in ways of its own; a
-module of experts that is known takes weight and factors apart instead (`engine/fast_modules.py`).
+module of experts that is known takes weight and factors apart instead (`engine/fast_experts.py`).
 Shape letters:  E experts,  R rank,  I in_features,  O out_features.
 """
 
