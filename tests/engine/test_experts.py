@@ -27,9 +27,9 @@ IDS = torch.arange(20)[None] * 7 % 256
 def given(
     *, has_lora: bool, dtype: torch.dtype = torch.float64
 ) -> tuple[torch.Tensor, torch.Tensor, ExpertLora | None]:
-    """Rows (16, 24) and weights (4, 32, 24), with an adapter of rank 8."""
+    """Rows (16, 24) and weights (4, 32, 24), with an adapter of rank 8, whose B lies in memory as PEFT's does."""
     x, weight = randn(16, 24).to(dtype).requires_grad_(), (randn(4, 32, 24, seed=1) / 5).to(dtype)
-    a, b = ((randn(*shape, seed=seed) / 3).to(dtype) for shape, seed in (((4, 8, 24), 2), ((4, 32, 8), 3)))
+    a, b = (randn(4, 8, 24, seed=2) / 3).to(dtype), (randn(32, 8, 4, seed=3) / 3).to(dtype).permute(2, 0, 1)
     return x, weight, ExpertLora(a.requires_grad_(), b.requires_grad_(), 0.5) if has_lora else None
 
 
@@ -50,14 +50,19 @@ def test_an_experts_layer_equals_its_formula(has_lora: bool) -> None:
 
 @pytest.mark.parametrize("has_lora", [False, True])
 def test_grouped_products_give_the_same(monkeypatch: pytest.MonkeyPatch, has_lora: bool) -> None:
-    """A GPU's way through, on the CPU: torch's grouped products in place of one an expert."""
-    x, weight, lora = given(has_lora=has_lora, dtype=torch.bfloat16)
-    target, varied = randn(16, 32, seed=6).bfloat16(), [x, *(lora[:2] if lora else ())]
+    """A GPU's way through, on the CPU; `tests/gpu` goes it on a GPU."""
     monkeypatch.setattr(products, "slow_dtypes", frozenset)
+    check_that_grouped_products_give_the_same(monkeypatch, "cpu", has_lora)
+
+
+def check_that_grouped_products_give_the_same(monkeypatch: pytest.MonkeyPatch, device: str, has_lora: bool) -> None:
+    x, weight, lora = given(has_lora=has_lora, dtype=torch.bfloat16)
     results = []
     for is_grouped in (False, True):
         monkeypatch.setattr(expert_module, "_has_grouped_products", lambda _, answer=is_grouped: answer)
-        y = expert_linear(x, weight, ENDS, lora)
+        moved = ExpertLora(lora.lora_a.to(device), lora.lora_b.to(device), lora.scale) if lora else None
+        y = expert_linear(x.to(device), weight.to(device), ENDS.to(device), moved)
+        target, varied = randn(16, 32, seed=6).to(device, y.dtype), [x, *(lora[:2] if lora else ())]
         results.append([y, *torch.autograd.grad((y * target).sum(), varied)])
     for grouped, one_by_one in zip(results[1], results[0], strict=True):
         assert (grouped - one_by_one).norm() <= 0.02 * one_by_one.norm()

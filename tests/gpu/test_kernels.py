@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from finetune_hub.engine.kernels import document_attention as document_module
-from finetune_hub.engine.kernels import fused
+from finetune_hub.engine.kernels import expert_linear, fused
 from finetune_hub.engine.kernels.document_attention import AttentionPath, choose_path, document_attention, documents
 from finetune_hub.engine.kernels.varlen_attention import torchs_varlen_attn
 from tests.engine.conftest import MakeRun, events_of, train
+from tests.engine.test_experts import check_that_grouped_products_give_the_same
 from tests.engine.test_fused import calls, check_that_it_computes_what_it_says
 from tests.engine.test_training_options import with_parts
 
@@ -73,3 +74,10 @@ def test_a_fused_function_computes_what_it_says(name: str, dtype: torch.dtype) -
         pytest.skip(reason)
     torch._dynamo.reset()
     check_that_it_computes_what_it_says(name, dtype, "cuda")
+
+
+@pytest.mark.parametrize("has_lora", [False, True])
+def test_grouped_products_of_experts_give_the_same(monkeypatch: pytest.MonkeyPatch, has_lora: bool) -> None:
+    if not expert_linear._has_grouped_products(torch.device("cuda")):
+        pytest.skip("torch's grouped products need torch 2.10 and a GPU of compute capability 8.0")
+    check_that_grouped_products_give_the_same(monkeypatch, "cuda", has_lora)

@@ -51,7 +51,7 @@ class ExpertLinearFunction(torch.autograd.Function):
         dtype = product_dtype(x)
         wide = x.to(dtype)
         u = _products(wide, lora_a.mT.to(dtype), ends)
-        y = _products(u, (lora_b * scale).mT.to(dtype), ends)
+        y = _products(u, _scaled(lora_b, scale, dtype).mT, ends)
         ctx.weight, ctx.scale = weight, scale
         ctx.save_for_backward(x, u.to(x.dtype), ends, lora_a, lora_b)
         return _add_products(y, wide, weight.mT, ends).to(x.dtype)
@@ -61,7 +61,7 @@ class ExpertLinearFunction(torch.autograd.Function):
         x, u, ends, lora_a, lora_b = ctx.saved_tensors
         dtype = product_dtype(grad_y)
         grad = grad_y.to(dtype).contiguous()
-        grad_u = _products(grad, (lora_b * ctx.scale).to(dtype), ends)
+        grad_u = _products(grad, _scaled(lora_b, ctx.scale, dtype), ends)
         grad_b = _outer_products(grad, u.to(dtype), ends).to(lora_b.dtype).mul_(ctx.scale)
         grad_a = _outer_products(grad_u, x.to(dtype), ends).to(lora_a.dtype)
         grad_x = None
@@ -97,6 +97,11 @@ def expert_linear(
     else:
         y = ExpertLinearFunction.apply(x, weight, ends, *lora)  # type: ignore[no-untyped-call]
     return y
+
+
+def _scaled(lora_b: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """sB, expert by expert in memory: PEFT's layout has the experts innermost, which no product takes as it is."""
+    return (lora_b * scale).to(dtype).contiguous()
 
 
 def _products(
