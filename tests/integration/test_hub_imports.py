@@ -146,5 +146,6 @@ def test_an_uploaded_gguf_file_becomes_a_base_model(hub: RunningHub, tmp_path: P
         assert job["state"] == "succeeded", job
         model = client.base_model(pushed["id"])
     assert (model["source"], model["license"], model["state"]) == ("upload:tiny.gguf", "mit", "ready")
-    assert not list(hub.home.glob("artifacts/base-models/*/upload/*"))
+    uploaded = "artifacts/base-models/*/upload/*"  # Deleted once the job's end is committed.
+    wait_until(lambda: not list(hub.home.glob(uploaded)), seconds=10, what="the uploaded file is deleted")
     assert not list(hub.home.glob("uploads/*"))
