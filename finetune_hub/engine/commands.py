@@ -213,7 +213,3 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument("file", type=Path, help=f"a {command.document.__name__} document in JSON")
         subparser.add_argument("--wait", action="store_true", help="load the libraries, then wait for a line on stdin")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
