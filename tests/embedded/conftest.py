@@ -31,7 +31,10 @@ def supervisor(home: Path) -> Iterator[Supervisor]:
     supervisor.stop(hurry=lambda: True)
 
 
-def wait_for(condition: Callable[[], object], *, seconds: float = 15) -> None:
+PATIENCE_SECONDS = 90.0  # What is waited for comes at once, but for a machine that is busy with other things.
+
+
+def wait_for(condition: Callable[[], object], *, seconds: float = PATIENCE_SECONDS) -> None:
     """Look many times a second until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -39,14 +42,14 @@ def wait_for(condition: Callable[[], object], *, seconds: float = 15) -> None:
         time.sleep(0.02)
 
 
-def tend_until(supervisor: Supervisor, condition: Callable[[], object], *, seconds: float = 15) -> None:
+def tend_until(supervisor: Supervisor, condition: Callable[[], object]) -> None:
     """Let the supervisor work until the condition holds."""
 
     def look() -> object:
         supervisor.tend()
         return condition()
 
-    wait_for(look, seconds=seconds)
+    wait_for(look)
 
 
 def mode_of(path: Path) -> int:

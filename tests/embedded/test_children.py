@@ -180,7 +180,7 @@ def test_nothing_outlives_a_killed_owner(
     assert len(family) == 3
     process.kill()
     process.wait()
-    wait_for(lambda: not any(member.is_alive() for member in family), seconds=12)
+    wait_for(lambda: not any(member.is_alive() for member in family))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS has the guard alone")
@@ -192,7 +192,7 @@ def test_children_hear_of_a_killed_owner_without_the_guard(
     guard.send(signal.SIGKILL)
     process.kill()
     process.wait()
-    wait_for(lambda: not meek.is_alive(), seconds=3)
+    wait_for(lambda: not meek.is_alive())
     deaf.send(signal.SIGKILL)
 
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,16 +46,16 @@ def test_data_survive_a_restart_and_a_crash(supervisor: Supervisor, home: Path) 
     ask(postgres, "CREATE TABLE job AS SELECT 1 AS id")
 
     child.stop()
-    began = time.monotonic()
     child.start()
     supervisor.wait_until_ready(child)
-    assert time.monotonic() - began < 5
+    assert "not properly shut down" not in child.output()
     ask(postgres, "INSERT INTO job VALUES (2)")
 
     assert child.identity is not None
     child.identity.send(signal.SIGKILL)
-    tend_until(supervisor, lambda: child.restarts >= 1 and child.state == "ready", seconds=30)
+    tend_until(supervisor, lambda: child.restarts >= 1 and child.state == "ready")
     assert ask(postgres, "SELECT count(*) FROM job") == 2
+    assert "not properly shut down" in child.output()
 
 
 def test_it_is_the_same_everywhere_and_nobody_elses(supervisor: Supervisor, home: Path) -> None:
@@ -232,7 +231,7 @@ def test_it_ends_with_its_killed_owner_and_cleanly(home: Path, supervisor: Super
     owner.kill()
     owner.wait()
     assert postmaster is not None
-    wait_for(lambda: not postmaster.is_alive(), seconds=10)
+    wait_for(lambda: not postmaster.is_alive())
     assert "database system is shut down" in (home / "postgres.log").read_text()
 
 

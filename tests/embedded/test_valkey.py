@@ -62,7 +62,7 @@ def test_celery_reaches_it_by_its_socket(supervisor: Supervisor, home: Path) -> 
     with Connection(celery_broker(valkey.url)) as connection:
         queue = connection.SimpleQueue("pokes")
         queue.put({"id": 7})
-        assert queue.get(timeout=5).payload == {"id": 7}
+        assert queue.get(timeout=60).payload == {"id": 7}
         queue.close()
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from threading import Timer
 from typing import Any
 
 import psycopg
@@ -31,6 +31,7 @@ from finetune_hub.notifications.models import EmailWish, Notification
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import make_adapter_version, make_attempt, make_job, make_team, make_user, make_worker
+from tests.integration.conftest import wait_until
 from tests.jobs.test_fence import FILES, RESULT, STEP
 from workers.commands import dataset_files, seconds_left
 from workers.preflight import NotReady, check_database
@@ -434,19 +435,17 @@ def test_an_old_snapshot_does_not_hide_the_end_of_the_attempt(scene: Scene) -> N
 
 
 def test_a_slow_statement_does_not_outlive_the_attempt(scene: Scene) -> None:
-    slow = "WITH slow AS MATERIALIZED (SELECT pg_sleep(1)) " + scene.fill(CHECKPOINT).replace("VALUES (", "SELECT ")
-    with session(scene.invitation) as hostile:
-        ended = Attempt.objects.filter(pk=scene.mine.pk)
-
-        def end() -> None:
-            ended.update(state=AttemptState.LOST, finished_at=Now())
-            connection.close()
-
-        timer = Timer(0.3, end)
-        timer.start()
+    waiting = "WITH slow AS MATERIALIZED (SELECT pg_advisory_xact_lock(7)) "
+    slow = waiting + scene.fill(CHECKPOINT).replace("VALUES (", "SELECT ").rstrip(")") + " FROM slow"
+    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with session(scene.invitation) as hostile, ThreadPoolExecutor(1) as thread, connection.cursor() as ours:
+        ours.execute("SELECT pg_advisory_lock(7)")
+        statement = thread.submit(hostile.execute, slow)
+        wait_until(lambda: ours.execute(waits).fetchone() == (1,), seconds=60, what="the statement's waiting")
+        Attempt.objects.filter(pk=scene.mine.pk).update(state=AttemptState.LOST, finished_at=Now())
+        ours.execute("SELECT pg_advisory_unlock(7)")
         with pytest.raises(InsufficientPrivilege, match=NOT_YOURS):
-            hostile.execute(slow.rstrip(")") + " FROM slow")
-        timer.join()
+            statement.result()
 
 
 def test_a_worker_that_sits_on_locks_is_cut_off(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
