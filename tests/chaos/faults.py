@@ -136,8 +136,9 @@ NEEDS_A_DISK = fill_disk
 
 
 def shuffled(chance: random.Random, count: int, *, has_disk: bool) -> list[Fault]:
-    """So many faults: each kind as often as any other, in an order of chance."""
+    """So many faults in an order of chance: of each kind one, before any kind comes again."""
     kinds = [fault for fault in FAULTS if has_disk or fault is not NEEDS_A_DISK]
-    faults = [kinds[number % len(kinds)] for number in range(count)]
-    chance.shuffle(faults)
-    return faults
+    faults: list[Fault] = []
+    while len(faults) < count:
+        faults += chance.sample(kinds, len(kinds))
+    return faults[:count]
