@@ -47,7 +47,7 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cable() -> Iterator[None]:
     """The cable between here and the namespace."""
     if sys.platform != "linux" or os.geteuid() != 0:
@@ -100,7 +100,7 @@ def wait_for_port(port: int) -> None:
     wait_until(answers, seconds=30, what=f"an answer on port {port}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def hosts(cable: None) -> Iterator[Hosts]:
     """Hub and worker, with the base model `tiny` and the dataset `rows` in S3. The hub's own worker is drained."""
     folder = Path(tempfile.mkdtemp(prefix="fh-hosts-"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import LEASE_SECONDS, RunningHub, Training, wait_until
+from tests.integration.conftest import LEASE_SECONDS, STEPS, RunningHub, Training, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -22,7 +22,7 @@ def assert_one_adapter(training: Training, job: dict[str, Any]) -> None:
     found = training.client.adapter(published["adapter_id"], published["version"])
     assert published["version"] == 1
     assert found["job_id"] == training.job_id
-    assert [point["step"] for point in training.client.metrics(training.job_id)] == list(range(1, 601))
+    assert [point["step"] for point in training.client.metrics(training.job_id)] == list(range(1, STEPS + 1))
 
 
 def messages(training: Training) -> list[str]:
