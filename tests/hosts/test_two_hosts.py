@@ -19,7 +19,7 @@ from tests.hosts.conftest import HERE, LEASE_SECONDS, Hosts
 from tests.integration.conftest import wait_until
 from tests.integration.test_kills import is_running
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def submit(client: Hub, *, steps: int) -> str:

@@ -15,7 +15,7 @@ import pytest
 from tests.integration.conftest import RunningHub
 from tests.tiny_models import make_chat_rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "ci.md").read_text()
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.integration.conftest import RunningHub
 from tests.tiny_models import make_chat_rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TRAINING_MS = 120_000
 

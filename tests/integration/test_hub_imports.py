@@ -14,7 +14,7 @@ from tests.fake_hub import COMMIT, TOKEN, FakeHub, Repository
 from tests.integration.conftest import RunningHub, wait_until
 from tests.tiny_models import make_chat_rows, make_tiny_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CHUNK_BYTES = 10 << 20
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.conftest import LEASE_SECONDS, STEPS, RunningHub, Training, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def assert_one_adapter(training: Training, job: dict[str, Any]) -> None:

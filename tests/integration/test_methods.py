@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from tests.integration.conftest import RunningHub
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("method", ["qlora", "prefix_tuning"])

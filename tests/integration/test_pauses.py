@@ -12,7 +12,7 @@ import pytest
 from finetune_hub.cli.client import Hub
 from tests.integration.conftest import LEASE_SECONDS, STEPS, RunningHub, Training, training_recipe, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def wait_for_state(client: Hub, job_id: str, state: str, *, seconds: float = 60) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from finetune_hub.cli.client import ENDED_STATES, Hub
 from tests.integration.conftest import COMMAND, OWN, RunningHub, wait_until
 from tests.tiny_models import make_chat_rows, make_tiny_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 MAX_DEVICES = {"ants": 1, "bees": 2, "cats": None}
 WEIGHTS = {"ants": 1.0, "bees": 2.0, "cats": 1.0}

@@ -15,7 +15,7 @@ import pytest
 from tests.integration.conftest import COMMAND, OWN, RunningHub, Training, wait_until
 from tests.integration.test_kills import is_running
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CLEAN = {key: value for key, value in os.environ.items() if key not in OWN and not key.startswith("FINETUNE_HUB_")}
 
 
