@@ -1,6 +1,6 @@
 """What `finetune-hub up` runs on one machine.
 
-    postgres   valkey   → migrate →   web   control   beat   worker
+    postgres   valkey   → migrate →   web   control   worker
 
 Postgres and Valkey are left out where DATABASE_URL and REDIS_URL name others. Nothing else differs: every part learns
 where things are from its environment alone.
@@ -156,11 +156,10 @@ class Stack:
         web = [*PYTHON, "uvicorn", "finetune_hub.asgi:application", "--host", self.host, "--port", str(self.port)]
         web += ["--loop", "uvloop", "--timeout-graceful-shutdown", "3"]  # Open event streams would keep it for ever.
         control = [*CELERY, "worker", "-Q", "control", "-P", "threads", "-c", "4", "-n", "control@%h", *CELERY_WORKER]
-        beat = [*CELERY, "beat", "--loglevel", "info", "-s", str(self.home / "run" / "beat-schedule")]
+        control += ["--beat-thread", "-s", str(self.home / "run" / "beat-schedule")]
         return [
             self._program("web", web, lambda _: answers_http(self.host, self.port)),
             self._program("control", control, celery_worker_is_ready),
-            self._program("beat", beat, lambda output: "beat: Starting" in output),
             self._program("worker", worker_command(self.worker_name), celery_worker_is_ready),
         ]
 

@@ -41,7 +41,9 @@ TOLD_AT_ONCE = 100
 GIB = 2**30
 # Of the free space of a disk: below these it is nearly full, and as good as full.
 LOW_BYTES, FULL_BYTES = 10 * GIB, 1 * GIB
-LOG_OF_CONTROL = "Look at control's log, and start it again: `finetune-hub up`, or its Celery worker and beat."
+LOG_OF_CONTROL = (
+    "Look at control's log, and start it again: `finetune-hub up`, or its Celery worker with `--beat-thread`."
+)
 
 
 @dataclass(frozen=True)

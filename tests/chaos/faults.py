@@ -54,11 +54,6 @@ def kill_control(hub: HubUnderFire, chance: random.Random) -> None:
     kill_part(hub, "control")
 
 
-def kill_beat(hub: HubUnderFire, chance: random.Random) -> None:
-    """SIGKILL to the clock"""
-    kill_part(hub, "beat")
-
-
 def kill_web(hub: HubUnderFire, chance: random.Random) -> None:
     """SIGKILL to the web process"""
     kill_part(hub, "web")
@@ -122,7 +117,6 @@ FAULTS: list[Fault] = [
     kill_box,
     kill_far,
     kill_control,
-    kill_beat,
     kill_web,
     kill_valkey,
     empty_valkey,

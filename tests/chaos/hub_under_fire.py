@@ -1,6 +1,6 @@
 """A hub of two machines that is about to suffer: `box` beside the servers, and `far` behind cables that can be pulled.
 
-up:  postgres  valkey  web  control  beat  box            one home
+up:  postgres  valkey  web  control  box            one home
      └── cable ──┴── cable ── far                          a home, and where permitted a small disk, of its own
 """
 

@@ -77,7 +77,7 @@ def test_a_hub_from_first_start_to_down(
     process = start_up()
     output = (home / "up.out").read_text()
     assert "\033" not in output, "plain where nobody watches"
-    parts = ["postgres", "valkey", "migrate", "web", "control", "beat", "worker"]
+    parts = ["postgres", "valkey", "migrate", "web", "control", "worker"]
     assert re.findall(r"✓ (\w+)", output) == parts
 
     answer = run("status", "--home", str(hub), "--json")
@@ -118,7 +118,7 @@ def test_a_hub_from_first_start_to_down(
     assert not any(member.is_alive() for member in family.values())
     assert run("status", "--home", str(hub)).returncode == 3
     stopped = re.findall(r"✓ (\w+)", (home / "up.out").read_text().partition("is stopping")[2])
-    assert stopped == ["worker", "beat", "control", "web", "valkey", "postgres"]
+    assert stopped == ["worker", "control", "web", "valkey", "postgres"]
     assert "database system is shut down" in (hub / "logs" / "postgres.log").read_text()
 
 
@@ -130,7 +130,7 @@ def outlive_a_killed_up(start_up: Callable[..., subprocess.Popen[str]], supervis
     for name in ("hub", "neighbour"):
         assert run("status", "--home", str(home / name)).returncode == 0
     family = family_of(home / "neighbour")
-    assert list(family) == ["web", "control", "beat", "worker"]
+    assert list(family) == ["web", "control", "worker"]
     assert not (home / "neighbour" / "postgres").exists()
     assert load_environment(home / "neighbour")["DATABASE_URL"] == postgres.url
     assert test_postgres.ask(postgres, "SELECT count(*) > 0 FROM django_migrations") is True

@@ -1,6 +1,6 @@
 """Two hosts on one machine: the hub with its servers here, a worker in a network namespace, and a cable between them.
 
-10.231.7.1   postgres  valkey  s3  ·  up: web  control  beat  box
+10.231.7.1   postgres  valkey  s3  ·  up: web  control  box
     └── veth ── 10.231.7.2   finetune-hub worker --name far
 """
 
