@@ -1,8 +1,10 @@
-"""What the hub adds to a training: the same recipe by `finetune-hub train` and as a job of an idle hub, in turn.
+"""What a hub takes at rest, and what it adds to a training: one recipe by `finetune-hub train` and as a job, in turn.
 
+    python -m benchmarks.hub [--idle-minutes 60]
     python -m benchmarks.hub --model FOLDER [--rows gsm8k.jsonl] [--count 64] [--rounds 3] [--threads 2]
 
-Starts a hub of its own (embedded, one worker of one CPU device) and stops it at the end. Of each round:
+Starts a hub of its own (embedded, one worker of one CPU device), reads its memory part by part, and stops it at the
+end. With a model it then runs jobs. Of each round:
     claimed     from the moment the job was sent to the moment the worker had it, by the database's clock
     first step  from the start of the command, or from the sending, to the end of the first optimizer step
     whole       to the end of the command, or to the job's success: checked, published and recorded
@@ -31,12 +33,13 @@ import yaml
 from psycopg.rows import dict_row
 
 from benchmarks.engine import cpu_name
+from benchmarks.resting import memory_of_hub, print_table
 from benchmarks.rows import write_rows
+from benchmarks.running_hub import COMMAND, RunningHub, clean_environment
 from finetune_hub.cli.client import Hub
-from finetune_hub.embedded.environment import load_environment
-from tests.integration.conftest import COMMAND, OWN, RunningHub
 
 LOOK_SECONDS = 0.02
+SETTLE_SECONDS = 10.0  # By then each of control's short rounds has run.
 ENDED = ("succeeded", "failed", "cancelled")
 
 
@@ -55,24 +58,44 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fh-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)  # As root, Postgres runs as another user and passes through.
-        rows = write_rows(folder / "rows.jsonl", options.count, options.rows)
-        environment = {key: value for key, value in os.environ.items() if key not in OWN}
-        environment["OMP_NUM_THREADS"] = str(options.threads)
-        hub = RunningHub(folder / "home", environment)
+        hub = RunningHub(folder / "home", clean_environment() | {"OMP_NUM_THREADS": str(options.threads)})
         try:
-            shutil.copytree(options.model, hub.home / "models" / "bench")
             hub.start()
-            with hub.client() as client:
-                prepare(client, rows)
-                commands, jobs = [], []
-                for number in range(options.rounds):
-                    commands.append(run_command(folder / f"run-{number}", options.model, rows, environment))
-                    show(f"round {number + 1}, command", commands[-1])
-                    jobs.append(run_job(client, hub, f"round-{number}"))
-                    show(f"round {number + 1}, job", jobs[-1])
+            resting = measure_rest(hub, options.idle_minutes)
+            commands, jobs = measure_jobs(hub, options, folder) if options.model else ([], [])
         finally:
             hub.stop()
-    report(commands, jobs)
+    if jobs:
+        report(commands, jobs)
+    if options.json:
+        options.json.write_text(json.dumps(figures(resting, commands, jobs), indent=2))
+
+
+def measure_rest(hub: RunningHub, idle_minutes: float) -> dict[str, int]:
+    """Bytes of each part at the start; the table has another column after so long without a job."""
+    time.sleep(SETTLE_SECONDS)
+    columns = {"at its start": memory_of_hub(hub.status())}
+    if idle_minutes:
+        print(f"at its start: {sum(columns['at its start'].values()) / 1e6:.0f} MB", flush=True)
+        time.sleep(60 * idle_minutes)
+        columns[f"after {idle_minutes:g} idle minutes"] = memory_of_hub(hub.status())
+    print_table(columns)
+    return columns["at its start"]
+
+
+def measure_jobs(hub: RunningHub, options: argparse.Namespace, folder: Path) -> tuple[list[Measured], list[Measured]]:
+    """The rounds: a command, then a job."""
+    rows = write_rows(folder / "rows.jsonl", options.count, options.rows)
+    shutil.copytree(options.model, hub.home / "models" / "bench")
+    commands, jobs = [], []
+    with hub.client() as client:
+        prepare(client, rows)
+        for number in range(options.rounds):
+            commands.append(run_command(folder / f"run-{number}", options.model, rows, hub.environment))
+            show(f"round {number + 1}, command", commands[-1])
+            jobs.append(run_job(client, hub, f"round-{number}"))
+            show(f"round {number + 1}, job", jobs[-1])
+    return commands, jobs
 
 
 def prepare(client: Hub, rows: Path) -> None:
@@ -112,7 +135,7 @@ def run_job(client: Hub, hub: RunningHub, adapter: str) -> Measured:
     began = time.time()
     job_id = client.submit(spec)["id"]
     step: float | None = None
-    url = load_environment(hub.home)["DATABASE_URL"]
+    url = hub.variables()["DATABASE_URL"]
     with psycopg.connect(url, autocommit=True, row_factory=dict_row) as database:
         while True:
             step = step or first_step(hub.home / "work")
@@ -157,13 +180,29 @@ def report(commands: list[Measured], jobs: list[Measured]) -> None:
     print(f"\nAllowed for the whole: 3% + 3 s = {allowed:.2f} s.")
 
 
+def figures(resting: dict[str, int], commands: list[Measured], jobs: list[Measured]) -> dict[str, list[float]]:
+    """What `benchmarks.compare` reads: each figure by its name and unit, with the rounds' values."""
+    values = {f"at rest, {part}: MB": [held / 1e6] for part, held in resting.items()}
+    values["at rest, all: MB"] = [sum(resting.values()) / 1e6]
+    if jobs:
+        values |= {
+            "sent to claimed: s": [run.claimed for run in jobs],
+            "first optimizer step of a job: s": [run.first_step for run in jobs],
+            "whole job: s": [run.whole for run in jobs],
+            "whole command: s": [run.whole for run in commands],
+        }
+    return values
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="a base model in transformers' format")
+    parser.add_argument("--model", type=Path, help="a base model in transformers' format; none: memory at rest alone")
+    parser.add_argument("--idle-minutes", type=float, default=0.0, help="read the memory again after so long")
     parser.add_argument("--rows", type=Path, help="JSONL with question and answer; made up otherwise")
     parser.add_argument("--count", type=int, default=64, help="rows to train on")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
     return parser.parse_args()
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.resting import memory_of_hub
 from finetune_hub.embedded.children import Supervisor
 from finetune_hub.embedded.environment import NEEDED, build_environment, load_environment, own_names
 from finetune_hub.embedded.errors import BadAddress, HomeInUse, NotRunning, PortTaken
@@ -28,6 +29,8 @@ from tests.embedded.conftest import mode_of, wait_for
 CLI = [sys.executable, "-m", "finetune_hub.cli.main"]
 # What tests/services.py sets for the tests' own Django is none of this hub's business.
 OWN = ("FINETUNE_HUB_", "DATABASE_URL", "REDIS_URL", "ARTIFACT_URL", "SECRET_KEY", "ALLOWED_HOSTS")
+# What a hub may take when nobody uses it; `benchmarks/hub.py` has the figures, part by part.
+AT_REST_BYTES = 600_000_000
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
 
 
@@ -85,6 +88,9 @@ def test_a_hub_from_first_start_to_down(
     assert answer.returncode == 0
     assert facts["healthy"]
     assert [part["name"] for part in facts["parts"]] == [name for name in parts if name != "migrate"]
+    if sys.platform == "linux":
+        memory = memory_of_hub(facts)
+        assert sum(memory.values()) < AT_REST_BYTES, memory
 
     link = re.search(rf"First login +({re.escape(facts['url'])}/\S+)", output)
     assert link
