@@ -16,7 +16,7 @@ TORCH_REQUIREMENT := torch>=2.6,<2.14
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart up test check verify-full fmt screenshots clean
+.PHONY: help quickstart up test check verify-full fmt screenshots compare-with clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ fmt: $(DEV_STAMP) ## Format the code, and list its files in the README
 
 screenshots: $(DEV_STAMP) ## Draw every page, light and dark, wide and narrow, into screenshots/
 	@$(BIN)/python -m tests.browser.screenshots $(ARGS)
+
+compare-with: $(DEV_STAMP) ## Engine, hub and pages of this checkout against REV=<commit>, in turn: 20 minutes
+	@$(BIN)/python -m benchmarks.compare --rev "$(REV)" $(ARGS)
 
 clean: ## Remove the virtual environment
 	rm -rf $(VENV)

@@ -55,6 +55,7 @@ def measure(options: argparse.Namespace) -> None:
     """All runs, and their tables."""
     print(f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores, {options.threads} threads, {options.device}")
     versions: dict[str, str] = {}
+    figures: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = write_rows(folder / "rows.jsonl", options.count, options.rows)
@@ -62,7 +63,8 @@ def measure(options: argparse.Namespace) -> None:
             ours, ceilings = [], []
             peers: dict[str, list[Measured]] = {peer: [] for peer in peers_of(options)}
             for number in range(options.rounds):
-                ceilings.append(run_ceiling(options, base))
+                if not options.no_ceiling:
+                    ceilings.append(run_ceiling(options, base))
                 ours.append(run_ours(options, rows, base, folder / f"{base}-{number}"))
                 show(f"{base} round {number + 1}: ours", ours[-1])
                 for peer, runs in peers.items():
@@ -71,6 +73,10 @@ def measure(options: argparse.Namespace) -> None:
                     runs.append(measured)
                     show(f"{base} round {number + 1}: {peer}", measured)
             report(base, options.device == "cuda", ours, peers, ceilings)
+            figures[f"{base}: tokens/s"] = [run.tokens_per_second for run in ours]
+            figures[f"{base}: GB at most"] = [run.peak_bytes / 1e9 for run in ours]
+    if options.json:  # What `benchmarks.compare` reads.
+        options.json.write_text(json.dumps(figures, indent=2))
     if versions:
         print("peer: " + ", ".join(f"{package} {version}" for package, version in versions.items()))
 
@@ -215,11 +221,6 @@ def report(
 ) -> None:
     """Medians over the rounds; a ratio is the median of the rounds' own ratios."""
     compared = peers or {"peer": []}
-    # The ceiling is per CPU second too, but on a GPU.
-    speed = median(run.tokens_per_second if is_gpu else run.tokens_per_cpu_second for run in ours)
-    ceiling = max(ceilings, key=lambda measured: measured["gflops"])
-    flop_per_token = ceiling["flop_per_token"] + ours[0].supervised_share * ceiling["flop_per_supervised_token"]
-    reached = speed * flop_per_token / (1e9 * ceiling["gflops"])
     heads = "".join(f" {peer} | ratio |" for peer in compared)
     print(f"\n| {base} | ours |{heads}\n|---|---|{'---|---|' * len(compared)}")
     for name, unit, scale in (
@@ -235,11 +236,18 @@ def report(
         print(f"| {unit} | {' | '.join(cells)} |")
     losses = "".join(f" {mean(runs[0].losses):.3f} | |" if runs else " - | |" for runs in compared.values())
     print(f"| mean loss | {mean(ours[0].losses):.3f} |{losses}")
-    unit = "/ s" if is_gpu else "/ CPU s"
-    print(
-        f"| of the products' {ceiling['gflops']:.0f} GFLOP {unit} | {reached:.0%} |{' | |' * len(compared)}\n",
-        flush=True,
-    )
+    if ceilings:
+        print(f"| {share_of_ceiling(is_gpu, ours, ceilings)} |{' | |' * len(compared)}")
+    print(flush=True)
+
+
+def share_of_ceiling(is_gpu: bool, ours: list[Measured], ceilings: list[dict[str, float]]) -> str:
+    """What the products could do, and how much of it we reach. The ceiling is per CPU second, per second on a GPU."""
+    speed = median(run.tokens_per_second if is_gpu else run.tokens_per_cpu_second for run in ours)
+    ceiling = max(ceilings, key=lambda measured: measured["gflops"])
+    flop_per_token = ceiling["flop_per_token"] + ours[0].supervised_share * ceiling["flop_per_supervised_token"]
+    reached = speed * flop_per_token / (1e9 * ceiling["gflops"])
+    return f"of the products' {ceiling['gflops']:.0f} GFLOP {'/ s' if is_gpu else '/ CPU s'} | {reached:.0%}"
 
 
 def mean(values: list[float]) -> float:
@@ -267,6 +275,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-seq-len", type=int, default=512)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--peer-python", help="Python of an environment with trl; without it only we are measured")
+    parser.add_argument("--no-ceiling", action="store_true", help="leave out what the products alone could do")
+    parser.add_argument("--json", type=Path, help="write our side's figures to this file too")
     return parser.parse_args()
 
 

@@ -33,6 +33,7 @@ def main() -> None:
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
         # A test that fails is told, and does not keep the figures back.
         subprocess.run([sys.executable, "-m", "pytest", "-q", "tests/gpu"], cwd=Path(__file__).parents[1])
+    options.no_ceiling, options.json = False, None
     with tempfile.TemporaryDirectory() as name:
         options.model = make_base(Path(name), **(TINY if options.tiny else LLAMA_1B))
         engine.measure(options)

@@ -10,6 +10,7 @@ unless DATABASE_URL names an empty database of your own.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import statistics
@@ -64,15 +65,21 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--points", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=100, help="measured requests a page, after three more")
+    parser.add_argument("--json", type=Path, help="write the medians to this file too")
     options = parser.parse_args()
     with django_on_a_database():
         long_job = fill(options.jobs, options.points)
         print(f"{options.jobs:,} jobs, {options.points:,} points; {platform.platform()}, {os.cpu_count()} cores")
         print("\n| page | median ms | p95 ms | queries |\n|---|---|---|---|")
+        figures: dict[str, list[float]] = {}
         for name, get in requests(long_job):
             milliseconds, queries = measure(get, options.rounds)
+            figures[f"{name}: ms"] = [statistics.median(milliseconds)]
             p95 = statistics.quantiles(milliseconds, n=20)[-1]
             print(f"| {name} | {statistics.median(milliseconds):.1f} | {p95:.1f} | {queries} |", flush=True)
+    if options.json:  # What `benchmarks.compare` reads.
+        figures["all together: ms"] = [sum(values[0] for values in figures.values())]
+        options.json.write_text(json.dumps(figures, indent=2))
 
 
 @contextmanager
