@@ -74,6 +74,7 @@ def measure(options: argparse.Namespace) -> None:
                     show(f"{base} round {number + 1}: {peer}", measured)
             report(base, options.device == "cuda", ours, peers, ceilings)
             figures[f"{base}: tokens/s"] = [run.tokens_per_second for run in ours]
+            figures[f"{base}: tokens per CPU second"] = [run.tokens_per_cpu_second for run in ours]
             figures[f"{base}: GB at most"] = [run.peak_bytes / 1e9 for run in ours]
     if options.json:  # What `benchmarks.compare` reads.
         options.json.write_text(json.dumps(figures, indent=2))
