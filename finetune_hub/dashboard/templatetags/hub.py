@@ -17,6 +17,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from finetune_hub.dashboard.icons import STATE_ICONS, draw_icon
+from finetune_hub.dashboard.markdown import render_foreign
 from finetune_hub.fleet.models import Device
 from finetune_hub.jobs.models import Job
 from finetune_hub.scheduling.fitting import decimal_size
@@ -204,6 +205,12 @@ def code_marks(text: object) -> SafeString:
     parts = re.split(r"`([^`]+)`", str(text))
     marked = [format_html("<code>{}</code>", part) if number % 2 else part for number, part in enumerate(parts)]
     return format_html_join("", "{}", ((part,) for part in marked))
+
+
+@register.filter
+def markdown(text: str, prefix: str) -> SafeString:
+    """Markdown that others wrote, as HTML; the ids of its code blocks begin with the prefix."""
+    return render_foreign(text, prefix=prefix)
 
 
 @register.filter
