@@ -16,6 +16,7 @@ PATHS = {
     "people": '<circle cx="9" cy="8" r="3.5"/><path d="M2.5 20a6.5 6.5 0 0 1 13 0M15.5 4.8a3.5 3.5 0 0 1 0 6.4"/>'
     '<path d="M18 14.2a6.5 6.5 0 0 1 3.5 5.8"/>',
     "key": '<circle cx="8" cy="15" r="4.5"/><path d="M11.3 11.7L20 3M16 7l3.5 3.5"/>',
+    "book": '<path d="M5 19V5.5A2.5 2.5 0 0 1 7.5 3H19v14H7a2 2 0 0 0 0 4h12v-4"/>',
     "search": '<circle cx="11" cy="11" r="6.5"/><path d="M16 16l5 5"/>',
     "clock": '<circle cx="12" cy="12" r="9"/><path d="M12 7v5l3.5 2"/>',
     "play": '<circle cx="12" cy="12" r="9"/><path d="M10 8.5v7l5.5-3.5z"/>',

@@ -98,6 +98,11 @@ def paths_of(hub: SampleHub) -> dict[str, str]:
         "usage": f"/team/{hub.team.slug}/usage/",
         "team": "/team/",
         "account": "/account/",
+        "docs": "/docs/",
+        "docs-guide": "/docs/jobs/",
+        "docs-tables": "/docs/api-errors/",
+        "docs-search": "/docs/?q=why+does+my+job+wait",
+        "docs-not-found": "/docs/?q=zzzz",
     }
 
 

@@ -69,6 +69,7 @@ DEEDS_OF_ADMINS = {
     "chat-connect",
     "chat-disconnect",
 }
+FOR_EVERYBODY = {"docs", "guide"}  # Whoever is signed in, of whatever team.
 OF_THE_HUB = {"usage", "usage-csv"}  # For staff alone.
 DEEDS_FOR_ONESELF = {"password-change", "email-wish", "token-create", "token-revoke"}
 OF_THE_TEAM = {
@@ -139,6 +140,7 @@ def address(world: World, name: str) -> str:
         "member-add": [world.team.slug],
         "member-role": [world.team.slug, membership_of(world, "bob").pk],
         "member-remove": [world.team.slug, membership_of(world, "bob").pk],
+        "guide": ["jobs"],
         "token-revoke": [a_token_of(world, "alice").pk],
     }
     return reverse(name, args=arguments.get(name, []))
@@ -159,11 +161,11 @@ def a_token_of(world: World, username: str) -> ApiToken:
 
 def test_the_matrix_names_every_address() -> None:
     named = ABOUT_TWO | OPEN_TO_STRANGERS | LISTS | FORMS | DEEDS | DEEDS_OF_ADMINS | DEEDS_OF_STAFF
-    named |= DEEDS_FOR_ONESELF | OF_THE_TEAM | OF_THE_HUB
+    named |= DEEDS_FOR_ONESELF | OF_THE_TEAM | OF_THE_HUB | FOR_EVERYBODY
     assert {pattern.name for pattern in urlpatterns if isinstance(pattern, URLPattern)} == named
 
 
-@pytest.mark.parametrize("name", sorted(LISTS | FORMS | OF_THE_HUB | (OF_THE_TEAM - {"job-stream"})))
+@pytest.mark.parametrize("name", sorted(LISTS | FORMS | OF_THE_HUB | FOR_EVERYBODY | (OF_THE_TEAM - {"job-stream"})))
 def test_reading(world: World, name: str) -> None:
     for caller in CALLERS:
         response = world[caller].get(address(world, name))

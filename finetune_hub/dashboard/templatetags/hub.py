@@ -16,6 +16,7 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from finetune_hub.dashboard import guides
 from finetune_hub.dashboard.icons import STATE_ICONS, draw_icon
 from finetune_hub.dashboard.markdown import render_foreign
 from finetune_hub.fleet.models import Device
@@ -201,10 +202,30 @@ def curl_command(context: Context, document: dict[str, Any]) -> str:
 
 @register.filter
 def code_marks(text: object) -> SafeString:
-    """Text in which `these marks` become code."""
-    parts = re.split(r"`([^`]+)`", str(text))
-    marked = [format_html("<code>{}</code>", part) if number % 2 else part for number, part in enumerate(parts)]
-    return format_html_join("", "{}", ((part,) for part in marked))
+    """Text in which `these marks` become code, and the path of a guide, such as docs/jobs.md, a link to it."""
+    parts = re.split(r"(`[^`]+`|\bdocs/[\w/-]+\.md\b)", str(text))
+    return format_html_join("", "{}", ((_marked(part) if number % 2 else part,) for number, part in enumerate(parts)))
+
+
+def _marked(part: str) -> SafeString:
+    words = part.strip("`")
+    entry = guides.entries().get(words.removeprefix("docs/").removesuffix(".md"))
+    if entry and words.startswith("docs/"):
+        return format_html('<a href="{}">{}</a>', entry.url, entry.title)
+    return format_html("<code>{}</code>", words) if part.startswith("`") else format_html("{}", part)
+
+
+@register.simple_tag
+def guide(name: str, section: str = "") -> SafeString:
+    """A link to the guide that explains the page, or to a section of it."""
+    entry = guides.entries()[name]
+    return format_html(
+        '<a class="guide" href="{}{}">{}<span>Guide: {}</span></a>',
+        entry.url,
+        f"#{section}" if section else "",
+        draw_icon("book"),
+        entry.title,
+    )
 
 
 @register.filter
