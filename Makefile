@@ -14,9 +14,13 @@ DEV_STAMP := $(VENV)/.installed-dev
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH_REQUIREMENT := torch>=2.6,<2.14
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+# All gates beside the tests, the slowest first: `make lint`, and with it .ci/run, `make check` and pre-commit, runs them.
+GATES := gate-types gate-migrations gate-contracts gate-links gate-format gate-lint
+# What each gate says in one piece, where make can (4.0 and newer).
+SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart up test check verify-full fmt screenshots compare-with clean
+.PHONY: help quickstart up test check verify-full fmt screenshots compare-with lint $(GATES) clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,12 +34,24 @@ up: $(STAMP) ## Start the hub in the foreground; Ctrl-C stops it
 test: $(DEV_STAMP) ## Run all tests
 	@$(PYTEST) $(ARGS)
 
-check: $(DEV_STAMP) ## Format, lint, types, import contracts, then all tests (migrations check among them)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/python -m mypy
-	$(BIN)/lint-imports
-	$(PYTEST) $(ARGS)
+lint: $(DEV_STAMP) ## What a change must pass beside the tests: format, lint, types, contracts, migrations, links
+	@$(MAKE) --no-print-directory --keep-going --jobs 2 $(SYNC) $(GATES)
+
+gate-types:
+	@$(BIN)/python -m mypy
+gate-migrations:
+	@DJANGO_SETTINGS_MODULE=tests.offline_settings $(BIN)/python manage.py makemigrations --check --dry-run
+gate-contracts:
+	@$(BIN)/lint-imports
+gate-links:
+	@$(BIN)/python -m tests.gates.dead_links
+gate-format:
+	@$(BIN)/ruff format --check .
+gate-lint:
+	@$(BIN)/ruff check .
+
+check: lint ## The gates of `make lint`, then all tests: what CI runs
+	@$(PYTEST) $(ARGS)
 
 verify-full: $(DEV_STAMP) ## What is too long for every test run: all model types (docs/model-types.md), 300 faults (docs/chaos.md)
 	MODEL_TYPES=all $(BIN)/python -m pytest tests/engine/test_model_types.py $(ARGS)

@@ -22,7 +22,7 @@ from finetune_hub.embedded.valkey import Valkey
 
 FAST_SETTINGS = {**UNSAFE_FAST_SETTINGS, "shared_buffers": "32MB", "max_connections": "60"}
 # These use neither database nor queue: a run of them alone starts no server.
-PURE_FOLDERS = {"artifacts", "data", "embedded", "engine", "scheduling", "spec"}
+PURE_FOLDERS = {"artifacts", "data", "embedded", "engine", "gates", "scheduling", "spec"}
 NOT_STARTED = "/no-server-for-tests-of-pure-folders"
 
 _FOLDER = pytest.StashKey[Path]()
