@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 from finetune_hub import environment
@@ -157,7 +158,7 @@ REST_FRAMEWORK = {
 SPECTACULAR_SETTINGS = {
     "TITLE": "finetune_hub",
     "DESCRIPTION": "Datasets, base models, training jobs, adapters and workers of a fine-tuning service.",
-    "VERSION": "0.1.0",
+    "VERSION": version("finetune_hub"),
     "SERVE_INCLUDE_SCHEMA": False,
 }
 
