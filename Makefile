@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+# Tools that no test needs, apart, so that what they need changes nothing of what is installed for the hub.
+TOOLS := $(VENV)/tools/bin
+TOOLS_STAMP := $(VENV)/.installed-tools
 # setuptools warns of editable installs each time; this one is meant.
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH_REQUIREMENT := torch>=2.6,<2.14
@@ -20,7 +23,7 @@ GATES := gate-types gate-migrations gate-contracts gate-links gate-format gate-l
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart up test check verify-full fmt screenshots compare-with lint $(GATES) clean
+.PHONY: help quickstart up test check verify-full fmt screenshots compare-with lint $(GATES) constraints clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +63,13 @@ verify-full: $(DEV_STAMP) ## What is too long for every test run: all model type
 fmt: $(DEV_STAMP) ## Format the code, and list its files in the README
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/python -m tests.readme_tree
 
+# torch and NVIDIA's packages are left out: which build of torch there is depends on the machine (TORCH, above).
+constraints: $(TOOLS_STAMP) ## Pin anew what is installed (constraints.txt); ARGS=--upgrade takes newer releases
+	@$(TOOLS)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate \
+	  --custom-compile-command "make constraints" --output-file constraints.txt pyproject.toml $(ARGS)
+	@grep -vE '^(torch|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==' constraints.txt >$(VENV)/constraints.txt
+	@mv $(VENV)/constraints.txt constraints.txt
+
 screenshots: $(DEV_STAMP) ## Draw every page, light and dark, wide and narrow, into screenshots/
 	@$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
@@ -69,9 +79,9 @@ compare-with: $(DEV_STAMP) ## Engine, hub and pages of this checkout against REV
 clean: ## Remove the virtual environment
 	rm -rf $(VENV)
 
-# One install, repeated when pyproject.toml changes. It says what is missing before it downloads anything, and takes
+# One install, repeated when pyproject.toml or constraints.txt changes. It says what is missing before it downloads anything, and takes
 # torch's CUDA packages (gigabytes) only where there is an NVIDIA driver, or where TORCH=cuda asks for them.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "finetune_hub needs Python 3.11 or newer. Install it, or name it: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
 	  exit 1; }
@@ -90,9 +100,15 @@ $(STAMP): pyproject.toml
 	  http*) $(PIP) "$(TORCH_REQUIREMENT)" --index-url $(TORCH) ;; \
 	  *) echo "TORCH=$(TORCH) is none of auto, cpu, cuda or the URL of a package index." >&2; exit 1 ;; \
 	esac
-	@$(PIP) --editable '.[all]'
+	@$(PIP) --constraint constraints.txt --editable '.[all]'
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
-	@$(PIP) --editable '.[dev]'
+	@$(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(TOOLS_STAMP): $(STAMP)
+	@$(PYTHON) -m venv $(VENV)/tools
+	@$(TOOLS)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(TOOLS)/python -m pip install --quiet --disable-pip-version-check --upgrade --group tools
 	@touch $@
