@@ -21,6 +21,7 @@ from finetune_hub.engine.model import plain_attention
 from finetune_hub.engine.objectives import objective as objectives
 from finetune_hub.engine.objectives.objective import Objective
 from finetune_hub.engine.ranks import Ranks
+from finetune_hub.engine.transfer import read
 from finetune_hub.spec.events import Sample
 
 
@@ -60,7 +61,7 @@ def measure(objective: Objective, rows: Sequence[TokenRow], micro_batch_size: in
         total += loss if counts else 0
     model.train()
     ranks.add_up([total])
-    return float(total) / objective.weight_of(rows)
+    return read(total[None])[0] / objective.weight_of(rows)
 
 
 def answer(

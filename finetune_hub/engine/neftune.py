@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from finetune_hub.engine.transfer import send
+
 
 @contextmanager
 def noisy_embeddings(model: PreTrainedModel, alpha: float, lengths: Sequence[int]) -> Iterator[None]:
@@ -28,7 +30,7 @@ def noisy_embeddings(model: PreTrainedModel, alpha: float, lengths: Sequence[int
         if not torch.is_grad_enabled():
             return embedded
         strength = torch.tensor([alpha / (length * embedded.shape[-1]) ** 0.5 for length in lengths])
-        per_token = strength.repeat_interleave(torch.tensor(lengths)).to(embedded.device, embedded.dtype)
+        per_token = send(strength.repeat_interleave(torch.tensor(lengths)).to(embedded.dtype), embedded.device)
         return embedded + torch.empty_like(embedded).uniform_(-1, 1) * per_token[:, None]
 
     embeddings = model.get_input_embeddings()

@@ -75,6 +75,8 @@ class Ranks:
 
     def choice_of_first(self, choice: Item, choices: Sequence[Item], device: str) -> Item:
         """What the first rank chose: where each rank measures for itself, they need not agree."""
+        if self.count == 1:
+            return choice
         index = torch.tensor([choices.index(choice) if self.is_first else 0], device=device)
         self.add_up([index])
         return choices[int(index.item())]

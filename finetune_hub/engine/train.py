@@ -51,6 +51,7 @@ from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.quantization import quantization_of
 from finetune_hub.engine.ranks import Ranks
 from finetune_hub.engine.sharding import shard_base_model
+from finetune_hub.engine.transfer import read
 from finetune_hub.spec.events import Evaluation, Plan, Step
 from finetune_hub.spec.run import TrainResult, TrainRun
 from finetune_hub.spec.training import RuntimeOptions, TrainingOptions
@@ -190,7 +191,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:  # noqa: C901 (listed in
             ranks.add_up([parts_on_device, *gradients])
             scale.unscale(gradients)
             norm_on_device = nn.utils.clip_grad_norm_(trained, options.max_grad_norm)
-            loss, *measures, grad_norm = torch.cat([parts_on_device, norm_on_device[None]]).tolist()
+            loss, *measures, grad_norm = read(torch.cat([parts_on_device, norm_on_device[None]]))
             is_finite = math.isfinite(loss) and math.isfinite(grad_norm)
             if is_finite or not scale.halve():
                 break

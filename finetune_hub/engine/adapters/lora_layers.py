@@ -145,7 +145,7 @@ class LoraEmbedding(nn.Module):
         if self.enabled:
             update = nn.functional.embedding(input_ids, self.lora_a.t()) @ self.lora_b.t()
             base = base + (self.scale * update).to(base.dtype)
-        return base * torch.as_tensor(self.embed_scale, dtype=base.dtype, device=base.device)
+        return base * torch.as_tensor(self.embed_scale, dtype=base.dtype)
 
     @torch.no_grad()
     def adapted_weight(self, weight: Tensor) -> Tensor:

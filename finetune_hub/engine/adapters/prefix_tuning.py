@@ -78,7 +78,7 @@ class PrefixTuningAdapter(VirtualTokensAdapter):
         shape, start = _keys_and_values(model, starting_ids(model, method, seed))
         if method.init == "random":
             generator = torch.Generator().manual_seed(seed)
-            start = (torch.randn(start.shape, generator=generator) * start.std().cpu()).to(start.device)
+            start = torch.randn(start.shape, generator=generator).to(start.device) * start.std()
         adapter = cls(model, method, shape, start, seed)
         adapter.install()
         return adapter

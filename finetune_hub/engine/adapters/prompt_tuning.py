@@ -24,6 +24,7 @@ from finetune_hub.engine.adapters.virtual_tokens import (
     starting_ids,
 )
 from finetune_hub.engine.kernels.document_attention import document_lengths, documents
+from finetune_hub.engine.transfer import send
 from finetune_hub.spec.methods import PromptTuningMethod
 
 
@@ -48,7 +49,7 @@ class PromptTuningAdapter(VirtualTokensAdapter):
         if method.init == "random":
             generator = torch.Generator().manual_seed(seed)
             shape = (method.virtual_tokens, vocabulary.shape[1])
-            start = torch.randn(shape, generator=generator) * vocabulary.float().std().cpu()
+            start = torch.randn(shape, generator=generator).to(vocabulary.device) * vocabulary.float().std()
         else:
             start = vocabulary[starting_ids(model, method, seed).to(vocabulary.device)]
         adapter = cls(model, method, start.float().to(vocabulary.device))
@@ -77,7 +78,7 @@ class PromptTuningAdapter(VirtualTokensAdapter):
             start = (number + 1) * count + sum(lengths[:number])
             real.append(torch.arange(start, start + lengths[number]))
             parts += [prompt, document]
-        self._real = torch.cat(real).to(embeddings.device)
+        self._real = send(torch.cat(real), embeddings.device)
         inputs = inputs | {"input_ids": None, "inputs_embeds": torch.cat(parts, dim=1)}
         positions = inputs.get("position_ids")
         if positions is not None:

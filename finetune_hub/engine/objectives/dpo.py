@@ -30,6 +30,7 @@ from finetune_hub.engine.dataset import Batch, PairRow, TokenRow
 from finetune_hub.engine.errors import BadData
 from finetune_hub.engine.kernels.document_attention import as_learning
 from finetune_hub.engine.objectives.objective import Setting, token_losses
+from finetune_hub.engine.transfer import send
 from finetune_hub.spec.objectives import DpoObjective
 
 
@@ -69,7 +70,7 @@ class Dpo:
             setting.model.train(learns)
         with as_learning():
             policy = _answers(setting, batch)
-        counts = torch.tensor(batch.supervised, device=policy.device)
+        counts = send(torch.tensor(batch.supervised), policy.device)
         rewards = self.options.beta * (policy - reference).detach()
         better, worse = rewards.chunk(2)
         losses = self._losses(policy - reference, counts)
