@@ -78,7 +78,7 @@ def check_that_it_computes_what_it_says(name: str, dtype: torch.dtype, device: s
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_fuse_on_the_cpu")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.full)], ids=str)
 @pytest.mark.parametrize("name", calls(3, torch.float32))
 def test_a_fused_function_computes_what_it_says(name: str, dtype: torch.dtype) -> None:
     assert fused.why_not(torch.device("cpu")) is None
