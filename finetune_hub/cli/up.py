@@ -75,6 +75,7 @@ def up(
             worker_name=worker_name or default_worker_name(),
             stopping=wishes.asked,
             report=style.tick,
+            announce=_announce,
         )
         try:
             style.say("[bold]finetune_hub[/bold] is starting")
@@ -126,6 +127,10 @@ def down(home: Home = None) -> None:
             )
         time.sleep(TEND_SECONDS / 4)
     style.say(f"Stopped the hub in {style.literal(folder)} in {time.monotonic() - began:.1f} s.")
+
+
+def _announce(sentence: str) -> None:
+    style.say(f"    {style.literal(sentence)}")
 
 
 def _welcome(stack: Stack) -> None:

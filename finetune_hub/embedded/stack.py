@@ -22,11 +22,12 @@ from pathlib import Path
 
 from finetune_hub.embedded.children import Child, Program, Supervisor, rotate
 from finetune_hub.embedded.environment import EVERY_ADDRESS, build_environment, save_environment
-from finetune_hub.embedded.errors import BadAddress, PortTaken
+from finetune_hub.embedded.errors import BadAddress, PortTaken, ProgramFailed
 from finetune_hub.embedded.folders import prepare_home
 from finetune_hub.embedded.identity import identify
 from finetune_hub.embedded.postgres import Postgres, choose_folder
 from finetune_hub.embedded.state import Part, UpState, end_leftovers, write_state
+from finetune_hub.embedded.upgrade import Upgrade
 from finetune_hub.embedded.valkey import Valkey
 
 FIRST_PORT = 8000
@@ -45,6 +46,7 @@ class Stack:
         port: an explicit port must be free; None takes the first free one from 8000 up.
         stopping: whether somebody wants to stop; asked many times a second.
         report: told the name of a part and the seconds it took, when it is ready and when it has stopped.
+        announce: told a sentence about what happens next.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Stack:
         worker_name: str,
         stopping: Callable[[], bool],
         report: Callable[[str, float], None],
+        announce: Callable[[str], None],
     ) -> None:
         self.home = home
         self.host = host
@@ -63,6 +66,7 @@ class Stack:
         self.worker_name = worker_name
         self.stopping = stopping
         self.report = report
+        self.announce = announce
         self.environment: dict[str, str] = {}
         self.sockets: dict[str, Path] = {}
         self.supervisor = Supervisor(home / "logs")
@@ -144,12 +148,31 @@ class Stack:
         return servers
 
     def _migrate(self) -> None:
+        """
+        Raises:
+            DatabaseNewer: a newer release has upgraded the database; nothing was changed.
+            ProgramFailed: it cannot be brought up to date.
+        """
         began = time.monotonic()
         log = self.home / "logs" / "migrate.log"
         rotate(log)
-        Child(self._program("migrate", [*PYTHON, "django", "migrate", "--noinput"], lambda _: True), log).run_to_end(
-            give_up=self.stopping
-        )
+        child = Child(self._program("migrate", [*PYTHON, "django", "upgrade_database"], lambda _: True), log)
+        upgrade: Upgrade | None = None
+
+        def look() -> bool:
+            """Say what will be done as soon as that is known."""
+            nonlocal upgrade
+            if upgrade is None and (upgrade := Upgrade.read(child.output())) and upgrade.pending:
+                self.announce(upgrade.sentence())
+            return self.stopping()
+
+        try:
+            child.run_to_end(give_up=look)
+        except ProgramFailed:
+            if found := Upgrade.read(child.output()):
+                found.refuse_newer()
+            raise
+        look()  # It may have been faster than a look.
         self.report("migrate", time.monotonic() - began)
 
     def _own_programs(self) -> list[Program]:

@@ -1,4 +1,4 @@
-"""What control notes about its own rounds, so that the health page can tell a quiet hub from a dead one."""
+"""What the hub notes about itself, so that a quiet one is told from a dead one, and an old database from a new one."""
 
 from __future__ import annotations
 
@@ -43,3 +43,13 @@ def record_round(name: RoundName, problem: str = "") -> None:
     done = Round(name=name, finished_at=Now(), problem=problem)
     fields = ["finished_at", "problem"]
     Round.objects.bulk_create([done], update_conflicts=True, unique_fields=["name"], update_fields=fields)
+
+
+class Release(models.Model):
+    """A release of finetune_hub that has brought this database up to date; the newest comes last."""
+
+    version = models.CharField(max_length=40)
+    upgraded_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return self.version
