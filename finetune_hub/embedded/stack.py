@@ -162,8 +162,8 @@ class Stack:
         def look() -> bool:
             """Say what will be done as soon as that is known."""
             nonlocal upgrade
-            if upgrade is None and (upgrade := Upgrade.read(child.output())) and upgrade.pending:
-                self.announce(upgrade.sentence())
+            if upgrade is None and (upgrade := Upgrade.read(child.output())) and (sentence := upgrade.sentence()):
+                self.announce(sentence)
             return self.stopping()
 
         try:

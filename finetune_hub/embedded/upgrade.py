@@ -34,7 +34,9 @@ class Upgrade(BaseModel):
         return f"{MARK}{self.model_dump_json()}"
 
     def sentence(self) -> str:
-        """What will be done; there are migrations pending."""
+        """What will be done; empty when nothing will be."""
+        if not self.pending or self.unknown:
+            return ""
         count = counted(len(self.pending))
         if self.is_new:
             return f"Making the tables of a new database: {count}."

@@ -107,6 +107,7 @@ def test_up_refuses_a_newer_database_and_changes_nothing(newer_database: str, tm
     assert "Error: The database is newer than this finetune_hub" in refused.stderr
     assert "Nothing was changed. Install the newer finetune_hub again, or restore the backup" in refused.stderr
     assert "Traceback" not in refused.stderr
+    assert "Upgrading" not in refused.stdout
     assert "✓" not in refused.stdout.partition("is stopping")[0], "no part was started"
     with psycopg.connect(newer_database) as database:
         tables = database.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
