@@ -6,6 +6,8 @@ from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 
+import django
+
 from finetune_hub import environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -53,13 +55,21 @@ RETRY_DELAY = timedelta(seconds=environment.seconds("FINETUNE_HUB_RETRY_SECONDS"
 # Chat servers of one's own network: lets webhooks go to private addresses, and over plain HTTP.
 PRIVATE_WEBHOOKS = environment.flag("FINETUNE_HUB_PRIVATE_WEBHOOKS", default=False)
 # E-mail leaves by this server; without one the hub sends none.
-EMAIL_HOST = environment.optional("EMAIL_HOST")
-EMAIL_IS_SET_UP = bool(EMAIL_HOST)
-EMAIL_PORT = int(environment.optional("EMAIL_PORT") or 587)
-EMAIL_HOST_USER = environment.optional("EMAIL_HOST_USER")
-EMAIL_HOST_PASSWORD = environment.optional("EMAIL_HOST_PASSWORD")
-EMAIL_USE_TLS = environment.flag("EMAIL_USE_TLS", default=True)
-EMAIL_TIMEOUT = 10
+_mail_server = {
+    "host": environment.optional("EMAIL_HOST"),
+    "port": int(environment.optional("EMAIL_PORT") or 587),
+    "username": environment.optional("EMAIL_HOST_USER"),
+    "password": environment.optional("EMAIL_HOST_PASSWORD"),
+    "use_tls": environment.flag("EMAIL_USE_TLS", default=True),
+    "timeout": 10,
+}
+EMAIL_IS_SET_UP = bool(_mail_server["host"])
+if django.VERSION >= (6, 1):
+    MAILERS = {"default": {"OPTIONS": _mail_server}}
+else:  # An older Django knows one server, by these names; a newer one warns of them.
+    EMAIL_HOST, EMAIL_PORT = _mail_server["host"], _mail_server["port"]
+    EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _mail_server["username"], _mail_server["password"]
+    EMAIL_USE_TLS, EMAIL_TIMEOUT = _mail_server["use_tls"], _mail_server["timeout"]
 DEFAULT_FROM_EMAIL = environment.text("EMAIL_FROM", "finetune-hub@localhost")
 
 DATASET_UPLOAD_MAX_BYTES = 2 * 1024**3
@@ -198,7 +208,7 @@ LOGGING = {
         "lines": {
             "()": "finetune_hub.logs.Lines",
             "style": environment.choice("FINETUNE_HUB_LOG_FORMAT", ["auto", "json", "plain"]),
-            "secrets": [SECRET_KEY, str(DATABASES["default"]["PASSWORD"]), EMAIL_HOST_PASSWORD],
+            "secrets": [SECRET_KEY, str(DATABASES["default"]["PASSWORD"]), _mail_server["password"]],
         }
     },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "lines"}},
