@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from finetune_hub.cli import style
+from finetune_hub.cli.this_machine import require_unix
 
 
 class LazyCommand(NamedTuple):
@@ -45,6 +46,8 @@ COMMANDS = {
     "quotas": LazyCommand("finetune_hub.cli.quotas:app", "What teams may have of the fleet, and have."),
     "usage": LazyCommand("finetune_hub.cli.usage:usage", "Hours that devices were held in a month."),
 }
+# These start processes of this machine, or look at them.
+NEED_UNIX = {"demo", "up", "status", "down", "worker", "train", "export"}
 
 
 class LazyGroup(TyperGroup):
@@ -66,9 +69,11 @@ def load_command(name: str) -> Any:
     """Import a command of COMMANDS: typer's form of a function or a group.
 
     Raises:
-        CommandError: it needs a package that a client's installation does not bring.
+        CommandError: it needs a package that a client's installation does not bring, or another system.
     """
     lazy = COMMANDS[name]
+    if name in NEED_UNIX:
+        require_unix(name)
     module_name, _, attribute = lazy.where.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from finetune_hub.cli import style
+from finetune_hub.cli.this_machine import Home
 from finetune_hub.embedded.folders import default_home, prepare_home
 from finetune_hub.embedded.stack import Stack, default_worker_name
 from finetune_hub.embedded.state import UpState, hold_lock, read_state
@@ -20,11 +21,6 @@ TEND_SECONDS = 0.2
 DOWN_SECONDS = 90.0
 NOT_RUNNING = 3
 PARTLY_RUNNING = 1
-
-Home = Annotated[
-    Path | None,
-    typer.Option(help="Folder of the hub's data. Default: FINETUNE_HUB_HOME, or ~/.finetune-hub.", show_default=False),
-]
 
 
 class StopWishes:

@@ -12,9 +12,7 @@ from finetune_hub.cli import style
 from finetune_hub.cli.connection import Row
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, print_json, print_table, reports_errors
-from finetune_hub.cli.up import Home
-from finetune_hub.embedded.environment import manage
-from finetune_hub.embedded.folders import default_home
+from finetune_hub.cli.this_machine import Home, require_unix
 from finetune_hub.spec.ids import WORKER_NAME
 
 app = style.new_group(
@@ -138,6 +136,10 @@ def device_of(text: str) -> tuple[str, int]:
 def _manage(home: Path | None, command: str, name: str) -> None:
     if not re.fullmatch(WORKER_NAME, name):
         raise style.CommandError(f"{name!r} is no worker's name.", "Write up to 64 of a-z, 0-9 and -.", exit_code=2)
+    require_unix(f"workers {command.removesuffix('_worker')}")
+    from finetune_hub.embedded.environment import manage
+    from finetune_hub.embedded.folders import default_home
+
     done = manage((home.expanduser() if home else default_home()).absolute(), command, name)
     print(done.stdout, end="")
     if done.returncode != 0:
