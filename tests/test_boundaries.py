@@ -1,4 +1,4 @@
-"""The process boundary is the import boundary (P1)."""
+"""The process boundary is the import boundary (P1), and Django objects to nothing."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def test_web_control_and_worker_load_no_torch() -> None:
     ).stdout.split()
     assert "workers.gpu" in loaded
     assert not {"torch", "transformers", "bitsandbytes"} & set(loaded)
+
+
+def test_django_objects_to_nothing() -> None:
+    """As `migrate` asks before `finetune-hub up` goes on; each Django asks for more."""
+    call_command("check", fail_level="WARNING")
