@@ -15,6 +15,8 @@ TOOLS := $(VENV)/tools/bin
 TOOLS_STAMP := $(VENV)/.installed-tools
 # setuptools warns of editable installs each time; this one is meant.
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# `make verify-full` runs the tests that need no torch on those of them that are there.
+OTHER_PYTHONS ?= python3.12 python3.13
 TORCH_REQUIREMENT := torch>=2.6,<2.14
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 # All gates beside the tests, the slowest first: `make lint`, and with it .ci/run, `make check` and pre-commit, runs them.
@@ -23,7 +25,7 @@ GATES := gate-types gate-migrations gate-contracts gate-links gate-format gate-l
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart up test check verify-full fmt screenshots compare-with lint $(GATES) constraints clean
+.PHONY: help quickstart up test test-python test-without-torch check verify-full fmt screenshots compare-with lint $(GATES) constraints clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,9 +58,21 @@ gate-lint:
 check: lint ## The gates of `make lint`, then all tests: what CI runs
 	@$(PYTEST) $(ARGS)
 
-verify-full: $(DEV_STAMP) ## What is too long for every test run: all model types (docs/model-types.md), 300 faults (docs/chaos.md)
+test-python: ## Run the tests that need no torch on another Python, in .venv-3.X: PYTHON=python3.12
+	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
+	  $(MAKE) --no-print-directory VENV=.venv-$$version test-without-torch
+
+# Torch is not in its environment: tests/needs_torch.py says which tests that leaves out, and how many.
+test-without-torch: $(VENV)/.installed-test
+	@$(PYTEST) $(ARGS)
+
+verify-full: $(DEV_STAMP) ## What is too long for every test run: all model types (docs/model-types.md), 300 faults (docs/chaos.md), other Pythons
 	MODEL_TYPES=all $(BIN)/python -m pytest tests/engine/test_model_types.py $(ARGS)
 	$(BIN)/python -m tests.chaos --faults 300 --seed 7 --report docs/chaos.md
+	@for python in $(OTHER_PYTHONS); do \
+	  if $$python -c '' 2>/dev/null; then $(MAKE) --no-print-directory test-python PYTHON=$$python || exit 1; \
+	  else echo "$$python is not on this machine: its tests are left out."; fi; \
+	done
 
 fmt: $(DEV_STAMP) ## Format the code, and list its files in the README
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/python -m tests.readme_tree
@@ -76,8 +90,15 @@ screenshots: $(DEV_STAMP) ## Draw every page, light and dark, wide and narrow, i
 compare-with: $(DEV_STAMP) ## Engine, hub and pages of this checkout against REV=<commit>, in turn: 20 minutes
 	@$(BIN)/python -m benchmarks.compare --rev "$(REV)" $(ARGS)
 
-clean: ## Remove the virtual environment
-	rm -rf $(VENV)
+clean: ## Remove the virtual environments
+	rm -rf $(VENV) .venv-3.*
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): a minute or two the first time."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade pip
+	@$(PIP) --constraint constraints.txt --editable '.[test]'
+	@touch $@
 
 # One install, repeated when pyproject.toml or constraints.txt changes. It says what is missing before it downloads anything, and takes
 # torch's CUDA packages (gigabytes) only where there is an NVIDIA driver, or where TORCH=cuda asks for them.

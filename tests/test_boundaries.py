@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+from django.core.management import call_command
+
 LOADED_AFTER = "import django, sys; django.setup(); import {modules}; print(*sys.modules)"
 
 

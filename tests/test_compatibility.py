@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from finetune_hub.engine.exports.gguf_family import FAMILIES
 from finetune_hub.spec.compatibility import GGUF_MODEL_TYPES, compatibility_of
 from finetune_hub.spec.methods import METHODS
 
@@ -47,5 +46,8 @@ def test_a_no_names_its_cause() -> None:
     assert "--max-lora-rank 64" in wide[1].reason
 
 
+@pytest.mark.needs_torch
 def test_the_families_are_those_that_the_engine_writes() -> None:
+    from finetune_hub.engine.exports.gguf_family import FAMILIES
+
     assert set(GGUF_MODEL_TYPES) == set(FAMILIES)

@@ -50,6 +50,7 @@ def find(name: str, folder: Path, endpoint: str = "http://127.0.0.1:9") -> subpr
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.needs_torch
 def test_a_model_of_the_hub_is_fetched_once_at_one_commit(fake_hub: FakeHub, tmp_path: Path) -> None:
     answer = find("team/tiny@main", tmp_path, fake_hub.url)
 
@@ -78,6 +79,7 @@ def test_a_hub_out_of_reach_is_named(tmp_path: Path) -> None:
     assert TOKEN not in answer.stderr
 
 
+@pytest.mark.needs_torch
 def test_folders_and_known_names_need_no_network(tmp_path: Path) -> None:
     base = make_tiny_model(tmp_path / "base")
     assert find("base", tmp_path).stdout.strip() == str(base)

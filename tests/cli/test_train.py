@@ -16,6 +16,8 @@ import pytest
 from tests.cli.conftest import run_command
 from tests.tiny_models import make_chat_rows, make_tiny_model
 
+pytestmark = pytest.mark.needs_torch
+
 RECIPE = """\
 base_model: base
 dataset: {path: rows.jsonl}

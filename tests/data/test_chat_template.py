@@ -78,6 +78,7 @@ def supervised_text(template: ChatTemplate, messages: list[dict[str, Any]], **op
     return str(template._tokenizer.decode(ids, skip_special_tokens=False))
 
 
+@pytest.mark.needs_torch
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("number", range(len(CONVERSATIONS)))
 @pytest.mark.parametrize("tagged", [False, True], ids=["by prefix", "by tags"])
@@ -98,6 +99,7 @@ def test_ids_and_masks_equal_transformers(tmp_path: Path, style: str, number: in
     assert row.supervised == [bool(mask) for mask in expected["assistant_masks"]]
 
 
+@pytest.mark.needs_torch
 def test_the_generation_prompt_equals_transformers(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

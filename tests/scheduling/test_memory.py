@@ -39,6 +39,7 @@ def spec_of(method: dict[str, Any]) -> TrainingSpec:
     return TrainingSpec.model_validate(document | {"training": {"micro_batch_size": 2, "max_seq_len": 96}})
 
 
+@pytest.mark.needs_torch
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: "-".join(map(str, method.values())))
 def test_counts_what_the_engine_saves_and_trains(base: Path, method: dict[str, Any]) -> None:
     """Within a tenth: norms' scales, positions and the head's own are left out of the formula."""
@@ -83,6 +84,7 @@ def measure_saved(base: Path, asked: TrainingSpec) -> tuple[int, int]:
     return saved, sum(parameter.numel() for parameter in adapter.parameters().values())
 
 
+@pytest.mark.needs_torch
 @pytest.mark.parametrize("vocabulary", [256, 49_152, 128_256, 256_000, 1_000_000])
 def test_knows_the_heads_chunks(vocabulary: int) -> None:
     from finetune_hub.engine.kernels.linear_cross_entropy import chunk_size
@@ -92,6 +94,7 @@ def test_knows_the_heads_chunks(vocabulary: int) -> None:
     assert chunk_size(most + 1, vocabulary) < most
 
 
+@pytest.mark.needs_torch
 def test_reads_the_facts_that_an_import_reads(base: Path) -> None:
     from finetune_hub.engine.import_model import read_facts as engines
 
