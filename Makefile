@@ -25,7 +25,8 @@ GATES := gate-types gate-migrations gate-contracts gate-links gate-format gate-l
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart up test test-python test-without-torch check verify-full fmt screenshots compare-with lint $(GATES) constraints clean
+.PHONY: help quickstart up test test-python test-without-torch lint $(GATES) check verify-full fmt audit hooks constraints \
+  screenshots compare-with clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +77,12 @@ verify-full: $(DEV_STAMP) ## What is too long for every test run: all model type
 
 fmt: $(DEV_STAMP) ## Format the code, and list its files in the README
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/python -m tests.readme_tree
+
+audit: $(DEV_STAMP) $(TOOLS_STAMP) ## Known vulnerabilities, risky code, licences; `Error 69`: the advisories cannot be reached
+	@$(BIN)/python -m tests.gates.audit $(TOOLS)
+
+hooks: $(TOOLS_STAMP) ## Run `make lint` before each commit in this checkout
+	@$(TOOLS)/pre-commit install
 
 # torch and NVIDIA's packages are left out: which build of torch there is depends on the machine (TORCH, above).
 constraints: $(TOOLS_STAMP) ## Pin anew what is installed (constraints.txt); ARGS=--upgrade takes newer releases
