@@ -72,14 +72,14 @@ class StandIn(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         ours = [tensor for tensor in tensors if isinstance(tensor, FakeTensor)]
-        if not ours and not _is_ours(kwargs.get("device")):
+        if not ours and not _is_own(kwargs.get("device")):
             return operation(*args, **kwargs)
         if operation is _aten._to_copy.default and "device" in kwargs:
             self._check_copy(tensors[0].device, kwargs["device"], kwargs.get("non_blocking", False))
         elif operation is _aten.copy_.default:
             into, source, *non_blocking = args
             self._check_copy(source.device, into.device, any(non_blocking))
-        elif ours and (strangers := [tensor for tensor in tensors if tensor.dim() and not _is_ours(tensor.device)]):
+        elif ours and (strangers := [tensor for tensor in tensors if tensor.dim() and not _is_own(tensor.device)]):
             stranger = strangers[0]
             raise MixedDevices(
                 f"{operation} takes tensors of {DEVICE} and of {stranger.device}: {tuple(stranger.shape)}"
@@ -91,8 +91,7 @@ class StandIn(TorchDispatchMode):
     def _run(self, operation: Any, args: Any, kwargs: Any) -> Any:
         args, kwargs = tree_map_only(Tensor, self._fake, (args, kwargs))
         try:
-            with self._fakes:
-                return operation(*args, **kwargs)
+            return self._fakes.dispatch(operation, (), args, kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException) as read:
             raise HiddenWait(f"{operation} waits for numbers of {DEVICE}") from read
 
@@ -103,47 +102,45 @@ class StandIn(TorchDispatchMode):
         assert (unpacked.shape, unpacked.dtype, unpacked.device) == (out.shape, out.dtype, out.device)
 
     def _check_copy(self, source: torch.device, target: str | torch.device, non_blocking: bool) -> None:
-        if _is_ours(source) and not _is_ours(target):
+        if _is_own(source) and not _is_own(target):
             raise HiddenWait(f"a copy from {DEVICE} to {target} waits for all work on it")
-        if self._is_strict and _is_ours(target) and not _is_ours(source) and not non_blocking:
+        if self._is_strict and _is_own(target) and not _is_own(source) and not non_blocking:
             raise HiddenWait(f"a copy from {source} to {DEVICE} waits until it is done; `transfer.send` does not")
 
     def _fake(self, tensor: Tensor) -> Tensor:
         return tensor if isinstance(tensor, FakeTensor) else self._fakes.from_tensor(tensor)
 
+    def take(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The loaded model onto the device, in place: weights, what unpacks them, and buffers."""
+        moved: dict[Any, nn.Parameter] = {}  # Some models have a weight in two places.
+        for module in model.modules():
+            for name, weight in module._parameters.items():
+                if weight is not None:
+                    moved[weight] = moved[weight] if weight in moved else self._take_weight(weight)
+                    module._parameters[name] = moved[weight]
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = buffer.to(DEVICE)
+        return model
 
-def move(model: PreTrainedModel) -> PreTrainedModel:
-    """The loaded model on the device, in place: weights, what unpacks them, and buffers."""
-    moved: dict[Any, nn.Parameter] = {}  # Some models have a weight in two places.
-    for module in model.modules():
-        for name, weight in module._parameters.items():
-            if weight is not None:
-                moved[weight] = moved[weight] if weight in moved else _moved(weight)
-                module._parameters[name] = moved[weight]
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = buffer.to(DEVICE)
-    return model
+    def _take_weight(self, weight: Any) -> nn.Parameter:
+        taken: Any = nn.Parameter(weight.data.to(DEVICE), requires_grad=False)
+        if hasattr(weight, "quant_state"):  # 4 bits
+            taken.quant_state = weight.quant_state
+            taken.quant_state.to(DEVICE)
+        if hasattr(weight, "row_absmax"):  # 8 bits
+            taken.row_absmax = weight.row_absmax.to(DEVICE)
+        return taken
 
 
-def _moved(weight: Any) -> nn.Parameter:
-    on_device: Any = nn.Parameter(weight.data.to(DEVICE), requires_grad=False)
-    if hasattr(weight, "quant_state"):  # 4 bits
-        on_device.quant_state = weight.quant_state
-        on_device.quant_state.to(DEVICE)
-    if hasattr(weight, "row_absmax"):  # 8 bits
-        on_device.row_absmax = weight.row_absmax.to(DEVICE)
-    return on_device
+def _is_own(device: str | torch.device | None) -> bool:
+    return device is not None and torch.device(device).type == DEVICE
 
 
 @cache
 def _fakes() -> FakeTensorMode:
     """One for all runs of a process: kernels keep buffers, and fake tensors of two modes do not meet."""
     return FakeTensorMode(allow_non_fake_inputs=False)
-
-
-def _is_ours(device: str | torch.device | None) -> bool:
-    return device is not None and torch.device(device).type == DEVICE
 
 
 @cache
