@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,26 +31,41 @@ def _fuse_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 Calls = dict[str, tuple[Any, tuple[Any, ...]]]
 
 
-def calls(tokens: int, dtype: torch.dtype, device: str = "cpu") -> Calls:
+def calls(
+    tokens: int,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    *,
+    width: int = 16,
+    vocabulary: int = 40,
+    heads: int = 3,
+    head_dim: int = 8,
+) -> Calls:
     """Every fused function with arguments for so many tokens."""
 
     def randn(*shape: int, seed: int) -> Tensor:
         return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
 
-    a, b, c, d = (randn(tokens, 16, seed=seed) for seed in range(4))
-    weight, logits = randn(16, seed=5), randn(tokens, 40, seed=6)
+    a, b, c, d = (randn(tokens, width, seed=seed) for seed in range(4))
+    weight, logits = randn(width, seed=5), randn(tokens, vocabulary, seed=6)
     exact = logits if dtype == torch.float32 else torch.empty_like(logits, dtype=torch.float32)
-    targets, inverse_rms = torch.arange(tokens, device=device) % 40, randn(tokens, 1, seed=7).float().abs() + 0.5
-    heads = randn(1, tokens, 3, 8, seed=8).transpose(1, 2)
-    angles = randn(1, 1, tokens, 8, seed=9), randn(1, 1, tokens, 8, seed=10)
+    targets, inverse_rms = (
+        torch.arange(tokens, device=device) % vocabulary,
+        randn(tokens, 1, seed=7).float().abs() + 0.5,
+    )
+    x = randn(1, tokens, heads, head_dim, seed=8).transpose(1, 2)
+    angles = randn(1, 1, tokens, head_dim, seed=9), randn(1, 1, tokens, head_dim, seed=10)
     activations = lora_mlp.ACTIVATIONS
     return {
         "norm": (rms_norm._normed, (a, weight, 1e-5)),
         "norm backward": (rms_norm._grad_x, (a, b, weight, inverse_rms)),
-        "rotary": (rotary._rotated, (heads, *angles)),
-        "rotary backward": (rotary._rotated_back, (heads, *angles)),
+        "rotary": (rotary._rotated, (x, *angles)),
+        "rotary backward": (rotary._rotated_back, (x, *angles)),
         "loss": (linear_cross_entropy._chunk_losses, (logits, exact, None, targets, 0.0)),
-        "smoothed loss": (linear_cross_entropy._chunk_losses, (logits, exact, weight[:1].expand(40), targets, 0.1)),
+        "smoothed loss": (
+            linear_cross_entropy._chunk_losses,
+            (logits, exact, weight[:1].expand(vocabulary), targets, 0.1),
+        ),
         **{name: (lora_mlp._activate, (a, b, known)) for name, known in activations.items()},
         **{
             f"{name} backward": (lora_mlp._activate_backward, (a, b, c, d, known))
@@ -83,6 +100,16 @@ def check_that_it_computes_what_it_says(name: str, dtype: torch.dtype, device: s
 def test_a_fused_function_computes_what_it_says(name: str, dtype: torch.dtype) -> None:
     assert fused.why_not(torch.device("cpu")) is None
     check_that_it_computes_what_it_says(name, dtype, "cpu")
+
+
+def test_every_fused_function_is_among_them() -> None:
+    marked = rms_norm._normed.__code__  # All have the code of `fused`'s own inner function.
+    folder = Path(fused.__file__).parent
+    modules = [import_module(f"finetune_hub.engine.kernels.{path.stem}") for path in folder.glob("*.py")]
+    found = {
+        value for module in modules for value in vars(module).values() if getattr(value, "__code__", None) is marked
+    }
+    assert found == {function for function, _ in calls(3, torch.float32).values()}
 
 
 def test_nothing_is_compiled_on_a_cpu() -> None:
