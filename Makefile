@@ -15,9 +15,16 @@ TOOLS := $(VENV)/tools/bin
 TOOLS_STAMP := $(VENV)/.installed-tools
 # setuptools warns of editable installs each time; this one is meant.
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# `make verify-full` runs the tests that need no torch on those of them that are there.
+# The part `python` of `make verify-full` takes those of them that are there.
 OTHER_PYTHONS ?= python3.12 python3.13
 TORCH_REQUIREMENT := torch>=2.6,<2.14
+# `make verify-full` in parts, each at most an hour; PART=chaos starts one of them. A part is a target `verify-<part>`.
+PARTS := model-types chaos cuda tests python
+PART ?= $(PARTS)
+# The part `cuda` wants a torch that is built for CUDA, in an environment of its own; no GPU.
+CUDA_VENV ?= .venv-cuda
+CUDA_TORCH ?= torch>=2.14,<2.15
+CUDA_STAMP := $(CUDA_VENV)/.installed
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 # All gates beside the tests, the slowest first: `make lint`, and with it .ci/run, `make check` and pre-commit, runs them.
 GATES := gate-types gate-migrations gate-contracts gate-links gate-format gate-lint
@@ -25,8 +32,8 @@ GATES := gate-types gate-migrations gate-contracts gate-links gate-format gate-l
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart up test test-python test-without-torch lint $(GATES) check verify-full fmt audit hooks constraints \
-  screenshots compare-with clean
+.PHONY: help quickstart up test test-python test-without-torch lint $(GATES) check verify-full $(PARTS:%=verify-%) fmt \
+  audit hooks constraints screenshots compare-with clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,13 +74,29 @@ test-python: ## Run the tests that need no torch on another Python, in .venv-3.X
 test-without-torch: $(VENV)/.installed-test
 	@$(PYTEST) $(ARGS)
 
-verify-full: $(DEV_STAMP) ## What is too long for every test run: all model types (docs/model-types.md), 300 faults (docs/chaos.md), other Pythons
+verify-full: ## What is too long for every test run, each with a report in docs/; PART=… one of: model-types chaos cuda tests python
+	@for part in $(PART); do \
+	  case " $(PARTS) " in *" $$part "*) ;; *) echo "PART=$$part is none of: $(PARTS)." >&2; exit 1 ;; esac; \
+	  $(MAKE) --no-print-directory verify-$$part || exit 1; \
+	done
+
+verify-model-types: $(DEV_STAMP) # Every model type trains, is saved and merges: docs/model-types.md
 	MODEL_TYPES=all $(BIN)/python -m pytest tests/engine/test_model_types.py $(ARGS)
+
+verify-chaos: $(DEV_STAMP) # 300 faults: docs/chaos.md
 	$(BIN)/python -m tests.chaos --faults 300 --seed 7 --report docs/chaos.md
+
+verify-tests: $(DEV_STAMP) # Tests that are marked `full`
+	@$(PYTEST) --full $(ARGS)
+
+verify-python: # The tests that need no torch, on those of OTHER_PYTHONS that are there
 	@for python in $(OTHER_PYTHONS); do \
 	  if $$python -c '' 2>/dev/null; then $(MAKE) --no-print-directory test-python PYTHON=$$python || exit 1; \
 	  else echo "$$python is not on this machine: its tests are left out."; fi; \
 	done
+
+verify-cuda: $(CUDA_STAMP) # What a CUDA build of torch proves without a GPU: docs/gpu-report.md
+	$(CUDA_VENV)/bin/python -W ignore -m tests.cuda --report docs/gpu-report.md
 
 fmt: $(DEV_STAMP) ## Format the code, and list its files in the README
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/python -m tests.readme_tree
@@ -98,7 +121,7 @@ compare-with: $(DEV_STAMP) ## Engine, hub and pages of this checkout against REV
 	@$(BIN)/python -m benchmarks.compare --rev "$(REV)" $(ARGS)
 
 clean: ## Remove the virtual environments
-	rm -rf $(VENV) .venv-3.*
+	rm -rf $(VENV) .venv-3.* $(CUDA_VENV)
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): a minute or two the first time."
@@ -139,4 +162,17 @@ $(TOOLS_STAMP): $(STAMP)
 	@$(PYTHON) -m venv $(VENV)/tools
 	@$(TOOLS)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@$(TOOLS)/python -m pip install --quiet --disable-pip-version-check --upgrade --group tools
+	@touch $@
+
+# The engine's packages beside a torch that is newer than `make` installs: none older is tried here, see CUDA_TORCH.
+$(CUDA_STAMP): pyproject.toml
+	@echo "Setting up $(CUDA_VENV): torch for CUDA takes about 6 GB on disk, and minutes to download. Ctrl-C stops it."
+	@$(PYTHON) -m venv $(CUDA_VENV)
+	@$(CUDA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$(CUDA_TORCH)" coverage pytest
+	@$(CUDA_VENV)/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)' || { \
+	  echo "$(CUDA_TORCH) came without CUDA. Name a build that has it, as in CUDA_TORCH=torch==2.14.1" >&2; exit 1; }
+	@$(CUDA_VENV)/bin/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  names = project["dependencies"] + project["optional-dependencies"]["engine"]; \
+	  print(*(name for name in names if not name.startswith("torch")), sep="\n")' > $(CUDA_VENV)/requirements.txt
+	@$(CUDA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $(CUDA_VENV)/requirements.txt
 	@touch $@
