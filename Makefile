@@ -98,8 +98,8 @@ verify-python: # The tests that need no torch, on those of OTHER_PYTHONS that ar
 verify-cuda: $(CUDA_STAMP) # What a CUDA build of torch proves without a GPU: docs/gpu-report.md
 	$(CUDA_VENV)/bin/python -W ignore -m tests.cuda --report docs/gpu-report.md
 
-fmt: $(DEV_STAMP) ## Format the code, and list its files in the README
-	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/python -m tests.readme_tree
+fmt: $(DEV_STAMP) ## Format the code
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 audit: $(DEV_STAMP) $(TOOLS_STAMP) ## Known vulnerabilities, risky code, licences; `Error 69`: the advisories cannot be reached
 	@$(BIN)/python -m tests.gates.audit $(TOOLS)
@@ -114,7 +114,7 @@ constraints: $(TOOLS_STAMP) ## Pin anew what is installed (constraints.txt); ARG
 	@grep -vE '^(torch|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==' constraints.txt >$(VENV)/constraints.txt
 	@mv $(VENV)/constraints.txt constraints.txt
 
-screenshots: $(DEV_STAMP) ## Draw every page, light and dark, wide and narrow, into screenshots/
+screenshots: $(DEV_STAMP) ## Draw every page into screenshots/; with ARGS=--docs, the pictures in docs/images
 	@$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 compare-with: $(DEV_STAMP) ## Engine, hub and pages of this checkout against REV=<commit>, in turn: 20 minutes

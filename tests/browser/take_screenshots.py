@@ -5,6 +5,7 @@ A test for its fixtures' sake, under a name that pytest does not collect by itse
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.browser.sample_hub import SampleHub, make_sample_hub
 
 FOLDER = Path(os.environ.get("SCREENSHOTS", "screenshots"))
 SIZES = {"desk": (1440, 900), "phone": (390, 844)}
+PICTURES = Path(__file__).parents[2] / "docs" / "images"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -73,6 +75,32 @@ def test_take_screenshots(open_page: OpenPage, device: str, scheme: str) -> None
         shoot(page, f"empty-{name}-{device}-{scheme}")
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_take_pictures_of_the_docs(open_page: OpenPage, scheme: str) -> None:
+    """What README.md and the guides show, as WebP in docs/images."""
+    hub = make_sample_hub()
+    page = open_page(width=1280, height=800, scheme=scheme)
+    sign_in(page, hub.user)
+    paths = paths_of(hub)
+    page.goto(paths["job-running"])
+    page.wait_for_timeout(1500)  # The curve is drawn when its points have come.
+    picture(page, f"job-{scheme}")
+    page.goto(paths["new-job"])
+    page.locator(".plan-bar").first.wait_for()
+    page.evaluate("document.querySelector('#plan').scrollIntoView({block: 'center'})")
+    picture(page, f"plan-{scheme}")
+    page.goto(paths["dataset"])
+    page.get_by_label("Base model", exact=True).select_option("smollm2-135m-instruct")
+    page.locator("#preview .token").first.wait_for()
+    page.locator(".histogram").wait_for()
+    picture(page, f"dataset-{scheme}")
+
+
+def picture(page: Page, name: str) -> None:
+    shot = page.context.new_cdp_session(page).send("Page.captureScreenshot", {"format": "webp", "quality": 80})
+    (PICTURES / f"{name}.webp").write_bytes(base64.b64decode(shot["data"]))
+
+
 def paths_of(hub: SampleHub) -> dict[str, str]:
     adapter = hub.adapter.adapter_id
     dataset = hub.running.job_datasets.get().dataset_version.dataset_id
@@ -100,9 +128,7 @@ def paths_of(hub: SampleHub) -> dict[str, str]:
         "account": "/account/",
         "docs": "/docs/",
         "docs-guide": "/docs/jobs/",
-        "docs-tables": "/docs/api-errors/",
         "docs-search": "/docs/?q=why+does+my+job+wait",
-        "docs-not-found": "/docs/?q=zzzz",
     }
 
 
