@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,6 +20,7 @@ from unittest import mock
 import coverage
 import torch
 
+from finetune_hub.engine import train as loop
 from finetune_hub.engine.kernels import document_attention, fused, varlen_attention
 from finetune_hub.spec.run import TrainRun
 from tests.engine.conftest import events_of
@@ -31,6 +33,8 @@ from tests.engine.stand_in_runs import (
     METHODS_AS_THEY_COME,
     OBJECTIVE_CASES,
     OBJECTIVES_AS_THEY_COME,
+    SFT,
+    Kind,
     make_run,
     train_on,
     words_of,
@@ -64,9 +68,8 @@ class Gpu(StandIn):
 
 def trace() -> tuple[dict[str, str], list[Branch]]:
     """What became of every run, `traced` or its error, and the branches."""
-    logging.getLogger("torch._subclasses.fake_tensor").setLevel(
-        logging.CRITICAL
-    )  # It tells of refusals that are meant.
+    # `fast_modules` tries what must fail, and torch tells of it at length.
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
     measured = coverage.Coverage(data_file=None, include=[f"{ENGINE}/*"], messages=False)
     outcomes = {}
     with tempfile.TemporaryDirectory() as name, _as_on_a_gpu():
@@ -84,17 +87,12 @@ def _runs(folder: Path) -> Iterator[tuple[str, TrainRun]]:
         "llama": make_tiny_model(folder / "llama", layers=1),
         "mixtral": make_tiny_model(folder / "mixtral", **EXPERTS_BASE),
     }
-    cases: list[tuple[str, Any, Any, dict[str, Any]]] = [("llama", case, {"type": "sft"}, {}) for case in METHOD_CASES]
-    cases += [("llama", LORA, case, {}) for case in OBJECTIVE_CASES[1:]]
-    cases += [
-        ("llama", method, case, {}) for method in METHODS_AS_THEY_COME[1:] for case in OBJECTIVES_AS_THEY_COME[1:]
-    ]
-    cases += [
-        ("llama", LORA, {"type": "sft"}, {"runtime": {"dtype": dtype}}) for dtype in ("float16", "float32", "auto")
-    ]
-    cases += [("llama", LORA, {"type": "sft"}, {"training": {"optimizer": "adamw_8bit", "neftune_alpha": 5}})]
-    cases += [("llama", LORA, {"type": "sft"}, {"evaluation": {"fraction": 0.25}})]
-    cases += [("mixtral", EXPERTS, {"type": "sft"}, {})]
+    cases: list[tuple[str, Kind, Kind, Kind]] = [("llama", method, SFT, {}) for method in METHOD_CASES]
+    cases += [("llama", LORA, objective, {}) for objective in OBJECTIVE_CASES[1:]]
+    cases += [("llama", *pair, {}) for pair in product(METHODS_AS_THEY_COME[1:], OBJECTIVES_AS_THEY_COME[1:])]
+    cases += [("llama", LORA, SFT, {"runtime": {"dtype": dtype}}) for dtype in ("float16", "float32", "auto")]
+    cases += [("llama", LORA, SFT, {"training": {"optimizer": "adamw_8bit", "neftune_alpha": 5}})]
+    cases += [("llama", LORA, SFT, {"evaluation": {"fraction": 0.25}}), ("mixtral", EXPERTS, SFT, {})]
     for number, (base, method, objective, parts) in enumerate(cases):
         work = folder / str(number)
         work.mkdir()
@@ -109,15 +107,13 @@ def _outcome(run: TrainRun) -> str:
     except Exception as failed:  # noqa: BLE001 (whatever it dies of belongs into the report)
         return f"{type(failed).__name__}: {str(failed).splitlines()[0][:200]}"
     said = [event.message for event in events_of(run.output_dir, "log")]
-    fused_said = "Element-wise work: fused by torch.compile."
-    assert fused_said in said
+    assert "Element-wise work: fused by torch.compile." in said
     return "traced, " + next(line for line in said if line.startswith("Attention"))
 
 
 @contextmanager
 def _as_on_a_gpu() -> Iterator[None]:
     """What the engine asks torch about its GPU, answered as an H100 would; proofs, which compare numbers, pass."""
-    from finetune_hub.engine import train as loop
 
     def check_device(run: TrainRun, own: Callable[[TrainRun], None] = loop._check_device) -> None:
         with (
