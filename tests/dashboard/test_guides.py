@@ -55,9 +55,9 @@ def test_a_guide_is_shown_with_the_way_around(world: World) -> None:
     assert 'href="/docs/placement/" rel="next"' in page
 
 
-@pytest.mark.parametrize("name", ["none", "README", "adr", "../README", "..%2FREADME", "openapi", "jobs.md"])
-def test_what_is_no_guide_is_not_found(world: World, name: str) -> None:
-    assert world["viewer"].get(f"/docs/{name}/").status_code == 404
+def test_what_is_no_guide_is_not_found(world: World) -> None:
+    for name in ("none", "README", "adr", "../README", "..%2FREADME", "openapi", "jobs.md"):
+        assert world["viewer"].get(f"/docs/{name}/").status_code == 404, name
 
 
 def test_only_what_the_index_names_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,15 +103,13 @@ def test_a_found_page_shows_where_and_marks_the_words(world: World) -> None:
     assert "<mark>max_seq_len</mark>" in page
 
 
-@pytest.mark.parametrize(
-    "query", ["<script>alert(1)</script>", '"><img src=x>', "(", "\\", "*", "\x00", "ß İ", "a" * 5000]
-)
-def test_any_query_is_answered_and_escaped(world: World, query: str) -> None:
-    response = world["viewer"].get("/docs/", {"q": query})
-    assert response.status_code == 200
-    page = response.content.decode()
-    assert "<script>alert" not in page
-    assert "<img src=x" not in page
+def test_any_query_is_answered_and_escaped(world: World) -> None:
+    for query in ("<script>alert(1)</script>", '"><img src=x>', "(", "\\", "*", "\x00", "ß İ", "a" * 5000):
+        response = world["viewer"].get("/docs/", {"q": query})
+        assert response.status_code == 200
+        page = response.content.decode()
+        assert "<script>alert" not in page
+        assert "<img src=x" not in page
 
 
 def test_an_excerpt_is_escaped() -> None:
