@@ -31,6 +31,7 @@ from benchmarks.running_hub import clean_environment
 
 ROOT = Path(__file__).parents[1]
 COPIED = "benchmarks"  # Of this checkout, in both trees.
+TEMPORARY = "tmp"
 MORE_IS_BETTER = ("tokens/s", "tokens per CPU second")
 SMALLEST_DIFFERENCE = 0.02
 LAST_WORDS = 300
@@ -69,7 +70,7 @@ class Side:
 def main() -> None:
     options = parse()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="fh-compare-") as name:
+    with tempfile.TemporaryDirectory(prefix="fh-compare-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
         folder.chmod(0o711)  # As root, Postgres runs as another user and passes through.
         sides = make_sides(ROOT, options.rev, folder)
@@ -111,6 +112,7 @@ def make_sides(root: Path, rev: str, folder: Path) -> tuple[Side, Side]:
     if found.returncode:
         raise SystemExit(f"There is no commit {rev!r} here. `git log --oneline` lists them.")
     ours, theirs = Side("this checkout", folder / "ours"), Side(found.stdout.strip(), folder / "theirs")
+    (folder / TEMPORARY).mkdir(mode=0o711)
     copy_checkout(root, ours.tree)
     copy_commit(root, theirs.name, theirs.tree)
     shutil.rmtree(theirs.tree / COPIED, ignore_errors=True)
@@ -139,8 +141,11 @@ def copy_commit(root: Path, rev: str, tree: Path) -> None:
 
 
 def environment_of(side: Side) -> dict[str, str]:
-    """PYTHONPATH comes before installed packages, editable ones too, and reaches processes that are started with -P."""
-    return clean_environment() | {"PYTHONPATH": str(side.tree)}
+    """PYTHONPATH comes before installed packages, editable ones too, and reaches processes that are started with -P.
+
+    What a benchmark that was ended leaves in its temporary folder goes with ours.
+    """
+    return clean_environment() | {"PYTHONPATH": str(side.tree), "TMPDIR": str(side.tree.parent / TEMPORARY)}
 
 
 def require_own_product(side: Side) -> None:

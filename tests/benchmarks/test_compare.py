@@ -27,7 +27,8 @@ open(sys.argv[-1], "w").write('{"seconds": [%s]}' % product.LATER)
 """
 # As the hub's benchmark does, it stops what it has started when it is interrupted.
 SLOW = """
-import time
+import tempfile, time
+tempfile.mkdtemp()
 file = open({file!r}, "a", buffering=1)
 try:
     file.write("started, ")
@@ -78,6 +79,7 @@ def test_time_that_is_up_ends_a_benchmark_with_what_it_started_and_the_rounds(ch
     assert measure(sides, [Benchmark("slow", "benchmarks.slow")], rounds=2, seconds=0.01, folder=folder) == 1
     assert [side.failures["slow"] for side in sides] == ["no time was left for it"] * 2
     assert table(*sides)[-1] == "| slow | no time was left for it | no time was left for it | | not compared |"
+    assert len(list((folder / "tmp").iterdir())) == 2, "what they leave lies with us, who clear it away"
     assert child.read_text() == "started, stopped, started, stopped, "
 
 
