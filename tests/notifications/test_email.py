@@ -61,5 +61,5 @@ def test_the_servers_address_and_login_are_the_environments() -> None:
         thread.join(timeout=10)
     assert sent.returncode == 0, sent.stderr
     assert "AUTH PLAIN AGh1YgBzZWNyZXQ=" in heard  # "\0hub\0secret" in base64.
-    assert "mail FROM:<hub@example.org>" in heard
+    assert "mail from:<hub@example.org>" in map(str.lower, heard)
     assert {"Subject: Done", "To: alice@example.org", "The job has ended."} <= set(heard)
