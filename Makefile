@@ -17,7 +17,7 @@ TOOLS_STAMP := $(VENV)/.installed-tools
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The part `python` of `make verify-full` takes those of them that are there.
 OTHER_PYTHONS ?= python3.12 python3.13
-TORCH_REQUIREMENT := torch>=2.6,<2.14
+TORCH_REQUIREMENT := torch>=2.13,<2.14
 # `make verify-full` in parts, each at most an hour; PART=chaos starts one of them. A part is a target `verify-<part>`.
 PARTS := model-types chaos cuda tests python
 PART ?= $(PARTS)
@@ -130,8 +130,8 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt
 	@$(PIP) --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-# One install, repeated when pyproject.toml or constraints.txt changes. It says what is missing before it downloads anything, and takes
-# torch's CUDA packages (gigabytes) only where there is an NVIDIA driver, or where TORCH=cuda asks for them.
+# One install, repeated when pyproject.toml or constraints.txt changes. It says what is missing before it downloads
+# anything, and takes torch's CUDA packages (gigabytes) only where there is an NVIDIA driver, or where TORCH=cuda asks.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "finetune_hub needs Python 3.11 or newer. Install it, or name it: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
