@@ -33,7 +33,7 @@ SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart up test test-python test-without-torch lint $(GATES) check verify-full $(PARTS:%=verify-%) fmt \
-  audit hooks constraints screenshots compare-with clean
+  coverage audit hooks constraints screenshots compare-with clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ verify-cuda: $(CUDA_STAMP) # What a CUDA build of torch proves without a GPU: do
 
 fmt: $(DEV_STAMP) ## Format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+coverage: $(DEV_STAMP) ## Run all tests and say how much of the product they run; fails below the floor in pyproject.toml
+	@$(PYTEST) --cov --cov-report=term $(ARGS)
 
 audit: $(DEV_STAMP) $(TOOLS_STAMP) ## Known vulnerabilities, risky code, licences; `Error 69`: the advisories cannot be reached
 	@$(BIN)/python -m tests.gates.audit $(TOOLS)
