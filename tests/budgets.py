@@ -31,7 +31,7 @@ def budgets() -> dict[str, int]:
 
 def folder_of(nodeid: str) -> str:
     """`tests/engine` for a test anywhere below it; `tests/` for one in no folder of its own."""
-    first, _, rest = nodeid.removeprefix("tests/").partition("/")
+    first, _, rest = nodeid.partition("::")[0].removeprefix("tests/").partition("/")
     return f"tests/{first}" if rest else "tests/"
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -44,8 +45,15 @@ def test_a_part_has_its_descendants_memory_and_up_has_the_rest(part: int) -> Non
     memory = memory_of_hub({"identity": {"pid": os.getpid()}, "parts": parts})
     assert list(memory) == ["up", "web"]
     assert 80 * MIB < memory["web"] < 80 * MIB + 40 * MIB
-    assert memory["up"] >= 10 * MIB, "this process is `up`, and the part below it is not counted twice"
-    assert sum(memory.values()) < pss_bytes(os.getpid()) + 130 * MIB
+    assert memory["up"] >= 10 * MIB, "this process is `up`"
+
+
+def test_a_part_below_up_is_counted_once(part: int) -> None:
+    """The part's own process as `up`, and its child as the only part."""
+    child = int(Path(f"/proc/{part}/task/{part}/children").read_text())
+    memory = memory_of_hub({"identity": {"pid": part}, "parts": [{"name": "web", "identity": {"pid": child}}]})
+    assert 40 * MIB < memory["web"] < 60 * MIB
+    assert 40 * MIB < memory["up"] < 60 * MIB
 
 
 def test_a_process_that_has_ended_holds_nothing() -> None:

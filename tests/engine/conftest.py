@@ -19,12 +19,6 @@ from tests.tiny_models import make_chat_rows, make_tiny_model
 MakeRun = Callable[..., TrainRun]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Models this tiny gain nothing from a second thread, and wait for it where cores are shared."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def base_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("base") / "tiny-llama")
@@ -64,7 +58,6 @@ def make_run(tmp_path: Path, base_model_dir: Path) -> MakeRun:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Tiny tensors are computed faster by one thread than by several that wait for each other."""
-    import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)

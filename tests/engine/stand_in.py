@@ -44,7 +44,7 @@ class StandIn(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        _register()
+        register()
         self._fakes = _fakes()
         self._is_strict = False
 
@@ -144,8 +144,11 @@ def _fakes() -> FakeTensorMode:
 
 
 @cache
-def _register() -> None:
-    """Make the device known to torch, once a process. It says that it is absent, so that nobody else takes it up."""
+def register() -> None:
+    """Make the device known to torch, once a process and before its first backward pass, which counts the devices.
+
+    It says that it is absent, so that nobody else takes it up.
+    """
     kind = backend_registration._DummyBackendModule
 
     class Module(kind):  # type: ignore[misc, valid-type]

@@ -17,7 +17,7 @@ from finetune_hub.engine.kernels import expert_linear
 from finetune_hub.engine.model import FastPaths
 from finetune_hub.engine.objectives import sft
 from tests.engine.conftest import events_of
-from tests.engine.stand_in import HiddenWait, MixedDevices, StandIn
+from tests.engine.stand_in import HiddenWait, MixedDevices, StandIn, register
 from tests.engine.stand_in_runs import (
     EXPERTS,
     EXPERTS_BASE,
@@ -35,10 +35,12 @@ from tests.engine.stand_in_runs import (
 )
 from tests.tiny_models import make_tiny_model
 
+CAN_REGISTER = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 pytestmark = pytest.mark.skipif(
-    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason=f"torch {torch.__version__} lets nobody define a device in Python",
+    not CAN_REGISTER, reason=f"torch {torch.__version__} lets nobody define a device in Python"
 )
+if CAN_REGISTER:
+    register()  # While tests are collected: whichever test of this process comes first may train on the CPU.
 RunOnStandIn = Callable[..., None]
 
 

@@ -23,7 +23,7 @@ from tests.fake_hub import FakeHub, running_hub
 from tests.tiny_models import make_chat_rows, make_tiny_model
 
 START_SECONDS = 90.0
-LEASE_SECONDS = 15  # Short, as tests wait for its end; long enough for a machine that does other things too.
+LEASE_SECONDS = 30  # A worker that is started again while two other programs run is back before that.
 STEPS, CHECKPOINT_EVERY = 600, 60
 OWN = ("DATABASE_URL", "REDIS_URL", "ARTIFACT_URL", "SECRET_KEY", "FINETUNE_HUB_URL", "ALLOWED_HOSTS")
 COMMAND = [sys.executable, "-P", "-m", "finetune_hub.cli.main"]
