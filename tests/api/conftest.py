@@ -76,9 +76,3 @@ def make_point(attempt_id: int, *, step: int, loss: float) -> MetricPoint:
         seconds=0.5,
         peak_memory_bytes=1 << 30,
     )
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Schemathesis gives the tests of all operations one node id, of which xdist would run one and drop the rest."""
-    if operation := getattr(item, "operation_label", None):
-        item._id = item.id.parse(f"{item.nodeid}[{operation}]")
