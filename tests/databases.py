@@ -39,7 +39,7 @@ def migrated_once() -> Iterator[None]:
 def empty_databases(case: TransactionTestCase) -> None:
     """Delete what a test committed; in place of `TransactionTestCase._fixture_teardown`.
 
-    Django's `flush` truncates every table and then writes all content types and permissions anew: 0.3 s a test.
+    Django's `flush` truncates every table and then writes all content types and permissions anew.
     """
     for alias in case._databases_names(include_mirrors=False):
         _empty(connections[alias])

@@ -23,7 +23,7 @@ from tests.fake_hub import FakeHub, running_hub
 from tests.tiny_models import make_chat_rows, make_tiny_model
 
 START_SECONDS = 90.0
-LEASE_SECONDS = 30  # A worker that is started again while two other programs run is back before that.
+LEASE_SECONDS = 30  # Longer than a worker takes to be started again on a busy machine.
 STEPS, CHECKPOINT_EVERY = 600, 60
 OWN = ("DATABASE_URL", "REDIS_URL", "ARTIFACT_URL", "SECRET_KEY", "FINETUNE_HUB_URL", "ALLOWED_HOSTS")
 COMMAND = [sys.executable, "-P", "-m", "finetune_hub.cli.main"]
@@ -42,7 +42,7 @@ def wait_until(holds: Callable[[], Any], *, seconds: float, what: str) -> Any:
     while time.monotonic() < give_up:
         if found := holds():
             return found
-        time.sleep(0.25)  # To ask the hub ten times a second takes a fifth of a core.
+        time.sleep(0.25)  # Each question costs the hub time that a training could have.
     pytest.fail(f"{what} did not happen in {seconds:.0f} s")
 
 
