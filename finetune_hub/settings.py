@@ -112,6 +112,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "finetune_hub.dashboard.middleware.security_headers",
+    "finetune_hub.dashboard.middleware.RefuseNul",
 ]
 
 ROOT_URLCONF = "finetune_hub.urls"

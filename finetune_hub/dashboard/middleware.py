@@ -1,13 +1,15 @@
-"""The headers that keep a page from loading or running anything that is not ours."""
+"""What holds for every page: no address with a NUL, and headers against what is not ours."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
 
-from django.http import HttpRequest
+from django.core.exceptions import SuspiciousOperation
+from django.http import Http404, HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
+from django.utils.deprecation import MiddlewareMixin
 
 CONTENT_SECURITY_POLICY = "; ".join(
     [
@@ -25,6 +27,21 @@ CONTENT_SECURITY_POLICY = "; ".join(
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 AsyncHandler = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+
+
+class RefuseNul(MiddlewareMixin):
+    """Refuses a page's address with a NUL, which no row has, and which Postgres refuses to look for.
+
+    The API, which answers in JSON, has a refusal of its own: `refuse_nul` of `api/views/hub_view.py`.
+    """
+
+    def process_request(self, request: HttpRequest) -> None:
+        if request.path.startswith("/api/"):
+            return
+        if "\0" in request.path:
+            raise Http404
+        if "%00" in request.META["QUERY_STRING"]:
+            raise SuspiciousOperation("The query holds a NUL.")
 
 
 @sync_and_async_middleware

@@ -15,6 +15,12 @@ from finetune_hub.registry.models import AdapterVersion
 from tests.factories import make_adapter_version, make_attempt, make_job, make_team, make_worker
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Schemathesis gives the tests of all operations one id, of which xdist runs one: each gets its operation's."""
+    if operation := getattr(item, "operation_label", None):
+        item._nodeid = f"{item.nodeid}[{operation}]"
+
+
 @dataclass
 class World:
     """A team with a job that runs and an adapter that is published, and a client for each kind of caller."""

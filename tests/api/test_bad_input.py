@@ -166,6 +166,13 @@ def test_a_foreign_cursor_is_refused(cursor: str, world: World) -> None:
     assert refusal(response)["code"] == "invalid_cursor"
 
 
+def test_an_address_with_a_nul_is_refused(world: World) -> None:
+    preview = f"/api/datasets/{world.job.dataset_versions.get().dataset_id}/versions/1/preview"
+    for address in (f"{preview}?base_model=%00", "/api/jobs?cursor=a%00b", "/api/jobs?%00=1"):
+        assert refusal(world["owner"].get(address))["code"] == "invalid_request"
+    assert refusal(world["owner"].get("/api/workers/gpu-1/devices/%00/0"), 404)["code"] == "not_found"
+
+
 @pytest.mark.parametrize("after", ["x", "-1", "9" * 30, "\u00b2"])
 def test_after_is_a_number(after: str, world: World) -> None:
     for part in ("events", "metrics"):

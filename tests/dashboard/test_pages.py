@@ -307,6 +307,14 @@ def test_a_page_that_is_not_there(world: World) -> None:
     assert "There is nothing here." in response.content.decode()
 
 
+@pytest.mark.parametrize("name", ["home", "jobs", "job-new", "dataset-preview", "dataset-rows", "adapter-file"])
+def test_an_address_with_a_nul_is_refused(world: World, name: str) -> None:
+    page = address(world, name)
+    for query in ("base_model=%00", "q=a%00b", "%00", "like=%00", "dataset=%00&show=%00"):
+        assert world["owner"].get(f"{page}?{query}").status_code == 400
+    assert world["owner"].get(f"{page}%00", follow=True).status_code == 404
+
+
 def test_a_broken_page_is_still_a_page(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object) -> None:
         raise RuntimeError

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from django.db.models import QuerySet
+from django.http import Http404
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser, JSONParser
@@ -19,6 +20,7 @@ from rest_framework.views import APIView
 from finetune_hub.api.paging import NewestFirst
 from finetune_hub.api.permissions import MembersSubmit
 from finetune_hub.api.serializers.errors import ErrorBodySerializer
+from finetune_hub.spec.refusal import Refusal
 
 PAGE_PARAMETERS = [
     OpenApiParameter("cursor", str, description=NewestFirst.cursor_query_description),
@@ -33,6 +35,19 @@ def errors(*statuses: int) -> dict[int, OpenApiResponse]:
     return dict.fromkeys(
         sorted({*statuses, *scoped}), OpenApiResponse(ErrorBodySerializer, description="Refused; see `error.code`.")
     )
+
+
+def refuse_nul(request: Request) -> None:
+    """Refuse an address with a NUL, which Postgres cannot store, so that asking it for one fails.
+
+    Raises:
+        Http404: it is in the path, which is then no row's.
+        Refusal: `invalid_request`, where it is in the query.
+    """
+    if "\0" in request.path:
+        raise Http404
+    if "%00" in request.META["QUERY_STRING"]:
+        raise Refusal("invalid_request", "The query holds a NUL, `%00`.", "Remove that character.")
 
 
 class AlwaysJson(BaseContentNegotiation):
@@ -58,6 +73,7 @@ class HubView(APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.request_id = uuid4().hex
+        refuse_nul(request)
         super().initial(request, *args, **kwargs)
 
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
