@@ -1,0 +1,130 @@
+"""The runs behind the golden curves, and what is kept of each."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune_hub.engine import train as loop
+from finetune_hub.engine.errors import Stopped
+from finetune_hub.engine.events import EventLog
+from finetune_hub.spec.events import Event, Step
+from finetune_hub.spec.methods import METHODS
+from finetune_hub.spec.objectives import OBJECTIVES
+from finetune_hub.spec.run import TrainRun
+from finetune_hub.spec.training import TrainingSpec
+from tests.engine.conftest import dataset_file, events_of
+from tests.tiny_models import make_chat_rows, make_tiny_model
+
+STEPS = 50
+INTERRUPTED_AT = 23  # Between two evaluations, in the middle of an epoch.
+METHOD_OPTIONS: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 4, "dropout": 0.1},
+    "qlora": {"rank": 4, "dropout": 0.1},
+    "prefix_tuning": {"virtual_tokens": 4},
+    "prompt_tuning": {"virtual_tokens": 4},
+}
+LEARNING_RATES = {"lora": 2e-3, "qlora": 2e-3, "prefix_tuning": 0.1, "prompt_tuning": 0.1}
+CURVES = [f"{method} {objective}" for method in METHODS for objective in OBJECTIVES]
+
+Curve = dict[str, list[float]]
+
+
+def train_curve(name: str, folder: Path) -> Curve:
+    """Train the run of this name in one thread, interrupted and resumed; `folder` is empty.
+
+    Returns:
+        By what was measured: the values of all steps, or of all evaluations (`held_out_loss`).
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run = _make_run(name, folder)
+        with _StopsAt(run.output_dir, INTERRUPTED_AT) as log:
+            try:
+                loop.train(run, log)
+            except Stopped as stopped:
+                assert stopped.step == INTERRUPTED_AT
+        resumed = run.model_copy(update={"resume_from": run.output_dir / "checkpoints" / f"step-{INTERRUPTED_AT}"})
+        with EventLog(run.output_dir) as log:
+            loop.train(resumed, log)
+    finally:
+        torch.set_num_threads(threads)
+    return _curve_of(run.output_dir)
+
+
+class _StopsAt(EventLog):
+    """Sends the signal of a pause in the middle of a run."""
+
+    def __init__(self, output_dir: Path, step: int) -> None:
+        super().__init__(output_dir)
+        self.step = step
+
+    def emit(self, event: Event) -> None:
+        super().emit(event)
+        if isinstance(event, Step) and event.step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def _curve_of(output_dir: Path) -> Curve:
+    told = {"type", "at", "step", "epoch", "seconds", "peak_memory_bytes"}
+    curve: Curve = {}
+    for event in events_of(output_dir, "step"):
+        for measure, value in event.model_dump(mode="json", exclude=told).items():
+            if value is not None:
+                curve.setdefault(measure, []).append(value)
+    curve["held_out_loss"] = [event.loss for event in events_of(output_dir, "evaluation")]
+    return curve
+
+
+def _make_run(name: str, folder: Path) -> TrainRun:
+    method, objective = name.split()
+    rows = folder / "rows.jsonl"
+    if objective == "sft":
+        make_chat_rows(rows, 40)
+    else:
+        _make_pairs(rows, 40)
+    spec = {
+        "base_model": "tiny",
+        "datasets": [{"path": str(rows)}],
+        "method": {"type": method} | METHOD_OPTIONS[method],
+        "objective": {"type": objective},
+        "training": {
+            "max_steps": STEPS,
+            "micro_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "max_seq_len": 128,  # Some rows are longer.
+            "learning_rate": LEARNING_RATES[method],
+            "packing": True,
+            "seed": 11,
+        },
+        "evaluation": {"fraction": 0.2, "every_steps": 10},
+        "runtime": {"dtype": "float32"},
+    }
+    return TrainRun(
+        spec=TrainingSpec.model_validate(spec),
+        base_model_dir=make_tiny_model(folder / "base"),
+        base_model_name="tiny",
+        datasets=[dataset_file(rows)],
+        output_dir=folder / "out",
+    )
+
+
+def _make_pairs(path: Path, count: int) -> None:
+    """Pairs of ragged answers: the preferred one repeats the question's words, the other one is drawn."""
+    draw = random.Random(5)
+    words = [f"w{number}" for number in range(30)]
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(count):
+            asked = draw.choices(words, k=draw.randint(1, 7))
+            row = {
+                "prompt": f"Repeat: {' '.join(asked)}",
+                "chosen": " ".join(asked),
+                "rejected": " ".join(draw.choices(words, k=draw.randint(1, 9))),
+            }
+            file.write(json.dumps(row) + "\n")
