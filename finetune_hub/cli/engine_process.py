@@ -20,11 +20,12 @@ LOG_FILE = "engine.log"
 
 
 class EngineProcess:
-    """One running command, in a session of its own: Ctrl-C reaches this program alone."""
+    """One running command, in a session of its own: Ctrl-C reaches this program alone, and SIGTERM is taken as one."""
 
     def __init__(
         self, command: str, document: BaseModel, output_dir: Path, *, module: str = "finetune_hub.engine"
     ) -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Else the command would be left to itself.
         output_dir.mkdir(parents=True, exist_ok=True)
         file = output_dir / f"{command}.json"
         file.write_text(document.model_dump_json(indent=2), encoding="utf-8")

@@ -186,11 +186,15 @@ def verify(run: TrainRun, *, as_json: bool) -> VerifyResult:
         threads=run.threads,
     )
     engine = EngineProcess("verify", document, folder)
-    for event in engine.follow():
-        if isinstance(event, Failure):
-            print_error(HubError(event.failure_class, event.message, event.remedy), as_json=as_json)
-        elif isinstance(event, Log):
-            print(f"{event.level}: {event.message}", file=sys.stderr)
+    try:
+        for event in engine.follow():
+            if isinstance(event, Failure):
+                print_error(HubError(event.failure_class, event.message, event.remedy), as_json=as_json)
+            elif isinstance(event, Log):
+                print(f"{event.level}: {event.message}", file=sys.stderr)
+    except KeyboardInterrupt:
+        engine.stop()
+        raise
     if engine.exit_status:
         raise typer.Exit(EXIT_JOB_FAILED)
     return VerifyResult.model_validate_json((folder / "result.json").read_bytes())

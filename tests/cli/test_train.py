@@ -68,20 +68,22 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(recipe: Path, tmp_path: Path)
     # Sample answers at each step take so long that it is far from its end when the signal comes, on any machine.
     recipe.write_text(whole.replace("every_steps: 50, samples: 1", "every_steps: 1, samples: 4"))
     output = tmp_path / "out"
-    code = "from finetune_hub.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "train", str(recipe), "--output", str(output), "--threads", "1"]
-    with (tmp_path / "stderr").open("wb") as stderr:
-        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
-    deadline = time.monotonic() + 120
-    while not steps_of(output):
-        assert running.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(running.pid, signal.SIGINT)
-    assert running.wait(60) == 5
-    said = (tmp_path / "stderr").read_text()
-    assert f"finetune-hub train {recipe} --output {output} --resume" in said
-    assert len(steps_of(output)) < 120
+    for number, options in ((signal.SIGINT, []), (signal.SIGTERM, ["--resume"])):
+        taken = len(steps_of(output))
+        code = "from finetune_hub.cli.main import main; main()"
+        command = [sys.executable, "-c", code, "train", str(recipe), "--output", str(output), "--threads", "1"]
+        with (tmp_path / "stderr").open("wb") as stderr:
+            running = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=stderr)
+        deadline = time.monotonic() + 120
+        while len(steps_of(output)) == taken:
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(running.pid, number)
+        assert running.wait(60) == 5
+        said = (tmp_path / "stderr").read_text()
+        assert f"finetune-hub train {recipe} --output {output} --resume" in said
+        assert taken < len(steps_of(output)) < 120
 
     recipe.write_text(whole)
     answer = run_command("train", recipe, "--output", output, "--threads", "1", "--resume", "--json")
