@@ -104,7 +104,7 @@ def test_a_found_page_shows_where_and_marks_the_words(world: World) -> None:
 
 
 def test_any_query_is_answered_and_escaped(world: World) -> None:
-    for query in ("<script>alert(1)</script>", '"><img src=x>', "(", "\\", "*", "\x00", "ß İ", "a" * 5000):
+    for query in ("<script>alert(1)</script>", '"><img src=x>', "(", "\\", "*", "ß İ", "a" * 5000):
         response = world["viewer"].get("/docs/", {"q": query})
         assert response.status_code == 200
         page = response.content.decode()
