@@ -41,7 +41,7 @@ def write_curves(file: Path) -> None:
 
 
 def curves_that_differ(rev: str) -> list[str]:
-    """What both sides have, and not with equal numbers. The commit's are those of its own product and `tests.golden`."""
+    """What both sides have with other numbers. The commit's are those of its own product and `tests.golden`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_commit(ROOT, rev, folder / "theirs")

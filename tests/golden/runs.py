@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,8 @@ def train_curve(name: str, folder: Path) -> Curve:
     torch.set_num_threads(1)
     try:
         run = _make_run(name, folder)
-        with _StopsAt(run.output_dir, INTERRUPTED_AT) as log:
-            try:
-                loop.train(run, log)
-            except Stopped as stopped:
-                assert stopped.step == INTERRUPTED_AT
+        with _StopsAt(run.output_dir, INTERRUPTED_AT) as log, suppress(Stopped):
+            loop.train(run, log)
         resumed = run.model_copy(update={"resume_from": run.output_dir / "checkpoints" / f"step-{INTERRUPTED_AT}"})
         with EventLog(run.output_dir) as log:
             loop.train(resumed, log)
