@@ -20,9 +20,9 @@ from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.lifecycle import Failed
 from workers.attempt import LOOK_AT_THE_DISK, AttemptThread
 from workers.attempt_folder import AttemptFolder
-from workers.commands import cached_revisions
 from workers.device_watch import DeviceWatch
 from workers.disk import free_bytes_at
+from workers.inputs import cached_revisions
 from workers.inventory import find_devices
 from workers.supervisor import boot_clock
 

@@ -7,7 +7,6 @@ worker had started. Nothing here is remembered in memory alone: the folder and P
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -18,13 +17,11 @@ from django.db import InterfaceError, OperationalError, connection
 
 from finetune_hub.artifacts.manifest import ArtifactError, manifest_of
 from finetune_hub.artifacts.store import put_folder, shared_store
-from finetune_hub.catalog.actions import Origin, add_dataset_version
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.lifecycle import Failed
-from finetune_hub.jobs.models import Attempt, Job, JobKind, JobState
+from finetune_hub.jobs.models import Attempt, Job
 from finetune_hub.jobs.worker_port import LeaseLost
 from finetune_hub.logs import about
-from finetune_hub.registry.model_card import CARD_FILE, write_card
 from finetune_hub.spec.events import (
     EXIT_FAILED,
     EXIT_STOPPED,
@@ -35,10 +32,10 @@ from finetune_hub.spec.events import (
 )
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.refusal import Refusal
-from finetune_hub.spec.run import FetchedDataset
 from workers.attempt_folder import AttemptFolder, ExitReport
-from workers.commands import download_folder, prepare
 from workers.disk import NO_ROOM_REMEDY, NoRoom, require_room
+from workers.kinds.registry import WORK
+from workers.kinds.work import Finish, Start
 from workers.supervisor import boot_clock
 
 log = logging.getLogger(__name__)
@@ -127,16 +124,17 @@ class AttemptThread(threading.Thread):
         except OSError as error:
             message = f"The worker could not read or write a file of the attempt ({error})."
             self._fail(Failed("infrastructure", message, LOOK_AT_THE_DISK))
-        self._retry_database(self._forget_download)
+        self._retry_database(self._clean_up)
 
     def _start(self) -> None:
         worker_port.renew_lease(self.lease)  # Without a lease a worker's own role would see only half of the job.
         attempt = Attempt.objects.select_related("job__base_model", "job__adapter_version").get(
             pk=self.lease.attempt_id
         )
-        require_room(attempt.job, self.folder.path)
-        commands = prepare(attempt, self.folder)
-        supervisor = self.folder.start_supervisor(commands.argv, commands.environment)
+        work, start = WORK[attempt.job.kind], Start.of(attempt, self.folder)
+        require_room(work.bytes_needed(attempt.job), self.folder.path)
+        work.prepare(start)
+        supervisor = self.folder.start_supervisor(start.argv, start.environment)
         # One that ends before it says who it is could not: `_follow` finds no report, and says so.
         while not self.folder.was_started and supervisor.poll() is None:
             self._stop_when_lost()
@@ -236,49 +234,7 @@ class AttemptThread(threading.Thread):
         """Store the attempt's files, then publish them in one fenced transaction."""
         attempt = Attempt.objects.select_related("job__base_model").get(pk=self.lease.attempt_id)
         result = self.folder.result()
-        match JobKind(attempt.job.kind):
-            case JobKind.TRAIN:
-                verification = self.folder.verification_result()
-                card = write_card(
-                    attempt.job.training_spec(),
-                    job_id=attempt.job_id,
-                    base_model=attempt.job.over,
-                    dataset_versions=attempt.job.dataset_versions.select_related("dataset"),
-                    summary=result,
-                    verification=verification,
-                )
-                (self.folder.output / "adapter" / CARD_FILE).write_text(card, encoding="utf-8")
-                prefix, files = self._store_output("adapter")
-                worker_port.publish_adapter(
-                    self.lease,
-                    artifact_prefix=prefix,
-                    files=files,
-                    result=result,
-                    verification=verification,
-                    model_card=card,
-                )
-            case JobKind.IMPORT:
-                prefix, files = self._store_output("model")
-                worker_port.publish_base_model(self.lease, artifact_prefix=prefix, files=files, result=result)
-            case JobKind.DATASET:
-                self._add_dataset_version(attempt.job, FetchedDataset.model_validate(result))
-            case JobKind.EVALUATE:
-                worker_port.succeed(self.lease, result)
-
-    def _add_dataset_version(self, job: Job, fetched: FetchedDataset) -> None:
-        """Check what was fetched, like an upload. Not fenced: the same rows twice are the same version."""
-        version = add_dataset_version(
-            job.team,
-            job.created_by,
-            name=job.spec["name"],
-            file=fetched.file,
-            filename=fetched.file_name,
-            mapping=job.spec["mapping"],
-            on_error=job.spec["on_error"],
-            origin=Origin(source=fetched.source, license=fetched.license),
-        )
-        facts = {"dataset_id": version.dataset_id, "name": version.dataset.name, "number": version.number}
-        worker_port.succeed(self.lease, facts | {"row_count": version.row_count}, f"{version} is ready.")
+        WORK[attempt.job.kind].publish(Finish(self.lease, attempt.job, self.folder, result, self._store_output))
 
     def _store_output(self, name: str) -> tuple[str, list[FileEntry]]:
         prefix = f"{self._artifact_prefix()}/{name}"
@@ -289,13 +245,9 @@ class AttemptThread(threading.Thread):
     def _artifact_prefix(self) -> str:
         return Attempt.objects.get(pk=self.lease.attempt_id).artifact_prefix
 
-    def _forget_download(self) -> None:
-        """What was fetched is kept while another try, or another import of the base model, would go on from it."""
+    def _clean_up(self) -> None:
         job = Job.objects.get(attempts=self.lease.attempt_id)
-        if job.state == JobState.SUCCEEDED or (job.has_ended and job.kind == JobKind.DATASET):
-            shutil.rmtree(download_folder(job), ignore_errors=True)
-        if job.state == JobState.SUCCEEDED and job.kind == JobKind.IMPORT:
-            shared_store(settings.ARTIFACT_URL).delete(job.over.upload_key)
+        WORK[job.kind].clean_up(job)
 
     def _retry_database(self, write: Callable[[], None]) -> None:
         """Try the write until it is through or the lease is lost: a database that restarts costs nothing."""

