@@ -19,7 +19,7 @@ from finetune_hub.artifacts.store import put_folder, shared_store
 from finetune_hub.catalog.actions import add_dataset_version
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.fleet.models import Device, DeviceKind, Worker
-from finetune_hub.jobs.models import Attempt, DeviceUse, Job, JobDataset, JobKind
+from finetune_hub.jobs.models import Attempt, DeviceUse, Job, JobDataset
 from finetune_hub.registry.actions import add_version
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
@@ -113,7 +113,7 @@ def make_job(team: Team, **columns: Any) -> Job:
     base_model = columns.pop("base_model", None) or BaseModel.objects.filter(team=team).first() or make_base_model(team)
     spec = make_spec(base_model=base_model.name, dataset=DatasetChoice(name=version.dataset.name))
     defaults: dict[str, Any] = {
-        "kind": JobKind.TRAIN,
+        "kind": "train",
         "state": "queued",
         "spec": spec.model_dump(mode="json", exclude_none=True),
     }

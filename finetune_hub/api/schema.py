@@ -11,6 +11,7 @@ from drf_spectacular.utils import Direction
 from pydantic import BaseModel
 
 from finetune_hub.data.rows import RowKind
+from finetune_hub.jobs.kinds.kind import KINDS
 
 SCHEMA_SETTINGS: dict[str, Any] = {
     "OAS_VERSION": "3.1.1",  # As pydantic's JSON schemas are.
@@ -19,7 +20,7 @@ SCHEMA_SETTINGS: dict[str, Any] = {
         "AttemptState": "finetune_hub.jobs.models.AttemptState",
         "BaseModelState": "finetune_hub.catalog.models.BaseModelState",
         "RowKind": [kind.value for kind in RowKind],
-        "JobKind": "finetune_hub.jobs.models.JobKind",
+        "JobKind": [(kind.name, kind.label) for kind in KINDS.values()],
         "Role": "finetune_hub.accounts.models.Role",
         "Scope": "finetune_hub.accounts.models.Scope",
         "DeviceKind": "finetune_hub.fleet.models.DeviceKind",

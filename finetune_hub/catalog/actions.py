@@ -1,4 +1,4 @@
-"""The verbs of the catalogue: add a version to a dataset. Importing a base model is a job: see `jobs.actions`."""
+"""The verbs of the catalogue: add a version to a dataset. Importing a base model is a job: see `jobs.kinds`."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 import yaml
+from pydantic import ValidationError
 
 from finetune_hub.cli import style
 from finetune_hub.cli.client import Hub
@@ -188,9 +189,11 @@ def recipe(job_id: JobId, as_json: Json = False) -> None:
     """Print a training job as a recipe, ready to be submitted again."""
     with connect() as hub:
         job = hub.job(job_id)
-    if job["kind"] != "train":
-        raise HubError("no_recipe", f"{job_id} is no training: its kind is {job['kind']}.", "Name a training job.")
-    document = TrainingSpec.model_validate(job["spec"]).model_dump(mode="json", exclude_none=True)
+    try:
+        document = TrainingSpec.model_validate(job["spec"]).model_dump(mode="json", exclude_none=True)
+    except ValidationError:
+        message = f"{job_id} is no training: its kind is {job['kind']}."
+        raise HubError("no_recipe", message, "Name a training job.") from None
     print_json(document) if as_json else print(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), end="")
 
 

@@ -16,7 +16,6 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from finetune_hub.accounts.models import User
-from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.jobs.live import announce, poke_control, poke_worker
 from finetune_hub.jobs.mending import mend
 from finetune_hub.jobs.models import (
@@ -26,12 +25,12 @@ from finetune_hub.jobs.models import (
     DeviceUse,
     Job,
     JobEvent,
-    JobKind,
     JobState,
     StopWish,
 )
 from finetune_hub.jobs.news import tell_of
 from finetune_hub.spec.events import FailureClass
+from finetune_hub.spec.refusal import Refusal
 
 RAISE_THE_LIMIT = "Raise `runtime.max_duration` in a clone, or look in the log for what held the trainer up."
 MAX_FRUITLESS_ATTEMPTS = 5
@@ -118,8 +117,7 @@ def end_job(
         failure_message=failed.message if failed else "",
         failure_remedy=failed.remedy if failed else "",
     )
-    if job.kind == JobKind.IMPORT and state != JobState.SUCCEEDED:
-        BaseModel.objects.filter(pk=job.base_model_id).update(state=BaseModelState.FAILED)
+    job.of_kind.after_end(job, succeeded=state == JobState.SUCCEEDED)
     level = "error" if state == JobState.FAILED else "info"
     add_events(job, [EventDraft(message, level)], actor=actor)
     tell_of(job, str(state), message, is_problem=state == JobState.FAILED)
@@ -259,3 +257,7 @@ def settle_stop(job: Job, attempt: Attempt, *, was_asked: bool) -> None:
     else:
         failed = Failed("worker_lost", "The trainer was stopped from outside.", "Retry the job.")
         settle_failure(job, attempt, AttemptState.FAILED, failed)
+
+
+def wrong_state(job: Job, because: str, remedy: str = "Look at the job before you ask again.") -> Refusal:
+    return Refusal("wrong_job_state", f"{job.pk} is {job.shown_state}: {because}.", remedy, status=409)

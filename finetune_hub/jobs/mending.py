@@ -5,8 +5,8 @@ Like `lifecycle`, whose part this is, it runs inside a transaction of its caller
 
 from __future__ import annotations
 
-from finetune_hub.jobs.models import Attempt, Job, JobKind
-from finetune_hub.scheduling.shrinking import in_words, smaller
+from finetune_hub.jobs.models import Attempt, Job
+from finetune_hub.scheduling.shrinking import in_words
 from finetune_hub.spec.events import FailureClass
 
 RETRYABLE: frozenset[FailureClass] = frozenset({"worker_lost", "infrastructure"})
@@ -22,10 +22,8 @@ def mend(job: Job, attempt: Attempt, failure_class: FailureClass) -> str | None:
 
 
 def shrink(job: Job) -> str | None:
-    """Plan a training anew in less memory, where its spec allows it."""
-    if job.kind != JobKind.TRAIN or job.training_spec().runtime.on_out_of_memory != "shrink":
-        return None
-    changes = smaller(job.training_spec())
+    """Let the next attempt do with less memory, where the job allows it."""
+    changes = job.of_kind.shrink(job)
     if changes is None:
         return None
     job.adjustments |= changes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from functools import partial
+from statistics import median
 from typing import get_args
 
 from django.contrib.postgres.fields import ArrayField
@@ -14,22 +15,16 @@ from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.querysets import TeamOwnedQuerySet
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.jobs.kinds.kind import KINDS, Kind
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.placement.reasons import WAIT_CODES
-from finetune_hub.spec.compatibility import Compatibility, compatibility_of
+from finetune_hub.spec.compatibility import Compatibility
 from finetune_hub.spec.events import FailureClass
 from finetune_hub.spec.ids import new_id
 from finetune_hub.spec.training import TrainingSpec
 
 FAILURE_CLASSES = list(get_args(FailureClass))
-
-
-class JobKind(models.TextChoices):
-    TRAIN = "train"
-    EVALUATE = "evaluate"
-    IMPORT = "import"
-    DATASET = "dataset", "Dataset import"
 
 
 class JobState(models.TextChoices):
@@ -54,6 +49,8 @@ class DesiredState(models.TextChoices):
 WAITS = ["validating", "paused", "back_off", "after_job", "scheduler", "starting", *WAIT_CODES]
 
 ENDED_JOB_STATES = [JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
+
+REMEMBERED_ATTEMPTS = 20
 
 LOWEST_PRIORITY, HIGHEST_PRIORITY = -10, 10
 
@@ -85,6 +82,13 @@ class JobQuerySet(TeamOwnedQuerySet["Job"]):
         whole = self.for_list().defer(None).select_related("team")
         return whole.prefetch_related("job_datasets__dataset_version__dataset")
 
+    def usual_seconds(self, kind: str) -> float | None:
+        """What the newest that succeeded took, in the middle; None: there are none."""
+        ended = Attempt.objects.filter(job__kind=kind, state=AttemptState.SUCCEEDED, started_at__isnull=False)
+        durations = [attempt.duration for attempt in ended.defer("log_tail").order_by("-pk")[:REMEMBERED_ATTEMPTS]]
+        seconds = [duration.total_seconds() for duration in durations if duration]
+        return median(seconds) if seconds else None
+
     def in_queue_order(self) -> JobQuerySet:
         """Queued jobs that may start now: by priority, then first come first."""
         waiting = self.filter(MAY_FOLLOW, state=JobState.QUEUED, not_before__lte=Now())
@@ -97,12 +101,12 @@ class Job(models.Model):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "ftjob"))
     team = models.ForeignKey(Team, models.PROTECT, related_name="jobs")
     created_by = models.ForeignKey(User, models.PROTECT, related_name="jobs")
-    kind = models.CharField(max_length=10, choices=JobKind)
+    kind = models.CharField(max_length=10, help_text="The name of one of `kinds.kind.KINDS`.")
     state = models.CharField(max_length=10, choices=JobState, default=JobState.VALIDATING)
     desired_state = models.CharField(max_length=10, choices=DesiredState, default=DesiredState.RUN)
-    spec = models.JSONField(help_text="A TrainingSpec for kind train; the options of the other kinds otherwise.")
+    spec = models.JSONField(help_text="What was asked for: of a training a TrainingSpec, of other kinds their options.")
     base_model = models.ForeignKey(
-        BaseModel, models.PROTECT, null=True, related_name="jobs", help_text="None: the job fetches a dataset."
+        BaseModel, models.PROTECT, null=True, related_name="jobs", help_text="None: its kind has none."
     )
     dataset_versions: models.ManyToManyField[DatasetVersion, JobDataset] = models.ManyToManyField(
         DatasetVersion, through="JobDataset", related_name="jobs"
@@ -165,12 +169,6 @@ class Job(models.Model):
         ]
         constraints = [
             models.UniqueConstraint(fields=["team", "idempotency_key"], name="job_idempotency_key_unique"),
-            models.CheckConstraint(condition=models.Q(kind__in=JobKind.values), name="job_kind_known"),
-            models.CheckConstraint(
-                condition=models.Q(kind=JobKind.DATASET, base_model=None)
-                | (~models.Q(kind=JobKind.DATASET) & models.Q(base_model__isnull=False)),
-                name="job_has_base_model",
-            ),
             models.CheckConstraint(condition=models.Q(state__in=JobState.values), name="job_state_known"),
             models.CheckConstraint(
                 condition=models.Q(desired_state__in=DesiredState.values), name="job_desired_state_known"
@@ -195,17 +193,18 @@ class Job(models.Model):
         return self.id
 
     @property
+    def of_kind(self) -> Kind:
+        """What is true of all jobs of its kind."""
+        return KINDS[self.kind]
+
+    @property
     def subject(self) -> str:
         """What the job makes or measures, by name; needs what `for_list` fetches."""
-        if self.kind == JobKind.TRAIN:
-            return str(self.spec.get("adapter_name") or self.over.name)
-        if self.kind == JobKind.DATASET:
-            return str(self.spec["name"])
-        return str(self.adapter_version or self.over.name)
+        return self.of_kind.subject(self)
 
     @property
     def over(self) -> BaseModel:
-        """The base model that it trains over, measures or imports: every kind has one but the import of a dataset."""
+        """The base model that it trains over, measures or imports, for kinds that have one."""
         assert self.base_model is not None
         return self.base_model
 
@@ -276,9 +275,7 @@ class Job(models.Model):
 
     def compatibility(self) -> list[Compatibility] | None:
         """Which programs will be able to serve what the job trains; None for a job that trains nothing."""
-        if self.kind != JobKind.TRAIN:
-            return None
-        return compatibility_of(self.training_spec().method, self.over.model_type)
+        return self.of_kind.compatibility(self)
 
 
 def wait_of_job() -> models.Case:
@@ -364,8 +361,8 @@ class AttemptQuerySet(models.QuerySet["Attempt"]):
         return rows.select_related("job__base_model").prefetch_related("devices").defer("log_tail")
 
     def to_learn_from(self, newest: int) -> AttemptQuerySet:
-        """The newest successful trainings, measured."""
-        ended = self.filter(state=AttemptState.SUCCEEDED, job__kind=JobKind.TRAIN, resumed_from_step=0)
+        """The newest that succeeded in one go, of those that took steps, with what these took."""
+        ended = self.filter(state=AttemptState.SUCCEEDED, resumed_from_step=0, metrics__step=MEASURED_STEPS[0])
         chosen = models.Subquery(ended.order_by("-pk").values("pk")[:newest])
         return self.model.objects.filter(pk__in=chosen).with_measures().order_by("-pk")
 

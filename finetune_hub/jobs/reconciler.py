@@ -10,7 +10,7 @@ from django.db.models.functions import Now
 from finetune_hub.fleet.worker_role import end_long_transactions
 from finetune_hub.jobs.lifecycle import Failed, end_attempt, enqueue, fail_followers, lock_job, settle_failure, time_out
 from finetune_hub.jobs.live import poke_control, poke_worker
-from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobKind, JobState, StopWish
+from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobState, StopWish
 from finetune_hub.jobs.news import tell_of_ended_jobs
 from finetune_hub.jobs.scheduler import schedule_pass
 
@@ -74,8 +74,8 @@ def _expire(attempt_id: int, job_id: str) -> bool:
 def time_out_attempts() -> None:
     """Ask the trainers to stop that have outlived their maximum duration without ending by themselves."""
     running = Attempt.objects.filter(state=AttemptState.RUNNING).exclude(stop_wish=StopWish.TIME_OUT)
-    limited = running.filter(job__kind=JobKind.TRAIN, job__spec__runtime__has_key="max_duration")
+    limited = running.filter(job__spec__runtime__has_key="max_duration")
     for attempt in limited.select_related("job")[:PASS_LIMIT]:
-        limit = attempt.job.training_spec().runtime.max_duration_seconds
+        limit = attempt.job.of_kind.max_duration_seconds(attempt.job)
         if limit is not None and attempt.job.run_time() > timedelta(seconds=limit) + OVERTIME:
             time_out(attempt, f"The maximum duration of {attempt.job.spec['runtime']['max_duration']} is long over.")

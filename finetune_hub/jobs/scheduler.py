@@ -19,7 +19,7 @@ from finetune_hub.fleet.worker_role import invited_workers
 from finetune_hub.jobs.expectations import expected_end, seconds_left
 from finetune_hub.jobs.lifecycle import lock_job, preempt
 from finetune_hub.jobs.live import announce_all, poke_worker
-from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, DeviceUse, Job, JobKind, JobState
+from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, DeviceUse, Job, JobState
 from finetune_hub.jobs.team_use import uses_of_teams
 from finetune_hub.scheduling.placement import situation
 from finetune_hub.scheduling.placement.plan import Plan, plan
@@ -104,13 +104,11 @@ def as_waiting(
     """A row of `waiting_jobs` as placement sees it.
 
     Args:
-        barred: Devices of workers with a role of their own, which may not import: that takes a team's token, and the
-            right to add datasets and base models.
+        barred: Devices of workers with a role of their own, which kinds that need a trusted one do not go to.
         here: Devices that are lent now. A job that has failed on all of them is tried on all again.
         holders: Workers by the base models that they hold.
     """
     excluded = frozenset(job.excluded_devices)
-    is_import = job.kind in {JobKind.IMPORT, JobKind.DATASET}
     return situation.WaitingJob(
         job_id=job.pk,
         team_id=job.team_id,
@@ -121,9 +119,9 @@ def as_waiting(
         labels=frozenset(job.runtime_labels or ()),
         priority=job.priority,
         expected_seconds=seconds_left(job.expected_seconds, job.step, job.total_steps),
-        prefers_cpu=is_import,
+        prefers_cpu=not job.of_kind.needs_gpu,
         excluded_devices=excluded if here - excluded else frozenset(),
-        barred_devices=barred if is_import else frozenset(),
+        barred_devices=barred if job.of_kind.needs_trusted_worker else frozenset(),
         preferred_workers=holders.get(job.revision, frozenset()),
         avoided_worker=job.avoided_worker,
     )
@@ -201,9 +199,9 @@ def as_run(attempt: Attempt, now: datetime) -> situation.Run:
 
 
 def may_be_preempted(attempt: Any) -> bool:
-    """A training goes on from its checkpoint; one that is stopping is left alone, and one that stopped often too."""
+    """What goes on from a checkpoint; one that is stopping is left alone, and one that stopped often too."""
     job = attempt.job
-    is_steady = job.kind == JobKind.TRAIN and job.desired_state == DesiredState.RUN and not attempt.stop_wish
+    is_steady = job.of_kind.goes_on_from_checkpoints and job.desired_state == DesiredState.RUN and not attempt.stop_wish
     return is_steady and attempt.earlier_preemptions < MAX_PREEMPTIONS
 
 

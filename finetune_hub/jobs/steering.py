@@ -15,11 +15,9 @@ from django.db import transaction
 
 from finetune_hub.accounts.models import User
 from finetune_hub.artifacts.store import shared_store
-from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.catalog.tombstones import require_alive
 from finetune_hub.fleet import actions as fleet
 from finetune_hub.fleet.models import Worker
-from finetune_hub.jobs.actions import check_priority
 from finetune_hub.jobs.lifecycle import (
     EventDraft,
     add_events,
@@ -29,9 +27,11 @@ from finetune_hub.jobs.lifecycle import (
     lock_job,
     preempt,
     reopen_job,
+    wrong_state,
 )
 from finetune_hub.jobs.live import poke_control, poke_worker
-from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, Job, JobKind, JobState
+from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, Job, JobState
+from finetune_hub.jobs.submission import check_priority
 from finetune_hub.spec.merge import merge_patch
 from finetune_hub.spec.refusal import Refusal
 
@@ -140,8 +140,7 @@ def retry_job(job_id: str, user: User, *, from_step: int | None = None, reason: 
         raise wrong_state(job.after, f"{job.pk} follows it, and would fail again", "Retry that one first.")
     for version in job.dataset_versions.select_related("dataset"):
         require_alive(version)
-    if job.kind == JobKind.IMPORT:
-        _import_again(job)
+    job.of_kind.before_retry(job)
     if from_step is not None:
         _give_up_checkpoints(job, from_step)
     reopen_job(job, _said(f"Retried, to start {job.next_start()}.", reason).message, actor=user)
@@ -176,7 +175,7 @@ def resume_worker(worker: Worker, *, actor: User) -> None:
 
 
 def copied_spec(job: Job, changes: dict[str, Any]) -> dict[str, Any]:
-    """What a copy of a training would be submitted with: its spec, over the same dataset versions, with the changes.
+    """What a copy of a job would be submitted with: its spec, over the same dataset versions, with the changes.
 
     Args:
         changes: a merge patch (RFC 7396): `{"training": {"epochs": 3}}`.
@@ -184,24 +183,20 @@ def copied_spec(job: Job, changes: dict[str, Any]) -> dict[str, Any]:
     Raises:
         Refusal: `wrong_job_kind`.
     """
-    if job.kind != JobKind.TRAIN:
+    document = job.of_kind.spec_to_submit(job)
+    if document is None:
         raise Refusal(
             "wrong_job_kind",
-            f"{job.pk} is no training, so it has no spec to copy: its kind is {job.kind}.",
+            f"{job.pk} is {job.of_kind.noun}, which has no spec to copy.",
             "Name a training.",
             status=409,
         )
-    document = job.training_spec().model_dump(mode="json", exclude_none=True)
     document["datasets"] = [
         {"name": use.dataset_version.dataset.name, "version": use.dataset_version.number, "weight": use.weight}
         for use in job.job_datasets.select_related("dataset_version__dataset")
     ]
     copied: dict[str, Any] = merge_patch(document, changes)
     return copied
-
-
-def wrong_state(job: Job, because: str, remedy: str = "Look at the job before you ask again.") -> Refusal:
-    return Refusal("wrong_job_state", f"{job.pk} is {job.shown_state}: {because}.", remedy, status=409)
 
 
 def _wish(job: Job, wish: DesiredState) -> Attempt | None:
@@ -213,14 +208,6 @@ def _wish(job: Job, wish: DesiredState) -> Attempt | None:
 
 def _said(message: str, reason: str) -> EventDraft:
     return EventDraft(f"{message} {reason}".rstrip())
-
-
-def _import_again(job: Job) -> None:
-    num_updated = BaseModel.objects.filter(pk=job.base_model_id, state=BaseModelState.FAILED).update(
-        state=BaseModelState.IMPORTING
-    )
-    if num_updated != 1:  # Another import of the same base model was begun since.
-        raise wrong_state(job, f"the base model {job.base_model} was imported anew meanwhile")
 
 
 def _give_up_checkpoints(job: Job, from_step: int) -> None:

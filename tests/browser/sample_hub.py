@@ -21,9 +21,9 @@ from finetune_hub.accounts.models import Role, Team, User
 from finetune_hub.catalog.aliases import set_alias
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.fleet.models import Device, DeviceSample
-from finetune_hub.jobs.actions import import_base_model
+from finetune_hub.jobs.kinds.base_model_import import import_base_model
 from finetune_hub.jobs.lifecycle import EventDraft, Failed, add_events, end_job, lock_job
-from finetune_hub.jobs.models import Attempt, Job, JobKind, JobState, MetricPoint, Publication
+from finetune_hub.jobs.models import Attempt, Job, JobState, MetricPoint, Publication
 from finetune_hub.registry.model_card import write_card
 from finetune_hub.registry.models import AdapterVersion
 from tests import factories
@@ -309,7 +309,7 @@ def make_evaluation(team: Team, model: BaseModel, held_out: Any, version: Adapte
         )
     return factories.make_job(
         team,
-        kind=JobKind.EVALUATE,
+        kind="evaluate",
         base_model=model,
         dataset_version=held_out,
         adapter_version=version,

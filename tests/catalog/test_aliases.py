@@ -6,7 +6,7 @@ import pytest
 
 from finetune_hub.catalog.aliases import set_alias
 from finetune_hub.catalog.choices import find_base_model
-from finetune_hub.jobs.actions import submit_training
+from finetune_hub.jobs.kinds.training import submit_training
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import first_member, make_base_model, make_dataset_version, make_spec, make_team, make_user
 

@@ -11,7 +11,7 @@ from finetune_hub.catalog.chat_templates import fitting_templates, set_chat_temp
 from finetune_hub.catalog.local_files import tokenizer_folder
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.catalog.preview import preview_row
-from finetune_hub.jobs.actions import submit_training
+from finetune_hub.jobs.kinds.training import submit_training
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import first_member, make_base_model, make_dataset_version, make_spec, make_team, make_user
 from tests.tiny_models import make_tokenizer

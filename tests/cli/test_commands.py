@@ -19,7 +19,7 @@ from finetune_hub.cli import client
 from finetune_hub.cli.client import Hub
 from finetune_hub.cli.connection import HubError
 from finetune_hub.jobs.lifecycle import Failed, end_job, lock_job
-from finetune_hub.jobs.models import Job, JobKind, JobState
+from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.spec.training import TrainingSpec
 from tests.api.bad_files import GOOD_ROW
 from tests.cli.conftest import RunCommand, run_command
@@ -351,5 +351,5 @@ def test_a_job_is_printed_as_the_recipe_that_it_was(hub: RunCommand, team: Team)
     job = make_job(team)
     answer = hub("jobs", "recipe", job.pk)
     assert TrainingSpec.model_validate(yaml.safe_load(answer.out)) == job.training_spec()
-    Job.objects.filter(pk=job.pk).update(kind=JobKind.EVALUATE)
+    Job.objects.filter(pk=job.pk).update(kind="evaluate", spec={"max_rows": 5})
     assert hub("jobs", "recipe", job.pk, "--json").error["code"] == "no_recipe"

@@ -14,7 +14,7 @@ from finetune_hub.accounts.actions import create_token
 from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs.lifecycle import EventDraft, add_events
-from finetune_hub.jobs.models import AttemptState, Checkpoint, Job, JobKind, JobState, Publication
+from finetune_hub.jobs.models import AttemptState, Checkpoint, Job, JobState, Publication
 from finetune_hub.spec.known_models import KNOWN_MODELS
 from tests.dashboard.conftest import World, make_point
 from tests.dashboard.test_who_sees_what import FORMS, LISTS, OF_THE_TEAM, address
@@ -147,7 +147,7 @@ def test_an_evaluation_shows_base_against_adapter(world: World) -> None:
     result = {"rows": 40, "base_exact_match": 0.025, "adapter_exact_match": 1.0, "samples": [sample]}
     job = make_job(
         world.team,
-        kind=JobKind.EVALUATE,
+        kind="evaluate",
         spec={"max_rows": None},
         adapter_version=world.version,
         state=JobState.SUCCEEDED,
@@ -199,7 +199,7 @@ def test_base_models_offer_what_is_not_there_yet(world: World) -> None:
     path = reverse("base-model-import")
     assert known in world["owner"].get(reverse("base-models")).content.decode()
     response = world["owner"].post(path, {"name": known})
-    job = Job.objects.get(kind=JobKind.IMPORT)
+    job = Job.objects.get(kind="import")
     assert response["Location"] == reverse("job", args=[job.pk])
     assert job.base_model.state == BaseModelState.IMPORTING
     assert job.base_model.license == KNOWN_MODELS[known].license
@@ -265,8 +265,8 @@ def test_a_page_asks_the_same_number_of_questions_for_few_and_for_many(world: Wo
         make_member(world.team)
         create_token(world.alice, world.team, name=f"more-{number}")
         make_attempt(world.job, make_worker(), state=AttemptState.LOST, finished_at=timezone.now())
-        make_job(world.team, kind=JobKind.EVALUATE, adapter_version=again)
-        make_job(world.team, kind=JobKind.EVALUATE, adapter_version=world.version)
+        make_job(world.team, kind="evaluate", adapter_version=again)
+        make_job(world.team, kind="evaluate", adapter_version=world.version)
         make_point(world.attempt, 3 + number)
         add_events(world.job, [EventDraft(f"Event {number}.")], actor=world.alice)
     assert questions() == few <= 16

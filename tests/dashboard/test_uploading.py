@@ -15,8 +15,8 @@ from django.utils import timezone
 
 from finetune_hub.accounts.models import Membership, Role
 from finetune_hub.catalog.models import Dataset, DatasetVersion
-from finetune_hub.jobs.actions import import_dataset
-from finetune_hub.jobs.models import Job, JobKind, JobState
+from finetune_hub.jobs.kinds.dataset_import import import_dataset
+from finetune_hub.jobs.models import Job, JobState
 from tests.dashboard.conftest import World
 from tests.factories import make_team
 
@@ -184,5 +184,5 @@ def test_unknown_columns_of_a_fetched_dataset_are_asked_for(world: World) -> Non
     parts = {"part:frage": "user", "part:antwort": "assistant"}
     assert [name for name, *_ in form.column_choices()] == list(parts)
     assert world["owner"].post(reverse("dataset-import"), sent | parts).status_code == 302
-    again = Job.objects.filter(kind=JobKind.DATASET).latest("created_at")
+    again = Job.objects.filter(kind="dataset").latest("created_at")
     assert again.spec == job.spec | {"mapping": {"frage": "user", "antwort": "assistant"}}

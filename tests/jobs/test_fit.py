@@ -7,7 +7,7 @@ import pytest
 from finetune_hub.accounts.models import Team
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.fleet.models import Device
-from finetune_hub.jobs.actions import submit_training
+from finetune_hub.jobs.kinds.training import submit_training
 from finetune_hub.jobs.models import Job
 from finetune_hub.jobs.planning import plan_training
 from finetune_hub.scheduling.changes import changed

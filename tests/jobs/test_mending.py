@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs import worker_port
-from finetune_hub.jobs.actions import submit_training
+from finetune_hub.jobs.kinds.training import submit_training
 from finetune_hub.jobs.lifecycle import Failed, enqueue, fail_job, lock_job
 from finetune_hub.jobs.models import Attempt, Job, JobState
 from finetune_hub.jobs.planning import memory_needed

@@ -16,10 +16,10 @@ from finetune_hub.catalog.models import BaseModel
 from finetune_hub.fleet.actions import set_quota, share_device
 from finetune_hub.fleet.models import Device, TeamQuota
 from finetune_hub.jobs import scheduler
-from finetune_hub.jobs.actions import submit_training
-from finetune_hub.jobs.expectations import STARTUP_SECONDS, expected_seconds, seconds_left
+from finetune_hub.jobs.expectations import seconds_left
+from finetune_hub.jobs.kinds.training import STARTUP_SECONDS, submit_training
 from finetune_hub.jobs.lifecycle import end_attempt
-from finetune_hub.jobs.models import Attempt, AttemptState, DeviceUse, Job, JobKind
+from finetune_hub.jobs.models import Attempt, AttemptState, DeviceUse, Job
 from finetune_hub.jobs.reconciler import reconcile_pass
 from finetune_hub.jobs.scheduler import month_after, schedule_pass
 from finetune_hub.jobs.team_use import uses_of_teams
@@ -72,8 +72,8 @@ def test_the_worker_that_was_lost_is_the_last_choice(team: Team) -> None:
     assert [attempt.worker for attempt in job.attempts.order_by("number")] == [lost, other]
 
 
-def make_import(team: Team, kind: JobKind) -> Job:
-    base_model = None if kind == JobKind.DATASET else make_base_model(team, f"model-{team.jobs.count()}")
+def make_import(team: Team, kind: str) -> Job:
+    base_model = None if kind == "dataset" else make_base_model(team, f"model-{team.jobs.count()}")
     spec = {"source": "hf:owner/name", "name": "tickets"}
     return Job.objects.create(
         team=team, created_by=first_member(team), kind=kind, state="queued", base_model=base_model, spec=spec
@@ -192,8 +192,8 @@ def test_devices_that_failed_a_job_are_avoided(team: Team) -> None:
     assert job.attempts.get().devices.get() == good
 
 
-@pytest.mark.parametrize("kind", [JobKind.IMPORT, JobKind.DATASET])
-def test_an_import_holds_no_gpu(team: Team, kind: JobKind) -> None:
+@pytest.mark.parametrize("kind", ["import", "dataset"])
+def test_an_import_holds_no_gpu(team: Team, kind: str) -> None:
     """It downloads beside the GPUs, one at a time on a worker, and a training gets the GPU meanwhile."""
     worker = make_worker(device={"kind": "cuda", "name": "NVIDIA L4"})
     imports = [make_import(team, kind) for _ in range(2)]
@@ -211,7 +211,7 @@ def test_an_import_holds_no_gpu(team: Team, kind: JobKind) -> None:
 
 def test_an_import_goes_to_a_cpu_where_there_is_no_gpu(team: Team) -> None:
     make_worker()
-    job = make_import(team, JobKind.DATASET)
+    job = make_import(team, "dataset")
     assert schedule_pass() == 1
     assert job.attempts.get().devices.get().kind == "cpu"
 
@@ -290,11 +290,11 @@ def test_an_unchanged_wait_is_not_written_again(team: Team, monkeypatch: pytest.
 
 def test_the_planner_says_how_long_a_training_takes_and_finished_jobs_how_long_an_import(team: Team) -> None:
     training, importing = make_job(team), make_job(team, kind="import", spec={"source": "folder:tiny"})
-    assert (expected_seconds(training), expected_seconds(importing)) == (None, None)
+    assert (training.of_kind.expected_seconds(training), importing.of_kind.expected_seconds(importing)) == (None, None)
     make_worker()
     longer = job_with(team)
     longer.spec["training"]["epochs"] = 50
-    first, second = expected_seconds(training), expected_seconds(longer)
+    first, second = training.of_kind.expected_seconds(training), longer.of_kind.expected_seconds(longer)
     assert first is not None
     assert second is not None
     assert STARTUP_SECONDS < first < second
@@ -303,7 +303,7 @@ def test_the_planner_says_how_long_a_training_takes_and_finished_jobs_how_long_a
         ended = make_job(team, kind="import", spec={}, state="succeeded", finished_at=now)
         began = now - timedelta(seconds=seconds)
         make_attempt(ended, state=AttemptState.SUCCEEDED, started_at=began, finished_at=now, lease_token=uuid4())
-    assert expected_seconds(importing) == 40
+    assert importing.of_kind.expected_seconds(importing) == 40
 
 
 def test_what_a_checkpoint_keeps_is_not_expected_again() -> None:

@@ -19,7 +19,7 @@ from finetune_hub.fleet.actions import drain_worker
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.lifecycle import Failed, preempt
-from finetune_hub.jobs.models import Attempt, DeviceUse, Job, JobKind, JobState
+from finetune_hub.jobs.models import Attempt, DeviceUse, Job, JobState
 from finetune_hub.jobs.reconciler import expire_attempts
 from finetune_hub.jobs.scheduler import schedule_pass
 from finetune_hub.jobs.steering import (
@@ -124,7 +124,7 @@ def test_a_running_job_pauses_when_its_trainer_has_stopped(job: Job, alice: User
 
 
 def test_a_job_paused_while_its_rows_are_looked_at_does_not_start(job: Job, alice: User) -> None:
-    Job.objects.filter(pk=job.pk).update(state=JobState.VALIDATING, kind=JobKind.EVALUATE)
+    Job.objects.filter(pk=job.pk).update(state=JobState.VALIDATING, kind="evaluate")
     pause_job(job.pk, alice)
     assert states(job) == ("validating", [])
     validate_job(job.pk)
@@ -284,7 +284,7 @@ def test_a_job_whose_rows_are_gone_is_not_retried(job: Job, alice: User) -> None
 
 def test_a_retried_import_takes_its_base_model_back(alice: User) -> None:
     team = make_team(alice)
-    job = make_job(team, kind=JobKind.IMPORT, spec={"source": "folder:tiny"})
+    job = make_job(team, kind="import", spec={"source": "folder:tiny"})
     cancel_job(job.pk, alice)
     assert BaseModel.objects.get(pk=job.base_model_id).state == BaseModelState.FAILED
     retry_job(job.pk, alice)

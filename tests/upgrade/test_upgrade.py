@@ -51,7 +51,9 @@ def test_up_said_that_it_upgrades_and_to_what(hub: UpgradedHub) -> None:
     said = (hub.running.home.parent / "up.log").read_text()
     before, ready, _ = said.partition("✓ migrate")
     assert ready
-    assert re.search(r"Upgrading the database from an earlier release to \S+: \d+ migrations? \(operations \d", before)
+    assert re.search(
+        r"Upgrading the database from an earlier release to \S+: \d+ migrations? \(.*operations \d", before
+    )
 
 
 def test_every_row_is_still_there(hub: UpgradedHub) -> None:

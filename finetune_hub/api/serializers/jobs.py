@@ -8,6 +8,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from finetune_hub.api.serializers.artifacts import CompatibilitySerializer
+from finetune_hub.jobs.kinds.kind import KINDS
 from finetune_hub.jobs.models import Attempt, Job, JobDataset, JobEvent, JobState, MetricPoint
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.scheduling.placement.reasons import WAIT_CODES
@@ -20,6 +21,7 @@ class FailureSerializer(serializers.Serializer[Job]):
 
 
 class JobSerializer(serializers.ModelSerializer[Job]):
+    kind = serializers.ChoiceField(choices=[(kind.name, kind.label) for kind in KINDS.values()])
     created_by = serializers.CharField(source="created_by.username")
     base_model = serializers.CharField(
         source="base_model.name", default=None, allow_null=True, help_text="null: it imports a dataset."

@@ -22,7 +22,7 @@ from finetune_hub.catalog.chat_templates import fitting_templates, set_chat_temp
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.catalog.uploads import finished_file, forget_upload
 from finetune_hub.data.known_templates import KNOWN_TEMPLATES
-from finetune_hub.jobs.actions import import_base_model, import_uploaded_model
+from finetune_hub.jobs.kinds.base_model_import import import_base_model, import_uploaded_model
 from finetune_hub.jobs.models import Job
 
 

@@ -23,7 +23,7 @@ from finetune_hub.api.views.uploads import get_upload
 from finetune_hub.catalog.actions import OnError, add_dataset_version
 from finetune_hub.catalog.models import Dataset, DatasetVersion
 from finetune_hub.catalog.uploads import finished_file, forget_upload
-from finetune_hub.jobs.actions import import_dataset
+from finetune_hub.jobs.kinds.dataset_import import import_dataset
 from finetune_hub.spec.refusal import Refusal
 
 UPLOAD = {

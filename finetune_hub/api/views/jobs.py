@@ -35,7 +35,8 @@ from finetune_hub.api.serializers.jobs import (
     MetricPointSerializer,
 )
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
-from finetune_hub.jobs.actions import submit_evaluation, submit_training
+from finetune_hub.jobs.kinds.evaluation import submit_evaluation
+from finetune_hub.jobs.kinds.training import submit_training
 from finetune_hub.jobs.models import Attempt, Checkpoint, Job, MetricPoint, Publication
 from finetune_hub.jobs.steering import (
     cancel_job,

@@ -21,8 +21,8 @@ from finetune_hub.dashboard.forms import AliasForm, BaseModelForm, GgufForm
 from finetune_hub.dashboard.views.datasets import file_of
 from finetune_hub.dashboard.views.uploads import find_own_upload
 from finetune_hub.data.known_templates import KNOWN_TEMPLATES
-from finetune_hub.jobs.actions import import_base_model, import_uploaded_model
-from finetune_hub.jobs.models import Job, JobKind
+from finetune_hub.jobs.kinds.base_model_import import BaseModelImport, import_base_model, import_uploaded_model
+from finetune_hub.jobs.models import Job
 from finetune_hub.spec.known_models import KNOWN_MODELS
 from finetune_hub.spec.refusal import Refusal
 
@@ -119,7 +119,7 @@ def remove_alias(request: MemberRequest, alias_id: int) -> HttpResponse:
 
 def render_list(request: MemberRequest, *, status: int = 200, **context: Any) -> HttpResponse:
     """The page, with the forms as they are given, fresh ones otherwise."""
-    imports = Prefetch("jobs", Job.objects.filter(kind=JobKind.IMPORT).order_by("-created_at"), to_attr="imports")
+    imports = Prefetch("jobs", Job.objects.filter(kind=BaseModelImport.name).order_by("-created_at"), to_attr="imports")
     visible = BaseModel.objects.visible_to(request.user).select_related("team").prefetch_related(imports)
     base_models = list(visible.order_by("name"))
     there = {model.name for model in base_models if model.state != BaseModelState.FAILED}

@@ -21,8 +21,8 @@ from finetune_hub.dashboard.access import MemberRequest, may_submit_in, submitti
 from finetune_hub.dashboard.forms import DatasetImportForm, DatasetUploadForm
 from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.views.uploads import find_own_upload
-from finetune_hub.jobs.actions import import_dataset
-from finetune_hub.jobs.models import Job, JobKind
+from finetune_hub.jobs.kinds.dataset_import import import_dataset
+from finetune_hub.jobs.models import Job
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingOptions
 
@@ -131,7 +131,7 @@ def fetch_dataset(request: MemberRequest) -> HttpResponse:
 
 def mapping_asked(request: MemberRequest, teams: list[Team]) -> dict[str, Any]:
     """With `?map=JOB`: the form to fetch its dataset again, which asks what the columns are that nobody knew."""
-    fetches = Job.objects.visible_to(request.user).filter(team__in=teams, kind=JobKind.DATASET)
+    fetches = Job.objects.visible_to(request.user).filter(team__in=teams)
     job = fetches.filter(pk=request.GET.get("map", ""), result__has_key="unknown_columns").first()
     if job is None or job.result is None:
         return {}

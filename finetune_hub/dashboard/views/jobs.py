@@ -26,17 +26,16 @@ from finetune_hub.dashboard.plan_panel import bars_of
 from finetune_hub.dashboard.templatetags.hub import recipe
 from finetune_hub.dashboard.training_form import WHEN_AND_WHERE, TrainingForm, choice_of, dataset_value, initial_from
 from finetune_hub.dashboard.views.refusals import render_refusal
-from finetune_hub.jobs.actions import submit_training
+from finetune_hub.jobs.kinds.training import submit_training
 from finetune_hub.jobs.models import (
     ENDED_JOB_STATES,
     HIGHEST_PRIORITY,
     LOWEST_PRIORITY,
     Job,
-    JobKind,
     JobState,
     Publication,
 )
-from finetune_hub.jobs.planning import compare_with_estimate, plan_training, presets_for
+from finetune_hub.jobs.planning import plan_training, presets_for
 from finetune_hub.jobs.steering import (
     cancel_job,
     change_priority,
@@ -90,13 +89,13 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
         **log_of(job),
         "cursor": Cursor(job.event_count),
         "publications": publications,
-        "comparison": compare_with_estimate(job) if job.kind == JobKind.TRAIN else None,
+        **job.of_kind.page_context(job),
         "may_steer": membership.may_submit,
         "may_preempt": membership.may_preempt and job.may_be_preempted,
         "checkpoints": job.checkpoints.only("job_id", "step"),
         "priorities": priorities_of(membership, job),
     }
-    return render(request, "jobs/detail.html", context)
+    return render(request, job.of_kind.page_template, context)
 
 
 @login_required
@@ -243,7 +242,9 @@ def plan_job(request: MemberRequest) -> HttpResponse:
 @require_safe
 def download_recipe(request: MemberRequest, job_id: str) -> HttpResponse:
     """What was submitted, as a file for `finetune-hub jobs submit` or `finetune-hub train`."""
-    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id, kind=JobKind.TRAIN)
+    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
+    if job.of_kind.spec_to_submit(job) is None:
+        raise Http404
     headers = {"Content-Disposition": f'attachment; filename="{job.pk}.yaml"'}
     return HttpResponse(recipe(job.spec), content_type="application/yaml", headers=headers)
 
@@ -261,8 +262,8 @@ def training_form(
     initial: dict[str, Any] = {"form_token": uuid4().hex}
     if versions:
         initial["dataset"] = [Picked(dataset_value(versions[0]))]
-    model = Job.objects.visible_to(request.user).filter(kind=JobKind.TRAIN, pk=request.GET.get("like", "")).first()
-    if model:
+    model = Job.objects.visible_to(request.user).filter(pk=request.GET.get("like", "")).first()
+    if model and model.of_kind.spec_to_submit(model):
         initial |= initial_from(copied_spec(model, {}))
     initial |= {"base_model": request.GET["base_model"]} if "base_model" in request.GET else {}
     initial |= (

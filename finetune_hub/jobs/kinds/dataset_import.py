@@ -1,0 +1,40 @@
+"""The fetching of a dataset from Hugging Face or an address, which becomes its newest version."""
+
+from __future__ import annotations
+
+from finetune_hub.accounts.models import Team, User
+from finetune_hub.catalog.actions import OnError, check_name
+from finetune_hub.catalog.dataset_sources import parse_dataset_source
+from finetune_hub.jobs.kinds.kind import Kind
+from finetune_hub.jobs.models import Job
+from finetune_hub.jobs.submission import create_job
+
+
+class DatasetImport(Kind):
+    name, label, noun = "dataset", "Dataset import", "the import of a dataset"
+    has_base_model = False
+    needs_gpu = False
+    needs_trusted_worker = True
+    result_template = "jobs/kinds/dataset_import_result.html"
+
+    def subject(self, job: Job) -> str:
+        return str(job.spec["name"])
+
+
+def import_dataset(
+    team: Team,
+    user: User,
+    *,
+    name: str,
+    source: str,
+    mapping: dict[str, str] | None = None,
+    on_error: OnError = "refuse",
+) -> Job:
+    """Queue the fetching of a dataset's newest version; it is checked like an upload when it is there.
+
+    Raises:
+        Refusal: `invalid_name`, `unknown_source`.
+    """
+    checked = parse_dataset_source(source)
+    spec = {"name": check_name(name), "source": str(checked), "mapping": mapping, "on_error": on_error}
+    return create_job(DatasetImport, team=team, created_by=user, spec=spec)

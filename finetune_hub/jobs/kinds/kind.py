@@ -1,0 +1,96 @@
+"""A kind of job: the home of all that is true of trainings alone, or of evaluations, or of imports (P9).
+
+Whoever adds one writes a class beside those here, its line in `registry.py`, its mirror in `workers/kinds/`, which says
+what an attempt runs and publishes, and the template that shows its result. Nothing else asks which kind a job is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from finetune_hub.spec.compatibility import Compatibility
+
+if TYPE_CHECKING:
+    from finetune_hub.jobs.models import Job
+
+
+class Kind:
+    """One kind of job. What is set here suits one that runs once, on a device, and publishes only its result."""
+
+    name: ClassVar[str]
+    """What the database, the API and the command line call it; at most 10 letters."""
+    label: ClassVar[str]
+    """What pages call it: `Dataset import`."""
+    noun: ClassVar[str]
+    """It in a sentence, with its article: `a training`."""
+
+    has_base_model: ClassVar[bool] = True
+    needs_gpu: ClassVar[bool] = True
+    """Else it is placed on a CPU, or beside a worker's GPUs, none of which it holds."""
+    needs_trusted_worker: ClassVar[bool] = False
+    """It reads secrets of its team or adds to its catalog, which a worker with a database role of its own may not."""
+    goes_on_from_checkpoints: ClassVar[bool] = False
+    """Little is lost when it is stopped, so that others may preempt it."""
+
+    result_template: ClassVar[str] = "jobs/kinds/result.html"
+    """Shows `job.result` on the job's page once it has succeeded."""
+    page_template: ClassVar[str] = "jobs/detail.html"
+    """The job's page."""
+
+    def subject(self, job: Job) -> str:
+        """What the job makes or measures, by name; needs what `for_list` fetches."""
+        return job.over.name
+
+    def check(self, job: Job) -> str:
+        """The last look before the queue, in the control process.
+
+        Returns:
+            What was seen, in a sentence; empty: nothing is worth telling.
+
+        Raises:
+            InvalidDataset, InvalidChatTemplate: its rows do not fit its base model.
+            ArtifactError: a file is gone.
+        """
+        return ""
+
+    def expected_seconds(self, job: Job) -> float | None:
+        """How long the whole job takes on the device that suits it best; None: nobody knows."""
+        return type(job).objects.usual_seconds(self.name)
+
+    def memory_bytes_needed(self, job: Job) -> int | None:
+        """What its device must have, adjustments included; None: not known."""
+        return job.memory_bytes_needed
+
+    def max_duration_seconds(self, job: Job) -> float | None:
+        """After how long it is asked to stop; None: never. Its spec has it as `runtime.max_duration`, too."""
+        return None
+
+    def shrink(self, job: Job) -> dict[str, Any] | None:
+        """Changes of its spec, by place, with which it needs less memory; None: there are none, or it wants none."""
+        return None
+
+    def after_end(self, job: Job, *, succeeded: bool) -> None:
+        """What follows its end, in the same transaction, which holds the job's row lock."""
+
+    def before_retry(self, job: Job) -> None:
+        """What a retry needs, in the same transaction, which holds the job's row lock.
+
+        Raises:
+            Refusal: it cannot be retried now.
+        """
+
+    def spec_to_submit(self, job: Job) -> dict[str, Any] | None:
+        """The document that submits its like, as recipes have it; None: it was not submitted with one."""
+        return None
+
+    def compatibility(self, job: Job) -> list[Compatibility] | None:
+        """Which programs will be able to serve what it trains; None: it trains nothing."""
+        return None
+
+    def page_context(self, job: Job) -> dict[str, Any]:
+        """What its page's templates ask beside what every job's page has."""
+        return {}
+
+
+KINDS: dict[str, Kind] = {}
+"""By name. `registry.py` fills it as the app starts, so that models need not import the kinds, which import them."""

@@ -1,0 +1,11 @@
+"""The kinds of job there are. A new one is a module beside this one and an entry here."""
+
+from __future__ import annotations
+
+from finetune_hub.jobs.kinds.base_model_import import BaseModelImport
+from finetune_hub.jobs.kinds.dataset_import import DatasetImport
+from finetune_hub.jobs.kinds.evaluation import Evaluation
+from finetune_hub.jobs.kinds.kind import KINDS
+from finetune_hub.jobs.kinds.training import Training
+
+KINDS.update({kind.name: kind() for kind in (Training, Evaluation, BaseModelImport, DatasetImport)})

@@ -1,0 +1,200 @@
+"""A training: an adapter learnt from datasets over a base model, published once it was reloaded and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from django.db import transaction
+
+from finetune_hub.accounts.models import Team, User
+from finetune_hub.catalog.choices import find_base_model, find_dataset_version
+from finetune_hub.catalog.local_files import dataset_file, tokenizer_folder
+from finetune_hub.catalog.models import BaseModel, DatasetVersion
+from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
+from finetune_hub.data.encode import encode_row
+from finetune_hub.data.intake import read_rows
+from finetune_hub.data.rows import RowKind
+from finetune_hub.fleet.models import Worker
+from finetune_hub.jobs.kinds.kind import Kind
+from finetune_hub.jobs.models import Job
+from finetune_hub.jobs.planning import compare_with_estimate, memory_after_shrinking, memory_needed, plan_training
+from finetune_hub.jobs.submission import check_priority, create_job, lock_predecessor, same_again
+from finetune_hub.scheduling.shrinking import smaller
+from finetune_hub.spec.compatibility import Compatibility, compatibility_of
+from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.training import TrainingSpec
+
+RAW_KINDS = frozenset({RowKind.TEXT, RowKind.COMPLETION})  # These do not pass through a chat template.
+LOOKED_AT_ROWS = 200
+STARTUP_SECONDS = 20.0  # Its processes start, and at its end the adapter is verified and stored.
+
+
+class Training(Kind):
+    name, label, noun = "train", "Train", "a training"
+    goes_on_from_checkpoints = True
+    result_template = "jobs/kinds/training_result.html"
+    page_template = "jobs/kinds/training.html"
+
+    def subject(self, job: Job) -> str:
+        return str(job.spec.get("adapter_name") or job.over.name)
+
+    def check(self, job: Job) -> str:
+        return look_at_rows(job)
+
+    def expected_seconds(self, job: Job) -> float | None:
+        """By the planner's word."""
+        try:
+            devices = plan_training(job.team, job.training_spec()).devices
+        except Refusal:
+            return None
+        seconds = next((device.total_seconds for device in devices if device.verdict != "does_not_fit"), None)
+        return None if seconds is None else STARTUP_SECONDS + seconds
+
+    def memory_bytes_needed(self, job: Job) -> int | None:
+        return memory_after_shrinking(job) if job.adjustments else job.memory_bytes_needed
+
+    def max_duration_seconds(self, job: Job) -> float | None:
+        return job.training_spec().runtime.max_duration_seconds
+
+    def shrink(self, job: Job) -> dict[str, Any] | None:
+        spec = job.training_spec()
+        return smaller(spec) if spec.runtime.on_out_of_memory == "shrink" else None
+
+    def spec_to_submit(self, job: Job) -> dict[str, Any]:
+        return job.training_spec().model_dump(mode="json", exclude_none=True)
+
+    def compatibility(self, job: Job) -> list[Compatibility]:
+        return compatibility_of(job.training_spec().method, job.over.model_type)
+
+    def page_context(self, job: Job) -> dict[str, Any]:
+        return {"comparison": compare_with_estimate(job)}
+
+
+@transaction.atomic
+def submit_training(
+    team: Team,
+    user: User,
+    spec: TrainingSpec,
+    *,
+    priority: int = 0,
+    after: str | None = None,
+    copy_of: Job | None = None,
+    idempotency_key: str | None = None,
+    allow_unfit: bool = False,
+) -> Job:
+    """Put a training job in the queue. With the same idempotency key again, the job that it made the first time.
+
+    Args:
+        after: the id of a job of the team; this one starts once that has succeeded, and fails when that fails.
+        copy_of: the job that the spec comes from, for the history.
+        allow_unfit: Take it although the planner says that no device has room for it.
+
+    Raises:
+        Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
+            `duplicate_dataset`, `not_preference_pairs`, `no_chat_template`, `does_not_fit`, `too_many_gpus`,
+            `priority_not_allowed`, `unknown_job`, `wrong_job_state`, `idempotency_key_reused`.
+    """
+    known = Job.objects.filter(team=team, idempotency_key=idempotency_key).first() if idempotency_key else None
+    if known is not None:  # Whatever has changed since: it may not be possible any more to submit the like.
+        return same_again(known, _as_submitted(team, spec, known))
+    check_gpus(spec.runtime.gpus)
+    check_priority(team, user, priority)
+    base_model = find_base_model(team, spec.base_model)
+    choices = [(find_dataset_version(team, choice), choice.weight) for choice in spec.datasets]
+    if len({version.pk for version, _ in choices}) < len(choices):
+        raise Refusal(
+            "duplicate_dataset", "A dataset is named twice.", "Name it once and raise its `weight`.", field="datasets"
+        )
+    require_chat_template(base_model, [version for version, _ in choices])
+    spec = spec.model_copy(update={"base_model": base_model.name})  # It may have been called by an alias.
+    unpaired = [version for version, _ in choices if version.kind != RowKind.PREFERENCE]
+    if spec.objective.type == "dpo" and unpaired:
+        raise Refusal(
+            "not_preference_pairs",
+            f"DPO learns from two answers to a prompt, and the rows of {unpaired[0]} are of kind {unpaired[0].kind}.",
+            "Choose a dataset of preference pairs, or `objective: {type: sft}`.",
+            field="objective.type",
+        )
+    if spec.adapter_name is None:
+        name = f"{choices[0][0].dataset.name}-{base_model.name}"[:64].rstrip("-._")
+        spec = spec.model_copy(update={"adapter_name": name})
+    return create_job(
+        Training,
+        team=team,
+        created_by=user,
+        memory_bytes_needed=memory_needed(team, spec, allow_unfit=allow_unfit),
+        base_model=base_model,
+        spec=spec.model_dump(mode="json", exclude_none=True),
+        choices=choices,
+        idempotency_key=idempotency_key,
+        said="Submitted." if copy_of is None else f"Submitted, as a copy of {copy_of.pk}.",
+        priority=priority,
+        after=None if after is None else lock_predecessor(team, after),
+    )
+
+
+def _as_submitted(team: Team, spec: TrainingSpec, known: Job) -> dict[str, Any]:
+    """What the spec became when the job was submitted with it: no alias, and a name for the adapter."""
+    filled = {"adapter_name": spec.adapter_name or known.spec["adapter_name"]}
+    if spec.base_model != known.spec["base_model"]:
+        filled["base_model"] = find_base_model(team, spec.base_model).name
+    return spec.model_copy(update=filled).model_dump(mode="json", exclude_none=True)
+
+
+def require_chat_template(base_model: BaseModel, versions: Sequence[DatasetVersion]) -> None:
+    """
+    Raises:
+        Refusal: `no_chat_template`: rows are conversations, and the model came without a way to write them down.
+    """
+    chats = [version for version in versions if version.kind not in RAW_KINDS]
+    if base_model.lacks_chat_template and chats:
+        raise Refusal(
+            "no_chat_template",
+            f"The base model {base_model.name!r} came without a chat template, and {chats[0]} holds conversations.",
+            f"Give it one, on the page of base models or with `finetune-hub base-models set-template "
+            f"{base_model.name} chatml`, or use its instruct variant. Raw text needs none.",
+            field="base_model",
+        )
+
+
+def check_gpus(wanted: int) -> None:
+    """Several devices are those of one worker: refused where the largest has fewer, whether it is at work now or not.
+
+    Raises:
+        Refusal: `too_many_gpus`.
+    """
+    most = Worker.objects.most_devices()
+    if wanted > 1 and most is not None and wanted > most:
+        raise Refusal(
+            "too_many_gpus",
+            f"The job wants {wanted} devices of one worker, and the largest worker has {most}.",
+            f"Set `runtime.gpus` to {most} at most, or add a larger machine.",
+            field="runtime.gpus",
+        )
+
+
+def look_at_rows(job: Job) -> str:
+    """Encode the first rows of every dataset and say what was seen.
+
+    Raises:
+        InvalidDataset, InvalidChatTemplate: the rows cannot be trained on with this base model.
+        ArtifactError: a file is gone.
+    """
+    template = ChatTemplate.from_folder(tokenizer_folder(job.over))
+    max_seq_len = job.training_spec().training.max_seq_len
+    rows = truncated = supervised = 0
+    for job_dataset in job.job_datasets.select_related("dataset_version"):
+        for _, row in islice(read_rows(dataset_file(job_dataset.dataset_version)), LOOKED_AT_ROWS):
+            encoded = encode_row(template, row, max_seq_len)
+            rows += 1
+            truncated += encoded.truncated_tokens > 0
+            supervised += sum(encoded.supervised)
+    if supervised == 0:
+        raise InvalidChatTemplate(
+            f"No token of the first {rows} rows is supervised: all answers lie beyond max_seq_len={max_seq_len}.",
+            "Raise `max_seq_len`, or shorten the prompts.",
+        )
+    cut = f"; {truncated} of them are cut at {max_seq_len} tokens" if truncated else ""
+    return f"The first {rows} rows have {supervised / rows:.0f} supervised tokens each{cut}."

@@ -1,0 +1,121 @@
+"""What all kinds of job share when one is submitted: its rows, its place in line, the key that makes it once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from finetune_hub.accounts.models import Team, User
+from finetune_hub.catalog.models import DatasetVersion
+from finetune_hub.jobs.kinds.kind import Kind
+from finetune_hub.jobs.lifecycle import EventDraft, add_events, lock_job
+from finetune_hub.jobs.live import announce, poke_control
+from finetune_hub.jobs.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, Job, JobDataset, JobState
+from finetune_hub.spec.refusal import Refusal
+
+
+def create_job(
+    kind: type[Kind],
+    *,
+    team: Team,
+    created_by: User,
+    spec: dict[str, Any],
+    choices: Sequence[tuple[DatasetVersion, float]] = (),
+    idempotency_key: str | None = None,
+    said: str = "Submitted.",
+    **columns: Any,
+) -> Job:
+    """Put a job in the queue. With the same idempotency key again, the job that it made the first time.
+
+    Args:
+        choices: dataset versions that it reads, and how often the rows of each are drawn.
+        said: the first line of its history.
+        columns: of `Job`, beside those that are named here.
+
+    Raises:
+        Refusal: `idempotency_key_reused`.
+    """
+    try:
+        with transaction.atomic():
+            job = Job.objects.create(
+                kind=kind.name, team=team, created_by=created_by, spec=spec, idempotency_key=idempotency_key, **columns
+            )
+            JobDataset.objects.bulk_create(
+                JobDataset(job=job, dataset_version=version, position=position, weight=weight)
+                for position, (version, weight) in enumerate(choices)
+            )
+            add_events(job, [EventDraft(said)], actor=created_by)
+            poke_control("validate", job.pk)
+            announce(job.pk)
+            return job
+    except IntegrityError:
+        if idempotency_key is None:
+            raise
+    return same_again(Job.objects.get(team=team, idempotency_key=idempotency_key), spec)
+
+
+def same_again(job: Job, spec: dict[str, Any]) -> Job:
+    """The job that the idempotency key made the first time.
+
+    Raises:
+        Refusal: `idempotency_key_reused`.
+    """
+    if job.spec != spec:
+        raise Refusal(
+            "idempotency_key_reused",
+            f"The idempotency key was used before, for another spec: job {job.pk}.",
+            "Use a fresh key for a new job.",
+            field="Idempotency-Key",
+            status=409,
+        )
+    return job
+
+
+def check_priority(team: Team, user: User, priority: int) -> None:
+    """Whether the user may give a job of the team this priority: see docs/adr/0006.
+
+    Raises:
+        Refusal: `priority_not_allowed`.
+    """
+    if not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
+        raise Refusal(
+            "priority_not_allowed",
+            f"A priority is a number from {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}, not {priority}.",
+            "0 is the usual one, and higher ones come first.",
+            field="priority",
+        )
+    if priority > 0 and not team.memberships.get(user=user).may_raise_priority:
+        raise Refusal(
+            "priority_not_allowed",
+            f"Only an admin of the team gives a job a priority above 0, such as {priority}.",
+            "Ask one of them, or lower what may wait: everybody may go below 0.",
+            field="priority",
+            status=403,
+        )
+
+
+def lock_predecessor(team: Team, job_id: str) -> Job:
+    """The job that another is to follow, locked: it cannot fail between this look and that other job's first event.
+
+    Raises:
+        Refusal: `unknown_job`, `wrong_job_state`.
+    """
+    if not Job.objects.of_team(team).filter(pk=job_id).exists():
+        raise Refusal(
+            "unknown_job",
+            f"The team has no job {job_id!r} to start after.",
+            "See its jobs with `finetune-hub jobs list`.",
+            field="after",
+        )
+    job = lock_job(job_id)
+    if job.has_ended and job.state != JobState.SUCCEEDED:
+        raise Refusal(
+            "wrong_job_state",
+            f"{job_id} is {job.state}, so nothing would ever start after it.",
+            "Retry it first, or leave `after` out.",
+            field="after",
+            status=409,
+        )
+    return job
