@@ -30,7 +30,7 @@ from benchmarks.rows import write_rows
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.data.chat_template import ChatTemplate
 from finetune_hub.data.sample_tickets import write_tickets
-from finetune_hub.engine import fast_modules, held_out, library
+from finetune_hub.engine import fast_modules, library
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.adapters.registry import Adapter
 from finetune_hub.engine.allocator import start_again_tuned
@@ -40,8 +40,9 @@ from finetune_hub.engine.memory import bound_kernel_caches
 from finetune_hub.engine.model import prove_fast_paths
 from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.objectives.sft import Sft
-from finetune_hub.engine.ranks import Ranks
-from finetune_hub.engine.train import schedule
+from finetune_hub.engine.train import held_out
+from finetune_hub.engine.train.ranks import Ranks
+from finetune_hub.engine.train.step import schedule
 from finetune_hub.spec.methods import LoraMethod, Method, PrefixTuningMethod, PromptTuningMethod, QloraMethod
 from finetune_hub.spec.run import DatasetFile
 from finetune_hub.spec.training import TrainingOptions

@@ -124,8 +124,8 @@ def _use_threads(threads: int | None) -> None:
 
 def _train(document: run.TrainRun, log: EventLog) -> BaseModel:
     _use_threads(document.threads)
-    from finetune_hub.engine.ranks import start_others
-    from finetune_hub.engine.train import train
+    from finetune_hub.engine.train.loop import train
+    from finetune_hub.engine.train.ranks import start_others
 
     others = start_others(document.spec.runtime.gpus)
     try:
@@ -180,7 +180,7 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command("train one adapter", run.TrainRun, _train, "finetune_hub.engine.train"),
+    "train": Command("train one adapter", run.TrainRun, _train, "finetune_hub.engine.train.loop"),
     "verify": Command(
         "reload an adapter and compare its logits with the trainer's",
         run.VerifyRun,

@@ -1,4 +1,4 @@
-"""The room that a training needs on its worker's disk, by the files that `engine.checkpoint` and the trainer write.
+"""The room that a training needs on its worker's disk, by the files that `engine.train` writes.
 
     adapter        4 · P    in PEFT's format
     trained        4 · P    the tensors as they are trained

@@ -20,8 +20,8 @@ from unittest import mock
 import coverage
 import torch
 
-from finetune_hub.engine import train as loop
 from finetune_hub.engine.kernels import document_attention, fused, varlen_attention
+from finetune_hub.engine.train import setup
 from finetune_hub.spec.run import TrainRun
 from tests.engine.conftest import events_of
 from tests.engine.stand_in import StandIn
@@ -115,7 +115,7 @@ def _outcome(run: TrainRun) -> str:
 def _as_on_a_gpu() -> Iterator[None]:
     """What the engine asks torch about its GPU, answered as an H100 would; proofs, which compare numbers, pass."""
 
-    def check_device(run: TrainRun, own: Callable[[TrainRun], None] = loop._check_device) -> None:
+    def check_device(run: TrainRun, own: Callable[[TrainRun], None] = setup.check_device) -> None:
         with (
             mock.patch.object(torch.cuda, "is_available", return_value=True),
             mock.patch.object(torch.cuda, "device_count", return_value=1),
@@ -124,7 +124,7 @@ def _as_on_a_gpu() -> Iterator[None]:
 
     with ExitStack() as stack:
         for owner, name, answer in (
-            (loop, "_check_device", check_device),
+            (setup, "check_device", check_device),
             (torch.cuda, "synchronize", lambda: None),
             (torch.cuda, "get_device_capability", lambda *_: (9, 0)),
             (varlen_attention, "can_use_flash_attention", lambda given: given.query.dtype != torch.float32),

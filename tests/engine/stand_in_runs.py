@@ -14,14 +14,15 @@ import pytest
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from finetune_hub.engine import fast_modules, held_out, peft_format, verify
+from finetune_hub.engine import fast_modules, peft_format, verify
 from finetune_hub.engine import model as model_module
-from finetune_hub.engine import train as loop
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.kernels import document_attention
 from finetune_hub.engine.model import FastPaths
 from finetune_hub.engine.objectives import registry as objectives
+from finetune_hub.engine.train import held_out, loop, setup
+from finetune_hub.engine.train import step as step_module
 from finetune_hub.spec.methods import METHODS
 from finetune_hub.spec.objectives import OBJECTIVES
 from finetune_hub.spec.run import TrainRun
@@ -130,15 +131,15 @@ def train_on(device: StandIn, run: TrainRun, paths: FastPaths = FAST) -> list[Te
         with device.within_a_micro_batch():
             return learn(*args, **kwargs)
 
-    learn = loop.backward
+    learn = step_module.backward
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "backward", backward)
+        patch.setattr(step_module, "backward", backward)
         # Before the first step: the base model is loaded, and kernels are proven, which compares numbers.
-        patch.setattr(loop, "load_base_model", load)
-        patch.setattr(loop, "prove_fast_paths", take_paths)
+        patch.setattr(setup, "load_base_model", load)
+        patch.setattr(setup, "prove_fast_paths", take_paths)
         patch.setattr(fast_modules, "_all_close", lambda actual, expected: len(actual) == len(expected))
         # Once a step and once an evaluation.
-        patch.setattr(loop, "read", read)
+        patch.setattr(step_module, "read", read)
         patch.setattr(held_out, "read", read)
         # What becomes a file or stays on the host: best weights, checkpoints, the adapter, its probe.
         patch.setattr(held_out.BestWeights, "offer", lambda *_: True)

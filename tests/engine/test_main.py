@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune_hub.engine import train as loop
 from finetune_hub.engine.commands import main
 from finetune_hub.engine.errors import Diverged
+from finetune_hub.engine.train import loop
 from finetune_hub.spec import events
 from finetune_hub.spec.run import TrainResult, VerifyResult
 from tests.engine.conftest import MakeRun, events_of
@@ -40,7 +40,8 @@ def test_help_and_bad_documents_need_no_torch(tmp_path: Path) -> None:
 
 def test_layers_below_and_beside_stay_away() -> None:
     python(
-        "import sys\nimport finetune_hub.engine.train, finetune_hub.engine.evaluate, finetune_hub.engine.import_model\n"
+        "import sys\nimport finetune_hub.engine.train.loop, finetune_hub.engine.evaluate\n"
+        "import finetune_hub.engine.import_model\n"
         "assert not {'django', 'celery'} & set(sys.modules)"
     )
     python(

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from finetune_hub.data.defects import InvalidDataset
 from finetune_hub.engine.dataset import Dataset, RowOrder, TokenRow
 from finetune_hub.engine.errors import BadConfig, BadData, Diverged
-from finetune_hub.engine.train import schedule
+from finetune_hub.engine.train.step import schedule
 from finetune_hub.spec import events
 from finetune_hub.spec.training import TrainingOptions
 from tests.engine.conftest import MakeRun, adapter_bytes, dataset_file, events_of, train

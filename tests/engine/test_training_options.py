@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from finetune_hub.engine import optimizers
 from finetune_hub.engine.errors import BadConfig, BadData
-from finetune_hub.engine.loss_scale import LossScale
 from finetune_hub.engine.neftune import noisy_embeddings
+from finetune_hub.engine.train import optimizers
+from finetune_hub.engine.train.loss_scale import LossScale
 from finetune_hub.spec.events import EXIT_SUCCEEDED
 from finetune_hub.spec.run import TrainRun
 from finetune_hub.spec.training import TrainingOptions, TrainingSpec

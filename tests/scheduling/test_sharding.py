@@ -30,7 +30,7 @@ def memory(asked: TrainingSpec) -> MemoryEstimate:
 
 @pytest.mark.parametrize("gpus", [2, 4, 8])
 def test_each_gpu_keeps_its_share_of_the_layers_and_the_rest_whole(gpus: int) -> None:
-    """`engine.sharding`: layers are spread and gathered one ahead; embeddings, head and adapters are not spread."""
+    """`engine.train.sharding` spreads layers, and gathers one ahead; embeddings, head and adapters stay whole."""
     alone, shared = memory(spread(1)), memory(spread(gpus))
     layers = 2 * SHAPE.linear_parameters
     outside = 2 * SHAPE.facts.parameter_count - layers

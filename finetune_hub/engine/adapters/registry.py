@@ -72,12 +72,13 @@ def attach(model: PreTrainedModel, method: Method, *, seed: int = 0) -> Adapter:
 
 
 def parameter_groups(adapter: Adapter, learning_rate: float) -> list[dict[str, Any]]:
-    """The optimizer's groups: the parameters of one learning rate, and its `factor` in units of the run's."""
+    """The optimizer's groups: the parameters of one learning rate each, which a schedule starts from: `peak_lr`."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in adapter.parameters().items():
         groups.setdefault(adapter.learning_rate_factor(name), []).append(parameter)
     return [
-        {"params": parameters, "lr": factor * learning_rate, "factor": factor} for factor, parameters in groups.items()
+        {"params": parameters, "lr": factor * learning_rate, "peak_lr": factor * learning_rate}
+        for factor, parameters in groups.items()
     ]
 
 

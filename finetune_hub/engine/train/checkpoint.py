@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -30,7 +30,9 @@ from finetune_hub.engine import peft_format
 from finetune_hub.engine.adapters.registry import Adapter
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.events import sync_folder
-from finetune_hub.engine.ranks import Ranks
+from finetune_hub.engine.train.held_out import BestWeights
+from finetune_hub.engine.train.loss_scale import LossScale
+from finetune_hub.engine.train.ranks import Ranks
 from finetune_hub.spec.events import Checkpoint
 
 CHECKPOINTS_DIR = "checkpoints"
@@ -62,6 +64,37 @@ class CheckpointState(BaseModel):
     """What the base model computes in: `auto` must not choose anew in the middle of a run."""
     identity: dict[str, Any]
     """What may not change between the two halves of a run: base model, data, method, training options."""
+
+    @classmethod
+    def at_start(cls, dtype: torch.dtype, identity: dict[str, Any]) -> Self:
+        name = str(dtype).removeprefix("torch.")
+        return cls(step=0, rows_drawn=0, trained_tokens=0, supervised_tokens=0, dtype=name, identity=identity)
+
+    def after_step(
+        self, *, loss: float, rows: int, tokens: int, supervised_tokens: int, scale: LossScale
+    ) -> CheckpointState:
+        """One step on, over so many rows and tokens."""
+        return self.model_copy(
+            update={
+                "step": self.step + 1,
+                "rows_drawn": self.rows_drawn + rows,
+                "trained_tokens": self.trained_tokens + tokens,
+                "supervised_tokens": self.supervised_tokens + supervised_tokens,
+                "loss": loss,
+                "loss_scale": scale.value,
+                "good_steps": scale.good_steps,
+            }
+        )
+
+    def after_evaluation(self, held_out_loss: float, best: BestWeights) -> CheckpointState:
+        return self.model_copy(
+            update={
+                "held_out_loss": held_out_loss,
+                "best_loss": best.loss,
+                "best_step": best.step,
+                "worse_evaluations": best.worse_evaluations,
+            }
+        )
 
 
 def write_checkpoint(

@@ -20,7 +20,7 @@ from finetune_hub.engine.generate import generate
 from finetune_hub.engine.model import plain_attention
 from finetune_hub.engine.objectives import objective as objectives
 from finetune_hub.engine.objectives.objective import Objective
-from finetune_hub.engine.ranks import Ranks
+from finetune_hub.engine.train.ranks import Ranks
 from finetune_hub.engine.transfer import read
 from finetune_hub.spec.events import Sample
 

@@ -1,0 +1,66 @@
+"""The rows of a run: encoded, some held out, the others in the order in which they are trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
+from finetune_hub.engine.dataset import RowOrder, TokenRow, load_dataset
+from finetune_hub.engine.errors import BadConfig
+from finetune_hub.engine.events import EventLog
+from finetune_hub.engine.objectives.registry import OBJECTIVES
+from finetune_hub.engine.train import held_out
+from finetune_hub.spec.run import TrainRun
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run trains on and measures itself by."""
+
+    template: ChatTemplate
+    rows: list[TokenRow]
+    """Those that are trained on, each once."""
+    held_out_rows: list[TokenRow]
+    order: RowOrder
+    """`rows` as they are drawn, epoch after epoch, by the datasets' weights."""
+    rows_per_step: int
+    total_rows: int
+    """That the whole run draws."""
+
+    @property
+    def total_steps(self) -> int:
+        return math.ceil(self.total_rows / self.rows_per_step)
+
+    def of_step(self, rows_drawn: int) -> Sequence[TokenRow]:
+        """The rows of the step after so many rows; the last step may have fewer."""
+        return self.order.rows(rows_drawn, min(rows_drawn + self.rows_per_step, self.total_rows))
+
+
+def read_data(run: TrainRun, log: EventLog) -> TrainingData:
+    """
+    Raises:
+        BadConfig: the base model's chat template cannot be used.
+        BadData: a file's rows cannot be trained on.
+    """
+    options, evaluation = run.spec.training, run.spec.evaluation
+    try:
+        template = ChatTemplate.from_folder(run.base_model_dir)
+    except InvalidChatTemplate as unusable:
+        raise BadConfig(unusable.message, unusable.remedy) from unusable
+    encode = OBJECTIVES[run.spec.objective.type].encode
+    loaded = [load_dataset(file, template, options.max_seq_len, log, encode) for file in run.datasets]
+    datasets, held_out_rows = held_out.split(loaded, evaluation.fraction, options.seed)
+    order = RowOrder(datasets, options.seed)
+    rows_per_step = options.micro_batch_size * options.gradient_accumulation_steps
+    return TrainingData(
+        template,
+        rows=[row for dataset in datasets for row in dataset.rows],
+        held_out_rows=held_out_rows,
+        order=order,
+        rows_per_step=rows_per_step,
+        total_rows=options.max_steps * rows_per_step
+        if options.max_steps
+        else math.ceil(order.rows_per_epoch * options.epochs),
+    )
