@@ -24,8 +24,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from benchmarks.engine import SKIPPED_STEPS, cpu_name
-from finetune_hub.engine import fast_modules
 from finetune_hub.engine.adapters.lora import LoraAdapter
+from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.memory import peak_memory_bytes
 from finetune_hub.engine.model import DTYPES, load_base_model
 from finetune_hub.spec.methods import LoraMethod

@@ -30,12 +30,13 @@ from benchmarks.rows import write_rows
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.data.chat_template import ChatTemplate
 from finetune_hub.data.sample_tickets import write_tickets
-from finetune_hub.engine import fast_modules, library
+from finetune_hub.engine import library
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.adapters.registry import Adapter
 from finetune_hub.engine.allocator import start_again_tuned
 from finetune_hub.engine.dataset import RowOrder, TokenRow, load_dataset
 from finetune_hub.engine.events import EventLog
+from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.memory import bound_kernel_caches
 from finetune_hub.engine.model import prove_fast_paths
 from finetune_hub.engine.objectives.objective import Setting, backward

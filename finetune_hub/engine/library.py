@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from finetune_hub.engine import peft_format
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.adapters.registry import Adapter
 from finetune_hub.engine.model import load_base_model
+from finetune_hub.engine.peft import peft_format
 from finetune_hub.engine.quantization import Quantization, QuantizationKind
 from finetune_hub.spec.methods import Method
 

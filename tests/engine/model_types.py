@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from finetune_hub.engine import peft_format
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.adapters.merge import merge
@@ -22,6 +21,7 @@ from finetune_hub.engine.dataset import TokenRow
 from finetune_hub.engine.model import FastPaths, load_base_model, prove_fast_paths
 from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.objectives.sft import Sft
+from finetune_hub.engine.peft import peft_format
 from finetune_hub.spec.methods import LoraMethod, PrefixTuningMethod, PromptTuningMethod
 
 Shape = dict[str, Any]

@@ -14,13 +14,15 @@ import pytest
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from finetune_hub.engine import fast_modules, peft_format, verify
 from finetune_hub.engine import model as model_module
+from finetune_hub.engine import verify
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.events import EventLog
+from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.kernels import document_attention
 from finetune_hub.engine.model import FastPaths
 from finetune_hub.engine.objectives import registry as objectives
+from finetune_hub.engine.peft import peft_format
 from finetune_hub.engine.train import held_out, loop, setup
 from finetune_hub.engine.train import step as step_module
 from finetune_hub.spec.methods import METHODS

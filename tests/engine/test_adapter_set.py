@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from finetune_hub.engine import peft_format
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.adapters.adapter_set import AdapterSet
 from finetune_hub.engine.adapters.combine import Combination
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.model import load_base_model
+from finetune_hub.engine.peft import peft_format
 from finetune_hub.spec.methods import LoraMethod, PromptTuningMethod
 
 IDS = torch.arange(60).view(3, 20) * 7 % 256

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 
 from finetune_hub.data.chat_template import ChatTemplate
 from finetune_hub.data.rows import PreferenceRow
-from finetune_hub.engine import fast_modules
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.dataset import PairRow, TokenRow
 from finetune_hub.engine.errors import BadData
+from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.model import FastPaths, load_base_model, prove_fast_paths
 from finetune_hub.engine.objectives.dpo import Dpo
 from finetune_hub.engine.objectives.objective import Setting, backward

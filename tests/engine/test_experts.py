@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune_hub.engine import fast_modules
 from finetune_hub.engine.adapters.lora import LoraAdapter
+from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.kernels import expert_linear as expert_module
 from finetune_hub.engine.kernels import products
 from finetune_hub.engine.kernels.expert_linear import ExpertLora, expert_linear

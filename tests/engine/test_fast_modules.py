@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from finetune_hub.engine import fast_modules
 from finetune_hub.engine.adapters.lora import LoraAdapter
+from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.kernels.rotary import apply_rotary_pos_emb
 from finetune_hub.engine.model import load_base_model
 from finetune_hub.engine.quantization import quantization_of

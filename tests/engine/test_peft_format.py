@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune_hub.engine import peft_format
 from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.model import load_base_model
+from finetune_hub.engine.peft import peft_format
 from finetune_hub.spec.methods import LoraMethod
 from tests.tiny_models import make_tiny_model
 

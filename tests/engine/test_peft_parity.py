@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from finetune_hub.engine import peft_format
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.dataset import TokenRow
 from finetune_hub.engine.model import load_base_model, prove_fast_paths
 from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.objectives.sft import Sft
+from finetune_hub.engine.peft import peft_format
 
 # PEFT 0.21 asks transformers for attributes and arguments that transformers 5.23 and 5.24 have renamed.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from finetune_hub.engine import fast_modules, library
+from finetune_hub.engine import library
 from finetune_hub.engine.dataset import TokenRow
+from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.kernels import products
 from finetune_hub.engine.kernels.products import product_dtype
 from finetune_hub.engine.model import prove_fast_paths

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from finetune_hub.engine import fast_modules
 from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.adapters.merge import merge, merge_dense
 from finetune_hub.engine.errors import BadConfig
+from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.kernels import frozen_weight
 from finetune_hub.engine.kernels.frozen_weight import dense, is_quantised
 from finetune_hub.engine.model import load_base_model

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from finetune_hub.engine.errors import BadConfig, BadData
-from finetune_hub.engine.neftune import noisy_embeddings
+from finetune_hub.engine.objectives.neftune import noisy_embeddings
 from finetune_hub.engine.train import optimizers
 from finetune_hub.engine.train.loss_scale import LossScale
 from finetune_hub.spec.events import EXIT_SUCCEEDED

@@ -9,7 +9,6 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from finetune_hub.engine import peft_format
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.adapters.prefix_tuning import PrefixTuningAdapter
 from finetune_hub.engine.adapters.prompt_tuning import PromptTuningAdapter
@@ -20,6 +19,7 @@ from finetune_hub.engine.generate import generate
 from finetune_hub.engine.model import FastPaths, load_base_model, prove_fast_paths
 from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.objectives.sft import Sft
+from finetune_hub.engine.peft import peft_format
 from finetune_hub.spec.methods import METHODS, PrefixTuningMethod, PromptTuningMethod
 from tests.tiny_models import make_tiny_model
 

@@ -55,9 +55,9 @@ def measure_saved(base: Path, asked: TrainingSpec) -> tuple[int, int]:
     """Bytes that one forward pass of the engine keeps, weights left out, and the numbers that it trains."""
     import torch
 
-    from finetune_hub.engine import fast_modules
     from finetune_hub.engine.adapters import registry
     from finetune_hub.engine.dataset import Batch, TokenRow
+    from finetune_hub.engine.fast import fast_modules
     from finetune_hub.engine.model import load_base_model, prove_fast_paths
     from finetune_hub.engine.objectives.objective import token_losses
 

@@ -24,7 +24,7 @@ from finetune_hub.engine.dataset import Batch, TokenRow
 from finetune_hub.engine.kernels.document_attention import documents
 from finetune_hub.engine.kernels.linear_cross_entropy import linear_cross_entropy
 from finetune_hub.engine.model import FastPaths, output_head
-from finetune_hub.engine.neftune import noisy_embeddings
+from finetune_hub.engine.objectives.neftune import noisy_embeddings
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from typing import Literal
 
 from torch import nn
 
-from finetune_hub.engine import peft_format, verify
+from finetune_hub.engine import verify
 from finetune_hub.engine.errors import Stopped
 from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.kernels.document_attention import take_learned_on
 from finetune_hub.engine.memory import bound_kernel_caches
 from finetune_hub.engine.model import plain_attention
+from finetune_hub.engine.peft import peft_format
 from finetune_hub.engine.train import held_out
 from finetune_hub.engine.train.checkpoint import collect_random_states, write_checkpoint
 from finetune_hub.engine.train.data import read_data

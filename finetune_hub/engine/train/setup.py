@@ -10,10 +10,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from finetune_hub.data.chat_template import ChatTemplate
-from finetune_hub.engine import fast_modules
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.events import EventLog
+from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.kernels import fused
 from finetune_hub.engine.model import (
     DTYPES,

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 from transformers import PreTrainedModel
 
-from finetune_hub.engine import fast_experts
 from finetune_hub.engine.adapters.lora_layers import LoraLinear
+from finetune_hub.engine.fast import fast_experts
 from finetune_hub.engine.kernels import fused
 from finetune_hub.engine.kernels.frozen_linear import frozen_linear
 from finetune_hub.engine.kernels.frozen_weight import dtype_of, shape_of

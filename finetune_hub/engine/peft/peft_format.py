@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from finetune_hub.engine import peft_lora, peft_virtual_tokens
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.adapters.registry import Adapter
 from finetune_hub.engine.errors import BadConfig
+from finetune_hub.engine.peft import peft_lora, peft_virtual_tokens
 from finetune_hub.spec.methods import Method
 
 CONFIG_FILE = "adapter_config.json"
