@@ -55,7 +55,7 @@ class Kind:
 
     def expected_seconds(self, job: Job) -> float | None:
         """How long the whole job takes on the device that suits it best; None: nobody knows."""
-        return type(job).objects.usual_seconds(self.name)
+        return job.attempts.model.objects.usual_seconds(self.name)
 
     def memory_bytes_needed(self, job: Job) -> int | None:
         """What its device must have, adjustments included; None: not known."""
