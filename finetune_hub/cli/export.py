@@ -61,6 +61,10 @@ def export(
             help="How QLoRA kept the base model: it is merged onto the weights that come closer.",
         ),
     ] = None,
+    double_quantization: Annotated[
+        bool,
+        typer.Option("--double-quantization/--no-double-quantization", help="Whether the scales were quantised too."),
+    ] = True,
     device: Annotated[str, typer.Option(help="cpu or cuda. Default: cuda where there is an NVIDIA GPU.")] = "",
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.", min=1)] = None,
     as_json: Json = False,
@@ -77,6 +81,7 @@ def export(
         format=form,
         number_format=dtype,
         quantization=quantization,
+        double_quantization=double_quantization,
         output_dir=work,
         device="cuda" if (device or found_device()) == "cuda" else "cpu",
         threads=threads,

@@ -51,7 +51,7 @@ def evaluate(run: EvaluateRun, log: EventLog) -> EvaluateResult:
         raise BadConfig(unusable.message, unusable.remedy) from unusable
     questions = [_question(template, line, row) for line, row in islice(_rows(run), run.max_rows)]
     dtype = choose_dtype(run.dtype, run.base_model_dir, run.device, log)
-    quantization = None if run.quantization is None else Quantization(run.quantization)
+    quantization = None if run.quantization is None else Quantization(run.quantization, run.double_quantization)
     model = load_base_model(run.base_model_dir, dtype=dtype, device=run.device, quantization=quantization)
     adapter = peft_format.attach_adapter(model, run.adapter_dir)
 

@@ -74,6 +74,7 @@ class EvaluateRun(Part):
     quantization: QuantizationKind | None = Field(
         None, description="How the base model is kept; as QLoRA trained it, for one that fits in no other way."
     )
+    double_quantization: bool = True
 
 
 class FetchRun(Part):
@@ -136,6 +137,7 @@ class ExportRun(Part):
     quantization: QuantizationKind | None = Field(
         None, description="How QLoRA kept the base model; merging then tries its stored and its dequantised weights."
     )
+    double_quantization: bool = True
     output_dir: Path = Field(description="The files are written to `export/` below it, all of them or none.")
     device: DeviceKind = "cpu"
     threads: int | None = Field(None, ge=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from finetune_hub.jobs import worker_port
-from finetune_hub.spec.methods import QloraMethod
 from finetune_hub.spec.run import EvaluateRun
 from finetune_hub.spec.training import TrainingSpec
 from workers.inputs import adapter_folder, base_model_folder, dataset_files
@@ -17,8 +16,9 @@ class EvaluationWork(Work):
         job = start.job
         assert job.adapter_version is not None
         method = TrainingSpec.model_validate(job.adapter_version.training_spec).method
+        kept_as = method.model_dump(include={"quantization", "double_quantization"})  # Nothing, but of QLoRA.
         run = EvaluateRun(
-            quantization=method.quantization if isinstance(method, QloraMethod) else None,
+            **kept_as,
             base_model_dir=base_model_folder(job.over),
             adapter_dir=adapter_folder(job.adapter_version),
             datasets=dataset_files(job),

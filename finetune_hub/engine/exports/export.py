@@ -113,7 +113,7 @@ def _load(run: ExportRun, folder: Path) -> Work:
         number_format = "f32" if run.format in _ADAPTERS else check.FORMAT_OF[stored]
     _check_format(run, number_format, config)
     dtype = stored if run.format in _ADAPTERS else _DTYPES.get(number_format, stored)
-    quantization = None if run.quantization is None else Quantization(run.quantization)
+    quantization = None if run.quantization is None else Quantization(run.quantization, run.double_quantization)
     model = load_base_model(run.base_model_dir, dtype=dtype, device=run.device, quantization=quantization)
     ids = check.sample_ids(run.base_model_dir, config.get_text_config().vocab_size)
     adapter = peft_format.attach_adapter(model, run.adapter_dir)
