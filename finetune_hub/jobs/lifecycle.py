@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
 from django.db.models.functions import Now
 
 from finetune_hub.accounts.models import User
+from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs.live import announce, poke_control, poke_worker
 from finetune_hub.jobs.mending import mend
 from finetune_hub.jobs.models import (
@@ -59,16 +60,18 @@ def lock_job(job_id: str) -> Job:
 
 def add_events(
     job: Job, drafts: Iterable[EventDraft], *, attempt: Attempt | None = None, actor: User | None = None
-) -> None:
-    """Number the events and add them; watchers are told after the commit."""
+) -> int:
+    """Number the events and add them; watchers are told after the commit. Returns the last one's number."""
     drafts = list(drafts)
     job.refresh_from_db(fields=["event_count"])
     JobEvent.objects.bulk_create(
         JobEvent(job=job, number=number, attempt=attempt, actor=actor, level=draft.level, message=draft.message)
         for number, draft in enumerate(drafts, start=job.event_count + 1)
     )
-    Job.objects.filter(pk=job.pk).update(event_count=F("event_count") + len(drafts))
+    job.event_count += len(drafts)
+    Job.objects.filter(pk=job.pk).update(event_count=job.event_count)
     announce(job.pk)
+    return job.event_count
 
 
 def enqueue(job: Job, why: str = "", *, actor: User | None = None) -> None:
@@ -86,11 +89,18 @@ def look_at_again(job: Job, why: str) -> None:
     poke_control("validate", job.pk)
 
 
-def start_job(job: Job, attempt: Attempt) -> None:
-    """queued → running, when its attempt is claimed."""
+def start_attempt(job: Job, attempt_id: int, *, worker: Worker, token: UUID) -> bool:
+    """assigned → running, under a lease with this token, and its job too; whether it was the worker's to claim."""
+    num_updated = Attempt.objects.filter(
+        pk=attempt_id, worker=worker, state=AttemptState.ASSIGNED, lease_expires_at__gt=Now()
+    ).update(state=AttemptState.RUNNING, lease_token=token, lease_expires_at=Now() + settings.LEASE, started_at=Now())
+    if num_updated != 1:  # Another process was first, or the time to claim it is over.
+        return False
+    attempt = Attempt.objects.select_related("worker").get(pk=attempt_id)
     Job.objects.filter(pk=job.pk).update(state=JobState.RUNNING, waiting_reason="")
     Job.objects.filter(pk=job.pk, started_at=None).update(started_at=Now())
     add_events(job, [EventDraft(f"Attempt {attempt.number} started on {attempt.worker.name}.")], attempt=attempt)
+    return True
 
 
 def end_attempt(attempt: Attempt, state: AttemptState, failed: Failed | None = None) -> None:
@@ -119,8 +129,8 @@ def end_job(
     )
     job.of_kind.after_end(job, succeeded=state == JobState.SUCCEEDED)
     level = "error" if state == JobState.FAILED else "info"
-    add_events(job, [EventDraft(message, level)], actor=actor)
-    tell_of(job, str(state), message, is_problem=state == JobState.FAILED)
+    number = add_events(job, [EventDraft(message, level)], actor=actor)
+    tell_of(job, str(state), message, is_problem=state == JobState.FAILED, key=str(number))
     if state == JobState.SUCCEEDED:
         job.followers.filter(state=JobState.QUEUED).update(waiting_reason="")
     else:

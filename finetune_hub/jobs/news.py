@@ -17,11 +17,11 @@ from finetune_hub.notifications.actions import notify
 TOLD_WITHIN = timedelta(minutes=10)
 
 
-def tell_of(job: Job, word: str, message: str, *, is_problem: bool, key: str = "") -> None:
+def tell_of(job: Job, word: str, message: str, *, is_problem: bool, key: str) -> None:
     """Tell who wants to hear it that the job is `word`; in the transaction that makes it so.
 
     Args:
-        key: what is told once; left out, it is the job's newest event.
+        key: what is told once, such as the number of the event that tells it.
     """
     if acts_as_worker():  # Its role knows no users; `tell_of_ended_jobs` comes after it.
         return
@@ -30,8 +30,6 @@ def tell_of(job: Job, word: str, message: str, *, is_problem: bool, key: str = "
         link = f"{settings.PUBLIC_URL.rstrip('/')}{reverse('job', args=[job.pk])}"
         return f"{job.subject}: {word}", f"{message}\n{link}"
 
-    # `add_events` has left the number before its own in the row at hand.
-    key = key or str(job.event_count + 1)
     if notify(f"{job.pk}:{key}", team=job.team, user=job.created_by, is_problem=is_problem, text=text):
         poke_control("deliver")
 

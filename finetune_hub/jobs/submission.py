@@ -11,7 +11,7 @@ from finetune_hub.accounts.models import Team, User
 from finetune_hub.catalog.models import DatasetVersion
 from finetune_hub.jobs.kinds.kind import Kind
 from finetune_hub.jobs.lifecycle import EventDraft, add_events, lock_job
-from finetune_hub.jobs.live import announce, poke_control
+from finetune_hub.jobs.live import poke_control
 from finetune_hub.jobs.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, Job, JobDataset, JobState
 from finetune_hub.spec.refusal import Refusal
 
@@ -48,7 +48,6 @@ def create_job(
             )
             add_events(job, [EventDraft(said)], actor=created_by)
             poke_control("validate", job.pk)
-            announce(job.pk)
             return job
     except IntegrityError:
         if idempotency_key is None:

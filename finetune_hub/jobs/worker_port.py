@@ -28,7 +28,7 @@ from finetune_hub.jobs.lifecycle import (
     end_job,
     settle_failure,
     settle_stop,
-    start_job,
+    start_attempt,
 )
 from finetune_hub.jobs.live import announce, poke_control
 from finetune_hub.jobs.models import (
@@ -178,13 +178,7 @@ def claim_attempt(attempt_id: int, *, worker: Worker) -> Lease | None:
     """Move an assigned attempt to running. None: another process was first, or the time to claim it is over."""
     job = Job.objects.select_for_update(no_key=True, of=("self",)).get(attempts=attempt_id)
     token = uuid4()
-    num_updated = Attempt.objects.filter(
-        pk=attempt_id, worker=worker, state=AttemptState.ASSIGNED, lease_expires_at__gt=Now()
-    ).update(state=AttemptState.RUNNING, lease_token=token, lease_expires_at=Now() + settings.LEASE, started_at=Now())
-    if num_updated != 1:
-        return None
-    start_job(job, Attempt.objects.select_related("worker").get(pk=attempt_id))
-    return Lease(attempt_id, token, job.pk)
+    return Lease(attempt_id, token, job.pk) if start_attempt(job, attempt_id, worker=worker, token=token) else None
 
 
 def renew_lease(lease: Lease) -> bool:
@@ -249,12 +243,13 @@ def record_events(lease: Lease, events: Sequence[EngineEvent], *, start: int, en
         )
         drafts = [draft for event in events if (draft := describe(event))]
         if drafts:
-            add_events(job, drafts, attempt=attempt)
+            add_events(job, drafts, attempt=attempt)  # Which announces the job too.
+        else:
+            announce(job.pk)
         Attempt.objects.filter(pk=attempt.pk).update(events_offset=end, progress_at=Now())
         for resolved in (event for event in events if isinstance(event, Resolved)):
             _pin(job, resolved)
         _record_progress(job, attempt, events)
-        announce(job.pk)
 
 
 def describe(event: EngineEvent) -> EventDraft | None:

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from finetune_hub.accounts.actions import create_token
 from finetune_hub.accounts.models import Role, Team, User
-from finetune_hub.jobs.lifecycle import start_job
+from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.models import WAITS, AttemptState, JobState, Publication
 from finetune_hub.jobs.scheduler import schedule_pass
 from finetune_hub.operations.metrics import registry
@@ -75,7 +75,8 @@ def test_the_reason_is_the_verdict_of_placement(team: Team) -> None:
     waiting.refresh_from_db()
     assert value("queue_depth", reason="starting", kind="train") == 1
     assert value("queue_depth", reason=waiting.waiting_code, kind="train") == 1
-    start_job(placed, placed.attempts.get())
+    attempt = placed.attempts.get()
+    assert worker_port.claim_attempt(attempt.pk, worker=attempt.worker)
     assert value("queue_depth", reason="starting", kind="train") is None
     assert value("jobs_running", kind="train") == 1
 
