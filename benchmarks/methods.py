@@ -35,7 +35,6 @@ from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.adapters.registry import Adapter
 from finetune_hub.engine.allocator import start_again_tuned
 from finetune_hub.engine.dataset import RowOrder, TokenRow, load_dataset
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.memory import bound_kernel_caches
 from finetune_hub.engine.model import prove_fast_paths
@@ -44,6 +43,7 @@ from finetune_hub.engine.objectives.sft import Sft
 from finetune_hub.engine.train import held_out
 from finetune_hub.engine.train.ranks import Ranks
 from finetune_hub.engine.train.step import schedule
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.methods import LoraMethod, Method, PrefixTuningMethod, PromptTuningMethod, QloraMethod
 from finetune_hub.spec.run import DatasetFile
 from finetune_hub.spec.training import TrainingOptions

@@ -22,11 +22,11 @@ from finetune_hub.data.chat_template import ChatTemplate
 from finetune_hub.engine import library
 from finetune_hub.engine.allocator import start_again_tuned
 from finetune_hub.engine.dataset import load_dataset
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.model import DTYPES, prove_fast_paths
 from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.objectives.sft import Sft
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.methods import LoraMethod
 from finetune_hub.spec.run import DatasetFile
 

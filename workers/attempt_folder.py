@@ -16,7 +16,9 @@ from uuid import UUID
 from django.conf import settings
 
 from finetune_hub.jobs.worker_port import Lease
-from finetune_hub.spec.events import EngineEvent, Failure, engine_event
+from finetune_hub.machine.event_file import read_events
+from finetune_hub.machine.processes import ProcessIdentity
+from finetune_hub.spec.events import EngineEvent, Failure
 from workers import supervisor
 
 
@@ -116,8 +118,12 @@ class AttemptFolder:
     # ---- from the supervisor
 
     def supervisor_is_alive(self) -> bool:
+        return bool(self._supervisor and self._supervisor.is_alive())
+
+    @property
+    def _supervisor(self) -> ProcessIdentity | None:
         document = self._read("supervisor.json")
-        return document is not None and supervisor.start_time_of(document["pid"]) == document["start_time"]
+        return ProcessIdentity(document["pid"], document["start_time"]) if document else None
 
     def exit_report(self) -> ExitReport | None:
         document = self._read("exit.json")
@@ -158,9 +164,8 @@ class AttemptFolder:
 
     def kill_supervisor(self) -> None:
         """For a supervisor that does not answer to `revoke`: its trainer dies with it."""
-        document = self._read("supervisor.json")
-        if document and self.supervisor_is_alive():
-            os.kill(document["pid"], signal.SIGKILL)
+        if self._supervisor:
+            self._supervisor.send(signal.SIGKILL)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
@@ -172,15 +177,3 @@ class AttemptFolder:
     def _existing(path: Path) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(path.read_text())
         return document
-
-
-def read_events(output: Path, offset: int) -> tuple[list[EngineEvent], int]:
-    """The complete lines of an output folder's `events.jsonl` from a byte offset on, and the offset behind them."""
-    try:
-        with (output / "events.jsonl").open("rb") as file:
-            file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:
-        return [], offset
-    complete = data[: data.rfind(b"\n") + 1]
-    return [engine_event.validate_json(line) for line in complete.splitlines()], offset + len(complete)

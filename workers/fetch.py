@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 
 from finetune_hub.artifacts.manifest import sha256_of
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.events import EXIT_FAILED, EngineEvent, Failure, Log, Progress
 from finetune_hub.spec.run import FetchRun
 
@@ -112,9 +113,8 @@ class Reporter:
 
 def report(output_dir: Path, event: EngineEvent) -> None:
     """Add the event to the folder's `events.jsonl`."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with (output_dir / "events.jsonl").open("a") as file:
-        file.write(event.model_dump_json() + "\n")
+    with EventLog(output_dir) as log:
+        log.emit(event)
 
 
 def main() -> int:

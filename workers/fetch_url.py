@@ -8,8 +8,6 @@ that was looked at: a name that resolves otherwise a moment later gains nothing.
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from pathlib import Path
 import httpx
 
 from finetune_hub.artifacts.manifest import sha256_of
+from finetune_hub.machine.public_addresses import NotPublic, look_up
 from finetune_hub.spec.events import EXIT_FAILED, Failure, Log
 from finetune_hub.spec.run import FetchedDataset, UrlFetchRun
 from workers.fetch import CHUNK_BYTES, MIB, TRIES, Reporter, report
@@ -26,8 +25,6 @@ from workers.supervisor import write_json
 
 MAX_REDIRECTS = 5
 TIMEOUT_SECONDS = 30.0
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class UrlRefused(Exception):
@@ -144,44 +141,26 @@ def open_url(run: UrlFetchRun, headers: dict[str, str]) -> Iterator[httpx.Respon
 def pinned_request(
     client: httpx.Client, url: httpx.URL, headers: dict[str, str], *, allow_private: bool
 ) -> httpx.Request:
-    """A request that goes to an address which was looked at; certificates are still checked against the name."""
+    """A request that goes to an address which was looked at; certificates are still checked against the name.
+
+    Raises:
+        UrlRefused: one of its addresses is not public.
+        OSError: the name is not known.
+    """
     if url.scheme not in ({"https", "http"} if allow_private else {"https"}):
         raise UrlRefused(f"{url.scheme}:// is not fetched from.", "Give an address that begins with https://.")
-    address = address_of(url, allow_private=allow_private)
+    try:
+        address = look_up(url.host, allow_private=allow_private)
+    except NotPublic as error:
+        raise UrlRefused(
+            f"{url.host} is an address inside a network, which the hub does not fetch from.",
+            "Upload the file, or have whoever runs the hub set FINETUNE_HUB_ALLOW_PRIVATE_URLS=1.",
+        ) from error
     host = url.netloc.decode("ascii").rpartition("@")[2]
     extensions = {"sni_hostname": url.host}
     return client.build_request(
         "GET", url.copy_with(host=str(address)), headers=headers | {"Host": host}, extensions=extensions
     )
-
-
-def address_of(url: httpx.URL, *, allow_private: bool) -> Address:
-    """The first address of the URL's host.
-
-    Raises:
-        UrlRefused: one of its addresses is no public one.
-        OSError: the name is not known.
-    """
-    port = url.port or (443 if url.scheme == "https" else 80)
-    found = socket.getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
-    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
-    if not allow_private and not all(map(is_public, addresses)):
-        raise UrlRefused(
-            f"{url.host} is an address inside a network, which the hub does not fetch from.",
-            "Upload the file, or have whoever runs the hub set FINETUNE_HUB_ALLOW_PRIVATE_URLS=1.",
-        )
-    return addresses[0]
-
-
-def is_public(address: Address) -> bool:
-    """Whether it belongs to the public internet, also as the IPv4 address that an IPv6 one stands for."""
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if address in NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(inner)
-    return address.is_global and not address.is_multicast
 
 
 def main() -> int:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from finetune_hub.spec.events import EngineEvent, engine_event
+from finetune_hub.machine.event_file import read_events
+from finetune_hub.spec.events import EngineEvent
 
 POLL_SECONDS = 0.1
-EVENTS_FILE = "events.jsonl"
 LOG_FILE = "engine.log"
 
 
@@ -29,8 +29,8 @@ class EngineProcess:
         output_dir.mkdir(parents=True, exist_ok=True)
         file = output_dir / f"{command}.json"
         file.write_text(document.model_dump_json(indent=2), encoding="utf-8")
-        self._events = output_dir / EVENTS_FILE
-        self._offset = self._events.stat().st_size if self._events.exists() else 0
+        self._output_dir = output_dir
+        _, self._offset = read_events(output_dir)  # Of an earlier half of the run.
         self.log = output_dir / LOG_FILE
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -66,13 +66,6 @@ class EngineProcess:
             self.exit_status = self._process.returncode = os.waitstatus_to_exitcode(status)
             self.peak_rss_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-    def _new_events(self) -> Iterator[EngineEvent]:
-        if not self._events.exists():
-            return
-        with self._events.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                yield engine_event.validate_json(line)
+    def _new_events(self) -> list[EngineEvent]:
+        events, self._offset = read_events(self._output_dir, self._offset)
+        return events

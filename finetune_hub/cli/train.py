@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.cli.base_model import find_base_model
 from finetune_hub.cli.connection import HubError
-from finetune_hub.cli.engine_process import EVENTS_FILE, EngineProcess
+from finetune_hub.cli.engine_process import EngineProcess
 from finetune_hub.cli.output import (
     EXIT_BAD_INPUT,
     EXIT_JOB_CANCELLED,
@@ -29,8 +29,9 @@ from finetune_hub.cli.output import (
 )
 from finetune_hub.cli.recipes import Recipe, read_recipe
 from finetune_hub.cli.training_progress import Progress, follow
+from finetune_hub.machine.event_file import EVENTS_FILE, read_events
 from finetune_hub.spec.defects import defects_of
-from finetune_hub.spec.events import EXIT_STOPPED, Failure, Log, Plan, Step, engine_event
+from finetune_hub.spec.events import EXIT_STOPPED, Failure, Log, Plan, Step
 from finetune_hub.spec.run import DatasetFile, DeviceKind, TrainResult, TrainRun, VerifyResult, VerifyRun
 from finetune_hub.spec.training import TrainingSpec
 
@@ -202,7 +203,7 @@ def verify(run: TrainRun, *, as_json: bool) -> VerifyResult:
 
 def summarise(output: Path, result: TrainResult, peak_rss_bytes: int, device: DeviceKind) -> dict[str, Any]:
     """What `--json` prints. A resumed run counts all its steps; of a step taken twice, the newer one."""
-    events = map(engine_event.validate_json, (output / EVENTS_FILE).read_bytes().splitlines())
+    events, _ = read_events(output)
     steps: dict[int, Step] = {}
     plan = None
     for event in events:

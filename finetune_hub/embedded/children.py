@@ -22,7 +22,7 @@ from typing import Literal
 from finetune_hub.embedded import launch
 from finetune_hub.embedded.errors import ProgramFailed
 from finetune_hub.embedded.folders import Account
-from finetune_hub.embedded.identity import ProcessIdentity, identify
+from finetune_hub.machine.processes import ProcessIdentity, identify
 
 LOG_MAX_BYTES = 10 * 1024**2
 LOGS_KEPT = 3

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterable
 
-from finetune_hub.embedded.identity import ProcessIdentity
+from finetune_hub.machine.processes import ProcessIdentity
 
 GRACE_SECONDS = 5.0
 

@@ -38,7 +38,7 @@ from finetune_hub.embedded.folders import (
     socket_folder,
     write_private,
 )
-from finetune_hub.embedded.identity import command_line, identify
+from finetune_hub.machine.processes import command_line, identify
 
 USER = DATABASE = "finetune_hub"
 SOCKET_NAME = ".s.PGSQL.5432"

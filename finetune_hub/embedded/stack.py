@@ -24,11 +24,11 @@ from finetune_hub.embedded.children import Child, Program, Supervisor, rotate
 from finetune_hub.embedded.environment import EVERY_ADDRESS, build_environment, save_environment
 from finetune_hub.embedded.errors import BadAddress, PortTaken, ProgramFailed
 from finetune_hub.embedded.folders import prepare_home
-from finetune_hub.embedded.identity import identify
 from finetune_hub.embedded.postgres import Postgres, choose_folder
 from finetune_hub.embedded.state import Part, UpState, end_leftovers, write_state
 from finetune_hub.embedded.upgrade import Upgrade
 from finetune_hub.embedded.valkey import Valkey
+from finetune_hub.machine.processes import identify
 
 FIRST_PORT = 8000
 PORTS_TRIED = 100

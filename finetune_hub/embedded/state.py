@@ -14,7 +14,7 @@ from finetune_hub.embedded import guard
 from finetune_hub.embedded.children import Child, State
 from finetune_hub.embedded.errors import HomeInUse
 from finetune_hub.embedded.folders import write_private
-from finetune_hub.embedded.identity import ProcessIdentity
+from finetune_hub.machine.processes import ProcessIdentity
 
 
 class Part(BaseModel):

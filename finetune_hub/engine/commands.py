@@ -25,7 +25,8 @@ from pydantic import BaseModel, ValidationError
 
 from finetune_hub.data.defects import InvalidDataset
 from finetune_hub.engine.errors import BadData, EngineError, Infrastructure, OutOfMemory, Stopped
-from finetune_hub.engine.events import EventLog, write_result
+from finetune_hub.machine.durable_files import write_durably
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec import events, run
 
 RANK_END_SECONDS = 30.0
@@ -57,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(command: Command, document: Any, log: EventLog) -> int:
     try:
-        write_result(document.output_dir, command.start(document, log))
+        result = command.start(document, log)
+        write_durably(document.output_dir / "result.json", result.model_dump_json(indent=2).encode() + b"\n")
     except Stopped as stopped:
         log.emit(events.Stopped(step=stopped.step))
         return events.EXIT_STOPPED

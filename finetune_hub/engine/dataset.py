@@ -18,8 +18,8 @@ from finetune_hub.data.intake import read_rows
 from finetune_hub.data.report import look_at
 from finetune_hub.data.rows import Row
 from finetune_hub.engine.errors import BadConfig, BadData
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.transfer import send
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.run import DatasetFile
 
 _NAMED_ROWS = 5

@@ -17,11 +17,11 @@ from finetune_hub.data.report import look_at
 from finetune_hub.data.rows import CompletionRow, Row, TextRow, as_chat
 from finetune_hub.engine.dataset import check_hash
 from finetune_hub.engine.errors import BadConfig, BadData
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.generate import generate
 from finetune_hub.engine.model import choose_dtype, load_base_model
 from finetune_hub.engine.peft import peft_format
 from finetune_hub.engine.quantization import Quantization
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.events import Progress
 from finetune_hub.spec.run import EvaluateResult, EvaluateRun, EvaluateSample
 

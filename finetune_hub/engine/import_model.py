@@ -21,7 +21,7 @@ from unittest.mock import patch
 from finetune_hub.artifacts.local import copy_file
 from finetune_hub.data.chat_template import NO_CHAT_TEMPLATE, ChatTemplate, InvalidChatTemplate
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.engine.events import EventLog
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.events import Progress
 from finetune_hub.spec.model_files import CONFIG_FILES, TOKENIZER_FILES, WEIGHTS_INDEX
 from finetune_hub.spec.run import ImportResult, ImportRun, ModelFacts

@@ -22,12 +22,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finetune_hub.engine.allocator import release_freed_memory
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.kernels import document_attention, products
 from finetune_hub.engine.kernels.document_attention import DOCUMENT_ATTENTION, UnsupportedAttention, documents
 from finetune_hub.engine.kernels.frozen_linear import replace_quantized_layers
 from finetune_hub.engine.kernels.frozen_weight import is_quantised
 from finetune_hub.engine.quantization import Quantization
+from finetune_hub.machine.event_file import EventLog
 
 DtypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -24,10 +24,10 @@ from transformers import PreTrainedModel
 
 from finetune_hub.engine.dataset import TokenRow
 from finetune_hub.engine.errors import BadConfig, EngineError
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.model import DTYPES, load_base_model
 from finetune_hub.engine.peft import peft_format
 from finetune_hub.engine.quantization import Quantization, quantization_in
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.run import VerifyResult, VerifyRun
 
 PROBE_ROWS = 2

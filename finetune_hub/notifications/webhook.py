@@ -1,23 +1,20 @@
 """Calling an address that a user gave: over HTTPS, at public addresses alone, and never where a redirect points.
 
-A name is looked up once, and the very address that was checked is the one that is called: a name server that answers
-otherwise the second time gains nothing. FINETUNE_HUB_PRIVATE_WEBHOOKS=1 allows plain HTTP and private addresses, for a
-chat server of one's own network.
+The address is looked up and checked by `machine.public_addresses`. FINETUNE_HUB_PRIVATE_WEBHOOKS=1 allows plain HTTP
+and private addresses, for a chat server of one's own network.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from urllib.parse import urlsplit
 
 import httpx
 from django.conf import settings
 
+from finetune_hub.machine.public_addresses import NotPublic, look_up
 from finetune_hub.spec.refusal import Refusal
 
 TIMEOUT_SECONDS = 10.0
-HTTPS_PORT, HTTP_PORT = 443, 80
 
 
 class NotDelivered(Exception):
@@ -77,28 +74,14 @@ def post_text(url: str, text: str) -> None:
 
 
 def public_address(host: str) -> str:
-    """The address behind the name, when all it stands for are ones that the service may call.
+    """The address behind the name, where the service may call it.
 
     Raises:
         NotDelivered: it is not known, or inside.
     """
     try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+        return str(look_up(host, allow_private=settings.PRIVATE_WEBHOOKS))
+    except NotPublic as error:
+        raise NotDelivered(f"{host} is an address inside this network.") from error
     except OSError as error:
         raise NotDelivered(f"The name {host} is not known.") from error
-    addresses = sorted(found)
-    if not settings.PRIVATE_WEBHOOKS and not all(is_public(address) for address in addresses):
-        raise NotDelivered(f"{host} is an address inside this network.")
-    return addresses[0]
-
-
-def is_public(address: str) -> bool:
-    """Whether the address belongs to the internet at large; IPv4 in IPv6's clothes is looked at as IPv4."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
-        if inner is None and found in ipaddress.ip_network("64:ff9b::/96"):
-            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        if inner is not None:
-            return inner.is_global and not inner.is_multicast
-    return found.is_global and not found.is_multicast

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from finetune_hub.embedded.identity import identify
+from finetune_hub.machine.processes import identify
 from tests.chaos.hub_under_fire import LEASE_SECONDS, HubUnderFire
 
 Fault = Callable[[HubUnderFire, random.Random], None]

@@ -14,7 +14,7 @@ import pytest
 from finetune_hub.embedded import children
 from finetune_hub.embedded.children import LOG_MAX_BYTES, Program, Supervisor, rotate
 from finetune_hub.embedded.errors import ProgramFailed
-from finetune_hub.embedded.identity import ProcessIdentity, identify
+from finetune_hub.machine.processes import ProcessIdentity, identify
 from tests.embedded.conftest import mode_of, tend_until, wait_for
 
 SLEEPER = "import signal; print('ready', flush=True); signal.pause()"

@@ -19,8 +19,8 @@ from finetune_hub.embedded import postgres as postgres_module
 from finetune_hub.embedded.children import Child, Supervisor
 from finetune_hub.embedded.errors import FolderUnusable
 from finetune_hub.embedded.folders import Account, may_enter, may_read
-from finetune_hub.embedded.identity import identify
 from finetune_hub.embedded.postgres import UNSAFE_FAST_SETTINGS, Postgres, choose_folder
+from finetune_hub.machine.processes import identify
 from tests.embedded.conftest import as_root, mode_of, tend_until, wait_for
 
 FAST = {**UNSAFE_FAST_SETTINGS, "shared_buffers": "16MB"}

@@ -21,10 +21,10 @@ from finetune_hub.embedded.children import Supervisor
 from finetune_hub.embedded.environment import NEEDED, build_environment, load_environment, own_names
 from finetune_hub.embedded.errors import BadAddress, HomeInUse, NotRunning, PortTaken
 from finetune_hub.embedded.folders import prepare_home
-from finetune_hub.embedded.identity import ProcessIdentity, identify
 from finetune_hub.embedded.postgres import Postgres
 from finetune_hub.embedded.stack import FIRST_PORT, choose_port, default_worker_name, worker_command
 from finetune_hub.embedded.state import hold_lock, read_state
+from finetune_hub.machine.processes import ProcessIdentity, identify
 from tests.embedded import test_postgres, test_valkey
 from tests.embedded.conftest import mode_of, wait_for
 

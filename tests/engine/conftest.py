@@ -79,8 +79,8 @@ def dataset_file(path: Path, weight: float = 1.0) -> DatasetFile:
 
 def train(run: TrainRun) -> TrainResult:
     """Train in this process."""
-    from finetune_hub.engine.events import EventLog
     from finetune_hub.engine.train import loop
+    from finetune_hub.machine.event_file import EventLog
 
     with EventLog(run.output_dir) as log:
         return loop.train(run, log)

@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 from finetune_hub.engine import model as model_module
 from finetune_hub.engine import verify
 from finetune_hub.engine.adapters import registry
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.kernels import document_attention
 from finetune_hub.engine.model import FastPaths
@@ -25,6 +24,7 @@ from finetune_hub.engine.objectives import registry as objectives
 from finetune_hub.engine.peft import peft_format
 from finetune_hub.engine.train import held_out, loop, setup
 from finetune_hub.engine.train import step as step_module
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.methods import METHODS
 from finetune_hub.spec.objectives import OBJECTIVES
 from finetune_hub.spec.run import TrainRun

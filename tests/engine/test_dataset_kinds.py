@@ -14,7 +14,7 @@ from finetune_hub.data.encode import encode_row
 from finetune_hub.data.intake import read_rows
 from finetune_hub.engine.errors import BadData
 from finetune_hub.engine.evaluate import evaluate
-from finetune_hub.engine.events import EventLog
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.run import EvaluateRun
 from tests.engine.conftest import MakeRun, dataset_file, events_of, train
 from tests.tiny_models import make_tiny_model, make_tokenizer

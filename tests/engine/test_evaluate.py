@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from finetune_hub.engine.evaluate import evaluate
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.generate import generate
 from finetune_hub.engine.model import load_base_model
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.run import EvaluateRun
 from tests.engine.conftest import MakeRun, dataset_file, events_of, train
 

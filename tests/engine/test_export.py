@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from finetune_hub.artifacts.manifest import verify_files
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.exports import export as exporting
 from finetune_hub.engine.exports.export import export
 from finetune_hub.engine.model import load_base_model
 from finetune_hub.engine.peft import peft_format
 from finetune_hub.engine.verify import UnfaithfulAdapter
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.methods import LoraMethod, Method, PrefixTuningMethod, PromptTuningMethod
 from finetune_hub.spec.run import ExportFormat, ExportResult, ExportRun
 from tests.engine.model_types import write_base

@@ -10,9 +10,9 @@ import torch
 
 from finetune_hub.artifacts.manifest import manifest_of
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.import_model import import_model
 from finetune_hub.engine.model import load_base_model
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.run import ImportResult, ImportRun
 from tests.tiny_models import CHATML
 

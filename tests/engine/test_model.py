@@ -11,9 +11,9 @@ import torch
 
 from finetune_hub.engine import model as model_module
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.kernels import products
 from finetune_hub.engine.model import choose_dtype, fingerprint, load_base_model
+from finetune_hub.machine.event_file import EventLog
 from tests.engine.conftest import events_of
 
 

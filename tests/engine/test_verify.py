@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.verify import UnfaithfulAdapter, verify
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.run import TrainRun, VerifyResult, VerifyRun
 from tests.engine.conftest import MakeRun, events_of, train
 from tests.tiny_models import make_tiny_model

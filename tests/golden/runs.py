@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from finetune_hub.engine.errors import Stopped
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.train import loop
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.events import Event, Step
 from finetune_hub.spec.methods import METHODS
 from finetune_hub.spec.objectives import OBJECTIVES

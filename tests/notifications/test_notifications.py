@@ -25,7 +25,7 @@ from finetune_hub.notifications import webhook
 from finetune_hub.notifications.actions import connect_chat, disconnect_chat, wish_for_email
 from finetune_hub.notifications.delivery import deliver_pass
 from finetune_hub.notifications.models import MAX_TRIES, ChatWebhook, Notification, Wants
-from finetune_hub.notifications.webhook import check_address, is_public
+from finetune_hub.notifications.webhook import check_address
 from finetune_hub.spec.refusal import Refusal
 from tests.dashboard.conftest import signed_in
 from tests.factories import make_job, make_member, make_team, make_user
@@ -283,23 +283,6 @@ def test_inside_addresses_are_refused(url: str) -> None:
 
 def test_a_public_address_is_taken() -> None:
     check_address("https://1.1.1.1/services/T0/B0/x")
-
-
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [
-        ("8.8.8.8", True),
-        ("100.64.0.1", False),
-        ("192.168.1.1", False),
-        ("224.0.0.1", False),
-        ("2606:4700::1111", True),
-        ("fd00::1", False),
-        ("fe80::1%eth0", False),
-        ("2002:7f00:1::", False),
-    ],
-)
-def test_public(address: str, expected: bool) -> None:
-    assert is_public(address) is expected
 
 
 def test_the_address_that_was_checked_is_the_one_that_is_called(

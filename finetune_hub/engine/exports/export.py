@@ -28,11 +28,12 @@ from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.adapters.merge import DenseBase, merge_dense, merge_for_good
 from finetune_hub.engine.adapters.registry import Adapter
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.engine.events import EventLog, sync_folder
 from finetune_hub.engine.exports import check
 from finetune_hub.engine.model import load_base_model, read_config
 from finetune_hub.engine.peft import peft_format, peft_lora
 from finetune_hub.engine.quantization import Quantization
+from finetune_hub.machine.durable_files import sync_folder
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.events import Progress
 from finetune_hub.spec.model_files import TOKENIZER_FILES
 from finetune_hub.spec.run import ExportResult, ExportRun, NumberFormat

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from finetune_hub.artifacts.manifest import manifest_of
 from finetune_hub.engine.adapters.registry import Adapter
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.engine.events import sync_folder
 from finetune_hub.engine.peft import peft_format
 from finetune_hub.engine.train.held_out import BestWeights
 from finetune_hub.engine.train.loss_scale import LossScale
 from finetune_hub.engine.train.ranks import Ranks
+from finetune_hub.machine.durable_files import sync_folder
 from finetune_hub.spec.events import Checkpoint
 
 CHECKPOINTS_DIR = "checkpoints"

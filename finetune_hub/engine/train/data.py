@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
 from finetune_hub.engine.dataset import RowOrder, TokenRow, load_dataset
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.objectives.registry import OBJECTIVES
 from finetune_hub.engine.train import held_out
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.run import TrainRun
 
 

@@ -17,7 +17,6 @@ from torch import nn
 
 from finetune_hub.engine import verify
 from finetune_hub.engine.errors import Stopped
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.kernels.document_attention import take_learned_on
 from finetune_hub.engine.memory import bound_kernel_caches
 from finetune_hub.engine.model import plain_attention
@@ -28,6 +27,7 @@ from finetune_hub.engine.train.data import read_data
 from finetune_hub.engine.train.ranks import Ranks
 from finetune_hub.engine.train.setup import Training, set_up, tell_plan
 from finetune_hub.engine.train.step import take_step
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.events import Evaluation
 from finetune_hub.spec.run import TrainResult, TrainRun
 

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from finetune_hub.data.chat_template import ChatTemplate
 from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.engine.events import EventLog
 from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.kernels import fused
 from finetune_hub.engine.model import (
@@ -33,6 +32,7 @@ from finetune_hub.engine.train.held_out import BestWeights
 from finetune_hub.engine.train.loss_scale import LossScale
 from finetune_hub.engine.train.ranks import Ranks
 from finetune_hub.engine.train.sharding import shard_base_model
+from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.events import Plan
 from finetune_hub.spec.run import TrainRun
 from finetune_hub.spec.training import RuntimeOptions

@@ -1,4 +1,4 @@
-"""The run's voice: events as lines of `events.jsonl`, and the result as a file that is whole or absent."""
+"""A run's voice: events as lines of `events.jsonl`. Trainers and fetchers write it, workers and terminals read it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pydantic import BaseModel
-
-from finetune_hub.spec.events import Event, Log
+from finetune_hub.spec.events import EngineEvent, Event, Log, engine_event
 
 EVENTS_FILE = "events.jsonl"
-RESULT_FILE = "result.json"
 
 
 class EventLog:
@@ -48,26 +45,13 @@ class EventLog:
         self._file.close()
 
 
-def write_result(output_dir: Path, result: BaseModel) -> None:
-    """Write `result.json`, whole or not at all."""
-    write_durably(output_dir / RESULT_FILE, result.model_dump_json(indent=2).encode() + b"\n")
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to the disk, and rename it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def read_events(output_dir: Path, offset: int = 0) -> tuple[list[EngineEvent], int]:
+    """The complete lines of a folder's `events.jsonl` from a byte offset on, and the offset behind them."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with (output_dir / EVENTS_FILE).open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], offset
+    complete = data[: data.rfind(b"\n") + 1]
+    return [engine_event.validate_json(line) for line in complete.splitlines()], offset + len(complete)
