@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 
 from finetune_hub.fleet.models import Worker
-from finetune_hub.jobs.live import send_canary
+from finetune_hub.fleet.pokes import send_canary
 from finetune_hub.jobs.reconciler import reconcile_pass
 from finetune_hub.jobs.scheduler import schedule_pass
 from finetune_hub.jobs.validation import validate_job

@@ -9,8 +9,8 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.urls import reverse
 
+from finetune_hub.fleet.pokes import poke_control
 from finetune_hub.fleet.worker_role import acts_as_worker, invited_workers
-from finetune_hub.jobs.live import poke_control
 from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.notifications.actions import notify
 

@@ -7,9 +7,9 @@ from datetime import timedelta
 from django.db import transaction
 from django.db.models.functions import Now
 
+from finetune_hub.fleet.pokes import poke_control, poke_worker
 from finetune_hub.fleet.worker_role import end_long_transactions
 from finetune_hub.jobs.lifecycle import Failed, end_attempt, enqueue, fail_followers, lock_job, settle_failure, time_out
-from finetune_hub.jobs.live import poke_control, poke_worker
 from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobState, StopWish
 from finetune_hub.jobs.news import tell_of_ended_jobs
 from finetune_hub.jobs.scheduler import schedule_pass

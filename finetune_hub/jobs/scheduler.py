@@ -15,10 +15,11 @@ from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Now
 
 from finetune_hub.fleet.models import Device, DeviceKind, Worker
+from finetune_hub.fleet.pokes import poke_worker
 from finetune_hub.fleet.worker_role import invited_workers
 from finetune_hub.jobs.expectations import expected_end, seconds_left
 from finetune_hub.jobs.lifecycle import lock_job, preempt
-from finetune_hub.jobs.live import announce_all, poke_worker
+from finetune_hub.jobs.live import announce_all
 from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, DeviceUse, Job, JobState
 from finetune_hub.jobs.team_use import uses_of_teams
 from finetune_hub.scheduling.placement import situation

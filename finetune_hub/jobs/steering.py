@@ -16,8 +16,7 @@ from django.db import transaction
 from finetune_hub.accounts.models import User
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.tombstones import require_alive
-from finetune_hub.fleet import actions as fleet
-from finetune_hub.fleet.models import Worker
+from finetune_hub.fleet.pokes import poke_control, poke_worker
 from finetune_hub.jobs.lifecycle import (
     EventDraft,
     add_events,
@@ -29,7 +28,6 @@ from finetune_hub.jobs.lifecycle import (
     reopen_job,
     wrong_state,
 )
-from finetune_hub.jobs.live import poke_control, poke_worker
 from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, Job, JobState
 from finetune_hub.jobs.submission import check_priority
 from finetune_hub.spec.merge import merge_patch
@@ -166,12 +164,6 @@ def change_priority(job_id: str, user: User, priority: int) -> Job:
         poke_control("schedule")
     job.refresh_from_db()
     return job
-
-
-def resume_worker(worker: Worker, *, actor: User) -> None:
-    """Let new attempts come to a worker again, at once: see `fleet.actions`."""
-    fleet.resume_worker(worker, actor=actor)
-    poke_control("schedule")
 
 
 def copied_spec(job: Job, changes: dict[str, Any]) -> dict[str, Any]:

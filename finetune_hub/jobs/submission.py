@@ -9,9 +9,9 @@ from django.db import IntegrityError, transaction
 
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.catalog.models import DatasetVersion
+from finetune_hub.fleet.pokes import poke_control
 from finetune_hub.jobs.kinds.kind import Kind
 from finetune_hub.jobs.lifecycle import EventDraft, add_events, lock_job
-from finetune_hub.jobs.live import poke_control
 from finetune_hub.jobs.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, Job, JobDataset, JobState
 from finetune_hub.spec.refusal import Refusal
 

@@ -20,6 +20,7 @@ from django.db.models.functions import Now
 
 from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.fleet.models import Device, DeviceSample, Worker
+from finetune_hub.fleet.pokes import poke_control
 from finetune_hub.jobs.lifecycle import (
     EventDraft,
     Failed,
@@ -30,7 +31,7 @@ from finetune_hub.jobs.lifecycle import (
     settle_stop,
     start_attempt,
 )
-from finetune_hub.jobs.live import announce, poke_control
+from finetune_hub.jobs.live import announce
 from finetune_hub.jobs.models import (
     Attempt,
     AttemptState,

@@ -15,7 +15,7 @@ from finetune_hub.accounts.models import Role, User
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.catalog.tombstones import delete_version
-from finetune_hub.fleet.actions import drain_worker
+from finetune_hub.fleet.actions import drain_worker, release_device, resume_worker, set_quota, share_device
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.lifecycle import Failed, preempt
@@ -28,7 +28,6 @@ from finetune_hub.jobs.steering import (
     pause_job,
     preempt_job,
     resume_job,
-    resume_worker,
     retry_job,
 )
 from finetune_hub.jobs.validation import validate_job
@@ -356,11 +355,32 @@ def test_a_resumed_worker_gets_jobs_at_once(
     drain_worker(worker, actor=alice)
     assert schedule_pass() == 0
     sent: list[str] = []
-    monkeypatch.setattr("finetune_hub.jobs.live.app.send_task", lambda task, **options: sent.append(task))
+    monkeypatch.setattr("finetune_hub.fleet.pokes.app.send_task", lambda task, **options: sent.append(task))
     with django_capture_on_commit_callbacks(execute=True):
         resume_worker(worker, actor=alice)
     assert sent == ["workers.control.schedule"]
     assert schedule_pass() == 1
+
+
+def test_whatever_frees_a_device_is_told_to_the_scheduler_at_once(
+    alice: User, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+) -> None:
+    device = make_worker().devices.get()
+    type(device).objects.update(quarantined_at=Now(), quarantine_reason="It was hot.")
+    team = make_team(alice)
+    sent: list[str] = []
+    monkeypatch.setattr("finetune_hub.fleet.pokes.app.send_task", lambda task, **options: sent.append(task))
+    changes: list[Callable[[], object]] = [
+        lambda: share_device(device, True, actor=alice),
+        lambda: release_device(device, actor=alice),
+        lambda: set_quota(team, max_devices=3, max_hours=None, weight=2.0, actor=alice),
+    ]
+    for change in changes:
+        for expected in (["workers.control.schedule"], []):  # The second time nothing has changed.
+            sent.clear()
+            with django_capture_on_commit_callbacks(execute=True):
+                change()
+            assert sent == expected
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ from finetune_hub.api.paging import page_of
 from finetune_hub.api.permissions import AdminsManageWorkers
 from finetune_hub.api.serializers.fleet import WorkerSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
-from finetune_hub.fleet.actions import drain_worker, release_device, remove_worker, share_device
+from finetune_hub.fleet.actions import drain_worker, release_device, remove_worker, resume_worker, share_device
 from finetune_hub.fleet.models import Device, Worker
-from finetune_hub.jobs.steering import resume_worker
 
 
 class Workers(HubView):

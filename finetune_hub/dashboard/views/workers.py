@@ -17,11 +17,10 @@ from django.views.decorators.http import require_POST, require_safe
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.dashboard.access import MemberRequest
 from finetune_hub.dashboard.forms import InvitationForm
-from finetune_hub.fleet.actions import drain_worker, release_device, remove_worker, share_device
+from finetune_hub.fleet.actions import drain_worker, release_device, remove_worker, resume_worker, share_device
 from finetune_hub.fleet.invitations import WayIn
 from finetune_hub.fleet.models import Device, DeviceSample, Worker, WorkerRole
 from finetune_hub.jobs.models import Attempt
-from finetune_hub.jobs.steering import resume_worker
 from finetune_hub.spec.refusal import Refusal
 
 SHOWN_HISTORY = timedelta(hours=1)
