@@ -242,7 +242,7 @@ def read_body(request: Request, model: type[Body], *, code: str = "invalid_reque
     try:
         return model.model_validate(request.data)
     except ValidationError as error:
-        raise refuse_document(error, code) from error
+        raise refuse_document(error, model, code) from error
 
 
 def content_length_bytes(request: Request) -> int:

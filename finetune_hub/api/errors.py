@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.http import Http404
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from rest_framework import exceptions
 from rest_framework.response import Response
 
@@ -78,7 +78,7 @@ def as_refusal(error: Exception) -> Refusal | None:
         case Refusal():
             return error
         case ValidationError():
-            return refuse_document(error, "invalid_spec")
+            return refuse_document(error, TrainingSpec, "invalid_spec")
         case ArtifactError():
             log.error("artifact store: %s", error)
             return Refusal(
@@ -103,9 +103,9 @@ def as_refusal(error: Exception) -> Refusal | None:
     return None
 
 
-def refuse_document(error: ValidationError, code: str) -> Refusal:
+def refuse_document(error: ValidationError, model: type[BaseModel], code: str) -> Refusal:
     """The refusal of a document that does not fit its model, with an entry in `details` for each defect."""
-    details = list(defects_of(error, TrainingSpec))
+    details = list(defects_of(error, model))
     first, more = details[0], len(details) - 1
     rest = f" ({more} more {'error' if more == 1 else 'errors'} below.)" if more else ""
     field = ".".join(map(str, first["loc"])) or None

@@ -3,27 +3,67 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+Schema = dict[str, Any]
+
 
 def defects_of(error: ValidationError, model: type[BaseModel]) -> Iterator[dict[str, Any]]:
-    """`loc`, `message` and `remedy` of each defect; a misspelt key is answered with the nearest name of the model."""
+    """`loc`, `message` and `remedy` of each defect.
+
+    A field that is not there is answered with the nearest name that its place has, or with the place that has it.
+    """
     for defect in error.errors(include_url=False, include_context=False):
         message, remedy = defect["msg"].removeprefix("Value error, "), "Give it a value that fits."
         if defect["type"] == "extra_forbidden":
-            nearest = difflib.get_close_matches(str(defect["loc"][-1]), _field_names(model), n=1)
-            message = "there is no such field"
-            remedy = f"Did you mean `{nearest[0]}`?" if nearest else "Leave it out."
+            message, remedy = "there is no such field", _advice(model.model_json_schema(), defect["loc"])
         elif defect["type"] == "missing":
             message, remedy = "is required", "Add it."
         yield {"loc": list(defect["loc"]), "message": message[:1].lower() + message[1:], "remedy": remedy}
 
 
-def _field_names(model: type[BaseModel]) -> list[str]:
-    """The names of all fields of the model and of its parts."""
-    schema = model.model_json_schema()
-    parts = [schema, *schema.get("$defs", {}).values()]
-    return sorted({name for part in parts for name in part.get("properties", {})})
+def _advice(schema: Schema, place: Sequence[int | str]) -> str:
+    """What to do about a field that its place does not have."""
+    *above, field = place
+    part = schema
+    for step in above:
+        part = _step_into(schema, part, step)
+    if nearest := difflib.get_close_matches(str(field), _fields_of(schema, part), n=1):
+        return f"Did you mean `{nearest[0]}`?"
+    for name, inner in schema.get("properties", {}).items():
+        if field in _fields_of(schema, inner):
+            return f"It belongs in `{name}`."
+    return "Leave it out."
+
+
+def _step_into(schema: Schema, part: Schema, step: int | str) -> Schema:
+    """The part below; a step that names a variant of a union leads to that variant."""
+    for variant in _variants(schema, part):
+        if isinstance(step, int) and "items" in variant:
+            return dict(variant["items"])
+        if step in variant.get("properties", {}):
+            return dict(variant["properties"][step])
+        if variant.get("properties", {}).get("type", {}).get("const") == step:
+            return variant
+    return part
+
+
+def _fields_of(schema: Schema, part: Schema) -> list[str]:
+    """The names of the part's fields; of a union those of all its variants, of a list those of its items."""
+    names: set[str] = set()
+    for variant in _variants(schema, part):
+        names |= variant.get("properties", {}).keys()
+        if "items" in variant:
+            names.update(_fields_of(schema, variant["items"]))
+    return sorted(names)
+
+
+def _variants(schema: Schema, part: Schema) -> list[Schema]:
+    """The part, or what it may be, with references followed."""
+    if "$ref" in part:
+        return _variants(schema, schema["$defs"][part["$ref"].rpartition("/")[2]])
+    inner = [*part.get("anyOf", []), *part.get("oneOf", []), *part.get("allOf", [])]
+    return [found for each in inner for found in _variants(schema, each)] if inner else [part]
