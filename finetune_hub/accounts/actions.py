@@ -262,7 +262,7 @@ def create_token(
 
 @transaction.atomic
 def revoke_token(token: ApiToken, *, actor: User) -> None:
-    """Make the token open nothing from now on; twice is once."""
+    """Make the token open nothing from now on; asking twice changes nothing."""
     if ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=Now()):
         record(Verb.TOKEN_REVOKED, token.name, team=token.team, actor=actor)
 

@@ -15,7 +15,7 @@ from finetune_hub.spec.refusal import Refusal
 
 @transaction.atomic
 def delete_version(version: DatasetVersion, user: User) -> DatasetVersion:
-    """Make the version a tombstone, and delete its files. Twice is once.
+    """Make the version a tombstone, and delete its files. Asking twice changes nothing.
 
     Raises:
         Refusal: `dataset_in_use`: jobs that have not ended read it.

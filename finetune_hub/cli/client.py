@@ -255,19 +255,19 @@ class Hub(HubConnection):
         return self._get(f"jobs/{job_id}")
 
     def cancel(self, job_id: str, reason: str = "") -> Row:
-        """Ask the job to end; twice is once."""
+        """Ask the job to end; asking twice changes nothing."""
         return self._send("POST", f"jobs/{job_id}/cancel", json={"reason": reason})
 
     def pause(self, job_id: str, reason: str = "") -> Row:
-        """Let the job rest, after a checkpoint; twice is once."""
+        """Let the job rest, after a checkpoint; asking twice changes nothing."""
         return self._send("POST", f"jobs/{job_id}/pause", json={"reason": reason})
 
     def preempt(self, job_id: str, reason: str = "") -> Row:
-        """Take the job's devices back, after a checkpoint; it waits at its old place in line. Twice is once."""
+        """Take the job's devices back, after a checkpoint; it waits at its old place in line."""
         return self._send("POST", f"jobs/{job_id}/preempt", json={"reason": reason})
 
     def resume(self, job_id: str, reason: str = "") -> Row:
-        """Queue a paused job again; twice is once."""
+        """Queue a paused job again; asking twice changes nothing."""
         return self._send("POST", f"jobs/{job_id}/resume", json={"reason": reason})
 
     def retry(self, job_id: str, *, from_step: int | None = None, reason: str = "") -> Row:
@@ -395,7 +395,7 @@ class Hub(HubConnection):
         return self._list("workers")
 
     def drain_worker(self, name: str) -> Row:
-        """Keep new jobs away from the worker; twice is once."""
+        """Keep new jobs away from the worker; asking twice changes nothing."""
         return self._send("POST", f"workers/{name}/drain")
 
     def resume_worker(self, name: str) -> Row:
@@ -420,7 +420,7 @@ class Hub(HubConnection):
         self._send("DELETE", f"workers/{name}")
 
     def release_device(self, worker: str, kind: str, index: int) -> Row:
-        """End the quarantine of a device that was mended; twice is once."""
+        """End the quarantine of a device that was fixed; asking twice changes nothing."""
         return self._send("POST", f"workers/{worker}/devices/{kind}/{index}/release")
 
     def usage(self, month: str | None = None, *, by: str = "user", all_teams: bool = False) -> Row:

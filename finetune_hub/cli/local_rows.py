@@ -30,7 +30,7 @@ def rows_in(files: Sequence[tuple[Path, float]], base_model: Path) -> tuple[Rows
         sizes = [path.stat().st_size * weight / least for path, weight in files]
         lines = [max(1, path.read_bytes().count(b"\n")) * weight / least for path, weight in files]
     except OSError as error:
-        raise HubError("file_unreadable", f"{error.filename} cannot be read.", "Mend the `path`.") from error
+        raise HubError("file_unreadable", f"{error.filename} cannot be read.", "Fix the `path`.") from error
     guess = Rows.guessed(round(sum(lines)), round(sum(sizes)))
     try:
         measured = [_measure(path, base_model) for path, _ in files]

@@ -117,7 +117,7 @@ def finetune_hub(
 
 
 def main() -> None:
-    """The entry point: errors that a user can mend come out as a sentence and a remedy."""
+    """The entry point: errors that a user can fix come out as a sentence and a remedy."""
     from finetune_hub.embedded.errors import EmbeddedError
 
     try:

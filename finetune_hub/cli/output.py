@@ -1,7 +1,7 @@
 """What the client's commands print, and how they end: results on stdout, progress and errors on stderr.
 
 Exit codes, for pipelines:
-    0 done   1 a defect of this program   2 wrong usage   3 bad input: mend it   4 the job failed   5 it was cancelled
+    0 done   1 a defect of this program   2 wrong usage   3 bad input: fix it   4 the job failed   5 it was cancelled
     6 the service could not be reached or failed: try again
 """
 

@@ -64,7 +64,7 @@ def read_recipe(path: Path) -> Recipe:
         document = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise invalid(path, line, f"not YAML ({error.problem})", "Mend the line; indent with spaces.") from error
+        raise invalid(path, line, f"not YAML ({error.problem})", "Fix the line; indent with spaces.") from error
     except yaml.YAMLError as error:
         raise invalid(path, 1, f"not YAML ({str(error).splitlines()[0]})", "Save it as plain UTF-8 text.") from error
     if not isinstance(root, yaml.MappingNode) or not isinstance(document, dict):

@@ -111,7 +111,7 @@ def dataset_files(read: Recipe, spec: TrainingSpec) -> list[DatasetFile]:
             raise refused_at(read, place, f"the dataset {choice.name!r} is registered in a hub", "Give its `path`.")
         path = (read.path.parent / choice.path).absolute()
         if not path.is_file():
-            raise refused_at(read, place, f"there is no file {path}", "Mend the `path`; it is relative to the recipe.")
+            raise refused_at(read, place, f"there is no file {path}", "Fix the `path`; it is relative to the recipe.")
         files.append(DatasetFile(path=path, sha256=sha256_of(path), weight=choice.weight))
     return files
 

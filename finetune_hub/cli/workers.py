@@ -100,7 +100,7 @@ def release_device(
     device: Device,
     as_json: Json = False,
 ) -> None:
-    """End the quarantine of a device that was mended."""
+    """End the quarantine of a device that was fixed."""
     with connect() as hub:
         worker = hub.release_device(name, *device_of(device))
     if as_json:

@@ -121,7 +121,7 @@ class DatasetUploadForm(FileForm, MappingForm):
     quarantine = forms.BooleanField(
         required=False,
         label="Go on with the good rows",
-        help_text="Rows with errors are set aside, to be downloaded and mended.",
+        help_text="Rows with errors are set aside, to be downloaded and fixed.",
     )
 
     def clean_file(self) -> UploadedFile[Any] | None:

@@ -57,6 +57,7 @@ LABELS = {  # Of fields whose name says too little beside the others.
     "runtime.device": "Kind of device",
     "runtime.gpus": "How many devices",
     "runtime.labels": "Labels of the worker",
+    "training.max_seq_len": "Context length",
 }
 OWN = ("own", "My own values")
 LEARNING_RATE = "training.learning_rate"  # Its default is the method's own, so the field starts empty.

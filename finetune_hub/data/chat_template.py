@@ -201,7 +201,7 @@ class ChatTemplate:
             return self._environment.from_string(source)
         except jinja2.TemplateError as broken:
             raise InvalidChatTemplate(
-                f"The base model's chat template is not valid Jinja ({broken}).", "Mend it and import the model again."
+                f"The base model's chat template is not valid Jinja ({broken}).", "Fix it and import the model again."
             ) from broken
 
     def _name_for(self, tools: list[Any] | None) -> str:

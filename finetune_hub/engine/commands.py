@@ -77,7 +77,7 @@ def _explain(error: Exception) -> EngineError:
     if isinstance(error, EngineError):
         return error
     if isinstance(error, InvalidDataset):
-        return BadData(str(error), "Mend these rows and submit the job again.")
+        return BadData(str(error), "Fix these rows and submit the job again.")
     if _is_out_of_memory(error):
         return OutOfMemory(
             f"The run does not fit in memory ({str(error).strip().splitlines()[0]}).",

@@ -107,7 +107,7 @@ class Worker(models.Model):
         if self.drain_requested and self.has_attempts:
             return "draining", "It gets no new job; what runs goes on."
         if self.drain_requested:
-            return "drained", "It gets no new job, and nothing runs: it may be stopped or mended."
+            return "drained", "It gets no new job, and nothing runs: it may be stopped or fixed."
         return "healthy", f"Heartbeat {self.heartbeat_age.total_seconds():.0f} s ago."
 
 

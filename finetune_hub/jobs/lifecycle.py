@@ -19,7 +19,6 @@ from finetune_hub.accounts.models import User
 from finetune_hub.fleet.models import Worker
 from finetune_hub.fleet.pokes import poke_control, poke_worker
 from finetune_hub.jobs.live import announce
-from finetune_hub.jobs.mending import mend
 from finetune_hub.jobs.models import (
     Attempt,
     AttemptState,
@@ -31,6 +30,7 @@ from finetune_hub.jobs.models import (
     StopWish,
 )
 from finetune_hub.jobs.news import tell_of
+from finetune_hub.jobs.second_tries import adapt
 from finetune_hub.spec.events import FailureClass
 from finetune_hub.spec.refusal import Refusal
 
@@ -175,20 +175,20 @@ def fail_job(job: Job, failed: Failed) -> None:
 
 
 def settle_failure(job: Job, attempt: Attempt, state: AttemptState, failed: Failed) -> None:
-    """End the attempt, and decide about its job: cancel as wished, try again what that can mend, or fail."""
+    """End the attempt, and decide about its job: cancel as wished, try again what can be tried again, or fail."""
     end_attempt(attempt, state, failed)
     if job.desired_state == DesiredState.CANCEL:
         end_job(job, JobState.CANCELLED, "Cancelled.")
         return
     fruitless = 1 if made_progress(attempt) else job.fruitless_attempts + 1
-    mended = None if fruitless >= MAX_FRUITLESS_ATTEMPTS else mend(job, attempt, failed.failure_class)
-    if mended is None:
+    change = None if fruitless >= MAX_FRUITLESS_ATTEMPTS else adapt(job, attempt, failed.failure_class)
+    if change is None:
         fail_job(job, failed)
         return
     delay = settings.RETRY_DELAY * min(2 ** (fruitless - 1), MAX_RETRY_DELAY_FACTOR)
     Job.objects.filter(pk=job.pk).update(fruitless_attempts=fruitless, not_before=Now() + delay)
     add_events(job, [EventDraft(f"Attempt {attempt.number} ended: {failed.message}", "warn")], attempt=attempt)
-    next_try = f"{mended} It goes on {job.next_start()}.".lstrip()
+    next_try = f"{change} It goes on {job.next_start()}.".lstrip()
     if failed.failure_class == "out_of_memory":
         look_at_again(job, next_try)
     else:

@@ -1,4 +1,4 @@
-"""Mend what was lost: leases that ended, pokes that never came. Safe at any time, any number of times at once."""
+"""Fix what was lost: leases that ended, pokes that never came. Safe at any time, any number of times at once."""
 
 from __future__ import annotations
 

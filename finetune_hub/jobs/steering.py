@@ -36,7 +36,7 @@ from finetune_hub.spec.refusal import Refusal
 
 @transaction.atomic
 def pause_job(job_id: str, user: User, *, reason: str = "") -> Job:
-    """Wish that the job rests. A waiting job rests now; a running trainer writes a checkpoint first. Twice is once.
+    """Wish that the job rests. A waiting job rests now; a running trainer writes a checkpoint first.
 
     Raises:
         Refusal: `wrong_job_state`: it has ended, or is being cancelled.
@@ -62,7 +62,7 @@ def pause_job(job_id: str, user: User, *, reason: str = "") -> Job:
 
 @transaction.atomic
 def resume_job(job_id: str, user: User, *, reason: str = "") -> Job:
-    """Queue a paused job again, or take back the wish to pause one that still runs. Twice is once.
+    """Queue a paused job again, or take back the wish to pause one that still runs. Asking twice changes nothing.
 
     Raises:
         Refusal: `wrong_job_state`: it has ended, or is being cancelled.
@@ -86,7 +86,7 @@ def resume_job(job_id: str, user: User, *, reason: str = "") -> Job:
 
 @transaction.atomic
 def preempt_job(job_id: str, user: User, *, reason: str = "") -> Job:
-    """Take a job's devices back: its trainer writes a checkpoint, and it waits at its old place in line. Twice is once.
+    """Take a job's devices back: its trainer writes a checkpoint, and it waits at its old place in line.
 
     Raises:
         Refusal: `wrong_job_state`: nothing of it runs, or it is being paused or cancelled.
@@ -103,7 +103,7 @@ def preempt_job(job_id: str, user: User, *, reason: str = "") -> Job:
 
 @transaction.atomic
 def cancel_job(job_id: str, user: User, *, reason: str = "") -> Job:
-    """Wish the job's end. A waiting job ends now; a running trainer writes a checkpoint first. Twice is once."""
+    """Wish the job's end. A waiting job ends now; a running trainer writes a checkpoint first."""
     job = lock_job(job_id)
     if job.has_ended or job.desired_state == DesiredState.CANCEL:
         return job

@@ -20,7 +20,7 @@ def validate_job(job_id: str) -> None:
     try:
         message = job.of_kind.check(job)
     except InvalidDataset as error:
-        failed = Failed("bad_data", str(error), "Mend the rows, upload them as a new version and submit again.")
+        failed = Failed("bad_data", str(error), "Fix the rows, upload them as a new version and submit again.")
     except InvalidChatTemplate as error:
         failed = Failed("bad_data", error.message, error.remedy)
     except ArtifactError as error:

@@ -69,7 +69,7 @@ def connect_chat(team: Team, url: str, wants: Wants, *, actor: User) -> ChatWebh
 
 @transaction.atomic
 def disconnect_chat(team: Team, *, actor: User) -> None:
-    """Forget the address, and what still waited for it. Twice is once."""
+    """Forget the address, and what still waited for it. Asking twice changes nothing."""
     webhook = ChatWebhook.objects.filter(team=team).first()
     if webhook is None:
         return

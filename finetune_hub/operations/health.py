@@ -195,7 +195,7 @@ def check_workers() -> Iterator[Finding]:
         yield Finding("Workers", "ok", f"{healthy} of {len(workers)} take jobs.")
     for device in Device.objects.filter(present=True, worker__in=workers).exclude(quarantined_at=None):
         message = f"{device.worker.name}, {device.kind} {device.index}: {device.quarantine_reason}"
-        yield Finding("Devices", "bad", message, "Mend it, then release it on the Workers page.")
+        yield Finding("Devices", "bad", message, "Fix it, then release it on the Workers page.")
 
 
 def check_versions() -> Iterator[Finding]:

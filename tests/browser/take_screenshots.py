@@ -58,7 +58,7 @@ def test_take_screenshots(open_page: OpenPage, device: str, scheme: str) -> None
     rows = b'{"messages": [{"role": "user", "content": "hi"}]}\nnot json\n{"messages": []}\n'
     page.set_input_files("[name=file]", {"name": "tickets.jsonl", "mimeType": "application/jsonl", "buffer": rows})
     page.get_by_role("button", name="Upload and check").click()
-    page.get_by_role("heading", name="What to mend").wait_for()
+    page.get_by_role("heading", name="What to fix").wait_for()
     shoot(page, f"upload-errors-{device}-{scheme}")
     page.errors.clear()  # The console notes the 422 and 404 that were asked for.
     page.goto("/adapters/none/")

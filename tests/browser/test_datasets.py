@@ -1,4 +1,4 @@
-"""The walk of a dataset in a real browser: unknown columns, errors by line, the mended file, and what a model sees."""
+"""The walk of a dataset in a real browser: unknown columns, errors by line, the fixed file, and what a model sees."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_from_unknown_columns_to_the_plan(open_page: OpenPage, tmp_path: Path, w
     look(page, "dataset-mapping", width, scheme)
     page.get_by_role("button", name="Upload and check").click()  # The file is still chosen.
 
-    expect(page.get_by_role("heading", name="What to mend")).to_be_visible()
+    expect(page.get_by_role("heading", name="What to fix")).to_be_visible()
     expect(page.get_by_text("fragen.csv, line 42")).to_be_visible()
     look(page, "dataset-errors", width, scheme)
     choose(page, table(*ROWS, LONG))

@@ -59,7 +59,7 @@ def test_from_the_sign_in_to_a_job(open_page: OpenPage, width: int, scheme: str)
     page.get_by_role("textbox", name="Name", exact=True).fill("support-tickets")
     good = "".join(json.dumps(ticket(number)) + "\n" for number in range(20)).encode()
     upload(page, good + b"not json\n")
-    expect(page.get_by_role("heading", name="What to mend")).to_be_visible()
+    expect(page.get_by_role("heading", name="What to fix")).to_be_visible()
     expect(page.get_by_text("rows.jsonl, line 21")).to_be_visible()
     expect_no_sideways_scroll(page)
     page.errors[:] = [error for error in page.errors if NOTED_BY_THE_CONSOLE not in error]

@@ -1,4 +1,4 @@
-"""What may happen at any moment. Each fault does its harm, mends what no init system would, and says what it did."""
+"""What may happen at any moment. Each fault does its harm, fixes what no init system would, and says what it did."""
 
 from __future__ import annotations
 

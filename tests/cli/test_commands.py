@@ -180,13 +180,13 @@ def test_a_job_is_cloned_with_changes_and_submitted_after_another(hub: RunComman
 @pytest.mark.parametrize(("state", "code"), [(JobState.SUCCEEDED, 0), (JobState.FAILED, 4), (JobState.CANCELLED, 5)])
 def test_waiting_ends_like_the_job(state: JobState, code: int, hub: RunCommand, team: Team) -> None:
     job = make_job(team)
-    failed = Failed("bad_data", "The rows are bad.", "Mend them.") if state == JobState.FAILED else None
+    failed = Failed("bad_data", "The rows are bad.", "Fix them.") if state == JobState.FAILED else None
     thread = end_soon(job, state, failed)
     answer = hub("jobs", "wait", job.pk)
     thread.join()
     assert answer.code == code
     assert "It has ended." in answer.err
-    assert failed is None or "The rows are bad.\nMend them." in answer.err
+    assert failed is None or "The rows are bad.\nFix them." in answer.err
 
 
 def test_logs_follow_to_the_end(hub: RunCommand, team: Team) -> None:

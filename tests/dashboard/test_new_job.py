@@ -223,7 +223,7 @@ def test_the_same_job_as_yaml_and_as_curl(world: World) -> None:
 
 def test_a_recipe_needs_a_sound_form(world: World) -> None:
     page = submit(world, show_recipe="1", **{"method.rank": "0"}).content.decode()
-    assert "Mend the marked fields" in page
+    assert "Fix the marked fields" in page
     assert "recipe-yaml" not in page
 
 
@@ -250,7 +250,7 @@ def test_what_is_filled_in_tells_which_programs_can_serve_it(
     assert {found.program: found.answer for found in response.context["form"].compatibility()} == answers
     page = response.content.decode()
     assert all(f"program-{answer}" in page for answer in answers.values())
-    assert ("Mend the method" in page) == (not answers)
+    assert ("Fix the method" in page) == (not answers)
 
 
 def test_a_fresh_form_tells_what_its_defaults_can_be_served_by(world: World) -> None:

@@ -47,7 +47,7 @@ def test_home_tells_what_runs_waits_failed_and_what_is_new(world: World) -> None
     failure = {
         "failure_class": "bad_data",
         "failure_message": "Row 17: no assistant turn.",
-        "failure_remedy": "Mend it.",
+        "failure_remedy": "Fix it.",
     }
     make_job(world.team, state=JobState.FAILED, finished_at=timezone.now(), **failure)
     old = {**failure, "failure_message": "Long ago."}
@@ -57,7 +57,7 @@ def test_home_tells_what_runs_waits_failed_and_what_is_new(world: World) -> None
         reverse("job", args=[world.job.pk]),
         "Every device is in use.",
         "Row 17: no assistant turn.",
-        "Mend it.",
+        "Fix it.",
     ):
         assert text in page
     assert "Long ago." not in page

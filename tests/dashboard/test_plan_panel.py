@@ -44,7 +44,7 @@ def test_what_does_not_fit_offers_changes_that_the_form_can_take(world: World) -
 
 
 def test_a_form_with_errors_plans_nothing(world: World) -> None:
-    assert "Mend the marked fields" in panel(world, **{"training.epochs": "0"})
+    assert "Fix the marked fields" in panel(world, **{"training.epochs": "0"})
 
 
 def test_a_refusal_is_shown_in_words(world: World) -> None:

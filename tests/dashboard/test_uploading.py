@@ -1,4 +1,4 @@
-"""Uploads: a good file becomes a version, and a bad one a table of what to mend."""
+"""Uploads: a good file becomes a version, and a bad one a table of what to fix."""
 
 from __future__ import annotations
 

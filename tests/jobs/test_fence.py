@@ -78,7 +78,7 @@ WRITES: dict[str, Callable[[Lease], Any]] = {
     "publish": publish,
     "base model": lambda lease: worker_port.publish_base_model(lease, artifact_prefix="x", files=FILES, result={}),
     "succeed": lambda lease: worker_port.succeed(lease, RESULT),
-    "fail": lambda lease: worker_port.fail(lease, Failed("internal", "It broke.", "Mend it.")),
+    "fail": lambda lease: worker_port.fail(lease, Failed("internal", "It broke.", "Fix it.")),
     "stop": lambda lease: worker_port.stop(lease, was_asked=True),
 }
 

@@ -40,8 +40,8 @@ def test_what_fits_nowhere_is_refused_with_what_would_fit(team: Team, state: str
     assert "`method.type: qlora`" in refused.value.remedy
     assert "`allow_unfit`" in refused.value.remedy
     assert not Job.objects.exists()
-    mended = changed(asked, refused.value.details[0]["changes"])
-    needed = submit(team, mended).memory_bytes_needed
+    fixed = changed(asked, refused.value.details[0]["changes"])
+    needed = submit(team, fixed).memory_bytes_needed
     assert needed is not None
     assert needed <= Device.objects.get().memory_bytes
 

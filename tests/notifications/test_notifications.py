@@ -32,7 +32,7 @@ from tests.factories import make_job, make_member, make_team, make_user
 
 pytestmark = pytest.mark.django_db
 
-FAILED = Failed("bad_data", "Row 17 has no answer.", "Mend it.")
+FAILED = Failed("bad_data", "Row 17 has no answer.", "Fix it.")
 
 
 @dataclass

@@ -154,7 +154,7 @@ def test_an_evaluation_and_failures(invitation: Invitation) -> None:
     retried = make_job(team)
     lease = claim(retried, invitation)
     with as_worker(invitation):
-        worker_port.fail(lease, Failed("infrastructure", "The disk is full.", "Mend it."))
+        worker_port.fail(lease, Failed("infrastructure", "The disk is full.", "Fix it."))
     retried.refresh_from_db()
     assert retried.state == JobState.QUEUED
     assert retried.events.count() == 3
@@ -166,7 +166,7 @@ def test_a_device_that_failed_a_job_is_excluded_though_the_role_sees_no_other_wo
     lease = claim(job, invitation)
     device = Attempt.objects.get(pk=lease.attempt_id).devices.get()
     with as_worker(invitation):
-        worker_port.fail(lease, Failed("infrastructure", "The disk is full.", "Mend it."))
+        worker_port.fail(lease, Failed("infrastructure", "The disk is full.", "Fix it."))
     Job.objects.filter(pk=job.pk).update(not_before=Now())
     assert schedule_pass() == 1
     job.refresh_from_db()

@@ -133,7 +133,7 @@ class OneJob(HubView):
 class PauseJob(HubView):
     @extend_schema(operation_id="pause_job", request=Reason, responses=STEERED)
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Let the job rest: it gives its device up, and goes on from a checkpoint when it is resumed. Twice is once."""
+        """Let the job rest: it gives its device up, and goes on from a checkpoint when it is resumed."""
         job = job_of(request, id)
         pause_job(job.pk, user_of(request), reason=read_body(request, Reason).reason)
         return Response(job_detail(job.team, id))
@@ -142,7 +142,7 @@ class PauseJob(HubView):
 class ResumeJob(HubView):
     @extend_schema(operation_id="resume_job", request=Reason, responses=STEERED)
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Queue a paused job again. Twice is once."""
+        """Queue a paused job again. Asking twice changes nothing."""
         job = job_of(request, id)
         resume_job(job.pk, user_of(request), reason=read_body(request, Reason).reason)
         return Response(job_detail(job.team, id))
@@ -153,7 +153,7 @@ class PreemptJob(HubView):
 
     @extend_schema(operation_id="preempt_job", request=Reason, responses=STEERED)
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Take the job's devices back: it writes a checkpoint, and waits at its old place in line. Twice is once."""
+        """Take the job's devices back: it writes a checkpoint, and waits at its old place in line."""
         job = job_of(request, id)
         preempt_job(job.pk, user_of(request), reason=read_body(request, Reason).reason)
         return Response(job_detail(job.team, id))

@@ -65,7 +65,7 @@ class ReleaseDevice(HubView):
 
     @extend_schema(operation_id="release_device", request=None, responses={200: WorkerSerializer, **errors(401, 404)})
     def post(self, request: Request, name: str, kind: str, index: int) -> Response:
-        """End the quarantine of a device that was mended. A fault that it still has puts it back."""
+        """End the quarantine of a device that was fixed. A fault that it still has puts it back."""
         release_device(device_of(name, kind, index), actor=user_of(request))
         return Response(worker_detail(name))
 

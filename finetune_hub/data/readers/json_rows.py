@@ -145,7 +145,7 @@ class _Scan:
         raise BrokenFile(
             "invalid_json",
             f"the value that begins here is never closed ({reason})",
-            "Is the file whole? Mend it there.",
+            "Is the file whole? Fix it there.",
         )
 
     def _take(self, size: int) -> bytes:
@@ -185,7 +185,7 @@ def _unparsed(line: int, raw: bytes, broken: json.JSONDecodeError, code: str) ->
         line,
         code,
         f"not JSON ({_words(broken)})",
-        "Put exactly one JSON object on the line." if code == "invalid_jsonl_line" else "Mend the JSON there.",
+        "Put exactly one JSON object on the line." if code == "invalid_jsonl_line" else "Fix the JSON there.",
         column=broken.colno,
         raw=start,
     )

@@ -26,7 +26,7 @@ class Unread:
     """A row, or the rest of the file, that could not be read."""
 
     defect: Defect
-    raw: bytes = b""  # Its first bytes, so that it can be mended.
+    raw: bytes = b""  # Its first bytes, so that it can be fixed.
     ends_here: bool = False  # Nothing behind it can be read, however much there is.
 
 

@@ -102,7 +102,7 @@ def read_yaml(text: str) -> tuple[dict[str, Any], list[str]]:
         document = yaml.SafeLoader("").construct_document(root) if root is not None else None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UnreadableRecipe(f"Line {line} is not YAML: {error.problem}.", "Mend it; indent with spaces.") from error
+        raise UnreadableRecipe(f"Line {line} is not YAML: {error.problem}.", "Fix it; indent with spaces.") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, UnreadableRecipe):
             raise

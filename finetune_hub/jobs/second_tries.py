@@ -12,7 +12,7 @@ from finetune_hub.spec.events import FailureClass
 RETRYABLE: frozenset[FailureClass] = frozenset({"worker_lost", "infrastructure"})
 
 
-def mend(job: Job, attempt: Attempt, failure_class: FailureClass) -> str | None:
+def adapt(job: Job, attempt: Attempt, failure_class: FailureClass) -> str | None:
     """Change what has to be other for the next attempt. Returns what that is, in words; None: nothing would help."""
     if failure_class == "out_of_memory":
         return shrink(job)
