@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, ParamSpec
 
@@ -20,6 +20,7 @@ import typer
 
 from finetune_hub.cli.client import Hub, Progress
 from finetune_hub.cli.connection import HubError, Row
+from finetune_hub.spec.measures import MEASURES
 
 EXIT_BAD_INPUT = 3
 EXIT_JOB_FAILED = 4
@@ -27,7 +28,6 @@ EXIT_JOB_CANCELLED = 5
 EXIT_UNREACHABLE = 6
 SHOWN_DETAILS = 10
 PLAIN_LINE_EVERY_SECONDS = 10.0
-MEASURES = ("loss", "reward_margin", "reward_accuracy")  # What a progress line says of a step.
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs; errors too.")]
 Arguments = ParamSpec("Arguments")
@@ -139,20 +139,17 @@ def progress_line(progress: Progress) -> str:
         return str(job["waiting_reason"] or job["state"])
     parts = [f"{job['progress_unit']} {job['step']}/{job['total_steps']}"]
     if progress.newest:
-        parts += measures(**{name: progress.newest[name] for name in MEASURES})
+        parts += measures(progress.newest["loss"], progress.newest)
     if job["eta_seconds"] is not None:
         parts.append(f"{timedelta(seconds=round(job['eta_seconds']))} left")
     return ", ".join(parts)
 
 
-def measures(*, loss: float | None, reward_margin: float | None, reward_accuracy: float | None) -> list[str]:
-    """`loss 1.2345`; of DPO also `margin 0.123` in nats, and `accuracy 88%` of the pairs."""
+def measures(loss: float | None, values: Mapping[str, Any]) -> list[str]:
+    """`loss 1.2345`, and what else the objective measures, such as `margin 0.123` and `accuracy 88%`."""
     shown = [f"loss {loss:.4f}"] if loss is not None else []
-    if reward_margin is not None:
-        shown.append(f"margin {reward_margin:.3f}")
-    if reward_accuracy is not None:
-        shown.append(f"accuracy {reward_accuracy:.0%}")
-    return shown
+    found = ((measure, values.get(name)) for name, measure in MEASURES.items())
+    return shown + [measure.in_words(value) for measure, value in found if value is not None]
 
 
 def event_line(event: Row) -> str:

@@ -57,7 +57,7 @@ class Progress:
         return "  ".join(
             [
                 f"step {last.step}/{self.plan.total_steps}",
-                *measures(loss=last.loss, reward_margin=last.reward_margin, reward_accuracy=last.reward_accuracy),
+                *measures(last.loss, last.measures),
                 f"{sum(step.tokens for step in recent) / seconds:.0f} tokens/s",
                 size(last.peak_memory_bytes),
                 f"{timedelta(seconds=round(left))} left",

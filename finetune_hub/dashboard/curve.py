@@ -9,6 +9,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Mod
 
 from finetune_hub.jobs.models import Job, MetricPoint
+from finetune_hub.spec.measures import MEASURES
 
 MAX_POINTS = 1000  # As many as a chart has pixels.
 
@@ -32,8 +33,8 @@ def point_json(point: MetricPoint) -> dict[str, Any]:
         "grad_norm": finite(point.grad_norm),
         "tokens": point.tokens,
         "seconds": finite(point.seconds),
-        "reward_margin": finite(point.reward_margin),
-        "reward_accuracy": finite(point.reward_accuracy),
+        **dict.fromkeys(MEASURES),
+        **point.measures,
     }
 
 

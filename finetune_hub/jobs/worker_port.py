@@ -239,9 +239,7 @@ def record_events(lease: Lease, events: Sequence[EngineEvent], *, start: int, en
         if attempt.events_offset != start:  # Recorded before, by this worker's earlier life.
             return
         steps = [event for event in events if isinstance(event, Step)]
-        MetricPoint.objects.bulk_create(
-            MetricPoint(attempt=attempt, **step.model_dump(exclude={"type", "at"})) for step in steps
-        )
+        MetricPoint.objects.bulk_create(MetricPoint.of_step(attempt, step) for step in steps)
         drafts = [draft for event in events if (draft := describe(event))]
         if drafts:
             add_events(job, drafts, attempt=attempt)  # Which announces the job too.

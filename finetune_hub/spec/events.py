@@ -6,11 +6,12 @@ The worker tails the file by offset, so a line must be complete once its newline
 from __future__ import annotations
 
 import time
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from finetune_hub.spec.files import FileEntry
+from finetune_hub.spec.measures import MEASURES
 from finetune_hub.spec.part import Part
 
 FailureClass = Literal[
@@ -65,10 +66,17 @@ class Step(Event):
     supervised_tokens: int
     seconds: float = Field(description="Wall time of this step.")
     peak_memory_bytes: int = Field(description="Peak resident memory on CPU, peak allocated memory on CUDA.")
-    reward_margin: float | None = Field(
-        None, description="DPO: beta times how much likelier, in nats, the better answers became than the worse ones."
-    )
-    reward_accuracy: float | None = Field(None, description="DPO: share of the pairs whose margin is above 0.")
+    measures: dict[str, float] = Field({}, description="What the objective measures beside: see `spec.measures`.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, event: Any) -> Any:
+        """Until 0.1 measures were fields of their own; a run that was begun then has such lines."""
+        if not isinstance(event, dict) or not event.keys() & MEASURES.keys():
+            return event
+        known = {name: value for name, value in event.items() if name in MEASURES and value is not None}
+        rest = {name: value for name, value in event.items() if name not in MEASURES}
+        return rest | {"measures": rest.get("measures", {}) | known}
 
 
 class Sample(Part):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ModelWrapValidatorHandler, WrapValidator
 
@@ -12,6 +12,10 @@ from finetune_hub.spec.part import Part
 class SftObjective(Part):
     """Supervised fine-tuning: predict the supervised tokens of each conversation."""
 
+    measures: ClassVar[tuple[str, ...]] = ()
+    """Names in `spec.measures` of what is told of a step beside the loss."""
+    loss_is: ClassVar[str] = "mean over the supervised tokens, in nats"
+
     type: Literal["sft"] = "sft"
     supervise: Literal["assistant"] = Field(
         "assistant", description="Only the assistant's turns, their end token included."
@@ -20,6 +24,9 @@ class SftObjective(Part):
 
 class DpoObjective(Part):
     """Direct preference optimisation (arXiv:2305.18290): make the better of two answers likelier than the worse one."""
+
+    measures: ClassVar[tuple[str, ...]] = ("reward_margin", "reward_accuracy")
+    loss_is: ClassVar[str] = "mean over the pairs, in nats"
 
     type: Literal["dpo"] = "dpo"
     loss: Literal["sigmoid", "hinge", "ipo"] = Field(

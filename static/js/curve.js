@@ -1,5 +1,5 @@
 // The loss over the steps: every point thin, and a running mean on top. A repeated step replaces the older point.
-// A run over preference pairs (DPO) has its reward margin too, on an axis of its own at the right.
+// What else the objective measures follows: drawn on an axis of its own at the right, or told as a number alone.
 
 /* global uPlot */
 
@@ -8,6 +8,7 @@ const SMOOTHING = 0.8;
 export class LossCurve {
   constructor(place) {
     this.place = place;
+    this.measures = JSON.parse(place.dataset.measures ?? "[]"); // As `spec/measures.py` declares them.
     this.points = new Map(); // step → point
     this.chart = null;
     this.dark = matchMedia("(prefers-color-scheme: dark)");
@@ -37,11 +38,6 @@ export class LossCurve {
     this.chart?.destroy();
   }
 
-  hasRewards() {
-    const [first] = this.points.values();
-    return first?.reward_margin != null;
-  }
-
   draw(afresh) {
     if (this.points.size === 0) return;
     if (this.chart && !afresh) {
@@ -65,8 +61,7 @@ export class LossCurve {
       weight = SMOOTHING * weight + (1 - SMOOTHING);
       return mean / weight;
     });
-    const rewards = this.hasRewards() ? [column("reward_margin"), column("reward_accuracy")] : [];
-    return [steps, losses, means, ...rewards];
+    return [steps, losses, means, ...this.measures.map((measure) => column(measure.name))];
   }
 
   size() {
@@ -81,11 +76,15 @@ export class LossCurve {
     const axis = { stroke: colour("--ink-soft"), font, grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
     const percent = (chart, value) => (value == null ? "–" : `${Math.round(value * 100)}%`);
     const digits = (chart, value) => (value == null ? "–" : value.toFixed(4));
-    const margin = colour("--curve-margin");
-    const rewards = [
-      { label: "Reward margin", scale: "margin", stroke: margin, width: 1.5, points: { show: false }, value: digits },
-      { label: "Pairs told apart", scale: "share", paths: () => null, points: { show: false }, value: percent }, // Only its number.
-    ];
+    const second = colour("--curve-measure");
+    const drawn = this.measures.filter((measure) => measure.is_drawn);
+    const measured = this.measures.map((measure) => ({
+      label: measure.label,
+      scale: measure.name,
+      points: { show: false },
+      value: measure.unit === "share" ? percent : digits,
+      ...(measure.is_drawn ? { stroke: second, width: 1.5 } : { paths: () => null }),
+    }));
     return {
       ...this.size(),
       cursor: { drag: { x: true, y: false } },
@@ -93,13 +92,13 @@ export class LossCurve {
       axes: [
         { ...axis, grid: { show: false } },
         { ...axis, size: 48 },
-        ...(this.hasRewards() ? [{ ...axis, stroke: margin, scale: "margin", side: 1, size: 48, grid: { show: false } }] : []),
+        ...drawn.map(({ name }) => ({ ...axis, stroke: second, scale: name, side: 1, size: 48, grid: { show: false } })),
       ],
       series: [
         { label: "Step", value: (chart, value) => (value == null ? "–" : String(value)) },
         { label: "Loss", stroke: colour("--curve-raw"), width: 1.5, points: { show: this.points.size < 20 }, value: digits },
         { label: "Running mean", stroke: colour("--curve"), width: 2.5, points: { show: false }, value: digits },
-        ...(this.hasRewards() ? rewards : []),
+        ...measured,
       ],
     };
   }

@@ -361,8 +361,12 @@ def record_steps(attempt: Attempt, steps: int, *, first: int = 1, is_dpo: bool =
             supervised_tokens=96,
             seconds=2.07,
             peak_memory_bytes=6_442_450_944,
-            reward_margin=3.2 * (1 - math.exp(-step / 20)) + 0.3 * dice.random() if is_dpo else None,
-            reward_accuracy=min(8, 4 + step // 8) / 8 if is_dpo else None,
+            measures={
+                "reward_margin": 3.2 * (1 - math.exp(-step / 20)) + 0.3 * dice.random(),
+                "reward_accuracy": min(8, 4 + step // 8) / 8,
+            }
+            if is_dpo
+            else {},
         )
         for step in range(first, first + steps)
     )

@@ -64,7 +64,7 @@ def make_world() -> World:
     return World(team, alice, job, attempt, worker, version, clients)
 
 
-def make_point(attempt: Attempt, step: int, *, loss: float | None = None, **rewards: float) -> MetricPoint:
+def make_point(attempt: Attempt, step: int, *, loss: float | None = None, **measures: float) -> MetricPoint:
     return MetricPoint.objects.create(
         attempt=attempt,
         step=step,
@@ -76,7 +76,7 @@ def make_point(attempt: Attempt, step: int, *, loss: float | None = None, **rewa
         supervised_tokens=10,
         seconds=0.5,
         peak_memory_bytes=2**30,
-        **rewards,
+        measures=measures,
     )
 
 

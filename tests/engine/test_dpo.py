@@ -212,8 +212,8 @@ def test_a_run_tells_margin_and_accuracy_and_measures_held_out_pairs(make_run: M
     result = train(run)
     steps: list[Any] = events_of(run.output_dir, "step")
     assert steps[0].loss == pytest.approx(math.log(2), abs=1e-4)
-    assert steps[-1].reward_margin > 0.1 > abs(steps[0].reward_margin)
-    assert steps[-1].reward_accuracy == 1.0
+    assert steps[-1].measures["reward_margin"] > 0.1 > abs(steps[0].measures["reward_margin"])
+    assert steps[-1].measures["reward_accuracy"] == 1.0
     (plan,) = events_of(run.output_dir, "plan")
     assert (plan.rows, plan.held_out_rows) == (10, 2)  # type: ignore[union-attr]
     evaluations: list[Any] = events_of(run.output_dir, "evaluation")

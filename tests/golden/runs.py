@@ -73,9 +73,9 @@ def _curve_of(output_dir: Path) -> Curve:
     told = {"type", "at", "step", "epoch", "seconds", "peak_memory_bytes"}
     curve: Curve = {}
     for event in events_of(output_dir, "step"):
-        for measure, value in event.model_dump(mode="json", exclude=told).items():
-            if value is not None:
-                curve.setdefault(measure, []).append(value)
+        values = event.model_dump(mode="json", exclude=told)
+        for measure, value in (values | values.pop("measures")).items():
+            curve.setdefault(measure, []).append(value)
     curve["held_out_loss"] = [event.loss for event in events_of(output_dir, "evaluation")]
     return curve
 

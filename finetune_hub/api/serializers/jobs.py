@@ -12,6 +12,7 @@ from finetune_hub.jobs.kinds.kind import KINDS
 from finetune_hub.jobs.models import Attempt, Job, JobDataset, JobEvent, JobState, MetricPoint
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.scheduling.placement.reasons import WAIT_CODES
+from finetune_hub.spec.measures import MEASURES
 
 
 class FailureSerializer(serializers.Serializer[Job]):
@@ -171,9 +172,17 @@ class MetricPointSerializer(serializers.ModelSerializer[MetricPoint]):
             "supervised_tokens",
             "seconds",
             "peak_memory_bytes",
-            "reward_margin",
-            "reward_accuracy",
         ]
+
+    def get_fields(self) -> dict[str, Any]:
+        """Each declared measure too, null where the objective has none of it."""
+        measures = {
+            name: serializers.FloatField(
+                source=f"measures.{name}", default=None, allow_null=True, help_text=measure.description
+            )
+            for name, measure in MEASURES.items()
+        }
+        return {**super().get_fields(), **measures}
 
 
 class LogSerializer(serializers.Serializer[Any]):

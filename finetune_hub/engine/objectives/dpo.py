@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,8 +36,6 @@ from finetune_hub.spec.objectives import DpoObjective
 @dataclass(frozen=True)
 class Dpo:
     """Direct preference optimisation at work."""
-
-    measures: ClassVar[tuple[str, ...]] = ("reward_margin", "reward_accuracy")
 
     setting: Setting
     options: DpoObjective = field(default_factory=DpoObjective)

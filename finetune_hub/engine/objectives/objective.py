@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from finetune_hub.engine.kernels.document_attention import documents
 from finetune_hub.engine.kernels.linear_cross_entropy import linear_cross_entropy
 from finetune_hub.engine.model import FastPaths, output_head
 from finetune_hub.engine.objectives.neftune import noisy_embeddings
+from finetune_hub.spec import objectives as spec
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,13 @@ class Setting:
 class Objective(Protocol):
     """One objective at work."""
 
-    measures: ClassVar[tuple[str, ...]]
-    """What it tells of a step beside the loss: fields of the `step` event."""
-
     @property
     def setting(self) -> Setting: ...
+
+    @property
+    def options(self) -> spec.SftObjective | spec.DpoObjective:
+        """Its half in the spec, which names its measures."""
+        ...
 
     @staticmethod
     def encode(template: ChatTemplate, row: Row, max_seq_len: int, name: str) -> TokenRow:
@@ -91,7 +94,7 @@ def backward(
         The share, and its measures, unscaled, detached and still on the device: reading it would wait for the device.
     """
     setting = objective.setting
-    share = torch.zeros(1 + len(objective.measures), device=setting.model.device)
+    share = torch.zeros(1 + len(objective.options.measures), device=setting.model.device)
     for batch_rows in [rows] if setting.packs else [[row] for row in rows]:
         batch = Batch.of(objective.documents_of(batch_rows), str(setting.model.device))
         saved: AbstractContextManager[object] = save_on_cpu(pin_memory=True) if setting.offload else nullcontext()

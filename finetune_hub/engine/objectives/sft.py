@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,8 +21,6 @@ from finetune_hub.spec.objectives import SftObjective
 @dataclass(frozen=True)
 class Sft:
     """Supervised fine-tuning at work."""
-
-    measures: ClassVar[tuple[str, ...]] = ()
 
     setting: Setting
     options: SftObjective = field(default_factory=SftObjective)

@@ -58,7 +58,7 @@ def take_step(training: Training) -> Step:
         supervised_tokens=supervised_tokens,
         seconds=time.perf_counter() - started,
         peak_memory_bytes=peak_memory_bytes(training.run.device),
-        **measures,
+        measures=measures,
     )
 
 
@@ -72,7 +72,7 @@ def _compute_gradients(training: Training, rows: Sequence[TokenRow]) -> tuple[fl
     while True:  # Once, unless float16 overflows: then again with a smaller scale.
         loss, *measures, grad_norm = _backward_of_step(training, rows)
         if math.isfinite(loss) and math.isfinite(grad_norm):
-            return loss, dict(zip(objective.measures, measures, strict=True)), grad_norm
+            return loss, dict(zip(objective.options.measures, measures, strict=True)), grad_norm
         if not training.scale.halve():
             named = ", ".join(row.name for row in rows[:_NAMED_ROWS])
             raise Diverged(
@@ -90,7 +90,7 @@ def _backward_of_step(training: Training, rows: Sequence[TokenRow]) -> list[floa
     ]
     for tensor in trained:
         tensor.grad = None if ranks.count == 1 else torch.zeros_like(tensor)
-    weight, parts = objective.weight_of(rows), torch.zeros(1 + len(objective.measures), device=run.device)
+    weight, parts = objective.weight_of(rows), torch.zeros(1 + len(objective.options.measures), device=run.device)
     for micro_batch, counts in ranks.share(micro_batches):
         parts += backward(objective, micro_batch, weight if counts else math.inf, loss_scale=training.scale.value)
     gradients = [tensor.grad for tensor in trained if tensor.grad is not None]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -23,6 +25,7 @@ from finetune_hub.jobs.planning import compare_with_estimate, memory_after_shrin
 from finetune_hub.jobs.submission import check_priority, create_job, lock_predecessor, same_again
 from finetune_hub.scheduling.shrinking import smaller
 from finetune_hub.spec.compatibility import Compatibility, compatibility_of
+from finetune_hub.spec.measures import MEASURES
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingSpec
 
@@ -69,7 +72,14 @@ class Training(Kind):
         return compatibility_of(job.training_spec().method, job.over.model_type)
 
     def page_context(self, job: Job) -> dict[str, Any]:
-        return {"comparison": compare_with_estimate(job)}
+        objective = job.training_spec().objective
+        measures = [MEASURES[name] for name in objective.measures]
+        return {
+            "comparison": compare_with_estimate(job),
+            "objective": objective,
+            "measures": measures,
+            "measures_json": json.dumps([asdict(measure) for measure in measures]),
+        }
 
 
 @transaction.atomic

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from django.db import models
 from django.db.models.functions import Now
 
@@ -9,6 +11,8 @@ from finetune_hub.accounts.models import User
 from finetune_hub.jobs.models.attempt import Attempt
 from finetune_hub.jobs.models.job import Job
 from finetune_hub.registry.models import AdapterVersion
+from finetune_hub.spec.events import Step
+from finetune_hub.spec.measures import MEASURES, Measure
 
 
 class JobEvent(models.Model):
@@ -76,8 +80,11 @@ class MetricPoint(models.Model):
     supervised_tokens = models.PositiveIntegerField()
     seconds = models.FloatField()
     peak_memory_bytes = models.BigIntegerField()
-    reward_margin = models.FloatField(null=True, help_text="DPO: beta times the mean margin between answers, in nats.")
-    reward_accuracy = models.FloatField(null=True, help_text="DPO: share of the pairs whose margin is above 0.")
+    measures = models.JSONField(
+        default=dict,
+        db_default=models.Value({}, models.JSONField()),
+        help_text="What the objective measures beside: see `spec.measures`.",
+    )
 
     attempt_number: int
 
@@ -85,6 +92,16 @@ class MetricPoint(models.Model):
 
     def __str__(self) -> str:
         return f"step {self.step}: loss {self.loss:.4f}"
+
+    @classmethod
+    def of_step(cls, attempt: Attempt, step: Step) -> MetricPoint:
+        """Measures that are not finite are left out: JSON has no word for them."""
+        measures = {name: value for name, value in step.measures.items() if math.isfinite(value)}
+        return cls(attempt=attempt, **step.model_dump(exclude={"type", "at", "measures"}), measures=measures)
+
+    def measured(self) -> list[tuple[Measure, float]]:
+        """The measures that it has, in the order in which they are declared."""
+        return [(measure, self.measures[name]) for name, measure in MEASURES.items() if name in self.measures]
 
 
 class Checkpoint(models.Model):
