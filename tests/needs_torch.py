@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 # Each imports the engine, or starts it.
-PLACES = {"chaos", "cli/test_export.py", "engine", "gpu", "hosts", "integration", "upgrade"}
+PLACES = {"chaos", "cli/test_export.py", "engine", "golden", "gpu", "hosts", "integration", "upgrade"}
 MARKER = "needs_torch"
 
 _MARKED = pytest.StashKey[int]()
