@@ -24,7 +24,7 @@ class BaseModelImportWork(Work):
         source = parse_source(start.job.spec["source"])
         model = model_of(source, start)
         document = ImportRun(source=model, source_is_ours=source.kind == "hf", output_dir=start.folder.output)
-        start.run(ENGINE, "import", document)
+        start.add_command(ENGINE, "import", document)
 
     def publish(self, finish: Finish) -> None:
         prefix, files = finish.store_output("model")
@@ -43,7 +43,7 @@ def model_of(source: ModelSource, start: Start) -> Path:
     match source.kind:
         case "hf":
             reference = pinned(source.reference, job.over.commit)
-            start.run("workers.fetch_hub", "fetch-hub", hub_fetch(job, "model", reference, folder))
+            start.add_command("workers.fetch_hub", "fetch-hub", hub_fetch(job, "model", reference, folder))
             return download_folder(job) / (source.reference.part or "")
         case "upload":
             return stored_file(job.over.upload_key, download_folder(job))
@@ -57,6 +57,6 @@ def model_of(source: ModelSource, start: Start) -> Path:
                 target=target,
                 output_dir=folder.output,
             )
-            start.run("workers.fetch", "fetch", fetch)
+            start.add_command("workers.fetch", "fetch", fetch)
             return target
     return source.folder(settings.HOME / "models")

@@ -24,9 +24,9 @@ class DatasetImportWork(Work):
         source = parse_dataset_source(job.spec["source"])
         if source.kind == "hf":
             reference = pinned(source.reference, job.spec.get("commit"))
-            start.run("workers.fetch_hub", "fetch-hub", hub_fetch(job, "dataset", reference, folder))
+            start.add_command("workers.fetch_hub", "fetch-hub", hub_fetch(job, "dataset", reference, folder))
         else:
-            start.run("workers.fetch_url", "fetch-url", url_fetch(job, source, folder))
+            start.add_command("workers.fetch_url", "fetch-url", url_fetch(job, source, folder))
 
     def publish(self, finish: Finish) -> None:
         """The version itself is not fenced: the same rows twice are the same version."""

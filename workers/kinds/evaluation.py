@@ -27,7 +27,7 @@ class EvaluationWork(Work):
             threads=start.threads,
             **{name: value for name, value in job.spec.items() if value is not None},
         )
-        start.run(ENGINE, "evaluate", run)
+        start.add_command(ENGINE, "evaluate", run)
 
     def publish(self, finish: Finish) -> None:
         worker_port.succeed(finish.lease, finish.result)

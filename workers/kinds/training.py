@@ -45,7 +45,7 @@ class TrainingWork(Work):
             device=start.device,
             threads=start.threads,
         )
-        start.run(ENGINE, "train", run)
+        start.add_command(ENGINE, "train", run)
         verify = VerifyRun(
             base_model_dir=base,
             adapter_dir=folder.output / "adapter",
@@ -54,7 +54,7 @@ class TrainingWork(Work):
             device=start.device,
             threads=start.threads,
         )
-        start.run(ENGINE, "verify", verify, ahead=True)
+        start.add_command(ENGINE, "verify", verify, ahead=True)
 
     def publish(self, finish: Finish) -> None:
         job, verification = finish.job, finish.folder.verification_result()

@@ -44,7 +44,7 @@ class Start:
         threads = threads_of_cpu_device(settings.CPU_DEVICES) if settings.CPU_DEVICES > 1 else None
         return cls(attempt.job, folder, "cpu", threads, visible)
 
-    def run(self, module: str, command: str, document: BaseModel, *, ahead: bool = False) -> None:
+    def add_command(self, module: str, command: str, document: BaseModel, *, ahead: bool = False) -> None:
         """
         Args:
             document: What the command reads, written beside the attempt's other files.

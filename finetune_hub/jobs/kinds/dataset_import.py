@@ -12,7 +12,6 @@ from finetune_hub.jobs.submission import create_job
 
 class DatasetImport(Kind):
     name, label, noun = "dataset", "Dataset import", "the import of a dataset"
-    has_base_model = False
     needs_gpu = False
     needs_trusted_worker = True
     result_template = "jobs/kinds/dataset_import_result.html"

@@ -24,7 +24,6 @@ class Kind:
     noun: ClassVar[str]
     """It in a sentence, with its article: `a training`."""
 
-    has_base_model: ClassVar[bool] = True
     needs_gpu: ClassVar[bool] = True
     """Else it is placed on a CPU, or beside a worker's GPUs, none of which it holds."""
     needs_trusted_worker: ClassVar[bool] = False
