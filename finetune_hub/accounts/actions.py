@@ -93,7 +93,7 @@ def add_member(team: Team, username: str, *, role: Role, actor: User, email: str
             f"{username} was invited by another team and has never signed in.",
             "Add them when they have, or choose another username.",
             field="username",
-            status=409,
+            kind="conflict",
         )
     membership, was_added = Membership.objects.get_or_create(team=team, user=user, defaults={"role": role})
     if was_added:
@@ -104,7 +104,7 @@ def add_member(team: Team, username: str, *, role: Role, actor: User, email: str
             f"{username} is in the team already, as {membership.role}.",
             "Change the role in the list of members.",
             field="username",
-            status=409,
+            kind="conflict",
         )
     return membership, _fresh_login_link(user) if is_invited else None
 
@@ -200,7 +200,7 @@ def _lock_membership(membership: Membership) -> Membership:
     found = Membership.objects.select_related("user", "team").filter(pk=membership.pk).first()
     if found is None:
         message = f"{membership.user.username} is not in the team any more."
-        raise Refusal("not_found", message, "Look at the list of members again.", status=404)
+        raise Refusal("not_found", message, "Look at the list of members again.", kind="missing")
     return found
 
 
@@ -215,7 +215,7 @@ def _keep_an_admin(membership: Membership) -> None:
             f"{membership.user.username} is the last admin of the team.",
             "Make another member admin first.",
             field="role",
-            status=409,
+            kind="conflict",
         )
 
 
@@ -286,7 +286,7 @@ def check_scopes(scopes: Collection[str], grantable: Collection[Scope]) -> list[
             f"You cannot hand out the scope {', '.join(missing)}: you do not have it yourself.",
             f"Choose among {', '.join(grantable)}." if grantable else "Ask an admin of the team for another role.",
             field="scopes",
-            status=403,
+            kind="forbidden",
         )
     return [scope for scope in Scope if scope in scopes]
 

@@ -236,7 +236,7 @@ def read_body(request: Request, model: type[Body], *, code: str = "invalid_reque
             "body_too_large",
             f"The body is larger than {MAX_JSON_BYTES >> 10:,} KiB.",
             "Send data as a dataset, and name it in the body.",
-            status=413,
+            kind="too_large",
         )
     check_text(request.data)
     try:
@@ -252,7 +252,9 @@ def content_length_bytes(request: Request) -> int:
         Refusal: `invalid_body`.
     """
     if "CONTENT_LENGTH" not in request.META and "Transfer-Encoding" in request.headers:
-        raise Refusal("invalid_body", "The body has no Content-Length.", "Send it whole, not in chunks.", status=400)
+        raise Refusal(
+            "invalid_body", "The body has no Content-Length.", "Send it whole, not in chunks.", kind="malformed"
+        )
     return int(request.META.get("CONTENT_LENGTH") or 0)
 
 
@@ -271,7 +273,10 @@ def check_text(value: Any) -> None:
             check_text(part)
     elif isinstance(value, str) and not is_storable(value):
         raise Refusal(
-            "invalid_body", "A text holds a NUL or half of a surrogate pair.", "Remove that character.", status=400
+            "invalid_body",
+            "A text holds a NUL or half of a surrogate pair.",
+            "Remove that character.",
+            kind="malformed",
         )
 
 
@@ -333,7 +338,7 @@ def uploaded_file(request: Request) -> tuple[Path, str]:
             f"The upload is larger than {limit_bytes >> 20:,} MiB.",
             "Split the dataset into several files and name them all in the job.",
             field="file",
-            status=413,
+            kind="too_large",
         )
     upload = request.FILES.get("file")
     if not isinstance(upload, TemporaryUploadedFile):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from rest_framework import exceptions
 from rest_framework.response import Response
 
+from finetune_hub.api.statuses import KINDS, status_of
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.spec.defects import defects_of
 from finetune_hub.spec.refusal import Refusal
@@ -50,14 +51,15 @@ def render_error(error: Exception, context: dict[str, Any]) -> Response:
             "internal",
             f"The service failed. It logged why under the request id {request_id}.",
             "Try again; if it stays, give the request id to whoever runs the service.",
-            status=500,
+            kind="failed",
         )
     headers = {}
     if challenge := getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = challenge
     if wait := getattr(error, "wait", None):
         headers["Retry-After"] = f"{wait:.0f}"
-    return Response(error_body(refusal), status=refusal.status, headers=headers)
+    status = error.status_code if isinstance(error, exceptions.APIException) else status_of(refusal)
+    return Response(error_body(refusal), status=status, headers=headers)
 
 
 def error_body(refusal: Refusal) -> dict[str, Any]:
@@ -85,21 +87,21 @@ def as_refusal(error: Exception) -> Refusal | None:
                 "artifact_unavailable",
                 "The artifact store did not give the file.",
                 "Try again; if it stays, ask whoever runs the artifact store.",
-                status=503,
+                kind="unavailable",
             )
         case Http404():
             return as_refusal(exceptions.NotFound())
         case PermissionDenied():
             return as_refusal(exceptions.PermissionDenied())
         case SuspiciousOperation():
-            return Refusal("invalid_body", f"{error}", "Send fewer and shorter fields.", status=400)
+            return Refusal("invalid_body", f"{error}", "Send fewer and shorter fields.", kind="malformed")
         case exceptions.APIException():
             code, remedy = next(
                 (entry for kind, entry in REMEDIES.items() if isinstance(error, kind)),
                 ("invalid_request", "See `/api/schema` for what this address expects."),
             )
             message = MESSAGES.get(type(error), str(error.detail))
-            return Refusal(code, message, remedy, status=error.status_code)
+            return Refusal(code, message, remedy, kind=KINDS.get(error.status_code, "invalid"))
     return None
 
 

@@ -40,7 +40,7 @@ class MembersSubmit(AnyToken):
             require_scope(request, Scope.READ)
             return True
         if not self.role_allows(request):
-            raise Refusal("forbidden", self.refusal, self.remedy, status=403)
+            raise Refusal("forbidden", self.refusal, self.remedy, kind="forbidden")
         require_scope(request, self.scope)
         return True
 
@@ -107,7 +107,9 @@ class ManagersScrape(AnyToken):
         if not super().has_permission(request, view):
             return False
         if not user_of(request).may_manage_workers():
-            raise Refusal("forbidden", "Only an admin of a team reads the metrics.", "Ask one for a token.", status=403)
+            raise Refusal(
+                "forbidden", "Only an admin of a team reads the metrics.", "Ask one for a token.", kind="forbidden"
+            )
         require_scope(request, Scope.METRICS)
         return True
 
@@ -123,5 +125,5 @@ def require_scope(request: Request, scope: Scope) -> None:
             "insufficient_scope",
             f"The token lacks the scope `{scope}`; it has {', '.join(held)}.",
             f"Make a token with `{scope}` on your account's page, and use that one.",
-            status=403,
+            kind="forbidden",
         )

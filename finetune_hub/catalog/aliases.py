@@ -32,7 +32,7 @@ def set_alias(team: Team, user: User, *, alias: str, base_model: str) -> BaseMod
             f"A base model of the team is named {alias!r} itself.",
             "Choose an alias that no base model is named.",
             field="alias",
-            status=409,
+            kind="conflict",
         )
     model = models.filter(name=base_model).first()
     if model is None:

@@ -47,14 +47,14 @@ def set_chat_template(base_model: BaseModel, *, name: str | None = None, source:
             "base_model_not_ready",
             f"The base model {model.name!r} is not ready: {model.state}.",
             "Wait for its import to end.",
-            status=409,
+            kind="conflict",
         )
     if model.facts.get("chat_template_sha256"):
         raise Refusal(
             "chat_template_exists",
             f"The base model {model.name!r} has a chat template, which adapters may have been trained with.",
             "Import the model under another name to use another template.",
-            status=409,
+            kind="conflict",
         )
     with _tokenizer_with(model, source) as (folder, template_sha256):
         entry = entry_of(folder / TEMPLATE_FILE, below=folder)

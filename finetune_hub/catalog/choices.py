@@ -33,7 +33,7 @@ def find_base_model(team: Team, name: str) -> BaseModel:
             if base_model.state == BaseModelState.IMPORTING
             else "Its import failed: see the job, then import it again.",
             field="base_model",
-            status=409,
+            kind="conflict",
         )
     return base_model
 

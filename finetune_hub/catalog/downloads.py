@@ -55,6 +55,6 @@ def find_download(version: DatasetVersion, name: str) -> Download:
             f"{version} has no file {name!r}.",
             f"Its files are: {', '.join(files)}.",
             field="name",
-            status=404,
+            kind="missing",
         )
     return files[name]

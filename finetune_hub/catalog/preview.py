@@ -109,7 +109,7 @@ def find_row(version: DatasetVersion, number: int) -> Row:
             f"{version} has no row {number:,}.",
             f"Its rows are numbered from 1 to {version.row_count:,}.",
             field="row",
-            status=404,
+            kind="missing",
         )
     return row
 

@@ -29,7 +29,7 @@ def delete_version(version: DatasetVersion, user: User) -> DatasetVersion:
             "dataset_in_use",
             f"{version} is read by jobs that have not ended: {', '.join(jobs[:5])}.",
             "Wait for them, or cancel them first.",
-            status=409,
+            kind="conflict",
         )
     version.bury(user)
     transaction.on_commit(partial(_delete_files, version.keys))
@@ -46,7 +46,7 @@ def require_alive(version: DatasetVersion) -> None:
             "dataset_deleted",
             f"The rows of {version} were deleted on {version.deleted_at:%d %B %Y}.",
             "Upload the same file again to bring it back.",
-            status=410,
+            kind="gone",
         )
 
 

@@ -40,7 +40,7 @@ def begin_upload(team: Team, user: User, *, file_name: str, size_bytes: int, fin
             if is_model
             else "Split the dataset into several files and name them all in the job.",
             field="size_bytes",
-            status=413,
+            kind="too_large",
         )
     for forgotten in Upload.objects.filter(team=team, created_at__lt=timezone.now() - FORGOTTEN_AFTER):
         forget_upload(forgotten)
@@ -53,7 +53,7 @@ def begin_upload(team: Team, user: User, *, file_name: str, size_bytes: int, fin
             "too_many_uploads",
             f"{MAX_OPEN} of your uploads are under way.",
             "Finish them, or wait a day: then they are forgotten.",
-            status=429,
+            kind="too_many",
         )
     return Upload.objects.create(
         team=team, created_by=user, file_name=file_name, size_bytes=size_bytes, fingerprint=fingerprint
@@ -85,7 +85,7 @@ def add_part(upload: Upload, offset: int, data: bytes) -> int:
                 f"The upload has {received:,} bytes, and this part begins at {offset:,}.",
                 f"Go on with {received}.",
                 field="offset",
-                status=409,
+                kind="conflict",
             )
         if received + len(data) > upload.size_bytes:
             raise Refusal(
@@ -93,7 +93,7 @@ def add_part(upload: Upload, offset: int, data: bytes) -> int:
                 f"The upload was to have {upload.size_bytes:,} bytes, and this part goes beyond.",
                 "Begin again with the size that the file has.",
                 field="offset",
-                status=413,
+                kind="too_large",
             )
         file.write(data)
         return received + len(data)
@@ -112,7 +112,7 @@ def finished_file(upload: Upload) -> Path:
             f"{received:,} of {upload.size_bytes:,} bytes were received.",
             "Send the rest first.",
             field="upload",
-            status=409,
+            kind="conflict",
         )
     path = path_of(upload)
     digest = upload.fingerprint.removeprefix(SHA256_MARK)

@@ -73,7 +73,7 @@ def remove_worker(worker: Worker, *, actor: User) -> None:
             "worker_in_use",
             f"{worker.name} is {worker.health()[0]}: it is still there.",
             "Drain it, wait until nothing runs, and stop its process first.",
-            status=409,
+            kind="conflict",
         )
     revoke_role(worker.name)
     Worker.objects.filter(pk=worker.pk).update(removed_at=Now())

@@ -98,7 +98,7 @@ def may_not_create_roles() -> Refusal:
         "may_not_create_roles",
         f"The hub's database role {user} may not create roles for workers.",
         f"Let an administrator of Postgres run `ALTER ROLE {user} CREATEROLE;`, then invite the worker again.",
-        status=409,
+        kind="conflict",
     )
 
 

@@ -271,4 +271,4 @@ def settle_stop(job: Job, attempt: Attempt, *, was_asked: bool) -> None:
 
 
 def wrong_state(job: Job, because: str, remedy: str = "Look at the job before you ask again.") -> Refusal:
-    return Refusal("wrong_job_state", f"{job.pk} is {job.shown_state}: {because}.", remedy, status=409)
+    return Refusal("wrong_job_state", f"{job.pk} is {job.shown_state}: {because}.", remedy, kind="conflict")

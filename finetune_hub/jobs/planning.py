@@ -178,7 +178,7 @@ def shape_of(base_model: BaseModel) -> Shape:
             f"Nothing is known about the layers of the base model {base_model.name!r}.",
             "Import it again: an import reads them from its config.",
             field="base_model",
-            status=409,
+            kind="conflict",
         ) from error
 
 

@@ -181,7 +181,7 @@ def copied_spec(job: Job, changes: dict[str, Any]) -> dict[str, Any]:
             "wrong_job_kind",
             f"{job.pk} is {job.of_kind.noun}, which has no spec to copy.",
             "Name a training.",
-            status=409,
+            kind="conflict",
         )
     document["datasets"] = [
         {"name": use.dataset_version.dataset.name, "version": use.dataset_version.number, "weight": use.weight}

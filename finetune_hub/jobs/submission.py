@@ -67,7 +67,7 @@ def same_again(job: Job, spec: dict[str, Any]) -> Job:
             f"The idempotency key was used before, for another spec: job {job.pk}.",
             "Use a fresh key for a new job.",
             field="Idempotency-Key",
-            status=409,
+            kind="conflict",
         )
     return job
 
@@ -91,7 +91,7 @@ def check_priority(team: Team, user: User, priority: int) -> None:
             f"Only an admin of the team gives a job a priority above 0, such as {priority}.",
             "Ask one of them, or lower what may wait: everybody may go below 0.",
             field="priority",
-            status=403,
+            kind="forbidden",
         )
 
 
@@ -115,6 +115,6 @@ def lock_predecessor(team: Team, job_id: str) -> Job:
             f"{job_id} is {job.state}, so nothing would ever start after it.",
             "Retry it first, or leave `after` out.",
             field="after",
-            status=409,
+            kind="conflict",
         )
     return job

@@ -35,7 +35,7 @@ def wish_for_email(user: User, wants: Wants, *, email: str) -> EmailWish:
             "This hub sends no e-mail.",
             "Ask whoever runs it to set EMAIL_HOST; see docs/operations.md.",
             field="wants",
-            status=409,
+            kind="conflict",
         )
     if user.email != email:
         user.email = email

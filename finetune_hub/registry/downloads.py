@@ -53,7 +53,7 @@ def find_file(version: AdapterVersion, path: str) -> AdapterFile:
             f"{version} has no file {path!r}.",
             f"Its files are: {', '.join(version.files.values_list('path', flat=True))}.",
             field="path",
-            status=404,
+            kind="missing",
         )
     return file
 

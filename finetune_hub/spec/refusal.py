@@ -6,7 +6,12 @@ Actions raise it; the page shows it beside the field, the API sends it as its er
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
+
+# In which way it cannot be carried out. What that is in HTTP, the API says.
+RefusalKind = Literal[
+    "invalid", "malformed", "forbidden", "missing", "gone", "conflict", "too_large", "too_many", "failed", "unavailable"
+]
 
 
 class Refusal(Exception):
@@ -20,8 +25,8 @@ class Refusal(Exception):
         *,
         field: str | None = None,
         details: Sequence[dict[str, Any]] = (),
-        status: int = 422,
+        kind: RefusalKind = "invalid",
     ) -> None:
         super().__init__(f"{message} {remedy}")
         self.code, self.message, self.remedy = code, message, remedy
-        self.field, self.details, self.status = field, list(details), status
+        self.field, self.details, self.kind = field, list(details), kind

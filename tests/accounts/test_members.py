@@ -130,7 +130,7 @@ def test_the_last_admin_stays_one(team: Team, alice: User, colleague: Role) -> N
     ):
         with pytest.raises(Refusal) as refused:
             deed()
-        assert (refused.value.code, refused.value.status) == ("last_admin", 409)
+        assert (refused.value.code, refused.value.kind) == ("last_admin", "conflict")
     assert membership(team, alice).role == Role.ADMIN
 
 

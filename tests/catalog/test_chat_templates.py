@@ -59,7 +59,7 @@ def test_it_is_given_once(model: BaseModel) -> None:
     set_chat_template(model, name="chatml")
     with pytest.raises(Refusal) as refused:
         set_chat_template(model, name="alpaca")
-    assert (refused.value.code, refused.value.status) == ("chat_template_exists", 409)
+    assert (refused.value.code, refused.value.kind) == ("chat_template_exists", "conflict")
 
 
 @pytest.mark.parametrize(

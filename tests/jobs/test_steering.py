@@ -318,7 +318,7 @@ def test_a_verb_is_done_or_refused_with_the_state(alice: User, verb: str, state:
         return
     with pytest.raises(Refusal, match=f"{job.pk} is {state}") as refused:
         act(job.pk, alice)
-    assert (refused.value.code, refused.value.status) == ("wrong_job_state", 409)
+    assert (refused.value.code, refused.value.kind) == ("wrong_job_state", "conflict")
     job.refresh_from_db()
     assert (job.state, job.event_count) == (state, 0)
 
@@ -337,7 +337,7 @@ def test_higher_priorities_come_first(job: Job, alice: User) -> None:
 def test_only_admins_raise_a_priority_above_the_usual(job: Job, alice: User) -> None:
     with pytest.raises(Refusal, match="Only an admin") as refused:
         change_priority(job.pk, alice, 1)
-    assert refused.value.status == 403
+    assert refused.value.kind == "forbidden"
     admin = make_member(job.team, Role.ADMIN)
     assert change_priority(job.pk, admin, 10).priority == 10
     with pytest.raises(Refusal, match="from -10 to 10"):

@@ -70,7 +70,7 @@ class OneUpload(HubView):
                 "body_too_large",
                 f"The part is larger than {MAX_PART_BYTES >> 20} MiB.",
                 "Send smaller parts, one behind the other.",
-                status=413,
+                kind="too_large",
             )
         add_part(upload, offset, request.data if isinstance(request.data, bytes) else b"")
         return Response(UploadSerializer(upload).data)

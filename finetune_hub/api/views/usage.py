@@ -40,7 +40,7 @@ class Usage(HubView):
                     "forbidden",
                     "Only those who run the hub see what every team used.",
                     "Leave out `all_teams`.",
-                    status=403,
+                    kind="forbidden",
                 )
         lines = usage_of(month, by, team=team)
         gpu_seconds, cpu_seconds = total_of(lines)

@@ -12,6 +12,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from finetune_hub.accounts.models import Team
+from finetune_hub.api.statuses import status_of
 from finetune_hub.catalog.aliases import set_alias
 from finetune_hub.catalog.chat_templates import set_chat_template
 from finetune_hub.catalog.models import BaseModel, BaseModelAlias, BaseModelState
@@ -85,7 +86,7 @@ def choose_template(request: MemberRequest, base_model_id: str) -> HttpResponse:
     try:
         set_chat_template(base_model, name=request.POST.get("template", ""))
     except Refusal as refusal:
-        return render_list(request, refusal=refusal, status=refusal.status)
+        return render_list(request, refusal=refusal, status=status_of(refusal))
     messages.success(request, f"{base_model.name} has a chat template now, and can be trained on conversations.")
     return redirect("base-models")
 

@@ -11,6 +11,7 @@ from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
+from finetune_hub.api.statuses import status_of
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.catalog.compare import compare_versions
 from finetune_hub.catalog.downloads import find_download
@@ -112,7 +113,7 @@ def split(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
             version, request.user, fraction=form.cleaned_data["percent"] / 100, seed=form.cleaned_data["seed"]
         )
     except Refusal as refusal:
-        return render_refusal(request, refusal.message, refusal.remedy, status=refusal.status)
+        return render_refusal(request, refusal.message, refusal.remedy, status=status_of(refusal))
     messages.success(request, f"{held_out} has {held_out.row_count:,} rows held out; {train} has the others.")
     return redirect("dataset-version", train.dataset_id, train.number)
 
@@ -126,7 +127,7 @@ def delete(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse
     try:
         delete_version(version, request.user)
     except Refusal as refusal:
-        return render_refusal(request, refusal.message, refusal.remedy, status=refusal.status)
+        return render_refusal(request, refusal.message, refusal.remedy, status=status_of(refusal))
     messages.success(request, f"The rows of {version} are deleted.")
     return redirect("dataset-version", version.dataset_id, version.number)
 
@@ -139,7 +140,7 @@ def download_file(request: MemberRequest, dataset_id: str, number: int, name: st
         file = find_download(find_version(request, dataset_id, number), name)
         chunks = FileChunks(file.open())
     except Refusal as refusal:
-        return render_refusal(request, refusal.message, refusal.remedy, status=refusal.status)
+        return render_refusal(request, refusal.message, refusal.remedy, status=status_of(refusal))
     except ArtifactError as error:
         return render_refusal(request, "The artifact store did not give the file.", str(error), status=503)
     return streaming_response(request, chunks, filename=file.name, size_bytes=file.size_bytes)

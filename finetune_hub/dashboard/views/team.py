@@ -15,6 +15,7 @@ from django.views.decorators.http import require_POST, require_safe
 from finetune_hub.accounts.actions import add_member, change_role, remove_member
 from finetune_hub.accounts.hub_tokens import remove_hub_token, set_hub_token
 from finetune_hub.accounts.models import AuditEvent, HubToken, Role, Team
+from finetune_hub.api.statuses import status_of
 from finetune_hub.dashboard.access import MemberRequest, administered_team, memberships_of
 from finetune_hub.dashboard.account_forms import HubTokenForm, NewMemberForm
 from finetune_hub.dashboard.notification_forms import ChatForm
@@ -53,7 +54,7 @@ def add(request: MemberRequest, slug: str) -> HttpResponse:
         )
     except Refusal as refusal:
         form.add_refusal(refusal)
-        return render_team(request, team, form=form, status=refusal.status)
+        return render_team(request, team, form=form, status=status_of(refusal))
     if link:
         return render_team(request, team, invited=member.user, link=link, status=201)
     messages.success(request, f"{member.user} is in the team now, as {member.role}.")
@@ -71,7 +72,7 @@ def change(request: MemberRequest, slug: str, membership_id: int) -> HttpRespons
     try:
         change_role(membership, Role(role), actor=request.user)
     except Refusal as refusal:
-        return render_team(request, team, refusal=refusal, status=refusal.status)
+        return render_team(request, team, refusal=refusal, status=status_of(refusal))
     messages.success(request, f"{membership.user} is {role} now.")
     return redirect("team-of", slug)
 
@@ -84,7 +85,7 @@ def remove(request: MemberRequest, slug: str, membership_id: int) -> HttpRespons
     try:
         remove_member(membership, actor=request.user)
     except Refusal as refusal:
-        return render_team(request, team, refusal=refusal, status=refusal.status)
+        return render_team(request, team, refusal=refusal, status=status_of(refusal))
     messages.success(request, f"{membership.user} is out of the team, and their tokens of it are revoked.")
     return redirect("team") if membership.user == request.user else redirect("team-of", slug)
 

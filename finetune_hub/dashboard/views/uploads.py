@@ -7,6 +7,7 @@ from django.http import JsonResponse
 from django.shortcuts import get_object_or_404
 from django.views.decorators.http import require_POST
 
+from finetune_hub.api.statuses import status_of
 from finetune_hub.catalog.models import Upload
 from finetune_hub.catalog.uploads import MAX_PART_BYTES, add_part, begin_upload, received_bytes
 from finetune_hub.dashboard.access import MemberRequest, submitting_teams
@@ -25,7 +26,7 @@ def begin(request: MemberRequest) -> JsonResponse:
     try:
         upload = begin_upload(form.team, request.user, **wanted)
     except Refusal as refusal:
-        return refused(refusal.message, refusal.remedy, refusal.status)
+        return refused(refusal.message, refusal.remedy, status_of(refusal))
     return JsonResponse({"id": upload.pk, "received_bytes": received_bytes(upload)})
 
 
@@ -41,7 +42,7 @@ def send_part(request: MemberRequest, upload_id: str) -> JsonResponse:
     try:
         received = add_part(upload, form.cleaned_data["offset"], data)
     except Refusal as refusal:
-        return refused(refusal.message, refusal.remedy, refusal.status)
+        return refused(refusal.message, refusal.remedy, status_of(refusal))
     return JsonResponse({"received_bytes": received})
 
 

@@ -15,6 +15,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from finetune_hub.accounts.models import Team, User
+from finetune_hub.api.statuses import status_of
 from finetune_hub.dashboard.access import MemberRequest
 from finetune_hub.dashboard.forms import InvitationForm
 from finetune_hub.fleet.actions import drain_worker, release_device, remove_worker, resume_worker, share_device
@@ -67,7 +68,7 @@ def render_workers(
     if request.user.may_invite_workers():
         context["invitation_form"] = invitation_form or InvitationForm()
         context["invitations"] = WorkerRole.objects.order_by("worker_name")
-    return render(request, "workers/list.html", context, status=refusal.status if refusal else status)
+    return render(request, "workers/list.html", context, status=status_of(refusal) if refusal else status)
 
 
 @login_required

@@ -102,7 +102,7 @@ def _begin_import(team: Team, user: User, name: str, source: ModelSource, licens
             f"The team already has a base model named {name!r} ({base_model.state}).",
             "Use it, or import under another name.",
             field="name",
-            status=409,
+            kind="conflict",
         )
     return base_model
 

@@ -1,0 +1,23 @@
+"""What a refusal is in HTTP. Here alone: whoever refuses says in which way, and no number."""
+
+from __future__ import annotations
+
+from finetune_hub.spec.refusal import Refusal, RefusalKind
+
+STATUSES: dict[RefusalKind, int] = {
+    "malformed": 400,
+    "forbidden": 403,
+    "missing": 404,
+    "conflict": 409,
+    "gone": 410,
+    "too_large": 413,
+    "invalid": 422,
+    "too_many": 429,
+    "failed": 500,
+    "unavailable": 503,
+}
+KINDS = {status: kind for kind, status in STATUSES.items()}
+
+
+def status_of(refusal: Refusal) -> int:
+    return STATUSES[refusal.kind]
