@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 
 if __name__ == "__main__":
-    chosen = "test_take_screenshots"
-    if sys.argv[1:] == ["--docs"]:
-        chosen = "test_take_pictures_of_the_docs"
-    elif len(sys.argv) > 1:
-        os.environ["SCREENSHOTS"] = sys.argv[1]
+    parser = argparse.ArgumentParser(prog="python -m tests.browser.screenshots", description=__doc__)
+    parser.add_argument("folder", nargs="?", help="where the pictures go; screenshots/ if none is named")
+    parser.add_argument("--docs", action="store_true", help="draw those of README.md and the guides, in docs/images")
+    options = parser.parse_args()
+    if options.folder:
+        os.environ["SCREENSHOTS"] = options.folder
+    chosen = "test_take_pictures_of_the_docs" if options.docs else "test_take_screenshots"
     sys.exit(pytest.main(["-q", str(Path(__file__).with_name("take_screenshots.py")), "-k", chosen]))
