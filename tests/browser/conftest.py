@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 from django.db import connection
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 from pytest_django import DjangoDbBlocker
+
+PATIENCE_MS = 60_000  # For what a page will show; a busy machine is slow, and a quiet one does not wait.
+expect.set_options(timeout=PATIENCE_MS)
 
 IN_PROGRESS = "/requests-in-progress"  # Answered by tests/browser/request_counter.py.
 CHROMIUM_FLAGS = [

@@ -31,6 +31,7 @@ def test_the_verdict_tells_safe_from_not_asked(packages: list[dict[str, Any]], c
     assert (verdict, words in said) == (code, True), said
 
 
+@pytest.mark.needs_torch
 def test_everything_installed_is_asked_about_by_its_published_version() -> None:
     packages = dict(line.split("==") for line in installed())
     assert {"Django", "pytest", "torch"} <= set(packages)
