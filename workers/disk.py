@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from finetune_hub.spec.sizes import size_in_words
+
 NO_ROOM_REMEDY = "Free some space below the worker's home, or drain the worker; the job was tried several times."
 
 
@@ -29,6 +31,6 @@ def require_room(needed: int | None, folder: Path) -> None:
     free = free_bytes_at(folder)
     if needed is not None and needed > free:
         raise NoRoom(
-            f"The worker's disk is too full: checkpoints of this job take up to {needed / 1e9:.1f} GB, "
-            f"and {free / 1e9:.1f} GB are left."
+            f"The worker's disk is too full: checkpoints of this job take up to {size_in_words(needed)}, "
+            f"and {size_in_words(free)} are left."
         )

@@ -25,7 +25,7 @@ from finetune_hub.spec.run import FetchRun
 
 CHUNK_BYTES = 1 << 20
 TRIES = 5
-MIB = 1 << 20
+MB = 10**6
 REPORT_SECONDS = 1.0
 
 
@@ -108,7 +108,7 @@ class Reporter:
     def __call__(self, done_bytes: int, total_bytes: int) -> None:
         if time.monotonic() >= self._due or done_bytes == total_bytes:
             self._due = time.monotonic() + REPORT_SECONDS
-            report(self._output_dir, Progress(done=done_bytes // MIB, total=total_bytes // MIB, unit="MiB"))
+            report(self._output_dir, Progress(done=done_bytes // MB, total=total_bytes // MB, unit="MB"))
 
 
 def report(output_dir: Path, event: EngineEvent) -> None:

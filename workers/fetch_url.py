@@ -20,7 +20,8 @@ from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.machine.public_addresses import NotPublic, look_up
 from finetune_hub.spec.events import EXIT_FAILED, Failure, Log
 from finetune_hub.spec.run import FetchedDataset, UrlFetchRun
-from workers.fetch import CHUNK_BYTES, MIB, TRIES, Reporter, report
+from finetune_hub.spec.sizes import size_in_words
+from workers.fetch import CHUNK_BYTES, TRIES, Reporter, report
 from workers.supervisor import write_json
 
 MAX_REDIRECTS = 5
@@ -104,7 +105,7 @@ def check_size(run: UrlFetchRun, size_bytes: int) -> None:
     """
     if size_bytes > run.max_bytes:
         raise UrlRefused(
-            f"The file is larger than {run.max_bytes // MIB:,} MiB.", "Split it and import the parts as datasets."
+            f"The file is larger than {size_in_words(run.max_bytes)}.", "Split it and import the parts as datasets."
         )
 
 

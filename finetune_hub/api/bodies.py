@@ -16,6 +16,7 @@ from finetune_hub.catalog.actions import OnError
 from finetune_hub.notifications.models import Wants
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.sizes import size_in_words
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -234,7 +235,7 @@ def read_body(request: Request, model: type[Body], *, code: str = "invalid_reque
     if content_length_bytes(request) > MAX_JSON_BYTES:
         raise Refusal(
             "body_too_large",
-            f"The body is larger than {MAX_JSON_BYTES >> 10:,} KiB.",
+            f"The body is larger than {size_in_words(MAX_JSON_BYTES)}.",
             "Send data as a dataset, and name it in the body.",
             kind="too_large",
         )
@@ -335,7 +336,7 @@ def uploaded_file(request: Request) -> tuple[Path, str]:
     if content_length_bytes(request) > limit_bytes + FORM_OVERHEAD_BYTES:
         raise Refusal(
             "upload_too_large",
-            f"The upload is larger than {limit_bytes >> 20:,} MiB.",
+            f"The upload is larger than {size_in_words(limit_bytes)}.",
             "Split the dataset into several files and name them all in the job.",
             field="file",
             kind="too_large",

@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 
 from finetune_hub.artifacts.hugging_face import HubFile, HubRefusal, HubRepository
 from finetune_hub.spec.model_files import CONFIG_FILES, TOKENIZER_FILES, WEIGHTS_INDEX
+from finetune_hub.spec.sizes import size_in_words
 
 # What transformers would load, the first pattern that matches: some repositories hold the same weights twice.
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "*.safetensors")
@@ -74,7 +75,7 @@ def dataset_files(repository: HubRepository, *, max_bytes: int | None) -> list[H
     if max_bytes is not None and total_bytes > max_bytes:
         raise HubRefusal(
             "upload_too_large",
-            f"These files of {name} have {total_bytes >> 20:,} MiB; at most {max_bytes >> 20:,} are fetched.",
+            f"These files of {name} have {size_in_words(total_bytes)}; at most {size_in_words(max_bytes)} are fetched.",
             _one_of([file.path for file in found], name),
         )
     return sorted(found, key=lambda file: file.path)

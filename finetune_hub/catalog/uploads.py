@@ -17,6 +17,7 @@ from finetune_hub.accounts.models import Team, User
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.catalog.models import Upload
 from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.sizes import size_in_words
 
 FORGOTTEN_AFTER = timedelta(days=1)
 MAX_OPEN = 20
@@ -35,7 +36,7 @@ def begin_upload(team: Team, user: User, *, file_name: str, size_bytes: int, fin
     if size_bytes > limit_bytes:
         raise Refusal(
             "upload_too_large",
-            f"The upload is larger than {limit_bytes >> 20:,} MiB.",
+            f"The upload is larger than {size_in_words(limit_bytes)}.",
             "Have it put below the service's `models` folder, and import `folder:NAME`."
             if is_model
             else "Split the dataset into several files and name them all in the job.",

@@ -21,6 +21,7 @@ import typer
 from finetune_hub.cli.client import Hub, Progress
 from finetune_hub.cli.connection import HubError, Row
 from finetune_hub.spec.measures import MEASURES
+from finetune_hub.spec.sizes import size_in_words
 
 EXIT_BAD_INPUT = 3
 EXIT_JOB_FAILED = 4
@@ -79,13 +80,8 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> No
 
 
 def size(size_bytes: int | None) -> str:
-    """A size for people: `1.5 MiB`."""
-    if size_bytes is None:
-        return "-"
-    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if size_bytes >= 1 << power:
-            return f"{size_bytes / (1 << power):.1f} {unit}"
-    return f"{size_bytes} B"
+    """A size for people, `-` where it is not known."""
+    return "-" if size_bytes is None else size_in_words(size_bytes)
 
 
 def slug_of(words: str) -> str:

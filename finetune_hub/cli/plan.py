@@ -15,7 +15,8 @@ from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import EXIT_BAD_INPUT, Json, print_json, print_table, reports_errors
 from finetune_hub.cli.recipes import Recipe, read_recipe
 from finetune_hub.scheduling.answer import DeviceAnswer, PlanAnswer
-from finetune_hub.scheduling.fitting import decimal_size, plan_on
+from finetune_hub.scheduling.fitting import plan_on
+from finetune_hub.spec.sizes import size_in_words
 
 
 @reports_errors
@@ -82,7 +83,7 @@ def show(answer: PlanAnswer) -> None:
     )
     best = answer.devices[0]
     print()
-    print_table(["PART", "SIZE"], [(name, decimal_size(part)) for name, part in best.parts.items() if part])
+    print_table(["PART", "SIZE"], [(name, size_in_words(part)) for name, part in best.parts.items() if part])
     for sentence in best.sureness:
         print(sentence)
     if best.alternatives:
@@ -92,7 +93,7 @@ def show(answer: PlanAnswer) -> None:
             [
                 (
                     option.words,
-                    decimal_size(option.peak_bytes),
+                    size_in_words(option.peak_bytes),
                     f"x{option.slowdown}" if option.slowdown else "?",
                     option.quality,
                 )
@@ -105,8 +106,8 @@ def row(device: DeviceAnswer) -> tuple[str, ...]:
     return (
         device.name,
         device.verdict.replace("_", " "),
-        decimal_size(device.peak_bytes),
-        decimal_size(device.usable_bytes),
+        size_in_words(device.peak_bytes),
+        size_in_words(device.usable_bytes),
         str(device.steps),
         duration(device.total_seconds),
         "?" if device.gpu_hours is None else f"{device.gpu_hours:.2f}",

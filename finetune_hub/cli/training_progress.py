@@ -47,7 +47,7 @@ class Progress:
         return None
 
     def line(self) -> str:
-        """`step 12/100  loss 1.2345  512 tokens/s  1.9 GiB  0:01:05 left`; of DPO its rewards too."""
+        """`step 12/100  loss 1.2345  512 tokens/s  1.9 GB  0:01:05 left`; of DPO its rewards too."""
         if not self.steps or self.plan is None:
             return "reading the data and the base model …"
         last = self.steps[-1]

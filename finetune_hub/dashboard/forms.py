@@ -8,7 +8,6 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
-from django.template.defaultfilters import filesizeformat
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.catalog.aliases import MAX_LENGTH as MAX_ALIAS_LENGTH
@@ -18,6 +17,7 @@ from finetune_hub.data.formats.mapped import PARTS
 from finetune_hub.jobs.team_use import TeamUse
 from finetune_hub.spec.recipes.translate import MAX_CHARACTERS, Translation, UnreadableRecipe, translate
 from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.sizes import size_in_words
 
 PLAIN_TEXT = {"autocapitalize": "none", "spellcheck": "false"}  # Names and paths are no prose.
 
@@ -128,7 +128,7 @@ class DatasetUploadForm(FileForm, MappingForm):
         upload: UploadedFile[Any] | None = self.cleaned_data["file"]
         if upload and (upload.size or 0) > settings.DATASET_UPLOAD_MAX_BYTES:
             raise forms.ValidationError(
-                f"{upload.name} is larger than {filesizeformat(settings.DATASET_UPLOAD_MAX_BYTES)}. "
+                f"{upload.name} is larger than {size_in_words(settings.DATASET_UPLOAD_MAX_BYTES)}. "
                 "Split it into several datasets and name them all in the job."
             )
         return upload

@@ -15,6 +15,7 @@ from typing import BinaryIO, Literal, cast
 import zstandard
 
 from finetune_hub.data.defects import BrokenFile
+from finetune_hub.spec.sizes import size_in_words
 
 MAX_RATIO = 200
 RATIO_COUNTS_FROM_BYTES = 64 << 20
@@ -85,8 +86,8 @@ class _Unpacked(io.RawIOBase):
         if ratio > MAX_RATIO or self._unpacked_bytes > MAX_UNPACKED_BYTES:
             raise BrokenFile(
                 "unpacks_too_large",
-                f"the {self._name} data unpack to {ratio:,.0f} times their size ({self._unpacked_bytes >> 20:,} MiB so "
-                "far)",
+                f"the {self._name} data unpack to {ratio:,.0f} times their size "
+                f"({size_in_words(self._unpacked_bytes)} so far)",
                 f"Unpack the file and look at it: more than {MAX_RATIO} times is taken for a bomb.",
             )
 

@@ -29,6 +29,7 @@ from finetune_hub.jobs.news import tell_of
 from finetune_hub.operations.models import Round, RoundName
 from finetune_hub.scheduling.placement.reasons import NO_DEVICE
 from finetune_hub.spec.ids import new_id
+from finetune_hub.spec.sizes import size_in_words
 
 Level = Literal["ok", "warning", "bad"]
 
@@ -38,9 +39,9 @@ VALIDATING_FOR = timedelta(minutes=5)
 WAITING_FOR = timedelta(hours=1)
 LONG_ROUND = timedelta(minutes=10)
 TOLD_AT_ONCE = 100
-GIB = 2**30
+GB = 10**9
 # Of the free space of a disk: below these it is nearly full, and as good as full.
-LOW_BYTES, FULL_BYTES = 10 * GIB, 1 * GIB
+LOW_BYTES, FULL_BYTES = 10 * GB, 1 * GB
 LOG_OF_CONTROL = (
     "Look at control's log, and start it again: `finetune-hub up`, or its Celery worker with `--beat-thread`."
 )
@@ -166,7 +167,7 @@ def store_folder() -> Path | None:
 
 
 def disk_finding(name: str, free_bytes: int) -> Finding:
-    message = f"{name} has {free_bytes / GIB:,.1f} GiB left."
+    message = f"{name} has {size_in_words(free_bytes)} left."
     remedy = "Free some space, or shorten FINETUNE_HUB_KEEP_CHECKPOINTS_DAYS; see docs/operations.md."
     if free_bytes < FULL_BYTES:
         return Finding("Disk", "bad", message, remedy)

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import Field
 
-from finetune_hub.scheduling.fitting import Alternative, DevicePlan, Verdict, decimal_size
+from finetune_hub.scheduling.fitting import Alternative, DevicePlan, Verdict
 from finetune_hub.spec.part import Part
+from finetune_hub.spec.sizes import size_in_words
 
 
 class AlternativeAnswer(Part):
@@ -24,7 +25,7 @@ class AlternativeAnswer(Part):
         """What to change, and what it comes to."""
         fields = ", ".join(f"`{field}: {str(value).lower()}`" for field, value in self.changes.items())
         time = "" if self.slowdown is None else f", {self.slowdown:g} times the time"
-        return f"{fields} ({decimal_size(self.peak_bytes)}{time}; quality: {self.quality})"
+        return f"{fields} ({size_in_words(self.peak_bytes)}{time}; quality: {self.quality})"
 
     @classmethod
     def of(cls, alternative: Alternative) -> AlternativeAnswer:

@@ -20,6 +20,7 @@ from finetune_hub.scheduling.memory import MemoryEstimate, dtype_on, estimate_me
 from finetune_hub.scheduling.speed import seconds_per_step
 from finetune_hub.scheduling.workload import Rows, Workload, workload_of
 from finetune_hub.spec.methods import LowRankMethod, QloraMethod
+from finetune_hub.spec.sizes import size_in_words
 from finetune_hub.spec.training import TrainingSpec
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
@@ -89,14 +90,14 @@ class DevicePlan:
 
     def sentence(self) -> str:
         """The verdict with its numbers."""
-        needs = f"about {decimal_size(self.memory.needed_bytes)} of {decimal_size(self.usable_bytes)} usable"
+        needs = f"about {size_in_words(self.memory.needed_bytes)} of {size_in_words(self.usable_bytes)} usable"
         if self.verdict == "fits":
             return f"It fits {self.device.name}: {needs}."
         if self.verdict == "tight":
             return f"It may just fit {self.device.name}: {needs}, which is less room than the estimate is sure of."
         parts = {name: size for name, size in self.memory.parts().items() if name != "allocator"}
         largest = max(parts, key=lambda name: parts[name])
-        return f"It does not fit {self.device.name}: {needs}; {largest} alone are {decimal_size(parts[largest])}."
+        return f"It does not fit {self.device.name}: {needs}; {largest} alone are {size_in_words(parts[largest])}."
 
 
 def plan_on(
@@ -158,20 +159,15 @@ def uneven_needs(plans: Sequence[DevicePlan]) -> str | None:
     needed = device_bytes_needed(plans)
     if needed is None or not all(needs.values()) or needs["cpu"] == needs["cuda"]:
         return None
-    cpu, gpu = decimal_size(needs["cpu"]), decimal_size(needs["cuda"])
+    cpu, gpu = size_in_words(needs["cpu"]), size_in_words(needs["cuda"])
     return (
         f"A CPU must have {cpu} and a GPU {gpu}; where it may run on both, the job waits for a device with "
-        f"{decimal_size(needed)}, the larger, so that it does not end on one that is too small."
+        f"{size_in_words(needed)}, the larger, so that it does not end on one that is too small."
     )
 
 
 def usable_bytes(device: PlannedDevice) -> float:
     return device.memory_bytes * _USABLE[device.kind]
-
-
-def decimal_size(size_bytes: float) -> str:
-    """Bytes as makers of devices and papers count them: a GB is 10⁹ of them."""
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
 
 
 _NOTHING = Option({}, "", "none: the same numbers", 0)

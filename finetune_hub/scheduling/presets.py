@@ -26,12 +26,13 @@ from pydantic import Field
 from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.devices import KNOWN_GPUS, PlannedDevice
 from finetune_hub.scheduling.facts import Shape
-from finetune_hub.scheduling.fitting import Alternative, cheapest_fit, decimal_size
+from finetune_hub.scheduling.fitting import Alternative, cheapest_fit
 from finetune_hub.scheduling.learning import FinishedRun
 from finetune_hub.scheduling.workload import Rows, workload_of
 from finetune_hub.spec.objectives import DpoObjective
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.sizes import size_in_words
 from finetune_hub.spec.training import TrainingSpec
 
 _PARTS = list(TrainingSpec.model_fields)
@@ -249,7 +250,7 @@ def _batch_values(
         reason = f"nothing of it fits {device.name}: see the plan"
     else:
         reason = (
-            f"as many as fit {device.name}: {decimal_size(found.peak_bytes)} of {decimal_size(device.memory_bytes)}"
+            f"as many as fit {device.name}: {size_in_words(found.peak_bytes)} of {size_in_words(device.memory_bytes)}"
         )
     values = [
         PresetValue(field="training.micro_batch_size", value=micro, reason=reason),

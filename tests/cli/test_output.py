@@ -65,12 +65,14 @@ def test_a_bar_where_somebody_watches(capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_sizes_are_for_people() -> None:
-    assert [output.size(number) for number in (None, 12, 2048, 5 << 20, 3 << 30)] == [
+    assert [output.size(number) for number in (None, 1, 12, 2048, 5_100_000, 134_000_000, 25.3e9)] == [
         "-",
-        "12 B",
-        "2.0 KiB",
-        "5.0 MiB",
-        "3.0 GiB",
+        "1 byte",
+        "12 bytes",
+        "2.0 kB",
+        "5.1 MB",
+        "134 MB",
+        "25.3 GB",
     ]
 
 

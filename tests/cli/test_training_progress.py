@@ -25,6 +25,6 @@ def test_a_line_tells_rewards_of_pairs_alone() -> None:
     progress = Progress("finetune-hub train r.yaml --output o --resume")
     progress.plan = Plan.model_construct(total_steps=10)
     progress.add(step_event())
-    assert progress.line() == "step 3/10  loss 0.5000  200 tokens/s  1.0 GiB  0:00:04 left"
+    assert progress.line() == "step 3/10  loss 0.5000  200 tokens/s  1.1 GB  0:00:04 left"
     progress.add(step_event(reward_margin=0.25, reward_accuracy=0.875))
     assert "loss 0.5000  margin 0.250  accuracy 88%  200 tokens/s" in progress.line()

@@ -181,7 +181,7 @@ def test_small_jobs_share_a_device_by_the_memory_that_they_need(team: Team) -> N
     assert schedule_pass() == 2
     uses = DeviceUse.objects.filter(device__worker=worker, released_at=None)
     assert [use.memory_bytes for use in uses] == [40, 40]
-    assert "needs a device with 0 MB" in reason_of(small[2])
+    assert "needs a device with 40 bytes" in reason_of(small[2])
 
 
 def test_devices_that_failed_a_job_are_avoided(team: Team) -> None:

@@ -107,11 +107,11 @@ def test_what_the_probe_found_is_shown(well: None) -> None:
     assert (finding.level, finding.message) == ("bad", "A file cannot be written.")
 
 
-@pytest.mark.parametrize(("gibibytes", "level"), [(0.5, "bad"), (5, "warning"), (50, "ok")])
-def test_disks(gibibytes: float, level: str) -> None:
-    finding = disk_finding("The hub's home", int(gibibytes * 2**30))
+@pytest.mark.parametrize(("size", "level"), [("0.5 GB", "bad"), ("5.0 GB", "warning"), ("50.0 GB", "ok")])
+def test_disks(size: str, level: str) -> None:
+    finding = disk_finding("The hub's home", int(float(size.split()[0]) * 1e9))
     assert finding.level == level
-    assert f"{gibibytes:,.1f} GiB" in finding.message
+    assert size.replace("0.5 GB", "500 MB") in finding.message
 
 
 def test_workers_that_are_offline_full_or_old(well: None) -> None:

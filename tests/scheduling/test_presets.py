@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from finetune_hub.scheduling.devices import GIB, device_named, device_of
-from finetune_hub.scheduling.fitting import decimal_size, device_bytes_needed, plan_on, uneven_needs
+from finetune_hub.scheduling.fitting import device_bytes_needed, plan_on, uneven_needs
 from finetune_hub.scheduling.presets import PRESETS, Preset, epochs_for, learning_rate_for, length_for, make_preset
 from finetune_hub.scheduling.workload import Rows
 from finetune_hub.spec.objectives import DpoObjective
 from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.sizes import size_in_words
 from finetune_hub.spec.training import TrainingSpec
 from tests.scheduling.shapes import LLAMAS
 
@@ -136,6 +137,6 @@ def test_a_device_must_have_what_the_largest_need_among_those_that_hold_it_is() 
     assert roomy > on_gpu
     said = uneven_needs(on_both)
     assert said is not None
-    assert decimal_size(on_gpu) in said
-    assert f"waits for a device with {decimal_size(roomy)}, the larger" in said
+    assert size_in_words(on_gpu) in said
+    assert f"waits for a device with {size_in_words(roomy)}, the larger" in said
     assert uneven_needs([plans["gpu"], plans["small"]]) is None, "only the GPU holds it"

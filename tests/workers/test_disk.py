@@ -46,7 +46,7 @@ def test_a_training_that_fits_to_the_byte_and_one_that_does_not(
     leave(monkeypatch, needed)
     require_room(WORK["train"].bytes_needed(job), tmp_path)
     leave(monkeypatch, needed - 1)
-    with pytest.raises(NoRoom, match=r"checkpoints of this job take up to 0\.0 GB"):
+    with pytest.raises(NoRoom, match=r"checkpoints of this job take up to 11 MB"):
         require_room(WORK["train"].bytes_needed(job), tmp_path)
 
 

@@ -18,6 +18,7 @@ from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.catalog.models import Upload
 from finetune_hub.catalog.uploads import MAX_PART_BYTES, add_part, begin_upload
 from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.sizes import size_in_words
 
 
 class RawBytes(BaseParser):
@@ -68,7 +69,7 @@ class OneUpload(HubView):
         if content_length_bytes(request) > MAX_PART_BYTES:
             raise Refusal(
                 "body_too_large",
-                f"The part is larger than {MAX_PART_BYTES >> 20} MiB.",
+                f"The part is larger than {size_in_words(MAX_PART_BYTES)}.",
                 "Send smaller parts, one behind the other.",
                 kind="too_large",
             )

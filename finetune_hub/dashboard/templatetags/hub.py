@@ -21,11 +21,10 @@ from finetune_hub.dashboard.icons import STATE_ICONS, draw_icon
 from finetune_hub.dashboard.markdown import render_foreign
 from finetune_hub.fleet.models import Device
 from finetune_hub.jobs.models import Job
-from finetune_hub.scheduling.fitting import decimal_size
+from finetune_hub.spec.sizes import size_in_words
 from finetune_hub.spec.training import TrainingSpec
 
 register = template.Library()
-register.filter(decimal_size)
 
 JUST_NOW_SECONDS = 5
 
@@ -170,6 +169,11 @@ def compact(number: float) -> str:
         if number >= size:
             return f"{number / size:.1f}".removesuffix(".0") + f" {unit}"
     return f"{number:g}"
+
+
+@register.filter
+def size(size_bytes: float | None) -> str:
+    return "–" if size_bytes is None else size_in_words(size_bytes)
 
 
 @register.filter

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from finetune_hub.data.defects import BrokenFile, Defect
+from finetune_hub.spec.sizes import size_in_words
 
 MAX_ROW_BYTES = 16 << 20
 UTF8_MARK = b"\xef\xbb\xbf"
@@ -54,7 +55,7 @@ def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 def too_long(line: int, raw: bytes = b"") -> Unread:
     return unread(
-        line, "row_too_long", f"longer than {MAX_ROW_BYTES >> 20} MiB", "Split the row into shorter ones.", raw=raw
+        line, "row_too_long", f"longer than {size_in_words(MAX_ROW_BYTES)}", "Split the row into shorter ones.", raw=raw
     )
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
-from finetune_hub.scheduling.fitting import decimal_size
 from finetune_hub.scheduling.placement.pools import matches, right_kinds
 from finetune_hub.scheduling.placement.quotas import Blocked, Quotas
 from finetune_hub.scheduling.placement.situation import IMPORTS, Device, Situation, TeamShare, WaitingJob
+from finetune_hub.spec.sizes import size_in_words
 
 WaitCode = Literal["devices", "no_device"] | Blocked
 WAIT_CODES: list[str] = ["devices", "no_device", *get_args(Blocked)]
@@ -176,8 +176,8 @@ def _say_what_does_not_match(job: WaitingJob, devices: Sequence[Device]) -> str:
     if not _some(anywhere, devices):
         largest = max(alike, key=lambda device: device.memory_bytes)
         return (
-            f"It needs {decimal_size(job.memory_bytes)} on a device, and {largest.name}, the largest, has "
-            f"{decimal_size(largest.memory_bytes)}: `finetune-hub plan` says what would fit."
+            f"It needs {size_in_words(job.memory_bytes)} on a device, and {largest.name}, the largest, has "
+            f"{size_in_words(largest.memory_bytes)}: `finetune-hub plan` says what would fit."
         )
     allowed = _some(replace(job, excluded_devices=frozenset()), devices)
     if not allowed:
@@ -196,7 +196,7 @@ def _some(job: WaitingJob, devices: Sequence[Device]) -> list[Device]:
 
 def _needs(job: WaitingJob) -> str:
     """What a job asks of its devices; empty for one that takes any."""
-    memory = f" with {decimal_size(job.memory_bytes)}" if job.memory_bytes else ""
+    memory = f" with {size_in_words(job.memory_bytes)}" if job.memory_bytes else ""
     if job.devices > 1:
         return f"it needs {job.devices} devices of one worker{memory and memory + ' each'}, and "
     return f"it needs a device{memory}, and " if memory or job.wish or job.labels else ""
