@@ -82,7 +82,6 @@ class Training(Kind):
         }
 
 
-@transaction.atomic
 def submit_training(
     team: Team,
     user: User,
@@ -130,19 +129,21 @@ def submit_training(
     if spec.adapter_name is None:
         name = f"{choices[0][0].dataset.name}-{base_model.name}"[:64].rstrip("-._")
         spec = spec.model_copy(update={"adapter_name": name})
-    return create_job(
-        Training,
-        team=team,
-        created_by=user,
-        memory_bytes_needed=memory_needed(team, spec, allow_unfit=allow_unfit),
-        base_model=base_model,
-        spec=spec.model_dump(mode="json", exclude_none=True),
-        choices=choices,
-        idempotency_key=idempotency_key,
-        said="Submitted." if copy_of is None else f"Submitted, as a copy of {copy_of.pk}.",
-        priority=priority,
-        after=None if after is None else lock_predecessor(team, after),
-    )
+    needed = memory_needed(team, spec, allow_unfit=allow_unfit)  # Reads rows: for that nothing is locked.
+    with transaction.atomic():
+        return create_job(
+            Training,
+            team=team,
+            created_by=user,
+            memory_bytes_needed=needed,
+            base_model=base_model,
+            spec=spec.model_dump(mode="json", exclude_none=True),
+            choices=choices,
+            idempotency_key=idempotency_key,
+            said="Submitted." if copy_of is None else f"Submitted, as a copy of {copy_of.pk}.",
+            priority=priority,
+            after=None if after is None else lock_predecessor(team, after),
+        )
 
 
 def _as_submitted(team: Team, spec: TrainingSpec, known: Job) -> dict[str, Any]:
