@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_hub.engine.errors import Stopped
-from finetune_hub.engine.train import loop
-from finetune_hub.machine.event_file import EventLog
-from finetune_hub.spec.events import Event, Step
 from finetune_hub.spec.methods import METHODS
 from finetune_hub.spec.run import TrainRun
 from tests.engine.conftest import MakeRun, adapter_bytes, events_of, train
+from tests.engine.interruptions import interrupt
 from tests.engine.test_lora_variants import VARIANTS as LORA
 from tests.engine.test_lora_variants import make_mixture
 from tests.engine.test_quantized import KINDS
@@ -32,26 +28,6 @@ EVERY_METHOD: dict[str, dict[str, Any]] = {
     "qlora-dora": {"type": "qlora", "use_dora": True, **DROPOUT},
     **{f"tokens-{name}": {"virtual_tokens": 5, **options} for name, options in VIRTUAL_TOKENS.items()},
 }
-
-
-class StopsAt(EventLog):
-    """The signal that a pause, a preemption and Ctrl-C send comes in the middle of a step."""
-
-    def __init__(self, output_dir: Path, step: int) -> None:
-        super().__init__(output_dir)
-        self.step = step
-
-    def emit(self, event: Event) -> None:
-        super().emit(event)
-        if isinstance(event, Step) and event.step == self.step:
-            signal.raise_signal(signal.SIGTERM)
-
-
-def interrupt(run: TrainRun, step: int) -> TrainRun:
-    """Train until the step. Returns the run that goes on from there."""
-    with StopsAt(run.output_dir, step) as log, pytest.raises(Stopped):
-        loop.train(run, log)
-    return run.model_copy(update={"resume_from": run.output_dir / "checkpoints" / f"step-{step}"})
 
 
 def losses(run: TrainRun) -> list[tuple[int, float, float]]:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from finetune_hub.engine.errors import Stopped
 from finetune_hub.engine.train import loop
 from finetune_hub.machine.event_file import EventLog
-from finetune_hub.spec.events import Event, Step
 from finetune_hub.spec.methods import METHODS
 from finetune_hub.spec.objectives import OBJECTIVES
 from finetune_hub.spec.run import TrainRun
 from finetune_hub.spec.training import TrainingSpec
 from tests.engine.conftest import dataset_file, events_of
+from tests.engine.interruptions import interrupt
 from tests.tiny_models import make_chat_rows, make_tiny_model
 
 STEPS = 50
@@ -46,27 +43,12 @@ def train_curve(name: str, folder: Path) -> Curve:
     torch.set_num_threads(1)
     try:
         run = _make_run(name, folder)
-        with _StopsAt(run.output_dir, INTERRUPTED_AT) as log, suppress(Stopped):
-            loop.train(run, log)
-        resumed = run.model_copy(update={"resume_from": run.output_dir / "checkpoints" / f"step-{INTERRUPTED_AT}"})
+        resumed = interrupt(run, INTERRUPTED_AT)
         with EventLog(run.output_dir) as log:
             loop.train(resumed, log)
     finally:
         torch.set_num_threads(threads)
     return _curve_of(run.output_dir)
-
-
-class _StopsAt(EventLog):
-    """Sends the signal of a pause in the middle of a run."""
-
-    def __init__(self, output_dir: Path, step: int) -> None:
-        super().__init__(output_dir)
-        self.step = step
-
-    def emit(self, event: Event) -> None:
-        super().emit(event)
-        if isinstance(event, Step) and event.step == self.step:
-            signal.raise_signal(signal.SIGTERM)
 
 
 def _curve_of(output_dir: Path) -> Curve:
