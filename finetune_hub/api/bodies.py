@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from django.conf import settings
 from django.core.files.uploadedfile import TemporaryUploadedFile
+from django.http import Http404, HttpRequest
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from rest_framework.request import Request
 
@@ -283,6 +284,19 @@ def check_text(value: Any) -> None:
 
 def is_storable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def refuse_nul(request: HttpRequest | Request) -> None:
+    """Refuse an address with a NUL, which Postgres cannot store, so that asking it for one fails.
+
+    Raises:
+        Http404: it is in the path, which is then no row's.
+        Refusal: `invalid_request`, where it is in the query.
+    """
+    if "\0" in request.path:
+        raise Http404
+    if "%00" in request.META["QUERY_STRING"]:
+        raise Refusal("invalid_request", "The query holds a NUL, `%00`.", "Remove that character.")
 
 
 def idempotency_key_of(request: Request) -> str | None:

@@ -6,10 +6,13 @@ from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
 
 from django.core.exceptions import SuspiciousOperation
-from django.http import Http404, HttpRequest
+from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
 from django.utils.deprecation import MiddlewareMixin
+
+from finetune_hub.api.bodies import refuse_nul
+from finetune_hub.spec.refusal import Refusal
 
 CONTENT_SECURITY_POLICY = "; ".join(
     [
@@ -32,16 +35,16 @@ AsyncHandler = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 class RefuseNul(MiddlewareMixin):
     """Refuses a page's address with a NUL, which no row has, and which Postgres refuses to look for.
 
-    The API, which answers in JSON, has a refusal of its own: `refuse_nul` of `api/views/hub_view.py`.
+    The API's own views do so too, and answer in JSON.
     """
 
     def process_request(self, request: HttpRequest) -> None:
         if request.path.startswith("/api/"):
             return
-        if "\0" in request.path:
-            raise Http404
-        if "%00" in request.META["QUERY_STRING"]:
-            raise SuspiciousOperation("The query holds a NUL.")
+        try:
+            refuse_nul(request)
+        except Refusal as refusal:
+            raise SuspiciousOperation(refusal.message) from refusal
 
 
 @sync_and_async_middleware

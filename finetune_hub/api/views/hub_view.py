@@ -7,7 +7,6 @@ from typing import Any
 from uuid import uuid4
 
 from django.db.models import QuerySet
-from django.http import Http404
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser, JSONParser
@@ -17,10 +16,10 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
+from finetune_hub.api.bodies import refuse_nul
 from finetune_hub.api.paging import NewestFirst
 from finetune_hub.api.permissions import MembersSubmit
 from finetune_hub.api.serializers.errors import ErrorBodySerializer
-from finetune_hub.spec.refusal import Refusal
 
 PAGE_PARAMETERS = [
     OpenApiParameter("cursor", str, description=NewestFirst.cursor_query_description),
@@ -35,19 +34,6 @@ def errors(*statuses: int) -> dict[int, OpenApiResponse]:
     return dict.fromkeys(
         sorted({*statuses, *scoped}), OpenApiResponse(ErrorBodySerializer, description="Refused; see `error.code`.")
     )
-
-
-def refuse_nul(request: Request) -> None:
-    """Refuse an address with a NUL, which Postgres cannot store, so that asking it for one fails.
-
-    Raises:
-        Http404: it is in the path, which is then no row's.
-        Refusal: `invalid_request`, where it is in the query.
-    """
-    if "\0" in request.path:
-        raise Http404
-    if "%00" in request.META["QUERY_STRING"]:
-        raise Refusal("invalid_request", "The query holds a NUL, `%00`.", "Remove that character.")
 
 
 class AlwaysJson(BaseContentNegotiation):
