@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from finetune_hub.machine.event_file import read_events
+from finetune_hub.machine.event_file import EVENTS_FILE, read_events
 from finetune_hub.spec.events import EngineEvent
 
 POLL_SECONDS = 0.1
@@ -30,7 +30,8 @@ class EngineProcess:
         file = output_dir / f"{command}.json"
         file.write_text(document.model_dump_json(indent=2), encoding="utf-8")
         self._output_dir = output_dir
-        _, self._offset = read_events(output_dir)  # Of an earlier half of the run.
+        earlier = output_dir / EVENTS_FILE  # Of an earlier half of the run.
+        self._offset = earlier.stat().st_size if earlier.exists() else 0
         self.log = output_dir / LOG_FILE
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
