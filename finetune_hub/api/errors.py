@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-from finetune_hub.api.statuses import KINDS, status_of
+from finetune_hub.api.statuses import KIND_OF_STATUS, status_of
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.spec.defects import defects_of
 from finetune_hub.spec.refusal import Refusal
@@ -101,7 +101,7 @@ def as_refusal(error: Exception) -> Refusal | None:
                 ("invalid_request", "See `/api/schema` for what this address expects."),
             )
             message = MESSAGES.get(type(error), str(error.detail))
-            return Refusal(code, message, remedy, kind=KINDS.get(error.status_code, "invalid"))
+            return Refusal(code, message, remedy, kind=KIND_OF_STATUS.get(error.status_code, "invalid"))
     return None
 
 

@@ -16,7 +16,7 @@ STATUSES: dict[RefusalKind, int] = {
     "failed": 500,
     "unavailable": 503,
 }
-KINDS = {status: kind for kind, status in STATUSES.items()}
+KIND_OF_STATUS = {status: kind for kind, status in STATUSES.items()}
 
 
 def status_of(refusal: Refusal) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -68,7 +69,7 @@ class Finish:
     """Put a folder of the output into the store; gives where, and its manifest."""
 
 
-class Work:
+class Work(ABC):
     """One kind's part of an attempt; what is set here suits a kind that needs no room and leaves nothing behind."""
 
     kind: ClassVar[str]
@@ -78,6 +79,7 @@ class Work:
         """Room on the worker's disk, without which it is not begun; None: not known."""
         return None
 
+    @abstractmethod
     def prepare(self, start: Start) -> None:
         """Fetch what the attempt needs and name its commands.
 
@@ -86,8 +88,8 @@ class Work:
             LeaseLost: it took too long.
             Refusal: it cannot be done as things are.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def publish(self, finish: Finish) -> None:
         """Store what the attempt made and publish it, in one fenced transaction that ends attempt and job.
 
@@ -96,7 +98,6 @@ class Work:
             ArtifactError: the store cannot be written.
             Refusal: what it made cannot be taken.
         """
-        raise NotImplementedError
 
-    def clean_up(self, job: Job) -> None:
+    def clean_up(self, job: Job) -> None:  # noqa: B027 (a kind may leave nothing behind)
         """Delete what no other attempt will want, once the attempt has ended."""
