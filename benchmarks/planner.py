@@ -29,9 +29,10 @@ from typing import Any
 
 from benchmarks.engine import cpu_name, run_process
 from finetune_hub.scheduling.devices import device_of
-from finetune_hub.scheduling.facts import Shape, read_facts
+from finetune_hub.scheduling.facts import read_facts
 from finetune_hub.scheduling.memory import estimate_memory
 from finetune_hub.scheduling.workload import Rows, workload_of
+from finetune_hub.spec.shape import Shape
 from finetune_hub.spec.training import TrainingSpec
 from tests.tiny_models import make_tokenizer
 

@@ -10,8 +10,8 @@ from drf_spectacular.plumbing import ResolvedComponent
 from drf_spectacular.utils import Direction
 from pydantic import BaseModel
 
-from finetune_hub.data.rows import RowKind
 from finetune_hub.jobs.kinds.kind import KINDS
+from finetune_hub.spec.row_kinds import RowKind
 
 SCHEMA_SETTINGS: dict[str, Any] = {
     "OAS_VERSION": "3.1.1",  # As pydantic's JSON schemas are.

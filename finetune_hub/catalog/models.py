@@ -12,9 +12,9 @@ from django.utils import timezone
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.querysets import TeamOwnedQuerySet
 from finetune_hub.artifacts.manifest import manifest_digest
-from finetune_hub.data.rows import RowKind
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.ids import new_id
+from finetune_hub.spec.row_kinds import RowKind
 
 
 class StoredFile(models.Model):

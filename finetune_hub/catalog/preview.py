@@ -17,9 +17,10 @@ from finetune_hub.catalog.tombstones import require_alive
 from finetune_hub.data.chat_template import ChatTemplate, EncodedRow, InvalidChatTemplate
 from finetune_hub.data.encode import encode_row
 from finetune_hub.data.kept_rows import KeptRows
-from finetune_hub.data.rows import Row, RowKind
+from finetune_hub.data.rows import Row
 from finetune_hub.data.token_statistics import MeasuredRow, TokenStatistics, measure, numbers_to_measure, summarise
 from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.row_kinds import RowKind
 
 SHOWN_TOKENS = 2000
 _rendering = Lock()  # A template notes its spans while it renders: one row at a time.

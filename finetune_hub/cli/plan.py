@@ -54,8 +54,9 @@ def plan_offline(read: Recipe, device: str, base: Path | None) -> PlanAnswer:
     from finetune_hub.cli.local_rows import rows_in
     from finetune_hub.cli.train import parse_spec
     from finetune_hub.scheduling.devices import device_named
-    from finetune_hub.scheduling.facts import Shape, read_facts
+    from finetune_hub.scheduling.facts import read_facts
     from finetune_hub.spec.refusal import Refusal
+    from finetune_hub.spec.shape import Shape
 
     spec = parse_spec(read)
     files = [(read.path.parent / choice.path, choice.weight) for choice in spec.datasets if choice.path is not None]

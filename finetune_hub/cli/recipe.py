@@ -96,11 +96,12 @@ def preset_offline(name: str, base_model: str, files: list[str], device: str) ->
     """
     from finetune_hub.cli.local_rows import rows_in
     from finetune_hub.data.report import look_at
-    from finetune_hub.data.rows import RowKind
     from finetune_hub.scheduling.devices import device_named
-    from finetune_hub.scheduling.facts import Shape, read_facts
+    from finetune_hub.scheduling.facts import read_facts
     from finetune_hub.scheduling.presets import make_preset
     from finetune_hub.spec.objectives import DpoObjective, SftObjective
+    from finetune_hub.spec.row_kinds import RowKind
+    from finetune_hub.spec.shape import Shape
 
     named = [weighted(text) for text in files]
     folder = Path(base_model).expanduser()

@@ -11,7 +11,8 @@ import orjson
 
 from finetune_hub.data.formats.registry import KEPT_FORMATS
 from finetune_hub.data.report import ROWS_PER_OFFSET
-from finetune_hub.data.rows import Row, RowKind
+from finetune_hub.data.rows import Row
+from finetune_hub.spec.row_kinds import RowKind
 
 
 class KeptRows:

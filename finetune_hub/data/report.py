@@ -18,8 +18,9 @@ from pydantic import BaseModel, Field
 from finetune_hub.data.defects import BrokenFile, Defect, InvalidDataset, refusal_of
 from finetune_hub.data.formats.mapped import PARTS
 from finetune_hub.data.intake import DatasetFile, Rejected, UnknownFormat, unknown_format, whole_file
-from finetune_hub.data.rows import ChatRow, CompletionRow, LabelledRow, PreferenceRow, RowKind, TextRow
+from finetune_hub.data.rows import ChatRow, CompletionRow, LabelledRow, PreferenceRow, TextRow
 from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.row_kinds import RowKind
 
 ROWS_FILE = "rows.jsonl"
 QUARANTINE_FILE = "quarantine.jsonl"

@@ -13,20 +13,11 @@ Supervised fine-tuning reads every kind: of a pair it learns the chosen answer, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 Message = dict[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool")
-
-
-class RowKind(StrEnum):
-    CHAT = "chat"
-    COMPLETION = "completion"
-    TEXT = "text"
-    PREFERENCE = "preference"
-    LABELLED = "labelled"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from finetune_hub.engine.errors import BadConfig
 from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.events import Progress
 from finetune_hub.spec.model_files import CONFIG_FILES, TOKENIZER_FILES, WEIGHTS_INDEX
-from finetune_hub.spec.run import ImportResult, ImportRun, ModelFacts
+from finetune_hub.spec.run import ImportResult, ImportRun
+from finetune_hub.spec.shape import ModelFacts
 
 MODEL_DIR = "model"
 _COPIED = (*CONFIG_FILES, *TOKENIZER_FILES, WEIGHTS_INDEX)

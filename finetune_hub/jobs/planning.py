@@ -13,13 +13,11 @@ from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.catalog.preview import measured_rows
-from finetune_hub.data.rows import RowKind
 from finetune_hub.fleet.models import Device
 from finetune_hub.jobs.models import Attempt, Job
 from finetune_hub.scheduling.answer import PlanAnswer
 from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.devices import PlannedDevice, device_of
-from finetune_hub.scheduling.facts import Shape
 from finetune_hub.scheduling.fitting import DevicePlan, device_bytes_needed, plan_on, uneven_needs
 from finetune_hub.scheduling.learning import FinishedRun
 from finetune_hub.scheduling.memory import MemoryEstimate, estimate_memory
@@ -28,7 +26,8 @@ from finetune_hub.scheduling.speed import seconds_per_step
 from finetune_hub.scheduling.workload import Rows, Workload
 from finetune_hub.spec.objectives import DpoObjective
 from finetune_hub.spec.refusal import Refusal
-from finetune_hub.spec.run import ModelFacts
+from finetune_hub.spec.row_kinds import RowKind
+from finetune_hub.spec.shape import ModelFacts, Shape
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
 LEARNT_ATTEMPTS = 50

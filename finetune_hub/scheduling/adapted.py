@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from finetune_hub.scheduling.facts import Linear, Shape
 from finetune_hub.spec.methods import LowRankMethod, PrefixTuningMethod
+from finetune_hub.spec.shape import Linear, Shape
 from finetune_hub.spec.training import TrainingSpec
 
 

@@ -11,7 +11,7 @@ Two checkpoints are kept, and a third is whole before the oldest goes. P: traine
 from __future__ import annotations
 
 from finetune_hub.scheduling.adapted import trained_parameters
-from finetune_hub.scheduling.facts import Shape
+from finetune_hub.spec.shape import Shape
 from finetune_hub.spec.training import TrainingSpec
 
 CHECKPOINTS_AT_ONCE = 3

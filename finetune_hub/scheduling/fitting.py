@@ -14,12 +14,12 @@ from typing import Literal
 
 from finetune_hub.scheduling.changes import Changes, changed
 from finetune_hub.scheduling.devices import PlannedDevice
-from finetune_hub.scheduling.facts import Shape
 from finetune_hub.scheduling.learning import Correction, FinishedRun, learn_memory, learn_speed
 from finetune_hub.scheduling.memory import MemoryEstimate, dtype_on, estimate_memory
 from finetune_hub.scheduling.speed import seconds_per_step
 from finetune_hub.scheduling.workload import Rows, Workload, workload_of
 from finetune_hub.spec.methods import LowRankMethod, QloraMethod
+from finetune_hub.spec.shape import Shape
 from finetune_hub.spec.sizes import size_in_words
 from finetune_hub.spec.training import TrainingSpec
 

@@ -34,9 +34,10 @@ from typing import NamedTuple
 
 from finetune_hub.scheduling.adapted import adapted_ranks, trained_parameters
 from finetune_hub.scheduling.devices import Dtype, PlannedDevice
-from finetune_hub.scheduling.facts import BYTES_OF, Linear, Shape
+from finetune_hub.scheduling.facts import BYTES_OF
 from finetune_hub.scheduling.workload import Workload
 from finetune_hub.spec.methods import LowRankMethod, PrefixTuningMethod, PromptTuningMethod, QloraMethod
+from finetune_hub.spec.shape import Linear, Shape
 from finetune_hub.spec.training import TrainingSpec
 
 _HEAD_NUMBERS, _LEAST_HEAD_ROWS, _MOST_HEAD_ROWS = 1 << 24, 64, 256  # Of a chunk of the head.

@@ -25,13 +25,13 @@ from pydantic import Field
 
 from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.devices import KNOWN_GPUS, PlannedDevice
-from finetune_hub.scheduling.facts import Shape
 from finetune_hub.scheduling.fitting import Alternative, cheapest_fit
 from finetune_hub.scheduling.learning import FinishedRun
 from finetune_hub.scheduling.workload import Rows, workload_of
 from finetune_hub.spec.objectives import DpoObjective
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.shape import Shape
 from finetune_hub.spec.sizes import size_in_words
 from finetune_hub.spec.training import TrainingSpec
 

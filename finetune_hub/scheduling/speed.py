@@ -18,11 +18,12 @@ from __future__ import annotations
 from finetune_hub.scheduling.adapted import trained_parameters
 from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.devices import PlannedDevice
-from finetune_hub.scheduling.facts import BYTES_OF, Shape
+from finetune_hub.scheduling.facts import BYTES_OF
 from finetune_hub.scheduling.memory import dtype_on, weight_bytes
 from finetune_hub.scheduling.workload import Workload
 from finetune_hub.spec.methods import QloraMethod
 from finetune_hub.spec.objectives import DpoObjective
+from finetune_hub.spec.shape import Shape
 from finetune_hub.spec.training import TrainingSpec
 
 _REACHED = {("cpu", 2): 0.32, ("cpu", 4): 0.54, ("cuda", 2): 0.35, ("cuda", 4): 0.5}

@@ -15,6 +15,7 @@ from pydantic import Field
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.hub_reference import HubReference
 from finetune_hub.spec.part import Part
+from finetune_hub.spec.shape import ModelFacts
 from finetune_hub.spec.training import TrainingSpec
 
 DeviceKind = Literal["cpu", "cuda"]
@@ -215,27 +216,6 @@ class ExportResult(Part):
         None, description="Of each way of merging from the adapter beside the quantised base."
     )
     warnings: list[str]
-
-
-class ModelFacts(Part):
-    """What the service needs to know about a base model: memory planning, chat, serving."""
-
-    architecture: str = Field(description="Transformers' model class.")
-    model_type: str
-    parameter_count: int
-    layers: int
-    hidden_size: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate_size: int | None
-    context_length: int | None
-    vocabulary_size: int
-    tied_head: bool = Field(description="The output head is the embedding table.")
-    dtype: str = Field(description="Of the stored weights.")
-    size_bytes: int = Field(description="Of the weight files.")
-    chat_template_sha256: str | None
-    license: str | None
 
 
 class ImportResult(Part):

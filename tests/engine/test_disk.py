@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from finetune_hub.scheduling.disk import SMALL_FILES_BYTES, checkpoint_bytes
-from finetune_hub.scheduling.facts import Shape, read_facts
+from finetune_hub.scheduling.facts import read_facts
+from finetune_hub.spec.shape import Shape
 from tests.engine.conftest import MakeRun, train
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_hub.scheduling.facts import Shape
-from finetune_hub.spec.run import ModelFacts
+from finetune_hub.spec.shape import ModelFacts, Shape
 from finetune_hub.spec.training import TrainingSpec
 
 

@@ -9,10 +9,11 @@ import pytest
 
 from finetune_hub.scheduling.adapted import trained_parameters
 from finetune_hub.scheduling.devices import device_named
-from finetune_hub.scheduling.facts import Shape, read_facts
+from finetune_hub.scheduling.facts import read_facts
 from finetune_hub.scheduling.memory import MemoryEstimate, estimate_memory, head_rows, saved_bytes
 from finetune_hub.scheduling.workload import Rows, Workload, workload_of
 from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.shape import Shape
 from finetune_hub.spec.training import TrainingSpec
 from tests.scheduling.shapes import LLAMAS, spec
 from tests.tiny_models import make_tiny_model

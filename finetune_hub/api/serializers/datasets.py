@@ -8,7 +8,7 @@ from rest_framework import serializers
 
 from finetune_hub.catalog.models import Dataset, DatasetVersion, Upload
 from finetune_hub.catalog.uploads import received_bytes
-from finetune_hub.data.rows import RowKind
+from finetune_hub.spec.row_kinds import RowKind
 
 
 class DatasetVersionSerializer(serializers.ModelSerializer[DatasetVersion]):

@@ -14,7 +14,7 @@ from finetune_hub.data.formats.format import Document, Format
 from finetune_hub.data.formats.instruction import Alpaca, QuestionAnswer
 from finetune_hub.data.formats.preference import Labelled, OpenAiPreference, Preference
 from finetune_hub.data.formats.raw_text import PromptCompletion, Text
-from finetune_hub.data.rows import RowKind
+from finetune_hub.spec.row_kinds import RowKind
 
 FORMATS: tuple[Format, ...] = (
     OpenAiPreference(),

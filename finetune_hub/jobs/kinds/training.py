@@ -17,7 +17,6 @@ from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
 from finetune_hub.data.encode import encode_row
 from finetune_hub.data.intake import read_rows
-from finetune_hub.data.rows import RowKind
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs.kinds.kind import Kind
 from finetune_hub.jobs.models import Job
@@ -27,6 +26,7 @@ from finetune_hub.scheduling.shrinking import smaller
 from finetune_hub.spec.compatibility import Compatibility, compatibility_of
 from finetune_hub.spec.measures import MEASURES
 from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.row_kinds import RowKind
 from finetune_hub.spec.training import TrainingSpec
 
 RAW_KINDS = frozenset({RowKind.TEXT, RowKind.COMPLETION})  # These do not pass through a chat template.

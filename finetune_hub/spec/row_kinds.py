@@ -1,0 +1,13 @@
+"""The kinds of rows that the hub keeps: see `data.rows`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class RowKind(StrEnum):
+    CHAT = "chat"
+    COMPLETION = "completion"
+    TEXT = "text"
+    PREFERENCE = "preference"
+    LABELLED = "labelled"
