@@ -28,7 +28,7 @@ from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.memory import peak_memory_bytes
 from finetune_hub.engine.model import DTYPES, load_base_model
-from finetune_hub.spec.methods import LoraMethod
+from finetune_hub.spec.methods.low_rank import LoraMethod
 
 STEPS = 8
 RANK, ALPHA = 16, 32

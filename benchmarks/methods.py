@@ -31,8 +31,7 @@ from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.data.chat_template import ChatTemplate
 from finetune_hub.data.sample_tickets import write_tickets
 from finetune_hub.engine import library
-from finetune_hub.engine.adapters import registry
-from finetune_hub.engine.adapters.registry import Adapter
+from finetune_hub.engine.adapters.adapter import Adapter, parameter_groups
 from finetune_hub.engine.allocator import start_again_tuned
 from finetune_hub.engine.dataset import RowOrder, TokenRow, load_dataset
 from finetune_hub.engine.fast import fast_modules
@@ -44,7 +43,9 @@ from finetune_hub.engine.train import held_out
 from finetune_hub.engine.train.ranks import Ranks
 from finetune_hub.engine.train.step import schedule
 from finetune_hub.machine.event_file import EventLog
-from finetune_hub.spec.methods import LoraMethod, Method, PrefixTuningMethod, PromptTuningMethod, QloraMethod
+from finetune_hub.spec.methods.low_rank import LoraMethod, QloraMethod
+from finetune_hub.spec.methods.method import Method
+from finetune_hub.spec.methods.virtual_tokens import PrefixTuningMethod, PromptTuningMethod
 from finetune_hub.spec.run import DatasetFile
 from finetune_hub.spec.training import TrainingOptions
 
@@ -169,7 +170,7 @@ def train(model: Any, adapter: Adapter, learning_rate: float, order: RowOrder) -
     options = TrainingOptions()
     paths = prove_fast_paths(model)
     fast_modules.install(model)
-    optimizer = torch.optim.AdamW(registry.parameter_groups(adapter, learning_rate), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameter_groups(adapter, learning_rate), weight_decay=0.0)
     trained = list(adapter.parameters().values())
     steps = order.rows_per_epoch // MICRO_BATCH
     model.train()

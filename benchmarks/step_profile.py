@@ -27,7 +27,7 @@ from finetune_hub.engine.model import DTYPES, prove_fast_paths
 from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.objectives.sft import Sft
 from finetune_hub.machine.event_file import EventLog
-from finetune_hub.spec.methods import LoraMethod
+from finetune_hub.spec.methods.low_rank import LoraMethod
 from finetune_hub.spec.run import DatasetFile
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_hub.spec.compatibility import GGUF_MODEL_TYPES, compatibility_of
-from finetune_hub.spec.methods import METHODS
+from finetune_hub.spec.methods.registry import METHODS
 
 PLAIN = {"PEFT": "yes", "vLLM": "yes", "llama.cpp": "export", "LoRAX": "yes"}
 PEFT_ALONE = {"PEFT": "yes", "vLLM": "no", "llama.cpp": "no", "LoRAX": "no"}

@@ -99,8 +99,7 @@ def preset_offline(name: str, base_model: str, files: list[str], device: str) ->
     from finetune_hub.scheduling.devices import device_named
     from finetune_hub.scheduling.facts import read_facts
     from finetune_hub.scheduling.presets import make_preset
-    from finetune_hub.spec.objectives import DpoObjective, SftObjective
-    from finetune_hub.spec.row_kinds import RowKind
+    from finetune_hub.spec.objectives.registry import objective_for
     from finetune_hub.spec.shape import Shape
 
     named = [weighted(text) for text in files]
@@ -108,11 +107,11 @@ def preset_offline(name: str, base_model: str, files: list[str], device: str) ->
     try:
         shape = Shape(read_facts(folder))
         rows, _ = rows_in([(Path(path), weight) for path, weight in named], folder)
-        is_dpo = all(look_at(Path(path)).kind == RowKind.PREFERENCE for path, _ in named)
+        kinds = [look_at(Path(path)).kind for path, _ in named]
         asked = TrainingSpec(
             base_model=base_model,
             datasets=[DatasetChoice(path=path, weight=weight) for path, weight in named],
-            objective=DpoObjective() if is_dpo else SftObjective(),
+            objective=objective_for(kinds),
         )
         return make_preset(name, asked, shape, rows, [device_named(device)])
     except Refusal as refusal:

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Sequence
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import yaml
-from annotated_types import Ge, Le
 from django import forms
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -23,12 +19,15 @@ from finetune_hub.accounts.models import Team
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.dashboard.datasets_field import DatasetsField, Picked
 from finetune_hub.dashboard.forms import PLAIN_TEXT, TeamForm
+from finetune_hub.dashboard.model_fields import form_field, label_of, parsed, purpose_of, typed
 from finetune_hub.jobs.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, Job
 from finetune_hub.scheduling.presets import PRESETS, Preset
 from finetune_hub.spec.compatibility import Compatibility, compatibility_of
-from finetune_hub.spec.methods import METHODS
-from finetune_hub.spec.objectives import OBJECTIVES
-from finetune_hub.spec.part import Part
+from finetune_hub.spec.methods.method import Method
+from finetune_hub.spec.methods.registry import METHODS
+from finetune_hub.spec.objectives.objective import Objective
+from finetune_hub.spec.objectives.registry import OBJECTIVES
+from finetune_hub.spec.part import Part, choices_of
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import EvaluationOptions, RuntimeOptions, TrainingOptions, TrainingSpec
 
@@ -37,14 +36,19 @@ PARTS: dict[str, type[Part]] = {
     "evaluation": EvaluationOptions,
     "runtime": RuntimeOptions,
 }
+UNIONS: Mapping[str, Mapping[str, type[Method] | type[Objective]]] = {"method": METHODS, "objective": OBJECTIVES}
+
+
+def first_fields() -> list[str]:
+    """What methods and objectives show first, each field once."""
+    owners = [(part, model) for part, models in UNIONS.items() for model in models.values()]
+    return list(dict.fromkeys(f"{part}.{name}" for part, model in owners for name in model.first_fields))
+
+
 ESSENTIAL = [
     "training.epochs",
     "training.learning_rate",
-    "method.rank",
-    "method.alpha",
-    "method.quantization",
-    "method.virtual_tokens",
-    "objective.beta",
+    *first_fields(),
     "training.micro_batch_size",
     "training.gradient_accumulation_steps",
     "training.max_seq_len",
@@ -61,7 +65,6 @@ LABELS = {  # Of fields whose name says too little beside the others.
 }
 OWN = ("own", "My own values")
 LEARNING_RATE = "training.learning_rate"  # Its default is the method's own, so the field starts empty.
-UNIONS: dict[str, dict[str, type[Any]]] = {"method": METHODS, "objective": OBJECTIVES}
 YES_NO = [("true", "yes"), ("false", "no")]
 
 
@@ -126,11 +129,14 @@ class TrainingForm(TeamForm):
         for part, models in UNIONS.items():
             self.fields[f"{part}.type"] = forms.ChoiceField(
                 required=part == "method",
-                choices=[(name, summary_of(model)) for name, model in models.items()],
+                choices=[(name, purpose_of(model)) for name, model in models.items()],
                 label=part.capitalize(),
             )
+        # A learning rate made for one method says nothing to one that likes another: the page's script then clears it.
+        rates = {name: model.default_learning_rate for name, model in METHODS.items()}
+        self.fields["method.type"].widget.attrs["data-learning-rates"] = json.dumps(rates)
         for key, info, owners in SPEC_FIELDS:
-            field = self.fields[key] = form_field(key, info)
+            field = self.fields[key] = spec_field(key, info)
             if owners:
                 field.widget.attrs |= {"data-of": f"{key.partition('.')[0]}.type", "data-types": " ".join(owners)}
 
@@ -236,10 +242,10 @@ class TrainingForm(TeamForm):
         }
         for part, models in UNIONS.items():
             document[part] = {"type": values.get(f"{part}.type") or next(iter(models))}
-        for key, _, owners in SPEC_FIELDS:
+        for key, info, owners in SPEC_FIELDS:
             part, _, field = key.partition(".")
             if (value := values.get(key)) and (not owners or document[part]["type"] in owners):
-                document.setdefault(part, {})[field] = parse(key, value)
+                document.setdefault(part, {})[field] = parsed(info, value)
         return document
 
     def compatibility(self) -> list[Compatibility]:
@@ -302,71 +308,19 @@ def spec_fields() -> Iterable[tuple[str, FieldInfo, list[str]]]:
             yield f"{part}.{name}", info, []
 
 
-def choices_of(annotation: Any) -> Sequence[str]:
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
-
-
-def kinds_of(annotation: Any) -> set[Any]:
-    """The plain types that a value may have: of a union, each; of `list[str]`, `list`."""
-    origin = get_origin(annotation)
-    if origin in {Union, UnionType}:
-        return set().union(*map(kinds_of, get_args(annotation)))
-    if origin is Annotated:
-        return kinds_of(get_args(annotation)[0])
-    return {origin or annotation}
-
-
 SPEC_FIELDS = list(spec_fields())
-KINDS = {key: kinds_of(info.annotation) for key, info, _ in SPEC_FIELDS}
 
 
-def summary_of(model: type[Part]) -> str:
-    """The first line of a method's docstring, without its source."""
-    return re.sub(r" \(arXiv:[\d.]+\)", "", (model.__doc__ or "").partition("\n")[0]).rstrip(".")
-
-
-def parse(key: str, text: str) -> Any:
-    """What was typed in a field: names between commas become a list, `{key: value}` a mapping, the rest stays text."""
-    kinds = KINDS[key]
-    if dict in kinds:
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError:
-            return text  # The model says what it should be.
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    is_pattern = str in kinds and (names == ["all-linear"] or any(re.search(r"[^\w.-]", name) for name in names))
-    return names if list in kinds and not is_pattern else text
-
-
-def form_field(key: str, info: FieldInfo) -> forms.Field:
-    """A form field with the model field's default and help; numbers carry their inclusive bounds."""
-    name = key.partition(".")[2]
-    shared: dict[str, Any] = {"label": LABELS.get(key, name.replace("_", " ").capitalize()), "required": False}
-    shared["help_text"] = info.description or ""
-    default = None if key == LEARNING_RATE else info.get_default(call_default_factory=True, validated_data={})
-    kinds = KINDS[key]
-    words = [word for kind in (info.annotation, *get_args(info.annotation)) for word in choices_of(kind)]
-    if words:
-        blank = [] if default is not None else [("", "")]
-        return forms.ChoiceField(choices=blank + [(word, word) for word in words], initial=default, **shared)
-    if bool in kinds:
-        return forms.ChoiceField(choices=YES_NO, initial=str(default).lower(), **shared)
-    if isinstance(default, float):
-        default = f"{default:g}"
-    elif isinstance(default, list):
-        default = typed(default)
-    widget: forms.Widget = forms.TextInput(attrs=PLAIN_TEXT)
-    if kinds & {int, float}:
-        attributes = {"step": "any" if float in kinds else "1"}
-        for bound in info.metadata:
-            if isinstance(bound, Ge):
-                attributes["min"] = str(bound.ge)
-            elif isinstance(bound, Le):
-                attributes["max"] = str(bound.le)
-        widget = forms.NumberInput(attrs=attributes)
+def spec_field(key: str, info: FieldInfo) -> forms.Field:
+    """The form's field for one of the spec; that of the learning rate starts empty, and says so."""
+    name = LABELS.get(key) or label_of(key.partition(".")[2])
     if key == LEARNING_RATE:
-        widget.attrs["placeholder"] = "the method's own"
-    return forms.CharField(initial=default, widget=widget, **shared)
+        field = form_field(info, label=name, default=None)
+        field.widget.attrs["placeholder"] = "the method's own"
+    else:
+        field = form_field(info, label=name)
+    field.required = False  # It may belong to another method than the chosen one; the model says what is missing.
+    return field
 
 
 def initial_from(spec: dict[str, Any]) -> dict[str, Any]:
@@ -382,14 +336,3 @@ def initial_from(spec: dict[str, Any]) -> dict[str, Any]:
         for name, value in getattr(parsed, part).model_dump().items():
             initial[f"{part}.{name}"] = typed(value)
     return initial
-
-
-def typed(value: Any) -> Any:
-    """A value of the spec as a person would type it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.12g}"
-    if isinstance(value, list):
-        return ", ".join(value)
-    return yaml.safe_dump(value, default_flow_style=True).strip() if isinstance(value, dict) else value

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from finetune_hub.engine.adapters import registry
-from finetune_hub.engine.adapters.registry import Adapter
+from finetune_hub.engine.adapters.adapter import Adapter, parameter_groups
+from finetune_hub.engine.methods import attach_method
 from finetune_hub.engine.model import load_base_model
 from finetune_hub.engine.peft import peft_format
 from finetune_hub.engine.quantization import Quantization, QuantizationKind
-from finetune_hub.spec.methods import Method
+from finetune_hub.spec.methods.method import Method
 
 
 def load(
@@ -43,13 +43,13 @@ def apply(model: PreTrainedModel, method: Method, *, seed: int = 0) -> Adapter:
     Raises:
         BadConfig: the method does not suit the model.
     """
-    return registry.attach(model, method, seed=seed)
+    return attach_method(model, method, seed=seed)
 
 
 def optimizer_for(adapter: Adapter, learning_rate: float | None = None) -> torch.optim.AdamW:
     """AdamW over what the adapter trains; the method's own learning rate when none is given."""
     rate = adapter.method.default_learning_rate if learning_rate is None else learning_rate
-    return torch.optim.AdamW(registry.parameter_groups(adapter, rate), weight_decay=0.0)
+    return torch.optim.AdamW(parameter_groups(adapter, rate), weight_decay=0.0)
 
 
 def save(adapter: Adapter, folder: str | Path) -> None:

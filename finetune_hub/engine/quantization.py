@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
-from finetune_hub.spec.methods import Method, QloraMethod
+from finetune_hub.spec.methods.method import Method
 
 QuantizationKind = Literal["nf4", "fp4", "int8"]
 
@@ -39,9 +39,8 @@ class Quantization:
 
 def quantization_of(method: Method) -> Quantization | None:
     """What the method wants of its base model."""
-    if not isinstance(method, QloraMethod):
-        return None
-    return Quantization(method.quantization, double=method.double_quantization)
+    asked = method.base_quantization
+    return Quantization(asked["quantization"], double=asked["double_quantization"]) if asked else None
 
 
 def quantization_in(model: PreTrainedModel) -> Quantization | None:

@@ -24,9 +24,8 @@ from finetune_hub.scheduling.memory import MemoryEstimate, estimate_memory
 from finetune_hub.scheduling.presets import Preset, aim_of, make_preset
 from finetune_hub.scheduling.speed import seconds_per_step
 from finetune_hub.scheduling.workload import Rows, Workload
-from finetune_hub.spec.objectives import DpoObjective
+from finetune_hub.spec.objectives.registry import objective_for
 from finetune_hub.spec.refusal import Refusal
-from finetune_hub.spec.row_kinds import RowKind
 from finetune_hub.spec.shape import ModelFacts, Shape
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
@@ -112,8 +111,7 @@ def presets_for(team: Team, base_model: str, datasets: Sequence[DatasetChoice], 
         aim_of(name)
     question = Question.ask(team, base_model, datasets)
     asked = TrainingSpec(base_model=base_model, datasets=list(datasets))
-    if all(version.kind == RowKind.PREFERENCE for version in question.versions):
-        asked = asked.model_copy(update={"objective": DpoObjective()})
+    asked = asked.model_copy(update={"objective": objective_for(version.kind for version in question.versions)})
     return [
         make_preset(name, asked, question.shape, question.rows, list(question.kinds), question.runs) for name in names
     ]

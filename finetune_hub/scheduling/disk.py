@@ -10,7 +10,6 @@ Two checkpoints are kept, and a third is whole before the oldest goes. P: traine
 
 from __future__ import annotations
 
-from finetune_hub.scheduling.adapted import trained_parameters
 from finetune_hub.spec.shape import Shape
 from finetune_hub.spec.training import TrainingSpec
 
@@ -23,9 +22,9 @@ def checkpoint_bytes(spec: TrainingSpec, shape: Shape) -> int:
     """Of one checkpoint's folder."""
     averages = 8.0 if spec.training.optimizer == "adamw" else _EIGHT_BIT_AVERAGES
     best = 4.0 if spec.evaluation.fraction and spec.evaluation.keep_best else 0.0
-    return round(trained_parameters(spec, shape) * (4.0 + 4.0 + averages + best)) + SMALL_FILES_BYTES
+    return round(spec.method.trained_parameters(shape) * (4.0 + 4.0 + averages + best)) + SMALL_FILES_BYTES
 
 
 def run_bytes(spec: TrainingSpec, shape: Shape) -> int:
     """At most at a time, the published adapter included."""
-    return CHECKPOINTS_AT_ONCE * checkpoint_bytes(spec, shape) + 4 * trained_parameters(spec, shape)
+    return CHECKPOINTS_AT_ONCE * checkpoint_bytes(spec, shape) + 4 * spec.method.trained_parameters(shape)

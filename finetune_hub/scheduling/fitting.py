@@ -18,7 +18,7 @@ from finetune_hub.scheduling.learning import Correction, FinishedRun, learn_memo
 from finetune_hub.scheduling.memory import MemoryEstimate, dtype_on, estimate_memory
 from finetune_hub.scheduling.speed import seconds_per_step
 from finetune_hub.scheduling.workload import Rows, Workload, workload_of
-from finetune_hub.spec.methods import LowRankMethod, QloraMethod
+from finetune_hub.spec.methods.registry import METHODS
 from finetune_hub.spec.shape import Shape
 from finetune_hub.spec.sizes import size_in_words
 from finetune_hub.spec.training import TrainingSpec
@@ -232,7 +232,7 @@ class _Planner:
         for number, first in enumerate(singles):
             for second in singles[number + 1 :]:
                 changes = first.changes | second.changes
-                if changes.get("runtime.shard_base_model") and "method.type" in changes:
+                if changes.get("runtime.shard_base_model") and _packs(changes):
                     continue  # Packed weights cannot be spread.
                 if not first.changes.keys() & second.changes.keys():
                     yield Option(
@@ -243,7 +243,7 @@ class _Planner:
                     )
 
     def _single_changes(self, spec: TrainingSpec) -> Iterator[Option]:
-        method, options = spec.method, spec.training
+        options = spec.training
         yield from self._spread_over_more(spec)
         if options.optimizer == "adamw":
             name = "paged_adamw_8bit" if self.device.kind == "cuda" else "adamw_8bit"
@@ -251,12 +251,11 @@ class _Planner:
         if dtype_on(spec, self.device) == "float32":
             words = "computing in bfloat16"
             yield Option({"runtime.dtype": "bfloat16"}, words, "small: frozen weights are rounded to 8 bits", 2)
-        if method.type == "lora":
-            unspread: Changes = {"runtime.shard_base_model": False} if spec.runtime.shard_base_model else {}
-            words = "the base model in 4 bits (NF4)"
-            yield Option({"method.type": "qlora"} | unspread, words, "small: arXiv:2305.14314", 3)
-        if isinstance(method, LowRankMethod) and method.rank > 8:
-            yield Option({"method.rank": 8}, "rank 8", "little on small datasets; less to learn with", 4)
+        for saving in spec.method.savings():
+            changes: Changes = {f"method.{name}": value for name, value in saving.changes.items()}
+            if saving.packs_base and spec.runtime.shard_base_model:
+                changes["runtime.shard_base_model"] = False
+            yield Option(changes, saving.words, saving.quality, saving.cost)
         length = options.max_seq_len // 2
         while length >= _SHORTEST_ROW:
             lost = self.rows.share_lost(length)
@@ -266,13 +265,19 @@ class _Planner:
 
     def _spread_over_more(self, spec: TrainingSpec) -> Iterator[Option]:
         """The base model over more GPUs of one machine, the fewest first."""
-        if self.device.kind != "cuda" or isinstance(spec.method, QloraMethod):
+        if self.device.kind != "cuda" or spec.method.base_bits is not None:
             return
         gpus = spec.runtime.gpus * (2 if spec.runtime.shard_base_model or spec.runtime.gpus == 1 else 1)
         while gpus <= max(self.together, spec.runtime.gpus):
             changes = {"runtime.gpus": gpus, "runtime.shard_base_model": True}
             yield Option(changes, f"the base model spread over {gpus} GPUs", _NOTHING.quality, 0)
             gpus *= 2
+
+
+def _packs(changes: Changes) -> bool:
+    """Whether they quantise the base model."""
+    chosen = METHODS.get(changes.get("method.type", ""))
+    return chosen is not None and chosen.quantised_type == changes["method.type"]
 
 
 def _free(spec: TrainingSpec) -> Iterator[Option]:

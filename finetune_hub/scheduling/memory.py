@@ -12,18 +12,15 @@
 
 What one layer saves of a token, in numbers of the compute dtype (`engine/kernels/` say why):
     norms            2H                 the residual stream, where each norm reads it
-    attention        H + Q + 2K + Q     input of q, k, v; rotated query, key, value; input of o
-    gated MLP        H + 2I             input, gate and up: `lora_mlp` makes the rest anew
-                     H + 4I or 3I       the plain graph: with dropout or DoRA, or no adapter in it
-    LoRA             R of each adapted layer;  DoRA: their outputs too;  dropout: their inputs, and as many
-                     numbers of mask (bytes on a GPU)
+    attention        Q + 2K             rotated query, key, value
+    the method's     what its adapters read, and the MLP, which LoRA's kernel keeps less of: `spec.methods`
 With activation checkpointing all layers but one keep H alone.
 
 On a CPU the peak is the process's resident memory. Weights in the dtype that they are stored in stay a mapping of
 their file; others are packed or converted, and file and copy are there together for a moment. Where that moment is the
 peak, the file's pages count in it, and do not count when asking whether the run fits: the kernel takes them back.
-Shape letters:  T tokens of a micro batch,  H hidden,  I intermediate,  Q, K widths of query and key,  R rank,
-P trained parameters,  V vocabulary.
+Shape letters:  T tokens of a micro batch,  H hidden,  I intermediate,  Q, K widths of query and key,  P
+trained parameters,  V vocabulary.
 Source: the engine's kernels; Dettmers et al., "QLoRA", arXiv:2305.14314, section 3 (4 bits, and 0.127 for scales).
 """
 
@@ -32,19 +29,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
-from finetune_hub.scheduling.adapted import adapted_ranks, trained_parameters
 from finetune_hub.scheduling.devices import Dtype, PlannedDevice
 from finetune_hub.scheduling.facts import BYTES_OF
 from finetune_hub.scheduling.workload import Workload
-from finetune_hub.spec.methods import LowRankMethod, PrefixTuningMethod, PromptTuningMethod, QloraMethod
-from finetune_hub.spec.shape import Linear, Shape
+from finetune_hub.spec.shape import Shape
 from finetune_hub.spec.training import TrainingSpec
 
 _HEAD_NUMBERS, _LEAST_HEAD_ROWS, _MOST_HEAD_ROWS = 1 << 24, 64, 256  # Of a chunk of the head.
 _ATTENTION_ROWS = 128  # Queries of a block at most, of one document: `block_attention`.
-_BITS = {"nf4": 4.0, "fp4": 4.0, "int8": 8.0}
-_SCALE_BITS = {True: 0.127, False: 0.5}  # With and without double quantisation.
-_INT8_SCALE_BITS = 0.02  # A float32 for each row.
 _EIGHT_BIT_AVERAGES = 2.03
 
 # Fitted on the calibration runs of `benchmarks.planner`, which are none of those that it judges.
@@ -99,8 +91,8 @@ def estimate_memory(spec: TrainingSpec, shape: Shape, device: PlannedDevice, loa
     """The peak of the run on this device: of the process on a CPU, of the GPU's memory on a GPU."""
     dtype = dtype_on(spec, device)
     width = BYTES_OF[dtype]
-    trained = trained_parameters(spec, shape)
-    is_packed = isinstance(spec.method, QloraMethod)
+    trained = spec.method.trained_parameters(shape)
+    is_packed = spec.method.base_bits is not None
     weights = weight_bytes(spec, shape, dtype, device)
     optimizer = trained * (8.0 if spec.training.optimizer == "adamw" else _EIGHT_BIT_AVERAGES)
     if device.kind == "cpu" and spec.evaluation.fraction and spec.evaluation.keep_best:
@@ -110,7 +102,7 @@ def estimate_memory(spec: TrainingSpec, shape: Shape, device: PlannedDevice, loa
     dequantisation = float(max(linear.parameters for linear in shape.linears) * width) if is_packed else 0.0
     running = MemoryEstimate(
         weights=weights.used,
-        adapters=4.0 * trained * (spec.method.saved_rank_factor if isinstance(spec.method, LowRankMethod) else 1),
+        adapters=4.0 * trained * spec.method.kept_copies,
         gradients=4.0 * trained,
         optimizer=optimizer,
         activations=activations,
@@ -153,11 +145,12 @@ def weight_bytes(spec: TrainingSpec, shape: Shape, dtype: Dtype, device: Planned
     used = float(parameters * width)
     if device.kind == "cuda" and spec.runtime.shard_base_model:
         used = float(_spread_parameters(shape, spec.runtime.gpus) * width)
-    if isinstance(spec.method, QloraMethod):
-        used += shape.linear_parameters * (_packed_bits(spec.method) / 8 - width)
+    bits = spec.method.base_bits
+    if bits is not None:
+        used += shape.linear_parameters * (bits / 8 - width)
     if device.kind == "cuda":
         return WeightBytes(used, used, 0.0)
-    is_the_file = shape.facts.dtype == dtype and not isinstance(spec.method, QloraMethod)
+    is_the_file = shape.facts.dtype == dtype and bits is None
     return WeightBytes(used, 0.0 if is_the_file else used, float(shape.facts.size_bytes))
 
 
@@ -167,53 +160,19 @@ def _spread_parameters(shape: Shape, gpus: int) -> float:
     return shape.facts.parameter_count - layers + layers / gpus + 2 * layers / shape.facts.layers
 
 
-def _packed_bits(method: QloraMethod) -> float:
-    scales = _INT8_SCALE_BITS if method.quantization == "int8" else _SCALE_BITS[method.double_quantization]
-    return _BITS[method.quantization] + scales
-
-
 def saved_bytes(spec: TrainingSpec, shape: Shape, load: Workload, device: PlannedDevice) -> float:
     """What the forward pass keeps for the backward pass."""
     if spec.runtime.activation_offload:
         return 0.0
     tokens, width = load.micro_batch_tokens, BYTES_OF[dtype_on(spec, device)]
-    if isinstance(spec.method, PromptTuningMethod):
-        rows = spec.training.micro_batch_size if spec.training.packing else 1
-        tokens += rows * spec.method.virtual_tokens
-    layer = _saved_of_one_token(spec, shape, width, mask_width=width if device.kind == "cpu" else 1)
+    rows = spec.training.micro_batch_size if spec.training.packing else 1
+    tokens += rows * spec.method.tokens_before_each_row
+    own = spec.method.saved_numbers(shape, compiled=spec.runtime.compile)
+    numbers = 2 * shape.hidden + shape.query + 2 * shape.keys + own.numbers
+    layer = width * numbers + (width if device.kind == "cpu" else 1) * own.mask_numbers
     if spec.runtime.activation_checkpointing:
         return tokens * (shape.facts.layers * shape.hidden * width + layer)
     return tokens * shape.facts.layers * layer
-
-
-def _saved_of_one_token(spec: TrainingSpec, shape: Shape, width: int, mask_width: int) -> float:
-    """Bytes that one layer saves."""
-    method, ranks = spec.method, adapted_ranks(spec, shape)
-    by_name = {linear.path.rpartition(".")[2]: linear for linear in ranks}
-    h, i, q, k = shape.hidden, shape.intermediate, shape.query, shape.keys
-    numbers = 2 * h + q + 2 * k
-    if isinstance(method, PrefixTuningMethod):
-        numbers += q  # The fused attention keeps its output.
-    if not isinstance(method, LowRankMethod):
-        return width * (numbers + (3 if shape.is_gated else 1) * i)
-    dropped = [linear.in_features for linear in ranks] if method.dropout else []
-    if not dropped:
-        numbers += h if by_name.keys() & {"q_proj", "k_proj", "v_proj"} else 0
-        numbers += q if "o_proj" in by_name else 0
-        numbers += h if by_name.keys() & {"gate_proj", "up_proj"} else 0
-    is_fused = len(by_name.keys() & {"gate_proj", "up_proj", "down_proj"}) == 3 and shape.is_gated
-    if is_fused and not dropped and not method.use_dora and not spec.runtime.compile:
-        numbers += 2 * i
-    else:
-        numbers += (3 if shape.is_gated else 1) * i
-        numbers += i if "down_proj" in by_name and not dropped else 0
-    numbers += sum(ranks.values()) * method.saved_rank_factor
-    numbers += _outputs(ranks) if method.use_dora else 0
-    return width * numbers + (width + mask_width) * sum(dropped)
-
-
-def _outputs(linears: dict[Linear, int]) -> int:
-    return sum(linear.out_features for linear in linears)
 
 
 def _working_bytes(shape: Shape, load: Workload, width: int, device: PlannedDevice) -> float:

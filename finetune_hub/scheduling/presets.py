@@ -28,7 +28,7 @@ from finetune_hub.scheduling.devices import KNOWN_GPUS, PlannedDevice
 from finetune_hub.scheduling.fitting import Alternative, cheapest_fit
 from finetune_hub.scheduling.learning import FinishedRun
 from finetune_hub.scheduling.workload import Rows, workload_of
-from finetune_hub.spec.objectives import DpoObjective
+from finetune_hub.spec.objectives.objective import Objective
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.shape import Shape
@@ -37,7 +37,6 @@ from finetune_hub.spec.training import TrainingSpec
 
 _PARTS = list(TrainingSpec.model_fields)
 _ALPHA = 32.0
-_DPO_SHARE = 50
 _GLOBAL_BATCH, _LEAST_BATCH, _LEAST_STEPS = 16, 4, 50
 _EPOCHS, _MET_ROWS, _MOST_EPOCHS = 3, (100, 25_000), 25
 _SHORTEST, _UNKNOWN_LENGTH = 128, 1024
@@ -134,10 +133,12 @@ def make_preset(
     Raises:
         Refusal: `unknown_preset`.
     """
-    aim, is_dpo = aim_of(name), isinstance(asked.objective, DpoObjective)
-    pairs = PresetValue(field="objective.type", value="dpo", reason="its rows are pairs of a better and a worse answer")
-    values = [pairs] if is_dpo else []
-    values += [*_method_values(aim, shape, is_dpo=is_dpo), _epochs_value(aim, rows), *_length_values(aim, shape, rows)]
+    aim, objective = aim_of(name), asked.objective
+    values = []
+    if objective.own_row_kind is not None:
+        reason = f"its rows are {objective.own_rows_are}"
+        values.append(PresetValue(field="objective.type", value=objective.type, reason=reason))
+    values += [*_method_values(aim, shape, objective), _epochs_value(aim, rows), *_length_values(aim, shape, rows)]
     spec = changed(asked, {value.field: value.value for value in values})
     values += _batch_values(spec, shape, rows, [aim.device] if aim.device else devices, runs)
     values += _last_values(aim, changed(spec, {value.field: value.value for value in values}), rows)
@@ -182,14 +183,11 @@ def length_for(rows: Rows, kept_share: float, context_length: int | None) -> int
     return min(length, most)
 
 
-def _method_values(aim: Aim, shape: Shape, *, is_dpo: bool) -> list[PresetValue]:
+def _method_values(aim: Aim, shape: Shape, objective: Objective) -> list[PresetValue]:
     rate = learning_rate_for(shape.hidden)
     reason = f"ten times full fine-tuning's for a model {shape.hidden:,} wide"
-    if is_dpo:
-        rate, reason = (
-            float(f"{rate / _DPO_SHARE:.0e}"),
-            f"a {_DPO_SHARE}th of supervised fine-tuning's: DPO overshoots",
-        )
+    if objective.learning_rate_share != 1:
+        rate, reason = float(f"{rate * objective.learning_rate_share:.0e}"), objective.learning_rate_reason
     return [
         PresetValue(field="method.type", value="lora", reason="learns like full fine-tuning on data of this size"),
         PresetValue(field="method.rank", value=aim.rank, reason=aim.rank_reason),

@@ -2,7 +2,7 @@
 
     products   T · (4 L + 6 P) + 4 S · H · V + T · attention      forward and the inputs' gradients of L, all three of P
                + 2 T · L                                          the second forward of activation checkpointing
-               + 2 T · L + 2 S · H · V + T · attention            the base model's own answers, for DPO
+               + 2 T · L + 2 S · H · V + T · attention            each of the base model's own passes, for DPO
     memory     weights once a pass; packed ones are written out and read again
     step       Σ over micro batches  max(products / reached rate, memory / bandwidth)  +  28 P / bandwidth of AdamW
 
@@ -15,14 +15,11 @@ V vocabulary.
 
 from __future__ import annotations
 
-from finetune_hub.scheduling.adapted import trained_parameters
 from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.devices import PlannedDevice
 from finetune_hub.scheduling.facts import BYTES_OF
 from finetune_hub.scheduling.memory import dtype_on, weight_bytes
 from finetune_hub.scheduling.workload import Workload
-from finetune_hub.spec.methods import QloraMethod
-from finetune_hub.spec.objectives import DpoObjective
 from finetune_hub.spec.shape import Shape
 from finetune_hub.spec.training import TrainingSpec
 
@@ -36,19 +33,19 @@ def seconds_per_step(spec: TrainingSpec, shape: Shape, device: PlannedDevice, lo
     width, rate = BYTES_OF[dtype], device.flops(dtype)
     if rate is None or device.bandwidth is None:
         return None
-    trained, linear = trained_parameters(spec, shape), shape.linear_parameters
+    trained, linear = spec.method.trained_parameters(shape), shape.linear_parameters
     passes = 3 if spec.runtime.activation_checkpointing else 2
     tokens = load.tokens_per_step / load.micro_batches_per_step
     attention = 4 * shape.facts.layers * shape.query * load.longest_row / 2  # Of one pass; causal, so half of it.
     head = 4 * shape.hidden * shape.facts.vocabulary_size * load.supervised_share
     products = tokens * (passes * (2 * linear + attention) + attention + 6 * trained + head)
-    if isinstance(spec.objective, DpoObjective):
-        products += tokens * (2 * linear + attention + head / 2)
-        passes += 1
+    references = spec.objective.reference_passes
+    products += references * tokens * (2 * linear + attention + head / 2)
+    passes += references
     # Spread or not, all of it is read.
     whole = changed(spec, {"runtime.shard_base_model": False}) if spec.runtime.shard_base_model else spec
     weights = weight_bytes(whole, shape, dtype, device).used
-    if isinstance(spec.method, QloraMethod):
+    if spec.method.base_bits is not None:
         weights += 2 * linear * width
     computing = products / (rate * _REACHED[device.kind, width])
     reading = passes * weights / device.bandwidth

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune_hub.spec.objectives import DpoObjective
 from finetune_hub.spec.training import TrainingSpec
 
 _BYTES_A_TOKEN = 4
@@ -64,9 +63,9 @@ class Workload:
 def workload_of(spec: TrainingSpec, rows: Rows) -> Workload:
     """The run's tokens; virtual tokens of prompt tuning are counted by `memory`, not here."""
     options = spec.training
-    answers = 2 if isinstance(spec.objective, DpoObjective) else 1  # DPO learns from both of a pair.
+    documents = spec.objective.documents_of_row
     rows_per_step = options.micro_batch_size * options.gradient_accumulation_steps
-    batch = answers * options.micro_batch_size
+    batch = documents * options.micro_batch_size
     trained_rows = rows.count * (1 - spec.evaluation.fraction)
     steps = options.max_steps or max(1, math.ceil(trained_rows * options.epochs / rows_per_step))
     cut = sorted(min(length, options.max_seq_len) for length in rows.lengths or [options.max_seq_len])
@@ -79,12 +78,12 @@ def workload_of(spec: TrainingSpec, rows: Rows) -> Workload:
         sum(longest) if len(longest) == batch else batch * cut[-1],
     )
     if not options.packing:
-        largest = float(answers * cut[-1])
+        largest = float(documents * cut[-1])
     return Workload(
         micro_batch_tokens=largest,
         longest_row=float(cut[-1]),
         supervised_share=rows.supervised_share,
         steps=steps,
-        tokens_per_step=answers * rows_per_step * mean,
+        tokens_per_step=documents * rows_per_step * mean,
         micro_batches_per_step=options.gradient_accumulation_steps,
     )

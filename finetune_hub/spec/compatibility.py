@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from finetune_hub.spec.methods import LowRankMethod, Method
+from finetune_hub.spec.methods.method import Method
 
 Program = Literal["PEFT", "vLLM", "llama.cpp", "LoRAX"]
 Answer = Literal["yes", "export", "no"]
@@ -21,7 +21,6 @@ Answer = Literal["yes", "export", "no"]
 # Types of base models, as their config.json calls them, that the engine writes GGUF for.
 GGUF_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 VLLM_LARGEST_RANK = 512
-_EMBEDDING_NAMES = {"wte", "wpe"}
 
 
 @dataclass(frozen=True)
@@ -39,27 +38,13 @@ class Compatibility:
 def compatibility_of(method: Method, model_type: str | None) -> list[Compatibility]:
     """Each program's answer for the method, over a base model of the type; None: it is not known yet."""
     peft = Compatibility("PEFT", "yes", "It reads the adapter as it is published.")
-    if (obstacle := _obstacle(method)) is not None:
+    if (obstacle := method.obstacle_to_serving) is not None:
         return [peft, *(Compatibility(program, "no", obstacle) for program in ("vLLM", "llama.cpp", "LoRAX"))]
-    assert isinstance(method, LowRankMethod)
     return [peft, _vllm(method), _llama_cpp(model_type), _multi_lora(method, "LoRAX")]
 
 
-def _obstacle(method: Method) -> str | None:
-    """Why nothing but PEFT could serve it."""
-    if not isinstance(method, LowRankMethod):
-        return "It serves LoRA only, and these are virtual tokens: use PEFT, or train with LoRA."
-    if method.use_dora:
-        return "It has no DoRA: export the adapter merged, or train without it."
-    if method.target_parameters:
-        return "It serves LoRA on linear layers only, not on experts' parameters: export the adapter merged."
-    if _names_embeddings(method):
-        return "It serves LoRA on linear layers only, not on embeddings: leave them out of the target modules."
-    return None
-
-
-def _vllm(method: LowRankMethod) -> Compatibility:
-    rank = _largest_rank(method)
+def _vllm(method: Method) -> Compatibility:
+    rank = method.largest_saved_rank
     if rank > VLLM_LARGEST_RANK:
         return Compatibility(
             "vLLM", "no", f"Its largest rank is {VLLM_LARGEST_RANK} and this adapter's is {rank}: lower it, or merge."
@@ -67,11 +52,11 @@ def _vllm(method: LowRankMethod) -> Compatibility:
     return _multi_lora(method, "vLLM")
 
 
-def _multi_lora(method: LowRankMethod, program: Program) -> Compatibility:
-    if method.rank_pattern or method.alpha_pattern:
+def _multi_lora(method: Method, program: Program) -> Compatibility:
+    if not method.is_even:
         reason = "It knows one rank and one scale for all layers; the portable export makes them equal."
         return Compatibility(program, "export", reason, "portable")
-    flag = f" Start it with --max-lora-rank {_largest_rank(method)} or more." if program == "vLLM" else ""
+    flag = f" Start it with --max-lora-rank {method.largest_saved_rank} or more." if program == "vLLM" else ""
     return Compatibility(program, "yes", f"All layers share one rank and one scale, as it wants.{flag}")
 
 
@@ -85,14 +70,3 @@ def _llama_cpp(model_type: str | None) -> Compatibility:
         )
         return Compatibility("llama.cpp", "no", f"{reason} Convert a merged export with its own tools.")
     return Compatibility("llama.cpp", "export", "It reads GGUF, which the export writes.", "gguf-adapter")
-
-
-def _largest_rank(method: LowRankMethod) -> int:
-    """As it is saved."""
-    return method.saved_rank_factor * max(method.rank, *(method.rank_pattern or {}).values(), 0)
-
-
-def _names_embeddings(method: LowRankMethod) -> bool:
-    targets = method.target_modules
-    names = [targets] if isinstance(targets, str) else targets
-    return any("embed" in name or name in _EMBEDDING_NAMES for name in names)

@@ -81,6 +81,11 @@ class Shape:
         """Whether the MLP has a gate: whichever count is nearer to the model's."""
         return abs(self._expected(3) - self.facts.parameter_count) < abs(self._expected(2) - self.facts.parameter_count)
 
+    @property
+    def mlp_products(self) -> int:
+        """Tensors as wide as the MLP that its plain graph keeps: gate, up and their product, or one."""
+        return 3 if self.is_gated else 1
+
     @cached_property
     def is_understood(self) -> bool:
         """Whether the matrices add up to the model's parameters."""

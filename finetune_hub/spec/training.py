@@ -11,8 +11,10 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from finetune_hub.spec.duration import Duration, seconds_of
-from finetune_hub.spec.methods import LoraMethod, Method, QloraMethod, method_type
-from finetune_hub.spec.objectives import Objective, SftObjective
+from finetune_hub.spec.methods.low_rank import LoraMethod
+from finetune_hub.spec.methods.registry import AnyMethod, method_type
+from finetune_hub.spec.objectives.registry import AnyObjective
+from finetune_hub.spec.objectives.sft import SftObjective
 from finetune_hub.spec.part import Part
 
 SPEC_VERSION: Final = 1
@@ -179,8 +181,8 @@ class TrainingSpec(Part):
     adapter_name: Name | None = Field(
         None, description="The adapter to publish into; made from the data and model when left out."
     )
-    method: Method = Field(default_factory=LoraMethod)
-    objective: Objective = Field(default_factory=SftObjective)
+    method: AnyMethod = Field(default_factory=LoraMethod)
+    objective: AnyObjective = Field(default_factory=SftObjective)
     training: TrainingOptions = Field(default_factory=TrainingOptions)
     evaluation: EvaluationOptions = Field(default_factory=EvaluationOptions)
     runtime: RuntimeOptions = Field(default_factory=RuntimeOptions)
@@ -192,7 +194,7 @@ class TrainingSpec(Part):
 
     @model_validator(mode="after")
     def _spreads_no_packed_weights(self) -> TrainingSpec:
-        if self.runtime.shard_base_model and isinstance(self.method, QloraMethod):
+        if self.runtime.shard_base_model and self.method.base_bits is not None:
             raise ValueError(
                 "`runtime.shard_base_model` spreads no quantised base model: set it to false, or take method `lora`"
             )

@@ -1,5 +1,5 @@
 // The new-job form shows the fields of the chosen method and objective; the service ignores those of others.
-// A learning rate made for one family of methods says nothing to another: the field then means the method's own again.
+// A learning rate made for one method says nothing to one that likes another: the field then means the method's own.
 
 const field = (name) => document.querySelector(`[name='${name}']`);
 
@@ -9,12 +9,15 @@ function show() {
   }
 }
 
+let method = field("method.type").value;
+
 document.addEventListener("change", (event) => {
   if (!["method.type", "objective.type"].includes(event.target.name)) return;
-  const rank = field("method.rank").closest(".field");
-  const before = rank.hidden;
   show();
-  if (rank.hidden !== before) field("training.learning_rate").value = "";
+  const chosen = field("method.type").value;
+  const rates = JSON.parse(field("method.type").dataset.learningRates);
+  if (rates[chosen] !== rates[method]) field("training.learning_rate").value = "";
+  method = chosen;
 });
 
 document.addEventListener("htmx:afterSettle", show);

@@ -15,8 +15,8 @@ from django.urls import reverse
 from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.dashboard.training_form import LEARNING_RATE, PARTS, SPEC_FIELDS
 from finetune_hub.jobs.models import Job, JobState
-from finetune_hub.spec.methods import METHODS
-from finetune_hub.spec.objectives import OBJECTIVES
+from finetune_hub.spec.methods.registry import METHODS
+from finetune_hub.spec.objectives.registry import OBJECTIVES
 from finetune_hub.spec.training import TrainingSpec
 from tests.dashboard.conftest import World, signed_in
 from tests.factories import make_base_model, make_dataset_version, make_job, make_team, make_user

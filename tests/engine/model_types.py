@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.adapters.merge import merge
 from finetune_hub.engine.dataset import TokenRow
+from finetune_hub.engine.methods import attach_method
 from finetune_hub.engine.model import FastPaths, load_base_model, prove_fast_paths
 from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.objectives.sft import Sft
 from finetune_hub.engine.peft import peft_format
-from finetune_hub.spec.methods import LoraMethod, PrefixTuningMethod, PromptTuningMethod
+from finetune_hub.spec.methods.low_rank import LoraMethod
+from finetune_hub.spec.methods.virtual_tokens import PrefixTuningMethod, PromptTuningMethod
 
 Shape = dict[str, Any]
 MODERN: Shape = {
@@ -219,7 +220,7 @@ def _try_virtual_tokens(base: Path, method: PromptTuningMethod | PrefixTuningMet
     from peft import PeftModel
 
     model = _load(base)
-    adapter = registry.attach(model, method)
+    adapter = attach_method(model, method)
     peft_format.write_adapter(folder, adapter, base_model_name="tiny")
     fresh = _logits(model)
     paths = prove_fast_paths(model)

@@ -16,17 +16,17 @@ from transformers import PreTrainedModel
 
 from finetune_hub.engine import model as model_module
 from finetune_hub.engine import verify
-from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.kernels import document_attention
+from finetune_hub.engine.methods import ENGINE_METHODS
 from finetune_hub.engine.model import FastPaths
 from finetune_hub.engine.objectives import registry as objectives
 from finetune_hub.engine.peft import peft_format
 from finetune_hub.engine.train import held_out, loop, setup
 from finetune_hub.engine.train import step as step_module
 from finetune_hub.machine.event_file import EventLog
-from finetune_hub.spec.methods import METHODS
-from finetune_hub.spec.objectives import OBJECTIVES
+from finetune_hub.spec.methods.registry import METHODS
+from finetune_hub.spec.objectives.registry import OBJECTIVES
 from finetune_hub.spec.run import TrainRun
 from finetune_hub.spec.training import TrainingSpec
 from tests.engine.conftest import dataset_file
@@ -57,8 +57,8 @@ def cases_of(specs: Mapping[str, Any]) -> list[Kind]:
     return cases
 
 
-METHOD_CASES = cases_of({name: METHODS[name] for name in registry.ADAPTERS})
-METHODS_AS_THEY_COME = [next(case for case in METHOD_CASES if case["type"] == name) for name in registry.ADAPTERS]
+METHOD_CASES = cases_of({name: METHODS[name] for name in ENGINE_METHODS})
+METHODS_AS_THEY_COME = [next(case for case in METHOD_CASES if case["type"] == name) for name in ENGINE_METHODS]
 LORA, QLORA = METHODS_AS_THEY_COME[:2]
 METHOD_CASES += [LORA | {"dropout": 0.1}, LORA | {"target_modules": ["embed_tokens", "q_proj"]}]
 METHOD_CASES += [QLORA | {"use_dora": True}]

@@ -8,13 +8,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.adapters.adapter_set import AdapterSet
 from finetune_hub.engine.adapters.combine import Combination
 from finetune_hub.engine.errors import BadConfig
+from finetune_hub.engine.methods import attach_method
 from finetune_hub.engine.model import load_base_model
 from finetune_hub.engine.peft import peft_format
-from finetune_hub.spec.methods import LoraMethod, PromptTuningMethod
+from finetune_hub.spec.methods.low_rank import LoraMethod
+from finetune_hub.spec.methods.virtual_tokens import PromptTuningMethod
 
 IDS = torch.arange(60).view(3, 20) * 7 % 256
 
@@ -36,7 +37,7 @@ def folders(base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     made = {}
     for seed, (name, method) in enumerate(methods.items()):
         model = load_base_model(base_model_dir, dtype=torch.float32, device="cpu")
-        adapter = registry.attach(model, method)
+        adapter = attach_method(model, method)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in adapter.parameters().values():

@@ -16,16 +16,16 @@ from transformers import AutoModelForCausalLM
 
 from finetune_hub.data.chat_template import ChatTemplate
 from finetune_hub.data.rows import PreferenceRow
-from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.dataset import PairRow, TokenRow
 from finetune_hub.engine.errors import BadData
 from finetune_hub.engine.fast import fast_modules
+from finetune_hub.engine.methods import attach_method
 from finetune_hub.engine.model import FastPaths, load_base_model, prove_fast_paths
 from finetune_hub.engine.objectives.dpo import Dpo
 from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.train.checkpoint import CHECKPOINTS_DIR
-from finetune_hub.spec.methods import LoraMethod
-from finetune_hub.spec.objectives import DpoObjective
+from finetune_hub.spec.methods.low_rank import LoraMethod
+from finetune_hub.spec.objectives.dpo import DpoObjective
 from finetune_hub.spec.run import TrainRun
 from finetune_hub.spec.training import TrainingSpec
 from tests.engine.conftest import MakeRun, adapter_bytes, dataset_file, events_of, train
@@ -76,7 +76,7 @@ def pairs(base_model_dir: Path, tmp_path: Path) -> list[PairRow]:
 
 def make_objective(base_model_dir: Path, paths: FastPaths | None = None, **options: Any) -> Dpo:
     model = load_base_model(base_model_dir, dtype=torch.float32, device="cpu")
-    adapter = registry.attach(model, LoraMethod(rank=4, alpha=8), seed=1)
+    adapter = attach_method(model, LoraMethod(rank=4, alpha=8), seed=1)
     model.train()
     return Dpo(Setting(model, paths or prove_fast_paths(model), adapter), DpoObjective.model_validate(options))
 
@@ -189,7 +189,7 @@ def test_before_the_first_step_nothing_is_preferred_in_bfloat16_either(
 ) -> None:
     """Both passes round alike: else the margin of long answers would begin with the noise of two kernels."""
     model = load_base_model(base_model_dir, dtype=torch.bfloat16, device="cpu")
-    adapter = registry.attach(model, LoraMethod(rank=4, alpha=8), seed=1)
+    adapter = attach_method(model, LoraMethod(rank=4, alpha=8), seed=1)
     fast_modules.install(model)
     model.train()
     objective = Dpo(Setting(model, prove_fast_paths(model), adapter), DpoObjective())

@@ -14,7 +14,7 @@ from finetune_hub.engine.kernels import products
 from finetune_hub.engine.kernels.expert_linear import ExpertLora, expert_linear
 from finetune_hub.engine.kernels.mixture import mixture
 from finetune_hub.engine.model import load_base_model
-from finetune_hub.spec.methods import LoraMethod
+from finetune_hub.spec.methods.low_rank import LoraMethod
 from tests.engine.model_types import write_base
 from tests.engine.test_kernels import randn
 

@@ -13,15 +13,17 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_hub.artifacts.manifest import verify_files
-from finetune_hub.engine.adapters import registry
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.exports import export as exporting
 from finetune_hub.engine.exports.export import export
+from finetune_hub.engine.methods import attach_method
 from finetune_hub.engine.model import load_base_model
 from finetune_hub.engine.peft import peft_format
 from finetune_hub.engine.verify import UnfaithfulAdapter
 from finetune_hub.machine.event_file import EventLog
-from finetune_hub.spec.methods import LoraMethod, Method, PrefixTuningMethod, PromptTuningMethod
+from finetune_hub.spec.methods.low_rank import LoraMethod
+from finetune_hub.spec.methods.method import Method
+from finetune_hub.spec.methods.virtual_tokens import PrefixTuningMethod, PromptTuningMethod
 from finetune_hub.spec.run import ExportFormat, ExportResult, ExportRun
 from tests.engine.model_types import write_base
 from tests.tiny_models import make_tiny_model, make_tokenizer
@@ -35,7 +37,7 @@ UNEVEN = {"use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"
 def make_adapter(base: Path, folder: Path, method: Method | None = None, *, amount: float = 0.05) -> torch.Tensor:
     """Write an adapter that changes something, and return its logits in float32."""
     model = load_base_model(base, dtype=torch.float32, device="cpu")
-    adapter = registry.attach(model, method or LoraMethod(rank=4, alpha=8))
+    adapter = attach_method(model, method or LoraMethod(rank=4, alpha=8))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in adapter.parameters().values():

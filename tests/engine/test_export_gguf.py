@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.exports.gguf_family import Spelling, rope_of
 from finetune_hub.engine.model import load_base_model, read_config
-from finetune_hub.spec.methods import LoraMethod
+from finetune_hub.spec.methods.low_rank import LoraMethod
 from tests.engine.llama_cpp import LlamaCpp
 from tests.engine.test_export import IDS, UNEVEN, logits, make_adapter, run_export
 from tests.tiny_models import make_sentencepiece_tokenizer, make_tiny_model, make_tokenizer

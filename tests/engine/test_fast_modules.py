@@ -14,7 +14,7 @@ from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.kernels.rotary import apply_rotary_pos_emb
 from finetune_hub.engine.model import load_base_model
 from finetune_hub.engine.quantization import quantization_of
-from finetune_hub.spec.methods import LoraMethod, QloraMethod
+from finetune_hub.spec.methods.low_rank import LoraMethod, QloraMethod
 from tests.engine.model_types import write_base
 from tests.tiny_models import make_tiny_model
 

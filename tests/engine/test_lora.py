@@ -15,7 +15,7 @@ from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.model import FastPaths, load_base_model, prove_fast_paths
 from finetune_hub.engine.objectives.objective import Setting, backward, token_losses
 from finetune_hub.engine.objectives.sft import Sft
-from finetune_hub.spec.methods import LoraMethod
+from finetune_hub.spec.methods.low_rank import LoraMethod
 from tests.tiny_models import make_tiny_model
 
 ARCHITECTURES = ["llama", "qwen2", "gpt_neox", "mistral"]

@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from finetune_hub.engine.adapters.adapter import parameter_groups
 from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.adapters.lora_layers import LoraLinear
 from finetune_hub.engine.adapters.merge import merge
-from finetune_hub.engine.adapters.registry import parameter_groups
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.model import load_base_model
 from finetune_hub.engine.peft import peft_format, peft_lora
-from finetune_hub.spec.methods import LoraMethod
+from finetune_hub.spec.methods.low_rank import LoraMethod
 from tests.tiny_models import make_tiny_model
 
 # PEFT 0.21 asks transformers for an attribute that transformers 5.23 has renamed.

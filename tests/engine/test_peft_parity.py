@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from finetune_hub.engine.adapters import registry
+from finetune_hub.engine.adapters.adapter import Adapter
 from finetune_hub.engine.dataset import TokenRow
 from finetune_hub.engine.model import load_base_model, prove_fast_paths
 from finetune_hub.engine.objectives.objective import Setting, backward
@@ -21,7 +21,7 @@ from finetune_hub.engine.peft import peft_format
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 STEPS = 50
-MakePair = Callable[[Any], tuple[Any, Any, registry.Adapter]]
+MakePair = Callable[[Any], tuple[Any, Any, Adapter]]
 LENGTHS = [(9, 14, 5), (21, 6, 8), (12, 12, 3)]
 
 
@@ -34,7 +34,7 @@ def rows_of(step: int) -> list[TokenRow]:
     return rows
 
 
-def our_losses(model: Any, adapter: registry.Adapter, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
+def our_losses(model: Any, adapter: Adapter, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
     paths = prove_fast_paths(model)
     assert paths.packed
     model.train()
@@ -73,7 +73,7 @@ def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 def peft_and_ours(base_model_dir: Path, tmp_path: Path) -> MakePair:
     """A fresh adapter of PEFT's, and ours read from its files."""
 
-    def make(config: Any) -> tuple[Any, Any, registry.Adapter]:
+    def make(config: Any) -> tuple[Any, Any, Adapter]:
         from peft import get_peft_model
 
         torch.manual_seed(0)

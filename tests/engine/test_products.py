@@ -18,7 +18,9 @@ from finetune_hub.engine.kernels.products import product_dtype
 from finetune_hub.engine.model import prove_fast_paths
 from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.objectives.sft import Sft
-from finetune_hub.spec.methods import LoraMethod, Method, PrefixTuningMethod, PromptTuningMethod, QloraMethod
+from finetune_hub.spec.methods.low_rank import LoraMethod, QloraMethod
+from finetune_hub.spec.methods.method import Method
+from finetune_hub.spec.methods.virtual_tokens import PrefixTuningMethod, PromptTuningMethod
 
 PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_"}
 METHODS: dict[str, Method] = {

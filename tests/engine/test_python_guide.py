@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_hub.engine.model import load_base_model
-from finetune_hub.spec.methods import METHODS
+from finetune_hub.spec.methods.registry import METHODS
 from tests.tiny_models import make_tiny_model
 
 GUIDE = Path(__file__).parents[2] / "docs" / "python.md"

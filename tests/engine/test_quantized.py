@@ -17,7 +17,7 @@ from finetune_hub.engine.kernels import frozen_weight
 from finetune_hub.engine.kernels.frozen_weight import dense, is_quantised
 from finetune_hub.engine.model import load_base_model
 from finetune_hub.engine.quantization import Quantization, QuantizationKind, quantization_in
-from finetune_hub.spec.methods import QloraMethod
+from finetune_hub.spec.methods.low_rank import QloraMethod
 from finetune_hub.spec.training import TrainingSpec
 from tests.engine.conftest import MakeRun, events_of, train
 from tests.engine.model_types import write_base

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_hub.spec.methods import METHODS
+from finetune_hub.spec.methods.registry import METHODS
 from finetune_hub.spec.run import TrainRun
 from tests.engine.conftest import MakeRun, adapter_bytes, events_of, train
 from tests.engine.interruptions import interrupt

@@ -9,18 +9,19 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from finetune_hub.engine.adapters import registry
+from finetune_hub.engine.adapters.adapter import Adapter
 from finetune_hub.engine.adapters.prefix_tuning import PrefixTuningAdapter
 from finetune_hub.engine.adapters.prompt_tuning import PromptTuningAdapter
-from finetune_hub.engine.adapters.registry import Adapter
 from finetune_hub.engine.dataset import TokenRow
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.generate import generate
+from finetune_hub.engine.methods import attach_method
 from finetune_hub.engine.model import FastPaths, load_base_model, prove_fast_paths
 from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.objectives.sft import Sft
 from finetune_hub.engine.peft import peft_format
-from finetune_hub.spec.methods import METHODS, PrefixTuningMethod, PromptTuningMethod
+from finetune_hub.spec.methods.registry import METHODS
+from finetune_hub.spec.methods.virtual_tokens import PrefixTuningMethod, PromptTuningMethod
 from tests.tiny_models import make_tiny_model
 
 # PEFT 0.21 asks transformers for attributes and arguments that transformers 5.23 and 5.24 have renamed.
@@ -45,7 +46,7 @@ def load(folder: Path) -> PreTrainedModel:
 
 def attach(model: PreTrainedModel, options: dict[str, Any]) -> Adapter:
     method = METHODS[options["type"]].model_validate(options | {"virtual_tokens": 5})
-    return registry.attach(model, method, seed=3)
+    return attach_method(model, method, seed=3)
 
 
 def logits(model: torch.nn.Module, **inputs: Any) -> torch.Tensor:
@@ -152,7 +153,7 @@ def test_a_prefix_of_real_tokens_is_that_text_in_front(base_model_dir: Path) -> 
     expected = logits(model, input_ids=torch.cat([torch.tensor([ids]), IDS], dim=1))[:, len(ids) :]
     for method in (PrefixTuningMethod, PromptTuningMethod):
         made = method(virtual_tokens=len(ids), init="text", init_text=text)
-        adapter = registry.attach(model, made)
+        adapter = attach_method(model, made)
         torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
         adapter.remove()
 
@@ -163,4 +164,4 @@ def test_what_cannot_be_is_refused(base_model_dir: Path, tmp_path: Path) -> None
     model = load(base_model_dir)
     model.name_or_path = str(tmp_path)
     with pytest.raises(BadConfig, match=r"needs the base model's tokenizer\.json"):
-        registry.attach(model, PromptTuningMethod(init="text", init_text="x"))
+        attach_method(model, PromptTuningMethod(init="text", init_text="x"))

@@ -11,8 +11,8 @@ import torch
 
 from finetune_hub.engine.train import loop
 from finetune_hub.machine.event_file import EventLog
-from finetune_hub.spec.methods import METHODS
-from finetune_hub.spec.objectives import OBJECTIVES
+from finetune_hub.spec.methods.registry import METHODS
+from finetune_hub.spec.objectives.registry import OBJECTIVES
 from finetune_hub.spec.run import TrainRun
 from finetune_hub.spec.training import TrainingSpec
 from tests.engine.conftest import dataset_file, events_of

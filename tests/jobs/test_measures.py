@@ -10,7 +10,7 @@ from django.db import connection
 from finetune_hub.jobs.models import MetricPoint
 from finetune_hub.spec.events import Step, engine_event
 from finetune_hub.spec.measures import MEASURES
-from finetune_hub.spec.objectives import OBJECTIVES
+from finetune_hub.spec.objectives.registry import OBJECTIVES
 from tests.factories import make_attempt, make_job, make_team, make_user
 
 OLD_LINE = (

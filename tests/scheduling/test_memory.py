@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from finetune_hub.scheduling.adapted import trained_parameters
 from finetune_hub.scheduling.devices import device_named
 from finetune_hub.scheduling.facts import read_facts
 from finetune_hub.scheduling.memory import MemoryEstimate, estimate_memory, head_rows, saved_bytes
@@ -47,7 +46,7 @@ def test_counts_what_the_engine_saves_and_trains(base: Path, method: dict[str, A
     asked, shape = spec_of(method), Shape(read_facts(base))
     saved, trained = measure_saved(base, asked)
     load = workload_of(asked, Rows(2, [96, 96]))
-    assert trained_parameters(asked, shape) == trained
+    assert asked.method.trained_parameters(shape) == trained
     if method["type"] != "prefix_tuning":  # torch's fused attention keeps more than one output on a CPU.
         assert saved_bytes(asked, shape, load, CPU) == pytest.approx(saved, rel=0.1)
 
@@ -56,14 +55,14 @@ def measure_saved(base: Path, asked: TrainingSpec) -> tuple[int, int]:
     """Bytes that one forward pass of the engine keeps, weights left out, and the numbers that it trains."""
     import torch
 
-    from finetune_hub.engine.adapters import registry
     from finetune_hub.engine.dataset import Batch, TokenRow
     from finetune_hub.engine.fast import fast_modules
+    from finetune_hub.engine.methods import attach_method
     from finetune_hub.engine.model import load_base_model, prove_fast_paths
     from finetune_hub.engine.objectives.objective import token_losses
 
     model = load_base_model(base, dtype=torch.float32, device="cpu")
-    adapter = registry.attach(model, asked.method)
+    adapter = attach_method(model, asked.method)
     paths = prove_fast_paths(model)
     fast_modules.install(model)
     model.train()

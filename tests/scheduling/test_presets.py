@@ -8,7 +8,7 @@ from finetune_hub.scheduling.devices import GIB, device_named, device_of
 from finetune_hub.scheduling.fitting import device_bytes_needed, plan_on, uneven_needs
 from finetune_hub.scheduling.presets import PRESETS, Preset, epochs_for, learning_rate_for, length_for, make_preset
 from finetune_hub.scheduling.workload import Rows
-from finetune_hub.spec.objectives import DpoObjective
+from finetune_hub.spec.objectives.dpo import DpoObjective
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.sizes import size_in_words
 from finetune_hub.spec.training import TrainingSpec

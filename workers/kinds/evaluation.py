@@ -16,9 +16,8 @@ class EvaluationWork(Work):
         job = start.job
         assert job.adapter_version is not None
         method = TrainingSpec.model_validate(job.adapter_version.training_spec).method
-        kept_as = method.model_dump(include={"quantization", "double_quantization"})  # Nothing, but of QLoRA.
         run = EvaluateRun(
-            **kept_as,
+            **method.base_quantization,
             base_model_dir=base_model_folder(job.over),
             adapter_dir=adapter_folder(job.adapter_version),
             datasets=dataset_files(job),

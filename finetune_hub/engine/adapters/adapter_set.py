@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from finetune_hub.engine.adapters.adapter import Adapter
 from finetune_hub.engine.adapters.combine import Combination, combined_factors
 from finetune_hub.engine.adapters.lora import LoraAdapter
-from finetune_hub.engine.adapters.registry import Adapter
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.peft import peft_format
-from finetune_hub.spec.methods import LoraMethod
+from finetune_hub.spec.methods.low_rank import LoraMethod
 
 
 class AdapterSet:

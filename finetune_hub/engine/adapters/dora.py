@@ -19,7 +19,7 @@ from finetune_hub.engine.adapters.lora_layers import LoraLinear
 from finetune_hub.engine.kernels.frozen_weight import dense, dtype_of
 from finetune_hub.engine.kernels.lora_linear import lora_linear
 from finetune_hub.engine.kernels.products import product_dtype
-from finetune_hub.spec.methods import LowRankMethod
+from finetune_hub.spec.methods.low_rank import LowRankMethod
 
 
 class DoraLinear(LoraLinear):

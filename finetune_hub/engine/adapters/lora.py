@@ -24,7 +24,7 @@ from finetune_hub.engine.adapters.lora_layers import LoraEmbedding, LoraLinear
 from finetune_hub.engine.adapters.lora_parameter import LoraParameter
 from finetune_hub.engine.adapters.targets import targeted_modules, targeted_parameters
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.spec.methods import LoraMethod, LowRankMethod, QloraMethod
+from finetune_hub.spec.methods.low_rank import LoraMethod, LowRankMethod, QloraMethod
 
 LoraLayer = LoraLinear | LoraEmbedding | LoraParameter
 

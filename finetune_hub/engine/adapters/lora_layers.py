@@ -22,7 +22,7 @@ from finetune_hub.engine.adapters.targets import rank_and_scale
 from finetune_hub.engine.kernels.frozen_linear import frozen_linear
 from finetune_hub.engine.kernels.frozen_weight import dense, shape_of
 from finetune_hub.engine.kernels.lora_linear import lora_linear
-from finetune_hub.spec.methods import LowRankMethod
+from finetune_hub.spec.methods.low_rank import LowRankMethod
 
 # Above this a weight's principal components are found by a randomised decomposition: the exact one takes minutes.
 EXACT_SVD_LIMIT = 1024

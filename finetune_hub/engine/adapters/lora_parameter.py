@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from finetune_hub.engine.adapters.targets import rank_and_scale
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.spec.methods import LowRankMethod
+from finetune_hub.spec.methods.low_rank import LowRankMethod
 
 
 class LoraParameter(nn.Module):

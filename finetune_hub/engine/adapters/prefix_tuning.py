@@ -30,7 +30,7 @@ from finetune_hub.engine.adapters.virtual_tokens import (
     starting_ids,
 )
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.spec.methods import PrefixTuningMethod
+from finetune_hub.spec.methods.virtual_tokens import PrefixTuningMethod
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class PrefixShape:
 
 class PrefixTuningAdapter(VirtualTokensAdapter):
     """The trained prefix of one model."""
+
+    method: PrefixTuningMethod
 
     def __init__(
         self, model: PreTrainedModel, method: PrefixTuningMethod, shape: PrefixShape, start: Tensor, seed: int

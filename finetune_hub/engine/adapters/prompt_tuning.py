@@ -25,11 +25,13 @@ from finetune_hub.engine.adapters.virtual_tokens import (
 )
 from finetune_hub.engine.kernels.document_attention import document_lengths, documents
 from finetune_hub.engine.transfer import send
-from finetune_hub.spec.methods import PromptTuningMethod
+from finetune_hub.spec.methods.virtual_tokens import PromptTuningMethod
 
 
 class PromptTuningAdapter(VirtualTokensAdapter):
     """The trained embeddings of one model's virtual tokens."""
+
+    method: PromptTuningMethod
 
     def __init__(self, model: PreTrainedModel, method: PromptTuningMethod, embeddings: Tensor) -> None:
         self.model, self.method = model, method

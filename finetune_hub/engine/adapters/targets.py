@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.kernels.frozen_linear import QuantizedLinear
 from finetune_hub.engine.model import output_head
-from finetune_hub.spec.methods import LowRankMethod
+from finetune_hub.spec.methods.low_rank import LowRankMethod
 
 # Mamba reads this layer's weight and never calls the layer: an adapter there would do nothing until it is merged.
 _NEVER_CALLED = {"mamba": ["dt_proj"], "falcon_mamba": ["dt_proj"]}

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.spec.methods import VirtualTokensMethod
+from finetune_hub.spec.methods.virtual_tokens import VirtualTokensMethod
 
 Inputs = dict[str, Any]
 
@@ -95,6 +95,8 @@ class VirtualTokens:
 class VirtualTokensAdapter:
     """What the adapters of both methods do alike: they come, go and rest with their hooks."""
 
+    model: PreTrainedModel
+    method: VirtualTokensMethod
     hooks: VirtualTokens
 
     def install(self) -> None:

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from finetune_hub.engine.adapters.registry import Adapter
+from finetune_hub.engine.adapters.adapter import Adapter
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.verify import UnfaithfulAdapter
 from finetune_hub.spec.run import NumberFormat

@@ -24,9 +24,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from finetune_hub.artifacts.manifest import manifest_of
+from finetune_hub.engine.adapters.adapter import Adapter
 from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.adapters.merge import DenseBase, merge_dense, merge_for_good
-from finetune_hub.engine.adapters.registry import Adapter
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.exports import check
 from finetune_hub.engine.model import load_base_model, read_config
@@ -136,7 +136,7 @@ def _check_format(run: ExportRun, number_format: NumberFormat, config: Any) -> N
 
         Spelling(config)
     method = peft_format.read_method(run.adapter_dir)
-    if run.format != "peft" and method.type not in ("lora", "qlora"):
+    if run.format != "peft" and not method.is_lora:
         raise BadConfig(
             f"An adapter of type {method.type} is no update of weights, which `{run.format}` holds.",
             "Export it as `peft`; PEFT is what serves it.",

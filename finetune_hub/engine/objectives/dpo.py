@@ -30,7 +30,7 @@ from finetune_hub.engine.errors import BadData
 from finetune_hub.engine.kernels.document_attention import as_learning
 from finetune_hub.engine.objectives.objective import Setting, token_losses
 from finetune_hub.engine.transfer import send
-from finetune_hub.spec.objectives import DpoObjective
+from finetune_hub.spec.objectives.dpo import DpoObjective
 
 
 @dataclass(frozen=True)

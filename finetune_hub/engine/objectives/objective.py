@@ -19,13 +19,13 @@ from transformers import PreTrainedModel
 
 from finetune_hub.data.chat_template import ChatTemplate
 from finetune_hub.data.rows import Row
-from finetune_hub.engine.adapters.registry import Adapter
+from finetune_hub.engine.adapters.adapter import Adapter
 from finetune_hub.engine.dataset import Batch, TokenRow
 from finetune_hub.engine.kernels.document_attention import documents
 from finetune_hub.engine.kernels.linear_cross_entropy import linear_cross_entropy
 from finetune_hub.engine.model import FastPaths, output_head
 from finetune_hub.engine.objectives.neftune import noisy_embeddings
-from finetune_hub.spec import objectives as spec
+from finetune_hub.spec.objectives.objective import Objective as ObjectiveSettings
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Objective(Protocol):
     def setting(self) -> Setting: ...
 
     @property
-    def options(self) -> spec.SftObjective | spec.DpoObjective:
+    def options(self) -> ObjectiveSettings:
         """Its half in the spec, which names its measures."""
         ...
 

@@ -15,7 +15,7 @@ from finetune_hub.data.encode import encode_row
 from finetune_hub.data.rows import Row
 from finetune_hub.engine.dataset import Batch, TokenRow
 from finetune_hub.engine.objectives.objective import Setting, token_losses
-from finetune_hub.spec.objectives import SftObjective
+from finetune_hub.spec.objectives.sft import SftObjective
 
 
 @dataclass(frozen=True)

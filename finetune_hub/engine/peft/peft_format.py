@@ -1,7 +1,7 @@
 """Adapters on disk in PEFT's format, which PEFT, vLLM, llama.cpp's converter and others read.
 
     adapter_config.json         settings, under PEFT's names
-    adapter_model.safetensors   the tensors, in float32: see `peft_lora` and `peft_virtual_tokens`
+    adapter_model.safetensors   the tensors, in float32: see `peft_lora` and its neighbours
 
 Only in these modules are PEFT's spellings used. A small stable set of keys is written: old readers warn about unknown
 ones. Source: PEFT 0.21, `peft/utils/save_and_load.py`, as documented under "Adapter checkpoint format".
@@ -10,7 +10,6 @@ ones. Source: PEFT 0.21, `peft/utils/save_and_load.py`, as documented under "Ada
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from finetune_hub.engine.adapters import registry
-from finetune_hub.engine.adapters.lora import LoraAdapter
-from finetune_hub.engine.adapters.registry import Adapter
+from finetune_hub.engine.adapters.adapter import Adapter
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.engine.peft import peft_lora, peft_virtual_tokens
-from finetune_hub.spec.methods import Method
+from finetune_hub.engine.methods import ENGINE_METHODS, attach_method, spelling_of
+from finetune_hub.spec.methods.method import Method
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -32,7 +29,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 def write_adapter(folder: Path, adapter: Adapter, *, base_model_name: str) -> None:
     """Write both files into the folder, which is made when it is missing."""
-    spelling = _spelling_of(adapter)
+    spelling = spelling_of(adapter)
     write_files(folder, spelling.tensors_of(adapter), spelling.config_of(adapter), base_model_name=base_model_name)
 
 
@@ -57,7 +54,7 @@ def attach_adapter(model: PreTrainedModel, folder: Path) -> Adapter:
     Raises:
         BadConfig: the files are missing or broken, or do not belong to this base model.
     """
-    adapter = registry.attach(model, read_method(folder))
+    adapter = attach_method(model, read_method(folder))
     load_weights(adapter, folder)
     return adapter
 
@@ -69,7 +66,7 @@ def load_weights(adapter: Adapter, folder: Path) -> None:
         BadConfig: they do not, or are not finite.
     """
     tensors = _read_weights(folder)
-    expected = _spelling_of(adapter).tensors_of(adapter)
+    expected = spelling_of(adapter).tensors_of(adapter)
     missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unexpected:
         example = (missing or unexpected)[0]
@@ -86,7 +83,7 @@ def load_weights(adapter: Adapter, folder: Path) -> None:
             )
         if not tensors[key].isfinite().all():
             raise BadConfig(f"{key} has values that are not finite.", "Train the adapter again.")
-    _spelling_of(adapter).load(adapter, tensors)
+    spelling_of(adapter).load(adapter, tensors)
 
 
 def read_method(folder: Path) -> Method:
@@ -96,10 +93,11 @@ def read_method(folder: Path) -> Method:
         BadConfig: it is missing, broken, or describes what the engine does not have.
     """
     config = _read_config(folder)
+    spellings = {method.spelling.PEFT_TYPE: method.spelling for method in ENGINE_METHODS.values()}
     kind = config.get("peft_type")
-    if kind not in _READERS:
-        raise BadConfig(f"Adapters of type {kind} cannot be loaded.", f"Use one of type {', '.join(_READERS)}.")
-    return _READERS[kind](config, _read_weights(folder))
+    if kind not in spellings:
+        raise BadConfig(f"Adapters of type {kind} cannot be loaded.", f"Use one of type {', '.join(spellings)}.")
+    return spellings[kind].read_method(config, _read_weights(folder))
 
 
 def read_base_model_name(folder: Path) -> str:
@@ -117,18 +115,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as broken:
         raise BadConfig(f"The adapter's {CONFIG_FILE} cannot be read ({broken}).", "Fetch it again.") from broken
     return config
-
-
-_READERS: dict[str, Callable[[dict[str, Any], dict[str, Tensor]], Method]] = {
-    "LORA": peft_lora.read_method,
-    "PROMPT_TUNING": peft_virtual_tokens.read_prompt,
-    "PREFIX_TUNING": peft_virtual_tokens.read_prefix,
-}
-
-
-def _spelling_of(adapter: Adapter) -> Any:
-    """The module that knows how PEFT spells this kind of adapter."""
-    return peft_lora if isinstance(adapter, LoraAdapter) else peft_virtual_tokens
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:

@@ -20,8 +20,9 @@ from finetune_hub.engine.adapters.lora import LoraAdapter, LoraLayer
 from finetune_hub.engine.adapters.lora_layers import LoraEmbedding, LoraLinear
 from finetune_hub.engine.adapters.lora_parameter import LoraParameter
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.spec.methods import LoraMethod
+from finetune_hub.spec.methods.low_rank import LoraMethod
 
+PEFT_TYPE = "LORA"
 _PREFIX = "base_model.model."
 _SUFFIXES = (".lora_A.weight", ".lora_embedding_A")
 # Settings that change what an adapter computes and that LoRA here does not have: only these values can be read.
@@ -47,7 +48,7 @@ def tensors_of(adapter: LoraAdapter) -> dict[str, Tensor]:
 def config_of(adapter: LoraAdapter) -> dict[str, Any]:
     """The adapter's settings under PEFT's names."""
     method = adapter.method
-    grow = method.saved_rank_factor
+    grow = method.kept_copies
     # Under rsLoRA alpha is divided by √rank: at twice the rank it takes √2 times the alpha for the same scale.
     alpha_factor = grow**0.5 if method.use_rslora else float(grow)
     return {

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from finetune_hub.artifacts.manifest import manifest_of
-from finetune_hub.engine.adapters.registry import Adapter
+from finetune_hub.engine.adapters.adapter import Adapter
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.peft import peft_format
 from finetune_hub.engine.train.held_out import BestWeights

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from finetune_hub.data.chat_template import ChatTemplate
-from finetune_hub.engine.adapters.registry import Adapter
+from finetune_hub.engine.adapters.adapter import Adapter
 from finetune_hub.engine.dataset import Dataset, TokenRow
 from finetune_hub.engine.errors import BadData
 from finetune_hub.engine.generate import generate

@@ -15,7 +15,7 @@ from finetune_hub.spec.training import TrainingOptions
 
 
 def build(groups: Sequence[dict[str, Any]], options: TrainingOptions, device: str) -> torch.optim.Optimizer:
-    """The optimizer that the options name, over the groups that `registry.parameter_groups` makes.
+    """The optimizer that the options name, over the groups that `adapters.adapter.parameter_groups` makes.
 
     Raises:
         BadConfig: it needs a package or a device that is not there.

@@ -10,10 +10,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from finetune_hub.data.chat_template import ChatTemplate
-from finetune_hub.engine.adapters import registry
+from finetune_hub.engine.adapters.adapter import Adapter, parameter_groups, total_parameters
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.fast import fast_modules
 from finetune_hub.engine.kernels import fused
+from finetune_hub.engine.methods import attach_method
 from finetune_hub.engine.model import (
     DTYPES,
     choose_dtype,
@@ -47,7 +48,7 @@ class Training:
     ranks: Ranks
     data: TrainingData
     model: PreTrainedModel
-    adapter: registry.Adapter
+    adapter: Adapter
     objective: Objective
     optimizer: torch.optim.Optimizer
     scale: LossScale
@@ -84,13 +85,13 @@ def set_up(run: TrainRun, data: TrainingData, ranks: Ranks, log: EventLog) -> Tr
         device="cpu" if runtime.shard_base_model else run.device,
         quantization=quantization_of(run.spec.method),
     )
-    adapter = registry.attach(model, run.spec.method, seed=options.seed)
+    adapter = attach_method(model, run.spec.method, seed=options.seed)
     paths = prove_fast_paths(model)  # With the adapter: behind a prefix some models cannot keep rows apart.
     _use_runtime(model, runtime)
     if runtime.shard_base_model:
         kept_bytes = shard_base_model(model, list(adapter.parameters().values()), run.device, ranks.count)
         log.info(f"The layers' weights are spread over {ranks.count} ranks; each keeps {kept_bytes:,} bytes of them.")
-    optimizer = optimizers.build(registry.parameter_groups(adapter, options.learning_rate), options, run.device)
+    optimizer = optimizers.build(parameter_groups(adapter, options.learning_rate), options, run.device)
     setting = Setting(
         model,
         paths,
@@ -127,7 +128,7 @@ def tell_plan(training: Training) -> None:
             supervised_tokens=sum(row.supervised_tokens for row in data.order.rows(0, data.order.rows_per_epoch)),
             truncated_rows=sum(row.truncated_tokens > 0 for row in data.rows),
             trainable_parameters=sum(tensor.numel() for tensor in training.trained),
-            total_parameters=registry.total_parameters(training.adapter),
+            total_parameters=total_parameters(training.adapter),
             dtype=training.state.dtype,
             device=run.device,
         )

@@ -25,6 +25,7 @@ from finetune_hub.jobs.submission import check_priority, create_job, lock_predec
 from finetune_hub.scheduling.shrinking import smaller
 from finetune_hub.spec.compatibility import Compatibility, compatibility_of
 from finetune_hub.spec.measures import MEASURES
+from finetune_hub.spec.objectives.objective import Objective
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.row_kinds import RowKind
 from finetune_hub.spec.training import TrainingSpec
@@ -118,14 +119,7 @@ def submit_training(
         )
     require_chat_template(base_model, [version for version, _ in choices])
     spec = spec.model_copy(update={"base_model": base_model.name})  # It may have been called by an alias.
-    unpaired = [version for version, _ in choices if version.kind != RowKind.PREFERENCE]
-    if spec.objective.type == "dpo" and unpaired:
-        raise Refusal(
-            "not_preference_pairs",
-            f"DPO learns from two answers to a prompt, and the rows of {unpaired[0]} are of kind {unpaired[0].kind}.",
-            "Choose a dataset of preference pairs, or `objective: {type: sft}`.",
-            field="objective.type",
-        )
+    require_fitting_rows(spec.objective, [version for version, _ in choices])
     if spec.adapter_name is None:
         name = f"{choices[0][0].dataset.name}-{base_model.name}"[:64].rstrip("-._")
         spec = spec.model_copy(update={"adapter_name": name})
@@ -167,6 +161,22 @@ def require_chat_template(base_model: BaseModel, versions: Sequence[DatasetVersi
             f"Give it one, on the page of base models or with `finetune-hub base-models set-template "
             f"{base_model.name} chatml`, or use its instruct variant. Raw text needs none.",
             field="base_model",
+        )
+
+
+def require_fitting_rows(objective: Objective, versions: Sequence[DatasetVersion]) -> None:
+    """
+    Raises:
+        Refusal: `wrong_row_kind`, of pairs `not_preference_pairs`: the objective cannot learn from such rows.
+    """
+    unfit = next((version for version in versions if version.kind not in objective.row_kinds), None)
+    if unfit is not None:
+        raise Refusal(
+            "not_preference_pairs" if objective.row_kinds == {RowKind.PREFERENCE} else "wrong_row_kind",
+            f"{objective.type.upper()} learns from {objective.learns_from}, and the rows of {unfit} are of kind "
+            f"{unfit.kind}.",
+            f"Choose a dataset of kind {' or '.join(sorted(objective.row_kinds))}, or `objective: {{type: sft}}`.",
+            field="objective.type",
         )
 
 

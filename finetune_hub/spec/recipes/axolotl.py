@@ -36,9 +36,8 @@ from finetune_hub.spec.recipes.common import (
     every_steps,
     half_precision,
     held_out,
-    loss_of_pairs,
     objective,
-    of_pairs,
+    objective_options,
     optimizer,
     packing,
     schedule,
@@ -85,11 +84,7 @@ KEYS: dict[str, Rule] = {
     "revision_of_model": read_elsewhere("It is behind the `@` of `base_model`."),
     "datasets": datasets,
     "rl": objective,
-    "rl_beta": of_pairs("objective.beta"),
-    "dpo_beta": of_pairs("objective.beta"),
-    "dpo_label_smoothing": of_pairs("objective.label_smoothing"),
-    "dpo_loss_type": loss_of_pairs,
-    "rpo_alpha": of_pairs("objective.sft_weight"),
+    **objective_options(PROGRAM),
     **dict.fromkeys(["reward_model", "process_reward_model"], refused("The engine trains no reward models.")),
     "pretraining_dataset": refused(
         "Rows are uploaded, not streamed from elsewhere: upload the text as a dataset and name it under `datasets`."

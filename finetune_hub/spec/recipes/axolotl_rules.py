@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_hub.spec.recipes.common import (
-    FULL_FINE_TUNE,
     OWN_KERNELS,
+    base_is_quantised,
+    method,
 )
 from finetune_hub.spec.recipes.draft import (
     Draft,
@@ -23,26 +24,14 @@ _OTHER_TRAININGS = ("DiffusionPlugin", "KDPlugin", "EBFTPlugin")
 
 
 def adapter(draft: Draft, key: str, value: Any) -> None:
-    """LoRA or QLoRA, which `load_in_4bit` and `load_in_8bit` tell apart as much as the word does."""
-    if value not in ("lora", "qlora"):
-        draft.refuse(
-            key, FULL_FINE_TUNE if is_off(value) else f"The hub has no adapter `{word_of(value)}`: use lora or qlora."
-        )
-        return
-    in_8bit = flag_of(draft.source.get("load_in_8bit"))
-    in_4bit = flag_of(draft.source.get("load_in_4bit")) or (value == "qlora" and not in_8bit)
-    if in_4bit or in_8bit:
-        draft.put("method.type", "qlora", key=key)
-        draft.put("method.quantization", "nf4" if in_4bit else "int8", key=key)
-        draft.note(key, "taken", f"It is `method: {{type: qlora, quantization: {'nf4' if in_4bit else 'int8'}}}`.")
-    else:
-        draft.put("method.type", "lora", key=key)
-        draft.note(key, "taken", "It is `method: {type: lora}`.")
+    """`load_in_4bit` and `load_in_8bit` tell LoRA and QLoRA apart as much as the word does."""
+    in_4bit, in_8bit = (flag_of(draft.source.get(name)) for name in ("load_in_4bit", "load_in_8bit"))
+    method(draft, key, value, program="Axolotl", in_4bit=in_4bit, in_8bit=in_8bit)
 
 
 def quantisation_options(draft: Draft, key: str, value: Any) -> None:
     options = dict(value) if isinstance(value, dict) else {}
-    if draft.document.get("method", {}).get("type") == "qlora":
+    if base_is_quantised(draft):
         if "bnb_4bit_use_double_quant" in options:
             double = options.pop("bnb_4bit_use_double_quant")
             draft.put("method.double_quantization", double, key=key)

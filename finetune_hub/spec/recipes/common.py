@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from finetune_hub.spec.methods.registry import METHODS, method_type
+from finetune_hub.spec.objectives.registry import OBJECTIVES, objective_type
+from finetune_hub.spec.part import choices_of
 from finetune_hub.spec.recipes.draft import (
     Draft,
     Rule,
@@ -17,14 +20,6 @@ from finetune_hub.spec.recipes.draft import (
     word_of,
 )
 
-# Objectives by their name there. A new objective of ours moves from the second table to the first.
-# Running text is a format of rows here: of a plain text every token is learned.
-OBJECTIVES: dict[str, dict[str, Any]] = {
-    "sft": {"type": "sft"},
-    "pt": {"type": "sft"},
-    "dpo": {"type": "dpo"},
-    "ipo": {"type": "dpo", "loss": "ipo"},
-}
 OBJECTIVES_REFUSED = {
     "kto": "The engine has no KTO objective.",
     "orpo": "The engine has no ORPO objective.",
@@ -38,7 +33,6 @@ USUAL_WARMUP_RATIO = 0.03
 USUAL_HELD_OUT_FRACTION = 0.05
 LARGEST_HELD_OUT_FRACTION = 0.5
 
-PAIR_LOSSES = ("sigmoid", "hinge", "ipo")
 OTHER_OBJECTIVE = "It belongs to another objective."
 
 MULTIMODAL = "The engine trains on text only; this is a recipe for images, video or sound."
@@ -95,40 +89,70 @@ def base_model(draft: Draft, key: str, value: Any) -> None:
         draft.note(key, "taken", "It is `base_model`.")
 
 
-def objective(draft: Draft, key: str, value: Any) -> None:
-    name = word_of(value)
-    if (ours := OBJECTIVES.get(name)) is not None:
-        draft.put("objective", dict(ours), key=key)
-        said = " Of rows that are plain text every token is learned." if name == "pt" else ""
-        written = ", ".join(f"{field}: {word}" for field, word in ours.items())
-        draft.note(key, "taken", f"It is `objective: {{{written}}}`.{said}")
+def method(draft: Draft, key: str, value: Any, *, program: str, in_4bit: bool = False, in_8bit: bool = False) -> None:
+    """By the name that it has in the program's recipes; its quantised twin where the file says how many bits."""
+    names = {model.recipe_names[program]: type_ for type_, model in METHODS.items() if program in model.recipe_names}
+    if (chosen := names.get(word_of(value))) is None:
+        is_whole = is_off(value) or value in ("full", "freeze")
+        known = " or ".join(names)
+        draft.refuse(key, FULL_FINE_TUNE if is_whole else f"The hub has no adapter `{word_of(value)}`: use {known}.")
+        return
+    quantised = METHODS[chosen].quantised_type
+    in_4bit = in_4bit or (chosen == quantised and not in_8bit)
+    if not in_4bit and not in_8bit:
+        draft.put("method.type", chosen, key=key)
+        draft.note(key, "taken", f"It is `method: {{type: {chosen}}}`.")
+    elif quantised is None:
+        draft.refuse(key, f"Method `{chosen}` takes no quantised base model.")
     else:
-        draft.refuse(key, OBJECTIVES_REFUSED.get(name, f"The engine has no objective `{name}`."))
+        kind = "nf4" if in_4bit else "int8"
+        draft.put("method.type", quantised, key=key)
+        draft.put("method.quantization", kind, key=key)
+        draft.note(key, "taken", f"It is `method: {{type: {quantised}, quantization: {kind}}}`.")
 
 
-def of_pairs(place: str) -> Rule:
-    """An option of DPO, which says nothing of other objectives."""
+def base_is_quantised(draft: Draft) -> bool:
+    chosen = method_type(draft.document.get("method", {}))
+    return chosen is not None and chosen.quantised_type == draft.document.get("method", {}).get("type")
+
+
+def objective(draft: Draft, key: str, value: Any) -> None:
+    """By the name that an objective has there."""
+    name = word_of(value)
+    for type_, model in OBJECTIVES.items():
+        if (named := model.recipe_names.get(name)) is not None:
+            ours = {"type": type_, **named.settings}
+            draft.put("objective", ours, key=key)
+            written = ", ".join(f"{field}: {word}" for field, word in ours.items())
+            draft.note(key, "taken", f"It is `objective: {{{written}}}`. {named.said}".rstrip())
+            return
+    draft.refuse(key, OBJECTIVES_REFUSED.get(name, f"The engine has no objective `{name}`."))
+
+
+def objective_options(program: str, *, choose: bool = False) -> dict[str, Rule]:
+    """A rule for each key of the program's recipes that belongs to an objective, and means nothing to another.
+
+    Args:
+        choose: The first such key says which objective it is.
+    """
 
     def rule(draft: Draft, key: str, value: Any) -> None:
-        if draft.document.get("objective", {}).get("type") == "dpo":
-            draft.put(place, number_of(value), key=key)
-            draft.note(key, "taken", f"It is `{place}`.")
-        else:
+        if choose and "objective" not in draft.document:
+            owner = next(name for name, model in OBJECTIVES.items() if key in model.recipe_options.get(program, {}))
+            draft.put("objective.type", owner, key=key)
+        model = objective_type(draft.document.get("objective", {}))
+        setting = model.recipe_options.get(program, {}).get(key) if model else None
+        if model is None or setting is None:
             draft.note(key, "not_supported", OTHER_OBJECTIVE)
+            return
+        known, words = choices_of(model.model_fields[setting].annotation), names_of(value)
+        if known and (len(words) != 1 or words[0] not in known):
+            draft.refuse(key, f"`objective.{setting}` has no `{word_of(value)}`: use one of {', '.join(known)}.")
+            return
+        draft.put(f"objective.{setting}", words[0] if known else number_of(value), key=key)
+        draft.note(key, "taken", f"It is `objective.{setting}{f': {words[0]}' if known else ''}`.")
 
-    return rule
-
-
-def loss_of_pairs(draft: Draft, key: str, value: Any) -> None:
-    words = names_of(value)
-    if draft.document.get("objective", {}).get("type") != "dpo":
-        draft.note(key, "not_supported", OTHER_OBJECTIVE)
-    elif len(words) == 1 and words[0] in PAIR_LOSSES:
-        draft.put("objective.loss", words[0], key=key)
-        draft.note(key, "taken", f"It is `objective.loss: {words[0]}`.")
-    else:
-        known = ", ".join(PAIR_LOSSES)
-        draft.refuse(key, f"The engine has no loss `{word_of(value)}` of pairs: use one of {known}.")
+    return {key: rule for model in OBJECTIVES.values() for key in model.recipe_options.get(program, {})}
 
 
 def packing(batch: str, length: str) -> Rule:

@@ -22,9 +22,8 @@ from finetune_hub.spec.recipes.common import (
     every_steps,
     half_precision,
     held_out,
-    loss_of_pairs,
     objective,
-    of_pairs,
+    objective_options,
     optimizer,
     packing,
     schedule,
@@ -85,10 +84,7 @@ def recognises(document: dict[str, Any]) -> bool:
 KEYS: dict[str, Rule] = {
     # What
     "stage": objective,
-    "pref_beta": of_pairs("objective.beta"),
-    "pref_loss": loss_of_pairs,
-    "pref_ftx": of_pairs("objective.sft_weight"),
-    "dpo_label_smoothing": of_pairs("objective.label_smoothing"),
+    **objective_options(PROGRAM),
     "ref_model": unsupported("The base model itself is what DPO compares with: the adapter switched off."),
     "do_train": do_train,
     "model_name_or_path": base_model,

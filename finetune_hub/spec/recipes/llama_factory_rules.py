@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_hub.spec.recipes.common import (
-    FULL_FINE_TUNE,
     MULTIMODAL,
     add_dataset,
+    base_is_quantised,
+    method,
 )
 from finetune_hub.spec.recipes.draft import (
     Draft,
@@ -27,14 +28,8 @@ def do_train(draft: Draft, key: str, value: Any) -> None:
 
 
 def finetuning_type(draft: Draft, key: str, value: Any) -> None:
-    """LoRA; over a quantised base model when the file says in how many bits."""
-    if value != "lora":
-        whole = value in ("full", "freeze")
-        draft.refuse(key, FULL_FINE_TUNE if whole else f"The hub has no adapter `{word_of(value)}`: use lora.")
-        return
-    quantised = not is_off(draft.source.get("quantization_bit"))
-    draft.put("method.type", "qlora" if quantised else "lora", key=key)
-    draft.note(key, "taken", f"It is `method: {{type: {'qlora' if quantised else 'lora'}}}`.")
+    """Over a quantised base model where the file says in how many bits, which `quantization_bit` reads."""
+    method(draft, key, value, program="LLaMA-Factory", in_4bit=not is_off(draft.source.get("quantization_bit")))
 
 
 def quantization_bit(draft: Draft, key: str, value: Any) -> None:
@@ -51,7 +46,7 @@ def quantization_bit(draft: Draft, key: str, value: Any) -> None:
 
 
 def double_quantization(draft: Draft, key: str, value: Any) -> None:
-    if draft.document.get("method", {}).get("type") == "qlora":
+    if base_is_quantised(draft):
         draft.put("method.double_quantization", flag_of(value), key=key)
         draft.note(key, "taken", "It is `method.double_quantization`.")
     else:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_hub.spec.objectives.registry import OBJECTIVES
 from finetune_hub.spec.recipes.common import (
     FILE_DOES_NOT_SAY_GPUS,
-    FULL_FINE_TUNE,
     MULTIMODAL,
     NO_REMOTE_CODE,
     OWN_FILES,
@@ -19,7 +19,8 @@ from finetune_hub.spec.recipes.common import (
     base_model,
     every_steps,
     half_precision,
-    loss_of_pairs,
+    method,
+    objective_options,
 )
 from finetune_hub.spec.recipes.draft import (
     Draft,
@@ -55,11 +56,10 @@ def recognises(document: dict[str, Any]) -> bool:
 
 def _peft_config(draft: Draft, key: str, value: Any) -> None:
     options = value if isinstance(value, dict) else {}
-    if options.get("name") != "lora":
-        draft.refuse(key, FULL_FINE_TUNE)
+    in_4bit = not is_off(draft.source.get("quant_config"))
+    method(draft, key, options.get("name", "none"), program=PROGRAM, in_4bit=in_4bit)
+    if "method" not in draft.document:
         return
-    quantised = draft.source.get("quant_config")
-    draft.put("method.type", "lora" if is_off(quantised) else "qlora", key=key)
     for name, option in options.items():
         place = f"{key}.{name}"
         if name == "name":
@@ -94,21 +94,16 @@ def _quant_config(draft: Draft, key: str, value: Any) -> None:
 def _train_dataset(draft: Draft, key: str, value: Any) -> None:
     """Names of files that describe datasets. The objective is said on its command line, so only a name may tell it."""
     for number, name in enumerate(names_of(value)):
-        if "dpo" in name:
-            draft.put("objective.type", "dpo", key=key)
+        named = next((type_ for type_, model in OBJECTIVES.items() if model.own_row_kind and type_ in name), None)
+        if named:
+            draft.put("objective.type", named, key=key)
         ours = add_dataset(draft, name.removesuffix(".yaml"))
         place = key if number == 0 else f"{key}.{number}"
         draft.note(
             place, "unresolved", f"`{word_of(name)}` is told there in a file of its own: upload its rows, "
             f"`finetune-hub datasets push FILE --name {ours}`. The recipe does not say its objective: it is taken for "
-            f"{'DPO, by its name' if 'dpo' in name else 'supervised fine-tuning'}."
+            f"{f'{named.upper()}, by its name' if named else 'supervised fine-tuning'}."
         )  # fmt: skip
-
-
-def _pref_loss(draft: Draft, key: str, value: Any) -> None:
-    """A loss of pairs says that it is DPO, whatever its dataset is called."""
-    draft.put("objective.type", "dpo", key=key)
-    loss_of_pairs(draft, key, value)
 
 
 def _model_class(draft: Draft, key: str, value: Any) -> None:
@@ -132,7 +127,7 @@ KEYS: dict[str, Rule] = {
     "train_dataset": _train_dataset,
     "eval_dataset": unsupported("Rows are held out as a share of the datasets: `evaluation.fraction`."),
     "template": replaced("The base model's own chat template is used, as it will be when the adapter is served."),
-    "pref_loss": _pref_loss,
+    **objective_options(PROGRAM, choose=True),
     "peft_config": _peft_config,
     "quant_config": _quant_config,
     "cutoff_len": take("training.max_seq_len"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_hub.spec.objectives import DpoObjective
+from finetune_hub.spec.objectives.dpo import DpoObjective
 from finetune_hub.spec.recipes import axolotl, llama_factory, llama_factory_v1
 from finetune_hub.spec.recipes.draft import MAX_NAME_LENGTH, Outcome, slug_of
 from finetune_hub.spec.recipes.translate import PROGRAMS, Translation, UnreadableRecipe, translate

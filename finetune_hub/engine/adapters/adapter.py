@@ -1,7 +1,4 @@
-"""The methods that the engine can train. A new one is a file beside this one, an entry here, and its PEFT spelling.
-
-An adapter is what a method leaves on a model: it names its trainable tensors and can be switched off.
-"""
+"""What a method leaves on a model: an adapter names its trainable tensors, and can be taken off and put back."""
 
 from __future__ import annotations
 
@@ -12,11 +9,8 @@ from typing import Any, Protocol, Self
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from finetune_hub.engine.adapters.lora import LoraAdapter
-from finetune_hub.engine.adapters.prefix_tuning import PrefixTuningAdapter
-from finetune_hub.engine.adapters.prompt_tuning import PromptTuningAdapter
 from finetune_hub.engine.kernels.frozen_weight import is_quantised, shape_of
-from finetune_hub.spec.methods import Method
+from finetune_hub.spec.methods.method import Method
 
 
 class Adapter(Protocol):
@@ -55,20 +49,6 @@ class Adapter(Protocol):
     def disabled(self) -> AbstractContextManager[None]:
         """The base model alone, inside the context."""
         ...
-
-
-ADAPTERS: dict[str, type[Any]] = {
-    "lora": LoraAdapter,
-    "qlora": LoraAdapter,
-    "prompt_tuning": PromptTuningAdapter,
-    "prefix_tuning": PrefixTuningAdapter,
-}
-
-
-def attach(model: PreTrainedModel, method: Method, *, seed: int = 0) -> Adapter:
-    """Attach the method that the spec names."""
-    adapter: Adapter = ADAPTERS[method.type].attach(model, method, seed=seed)
-    return adapter
 
 
 def parameter_groups(adapter: Adapter, learning_rate: float) -> list[dict[str, Any]]:

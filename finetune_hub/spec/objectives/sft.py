@@ -1,0 +1,25 @@
+"""Supervised fine-tuning: predict the supervised tokens of each conversation."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from finetune_hub.spec.objectives.objective import Objective, RecipeName
+
+
+class SftObjective(Objective):
+    """Supervised fine-tuning: predict the supervised tokens of each conversation."""
+
+    loss_is: ClassVar[str] = "mean over the supervised tokens, in nats"
+    recipe_names: ClassVar[dict[str, RecipeName]] = {
+        "sft": RecipeName({}),
+        # Running text is a format of rows here.
+        "pt": RecipeName({}, "Of rows that are plain text every token is learned."),
+    }
+
+    type: Literal["sft"] = "sft"
+    supervise: Literal["assistant"] = Field(
+        "assistant", description="Only the assistant's turns, their end token included."
+    )
