@@ -34,7 +34,7 @@ from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.refusal import Refusal
 from workers.attempt_folder import AttemptFolder, ExitReport
 from workers.disk import NO_ROOM_REMEDY, NoRoom, require_room
-from workers.kinds.registry import WORK
+from workers.kinds.registry import work_of
 from workers.kinds.work import Finish, Start
 from workers.supervisor import boot_clock
 
@@ -131,7 +131,7 @@ class AttemptThread(threading.Thread):
         attempt = Attempt.objects.select_related("job__base_model", "job__adapter_version").get(
             pk=self.lease.attempt_id
         )
-        work, start = WORK[attempt.job.kind], Start.of(attempt, self.folder)
+        work, start = work_of(attempt.job.kind), Start.of(attempt, self.folder)
         require_room(work.bytes_needed(attempt.job), self.folder.path)
         work.prepare(start)
         supervisor = self.folder.start_supervisor(start.argv, start.environment)
@@ -234,7 +234,7 @@ class AttemptThread(threading.Thread):
         """Store the attempt's files, then publish them in one fenced transaction."""
         attempt = Attempt.objects.select_related("job__base_model").get(pk=self.lease.attempt_id)
         result = self.folder.result()
-        WORK[attempt.job.kind].publish(Finish(self.lease, attempt.job, self.folder, result, self._store_output))
+        work_of(attempt.job.kind).publish(Finish(self.lease, attempt.job, self.folder, result, self._store_output))
 
     def _store_output(self, name: str) -> tuple[str, list[FileEntry]]:
         prefix = f"{self._artifact_prefix()}/{name}"
@@ -247,7 +247,7 @@ class AttemptThread(threading.Thread):
 
     def _clean_up(self) -> None:
         job = Job.objects.get(attempts=self.lease.attempt_id)
-        WORK[job.kind].clean_up(job)
+        work_of(job.kind).clean_up(job)
 
     def _retry_database(self, write: Callable[[], None]) -> None:
         """Try the write until it is through or the lease is lost: a database that restarts costs nothing."""

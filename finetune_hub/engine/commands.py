@@ -23,6 +23,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from finetune_hub import plugins
 from finetune_hub.data.defects import InvalidDataset
 from finetune_hub.engine.errors import BadData, EngineError, Infrastructure, OutOfMemory, Stopped
 from finetune_hub.machine.durable_files import write_durably
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(command: Command, document: Any, log: EventLog) -> int:
     try:
+        plugins.load("engine")
         result = command.start(document, log)
         write_durably(document.output_dir / "result.json", result.model_dump_json(indent=2).encode() + b"\n")
     except Stopped as stopped:

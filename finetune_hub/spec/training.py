@@ -10,12 +10,15 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
+from finetune_hub import plugins
 from finetune_hub.spec.duration import Duration, seconds_of
 from finetune_hub.spec.methods.low_rank import LoraMethod
 from finetune_hub.spec.methods.registry import AnyMethod, method_type
 from finetune_hub.spec.objectives.registry import AnyObjective
 from finetune_hub.spec.objectives.sft import SftObjective
 from finetune_hub.spec.part import Part
+
+plugins.load("spec")  # Whoever reads a training reads the plugins' methods and objectives too.
 
 SPEC_VERSION: Final = 1
 

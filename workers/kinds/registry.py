@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from finetune_hub import plugins
 from workers.kinds.base_model_import import BaseModelImportWork
 from workers.kinds.dataset_import import DatasetImportWork
 from workers.kinds.evaluation import EvaluationWork
 from workers.kinds.training import TrainingWork
-from workers.kinds.work import Work
+from workers.kinds.work import WORK, Work
 
-WORK: dict[str, Work] = {
-    work.kind: work for work in (TrainingWork(), EvaluationWork(), BaseModelImportWork(), DatasetImportWork())
-}
+_OURS: tuple[Work, ...] = (TrainingWork(), EvaluationWork(), BaseModelImportWork(), DatasetImportWork())
+WORK.update({work.kind: work for work in _OURS})
+plugins.load("workers")
+
+
+def work_of(kind: str) -> Work:
+    """What an attempt of the kind does."""
+    return WORK[kind]

@@ -101,3 +101,7 @@ class Work(ABC):
 
     def clean_up(self, job: Job) -> None:  # noqa: B027 (a kind may leave nothing behind)
         """Delete what no other attempt will want, once the attempt has ended."""
+
+
+WORK: dict[str, Work] = {}
+"""By the name of the kind. `registry.py` fills it."""
