@@ -9,6 +9,7 @@ from finetune_hub.fleet.pokes import send_canary
 from finetune_hub.jobs.reconciler import reconcile_pass
 from finetune_hub.jobs.scheduler import schedule_pass
 from finetune_hub.jobs.validation import validate_job
+from finetune_hub.jobs.without_device import advance_pass
 from finetune_hub.logs import about
 from finetune_hub.notifications.delivery import deliver_pass
 from finetune_hub.operations.health import probe_artifacts, tell_of_waiting_jobs
@@ -20,11 +21,13 @@ from finetune_hub.operations.retention import tidy_pass
 def validate(job_id: str) -> None:
     with about(job_id=job_id):
         validate_job(job_id)
+    advance_pass()
     schedule_pass()
 
 
 @shared_task(name="workers.control.schedule")
 def schedule() -> None:
+    advance_pass()
     schedule_pass()
 
 

@@ -34,6 +34,7 @@ urlpatterns = [
     path("jobs/", jobs.list_jobs, name="jobs"),
     path("jobs/new/", jobs.new_job, name="job-new"),
     path("jobs/new/plan", jobs.plan_job, name="job-plan"),
+    path("jobs/new/<slug:kind>/", jobs.new_job_of_kind, name="job-new-of-kind"),
     path("jobs/new/recipe", recipes.import_recipe, name="recipe-import"),
     path("jobs/<str:job_id>/recipe.yaml", jobs.download_recipe, name="job-recipe"),
     path("jobs/<str:job_id>/", jobs.show_job, name="job"),

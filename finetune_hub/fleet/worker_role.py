@@ -42,8 +42,9 @@ CHANGEABLE = {
     "jobs_attempt": "events_offset failure_class failure_message finished_at lease_expires_at lease_token log_tail "
     "progress_at resumed_from_step started_at state",
     "jobs_deviceuse": "released_at",
-    "jobs_job": "adjustments eta_seconds event_count excluded_devices failure_class failure_message failure_remedy "
-    "finished_at fruitless_attempts not_before progress_unit result started_at state step total_steps waiting_reason",
+    "jobs_job": "address adjustments eta_seconds event_count excluded_devices failure_class failure_message "
+    "failure_remedy finished_at fruitless_attempts not_before progress_unit result started_at state step total_steps "
+    "waiting_reason",
     "registry_adapter": "created_at",  # To lock a row one needs the right to change some column of it.
 }
 

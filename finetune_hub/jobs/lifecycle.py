@@ -104,6 +104,13 @@ def start_attempt(job: Job, attempt_id: int, *, worker: Worker, token: UUID) -> 
     return True
 
 
+def start_without_device(job: Job) -> None:
+    """queued → running, of a kind that needs no device: control itself sees to it."""
+    Job.objects.filter(pk=job.pk).update(state=JobState.RUNNING, waiting_reason="", waiting_code="")
+    Job.objects.filter(pk=job.pk, started_at=None).update(started_at=Now())
+    add_events(job, [EventDraft("Started.")])
+
+
 def end_attempt(attempt: Attempt, state: AttemptState, failed: Failed | None = None) -> None:
     """An active attempt → an ended one; its devices are free at once, and its lease token opens nothing any more."""
     Attempt.objects.filter(pk=attempt.pk).update(
@@ -113,6 +120,7 @@ def end_attempt(attempt: Attempt, state: AttemptState, failed: Failed | None = N
         failure_message=failed.message if failed else "",
     )
     DeviceUse.objects.filter(attempt=attempt, released_at=None).update(released_at=Now())
+    Job.objects.filter(pk=attempt.job_id).exclude(address="").update(address="")
 
 
 def end_job(
@@ -132,6 +140,8 @@ def end_job(
     level = "error" if state == JobState.FAILED else "info"
     number = add_events(job, [EventDraft(message, level)], actor=actor)
     tell_of(job, str(state), message, is_problem=state == JobState.FAILED, key=str(number))
+    if job.parent_id:
+        poke_control("schedule")
     if state == JobState.SUCCEEDED:
         job.followers.filter(state=JobState.QUEUED).update(waiting_reason="")
     else:
@@ -255,7 +265,10 @@ def settle_stop(job: Job, attempt: Attempt, *, was_asked: bool) -> None:
     Args:
         was_asked: by the service; otherwise somebody on the worker's machine has stopped it.
     """
-    if job.desired_state == DesiredState.CANCEL:
+    if job.desired_state == DesiredState.CANCEL and job.of_kind.runs_until_told:
+        end_attempt(attempt, AttemptState.SUCCEEDED)
+        end_job(job, JobState.SUCCEEDED, "Ended, as it was told to.")
+    elif job.desired_state == DesiredState.CANCEL:
         end_attempt(attempt, AttemptState.CANCELLED)
         end_job(job, JobState.CANCELLED, "Cancelled.")
     elif attempt.stop_wish == StopWish.TIME_OUT:

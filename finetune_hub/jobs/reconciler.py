@@ -13,6 +13,7 @@ from finetune_hub.jobs.lifecycle import Failed, end_attempt, enqueue, fail_follo
 from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobState, StopWish
 from finetune_hub.jobs.news import tell_of_ended_jobs
 from finetune_hub.jobs.scheduler import schedule_pass
+from finetune_hub.jobs.without_device import advance_pass
 
 PASS_LIMIT = 200
 REPOKE_AFTER = timedelta(seconds=5)
@@ -29,6 +30,7 @@ def reconcile_pass() -> None:
     tell_of_ended_jobs()
     for job in Job.objects.filter(state=JobState.VALIDATING, not_before__lt=Now() - REPOKE_AFTER)[:PASS_LIMIT]:
         poke_control("validate", job.pk)
+    advance_pass()
     schedule_pass()
     unclaimed = Attempt.objects.filter(state=AttemptState.ASSIGNED, assigned_at__lt=Now() - REPOKE_AFTER)
     for attempt in unclaimed.select_related("worker")[:PASS_LIMIT]:

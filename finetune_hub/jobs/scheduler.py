@@ -18,6 +18,7 @@ from finetune_hub.fleet.models import Device, DeviceKind, Worker
 from finetune_hub.fleet.pokes import poke_worker
 from finetune_hub.fleet.worker_role import invited_workers
 from finetune_hub.jobs.expectations import expected_end, seconds_left
+from finetune_hub.jobs.kinds.kind import KINDS
 from finetune_hub.jobs.lifecycle import lock_job, preempt
 from finetune_hub.jobs.live import announce_all
 from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, DeviceUse, Job, JobState
@@ -86,7 +87,14 @@ def waiting_jobs() -> list[Job]:
         .values(lost_on=Case(When(state=AttemptState.LOST, then="worker")))
     )
     wishes["avoided_worker"] = Subquery(last[:1])
-    rows = Job.objects.in_queue_order().exclude(Exists(active)).annotate(**wishes).defer("spec", "result")
+    placed = [name for name, kind in KINDS.items() if kind.needs_device]
+    rows = (
+        Job.objects.in_queue_order()
+        .filter(kind__in=placed)
+        .exclude(Exists(active))
+        .annotate(**wishes)
+        .defer("spec", "result")
+    )
     return list(rows[:LOOKED_AT_JOBS])
 
 

@@ -47,12 +47,14 @@ def pause_job(job_id: str, user: User, *, reason: str = "") -> Job:
     if job.desired_state == DesiredState.PAUSE:
         return job
     attempt = _wish(job, DesiredState.PAUSE)
+    for child in _unfinished_children(job):
+        pause_job(child, user, reason=f"It is a part of {job.pk}.")
     if attempt and attempt.state == AttemptState.RUNNING:
         add_events(job, [_said("Pausing: the trainer writes a checkpoint and stops.", reason)], actor=user)
         poke_worker(attempt.worker)
     elif job.state == JobState.VALIDATING:
         add_events(job, [_said("Pausing, as soon as its rows have been looked at.", reason)], actor=user)
-    else:
+    else:  # It waits, or needs no device.
         if attempt:
             end_attempt(attempt, AttemptState.PAUSED)
         enqueue(job, reason, actor=user)
@@ -73,6 +75,8 @@ def resume_job(job_id: str, user: User, *, reason: str = "") -> Job:
     if job.desired_state == DesiredState.RUN:
         return job
     attempt = _wish(job, DesiredState.RUN)
+    for child in _unfinished_children(job):
+        resume_job(child, user, reason=f"It is a part of {job.pk}.")
     if job.state == JobState.PAUSED:
         enqueue(job, _said(f"Resumed, to go on {job.next_start()}.", reason).message, actor=user)
         poke_control("schedule")
@@ -103,13 +107,16 @@ def preempt_job(job_id: str, user: User, *, reason: str = "") -> Job:
 
 @transaction.atomic
 def cancel_job(job_id: str, user: User, *, reason: str = "") -> Job:
-    """Wish the job's end. A waiting job ends now; a running trainer writes a checkpoint first."""
+    """Wish the job's end, and its children's. A waiting job ends now; a running trainer writes a checkpoint first."""
     job = lock_job(job_id)
     if job.has_ended or job.desired_state == DesiredState.CANCEL:
         return job
     attempt = _wish(job, DesiredState.CANCEL)
+    for child in _unfinished_children(job):
+        cancel_job(child, user, reason=f"It is a part of {job.pk}.")
     if attempt and attempt.state == AttemptState.RUNNING:
-        add_events(job, [_said("Cancelling: the trainer was asked to stop.", reason)], actor=user)
+        said = "Ending." if job.of_kind.runs_until_told else "Cancelling: the trainer was asked to stop."
+        add_events(job, [_said(said, reason)], actor=user)
         poke_worker(attempt.worker)
         return job
     if attempt:
@@ -196,6 +203,12 @@ def _wish(job: Job, wish: DesiredState) -> Attempt | None:
     job.desired_state = wish
     job.save(update_fields=["desired_state"])
     return job.attempts.active().select_for_update(no_key=True, of=("self",)).select_related("worker").first()
+
+
+def _unfinished_children(job: Job) -> list[str]:
+    """Ids of those that may still be asked for something."""
+    asked = job.children.filter(finished_at=None).exclude(desired_state=DesiredState.CANCEL)
+    return list(asked.order_by("pk").values_list("pk", flat=True))
 
 
 def _said(message: str, reason: str) -> EventDraft:

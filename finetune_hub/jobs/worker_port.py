@@ -45,7 +45,7 @@ from finetune_hub.jobs.models import (
 from finetune_hub.registry import actions as registry
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.events import Checkpoint as CheckpointEvent
-from finetune_hub.spec.events import EngineEvent, Evaluation, Log, Plan, Progress, Resolved, Step, Stopped
+from finetune_hub.spec.events import EngineEvent, Evaluation, Listening, Log, Plan, Progress, Resolved, Step, Stopped
 from finetune_hub.spec.events import Failure as FailureEvent
 from finetune_hub.spec.files import FileEntry
 
@@ -272,6 +272,8 @@ def describe(event: EngineEvent) -> EventDraft | None:
             return EventDraft(
                 f"{event.repository} is at commit {event.commit}; access {event.access}, licence {licence}."
             )
+        case Listening():
+            return EventDraft(f"It can be called at {event.address}.")
         case Stopped():
             return EventDraft(f"Stopped at step {event.step}.")
         case FailureEvent():
@@ -297,6 +299,8 @@ def _record_progress(job: Job, attempt: Attempt, events: Sequence[EngineEvent]) 
                 changes["step"] = event.step
             case Progress():
                 changes |= {"step": event.done, "total_steps": event.total, "progress_unit": event.unit}
+            case Listening():
+                changes["address"] = event.address
     if any(isinstance(event, Step) for event in events):
         newest = attempt.metrics.order_by("-step").values_list("seconds", flat=True)[:ETA_STEPS]
         left = (changes.get("total_steps") or job.total_steps or changes["step"]) - changes["step"]

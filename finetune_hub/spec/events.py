@@ -129,6 +129,13 @@ class Resolved(Event):
     access: Literal["open", "gated", "private"]
 
 
+class Listening(Event):
+    """From now on the run can be called at this address, until it ends."""
+
+    type: Literal["listening"] = "listening"
+    address: str = Field(max_length=200, description="A URL.")
+
+
 class Failure(Event):
     """The run ends here: what went wrong, and what the user can do."""
 
@@ -146,7 +153,8 @@ class Stopped(Event):
 
 
 EngineEvent = Annotated[
-    Log | Plan | Step | Evaluation | Checkpoint | Progress | Resolved | Failure | Stopped, Field(discriminator="type")
+    Log | Plan | Step | Evaluation | Checkpoint | Progress | Resolved | Listening | Failure | Stopped,
+    Field(discriminator="type"),
 ]
 engine_event: TypeAdapter[EngineEvent] = TypeAdapter(EngineEvent)
 

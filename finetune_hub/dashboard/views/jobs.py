@@ -21,12 +21,15 @@ from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.dashboard.access import MemberRequest, require_submitter, submitting_teams
 from finetune_hub.dashboard.curve import curve_points
 from finetune_hub.dashboard.datasets_field import Picked
+from finetune_hub.dashboard.kind_form import KindForm
 from finetune_hub.dashboard.live import Cursor, attempts_of, history_of, log_of, stream_job, summary_of
+from finetune_hub.dashboard.model_fields import purpose_of
 from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.plan_panel import bars_of
 from finetune_hub.dashboard.templatetags.hub import recipe
 from finetune_hub.dashboard.training_form import WHEN_AND_WHERE, TrainingForm, choice_of, dataset_value, initial_from
 from finetune_hub.dashboard.views.refusals import render_refusal
+from finetune_hub.jobs.kinds.kind import KINDS
 from finetune_hub.jobs.kinds.training import submit_training
 from finetune_hub.jobs.models import (
     ENDED_JOB_STATES,
@@ -50,6 +53,7 @@ from finetune_hub.scheduling.presets import DEFAULT_PRESET
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
+SHOWN_CHILDREN = 100
 OFFERED_PREDECESSORS = 50  # The newest unfinished jobs, which a new one may follow.
 
 # The words by which the list is narrowed, and the states that each stands for.
@@ -90,6 +94,7 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
         **log_of(job),
         "cursor": Cursor(job.event_count),
         "publications": publications,
+        "children": job.children.for_list()[:SHOWN_CHILDREN],
         **job.of_kind.page_context(job),
         "may_steer": membership.may_submit,
         "may_preempt": membership.may_preempt and job.may_be_preempted,
@@ -223,6 +228,26 @@ def new_job(request: MemberRequest) -> HttpResponse:
     if request.method == "GET" and "like" not in request.GET:
         context |= {"opens_with_preset": True, "default_preset": DEFAULT_PRESET}
     return render(request, "jobs/new.html", context, status=422 if form.is_bound else 200)
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def new_job_of_kind(request: MemberRequest, kind: str) -> HttpResponse:
+    """The form of any kind that declares its options; on a GET, the query fills fields in: `?adapter=tickets@2`."""
+    of_kind = KINDS.get(kind)
+    if of_kind is None or of_kind.options is None:
+        raise Http404
+    initial = {"form_token": str(uuid4()), **request.GET.dict()}
+    form = KindForm(request.POST or None, kind=of_kind, teams=submitting_teams(request.user), initial=initial)
+    if request.method == "POST" and form.is_valid():
+        try:
+            job = of_kind.submit(form.team, request.user, form.options, idempotency_key=form.idempotency_key())
+        except Refusal as refusal:
+            form.add_refusal(refusal)
+        else:
+            return redirect("job", job.pk)
+    context = {"form": form, "kind": of_kind, "about": purpose_of(of_kind.options)}
+    return render(request, "jobs/new_of_kind.html", context, status=422 if form.is_bound else 200)
 
 
 @login_required

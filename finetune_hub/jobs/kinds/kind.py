@@ -6,12 +6,25 @@ what an attempt runs and publishes, and the template that shows its result. Noth
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetune_hub.spec.compatibility import Compatibility
+from finetune_hub.spec.part import Part
 
 if TYPE_CHECKING:
+    from finetune_hub.accounts.models import Team, User
     from finetune_hub.jobs.models import Job
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job without a device ended."""
+
+    result: dict[str, Any]
+    failure: str = ""
+    """What went wrong, in a sentence; empty: it succeeded."""
+    remedy: str = ""
 
 
 class Kind:
@@ -24,12 +37,20 @@ class Kind:
     noun: ClassVar[str]
     """It in a sentence, with its article: `a training`."""
 
+    options: ClassVar[type[Part] | None] = None
+    """What submits one. A page, an address of the API and `finetune-hub jobs submit` are made from it; None: the kind
+    has its own."""
+
+    needs_device: ClassVar[bool] = True
+    """Else it has no attempts and no worker: control starts it when its turn comes, and asks `advance` from then on."""
     needs_gpu: ClassVar[bool] = True
     """Else it is placed on a CPU, or beside a worker's GPUs, none of which it holds."""
     needs_trusted_worker: ClassVar[bool] = False
     """It reads secrets of its team or adds to its catalog, which a worker with a database role of its own may not."""
     goes_on_from_checkpoints: ClassVar[bool] = False
     """Little is lost when it is stopped, so that others may preempt it."""
+    runs_until_told: ClassVar[bool] = False
+    """It has no end of its own, as a server: asked to end, it has succeeded."""
 
     result_template: ClassVar[str] = "jobs/kinds/result.html"
     """Shows `job.result` on the job's page once it has succeeded."""
@@ -39,6 +60,14 @@ class Kind:
     def subject(self, job: Job) -> str:
         """What the job makes or measures, by name; needs what `for_list` fetches."""
         return job.over.name
+
+    def submit(self, team: Team, user: User, options: Any, *, idempotency_key: str | None = None) -> Job:
+        """Queue a job with these options.
+
+        Raises:
+            Refusal: it cannot be done, or the key was used before for something else.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has options, and no way to submit them.")
 
     def check(self, job: Job) -> str:
         """The last look before the queue, in the control process.
@@ -67,6 +96,16 @@ class Kind:
     def shrink(self, job: Job) -> dict[str, Any] | None:
         """Changes of its spec, by place, with which it needs less memory; None: there are none, or it wants none."""
         return None
+
+    def advance(self, job: Job) -> Ending | None:
+        """What has become of a running job without a device, asked at each round and whenever one of its children ends.
+
+        It runs in the transaction that holds the job's row lock, and may submit children (`create_job(parent=job)`).
+
+        Returns:
+            How it ended; None: it has not.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs no device, and does not say when it ends.")
 
     def after_end(self, job: Job, *, succeeded: bool) -> None:
         """What follows its end, in the same transaction, which holds the job's row lock."""

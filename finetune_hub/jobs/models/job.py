@@ -108,6 +108,15 @@ class Job(models.Model):
     after = models.ForeignKey(
         "self", models.PROTECT, null=True, related_name="followers", help_text="It starts once this one has succeeded."
     )
+    parent = models.ForeignKey(
+        "self", models.PROTECT, null=True, related_name="children", help_text="The job that it is a part of."
+    )
+    address = models.CharField(
+        max_length=200,
+        blank=True,
+        db_default="",
+        help_text="Where its running attempt can be called, of a kind that serves.",
+    )
     adjustments = models.JSONField(
         default=dict, help_text="Fields of the spec that the service has changed since, by their place."
     )

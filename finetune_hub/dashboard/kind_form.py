@@ -1,0 +1,82 @@
+"""The form for a job of any kind that declares its options: a field for each, a choice for each row that it names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from django import forms
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from finetune_hub.accounts.models import Team
+from finetune_hub.catalog.models import BaseModel, DatasetVersion
+from finetune_hub.dashboard.forms import TeamForm
+from finetune_hub.dashboard.model_fields import form_field, label_of, parsed
+from finetune_hub.jobs.kinds.kind import Kind
+from finetune_hub.registry.models import AdapterVersion
+from finetune_hub.spec.part import Part
+from finetune_hub.spec.references import Reference
+
+OFFERED = 200  # The newest of each noun.
+
+
+class KindForm(TeamForm):
+    """Everything that submits a job of the kind. A field left blank takes the model's default."""
+
+    form_token = forms.CharField(widget=forms.HiddenInput)
+
+    options: Part
+
+    def __init__(self, *args: Any, kind: Kind, teams: Sequence[Team], **kwargs: Any) -> None:
+        super().__init__(*args, teams=teams, **kwargs)
+        assert kind.options is not None
+        self._model = kind.options
+        for name, info in self._model.model_fields.items():
+            self.fields[name] = self._field_for(name, info)
+
+    def idempotency_key(self) -> str:
+        """The same page sent twice with the same content is one job; sent with other content it is another."""
+        content = hashlib.sha256(self.options.model_dump_json().encode()).hexdigest()
+        return f"form-{self.cleaned_data['form_token'][:64]}-{content}"
+
+    def shown(self) -> list[forms.BoundField]:
+        """The options' fields, in the model's order."""
+        return [self[name] for name in self._model.model_fields]
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        fields = self._model.model_fields
+        typed = {name: parsed(info, str(cleaned[name])) for name, info in fields.items() if cleaned.get(name)}
+        try:
+            self.options = self._model.model_validate(typed)
+        except ValidationError as error:
+            for defect in error.errors(include_url=False, include_context=False):
+                field = str(defect["loc"][0]) if defect["loc"] else None
+                if field is None or not self.has_error(field):
+                    self.add_error(field, defect["msg"].removeprefix("Value error, "))
+        return cleaned
+
+    def _field_for(self, name: str, info: FieldInfo) -> forms.Field:
+        noun = next((mark.noun for mark in info.metadata if isinstance(mark, Reference)), None)
+        if noun is None:
+            return form_field(info, label=label_of(name))
+        return forms.ChoiceField(
+            choices=list(choices_for(noun, self.teams)), label=label_of(name), help_text=info.description or ""
+        )
+
+
+def choices_for(noun: str, teams: Sequence[Team]) -> Iterable[tuple[str, str]]:
+    """What a document would say, and how a page calls it, of the teams' newest rows; a name once."""
+    if noun == "base_model":
+        names = BaseModel.objects.filter(team__in=teams).ready().order_by("name").values_list("name", flat=True)
+        return dict.fromkeys((name, name) for name in names[:OFFERED])
+    if noun == "dataset":
+        versions = DatasetVersion.objects.alive().filter(dataset__team__in=teams).select_related("dataset")
+        return dict.fromkeys(
+            (f"{version.dataset.name}@{version.number}", f"{version} · {version.row_count:,} rows")
+            for version in versions.order_by("-pk")[:OFFERED]
+        )
+    adapters = AdapterVersion.objects.filter(adapter__team__in=teams).select_related("adapter")
+    return [(f"{version.adapter_id}@{version.number}", str(version)) for version in adapters.order_by("-pk")[:OFFERED]]
