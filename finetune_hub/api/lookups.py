@@ -8,11 +8,7 @@ from django.db.models import Model, QuerySet
 from django.http import Http404
 from rest_framework.request import Request
 
-from finetune_hub.accounts.models import Team
 from finetune_hub.catalog.actions import check_name
-from finetune_hub.catalog.choices import did_you_mean
-from finetune_hub.registry.models import Adapter, AdapterVersion
-from finetune_hub.spec.refusal import Refusal
 
 Row = TypeVar("Row", bound=Model)
 
@@ -33,39 +29,3 @@ def named(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
     """
     name = request.query_params.get("name")
     return rows if name is None else rows.filter(name=check_name(name))
-
-
-def find_adapter_version(team: Team, adapter: str, number: int | None) -> AdapterVersion:
-    """The version of the team's adapter of this id or name; the newest when no number is given.
-
-    Raises:
-        Refusal: `unknown_adapter`, `ambiguous_adapter`.
-    """
-    ours = Adapter.objects.of_team(team)
-    found = list(ours.filter(pk=adapter) or ours.filter(name=adapter).select_related("base_model"))
-    if not found:
-        names = list(ours.order_by("name").values_list("name", flat=True).distinct())
-        raise Refusal(
-            "unknown_adapter",
-            f"There is no adapter named {adapter!r}.",
-            did_you_mean(adapter, names) or "Train one first: `finetune-hub jobs submit RECIPE`.",
-            field="adapter",
-        )
-    if len(found) > 1:
-        ids = ", ".join(f"{other.pk} (over {other.base_model.name})" for other in found)
-        raise Refusal(
-            "ambiguous_adapter",
-            f"Several adapters are named {adapter!r}, over different base models.",
-            f"Give the id of one of them: {ids}.",
-            field="adapter",
-        )
-    versions = found[0].versions.select_related("adapter__base_model")
-    version = (versions.filter(number=number) if number else versions).first()
-    if version is None:
-        raise Refusal(
-            "unknown_adapter",
-            f"The adapter {found[0].name!r} has no version {number}.",
-            "See its versions with `finetune-hub adapters list`, or leave the version out for the newest.",
-            field="adapter_version",
-        )
-    return version

@@ -24,7 +24,7 @@ from finetune_hub.api.bodies import (
     read_body,
     whole_number,
 )
-from finetune_hub.api.lookups import find_adapter_version, get_row
+from finetune_hub.api.lookups import get_row
 from finetune_hub.api.paging import page_of, part_of
 from finetune_hub.api.permissions import AdminsPreempt
 from finetune_hub.api.serializers.jobs import (
@@ -47,6 +47,7 @@ from finetune_hub.jobs.steering import (
     resume_job,
     retry_job,
 )
+from finetune_hub.registry.choices import find_adapter_version
 from finetune_hub.spec.training import TrainingSpec
 
 AFTER = OpenApiParameter("after", int, description="Only what comes after this number; 0 from the beginning.")

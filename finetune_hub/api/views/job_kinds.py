@@ -1,0 +1,57 @@
+"""The kinds of job that declare their options: what they are, and a job of any of them."""
+
+from __future__ import annotations
+
+from django.http import Http404
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from finetune_hub.api.authentication import team_of, user_of
+from finetune_hub.api.bodies import idempotency_key_of, read_body
+from finetune_hub.api.serializers.jobs import JobDetailSerializer
+from finetune_hub.api.views.hub_view import HubView, errors
+from finetune_hub.api.views.jobs import IDEMPOTENCY_KEY, STEERED, job_detail
+from finetune_hub.jobs.kinds.kind import KINDS
+from finetune_hub.jobs.models import Job
+
+
+class OfferedKindSerializer(serializers.Serializer[None]):
+    """A kind of job that one request submits."""
+
+    name = serializers.CharField()
+    title = serializers.CharField(help_text="What pages call it.")
+    options = serializers.DictField(help_text="JSON schema of the body of `submit_job_of_kind`.")
+
+
+class JobKinds(HubView):
+    @extend_schema(operation_id="list_job_kinds", responses={200: OfferedKindSerializer(many=True), **errors(401)})
+    def get(self, request: Request) -> Response:
+        """The kinds that declare their options; trainings and imports have addresses of their own."""
+        return Response(
+            [
+                {"name": kind.name, "title": kind.label, "options": kind.options.model_json_schema()}
+                for kind in KINDS.values()
+                if kind.options is not None
+            ]
+        )
+
+
+class OneJobKind(HubView):
+    @extend_schema(
+        operation_id="submit_job_of_kind",
+        request={"application/json": {"type": "object", "description": "As `options` of `list_job_kinds` says."}},
+        parameters=[IDEMPOTENCY_KEY],
+        responses={**STEERED, 201: JobDetailSerializer},
+    )
+    def post(self, request: Request, name: str) -> Response:
+        """Submit a job of this kind. 201: a new job; 200: the job that this idempotency key made before."""
+        kind = KINDS.get(name)
+        if kind is None or kind.options is None:
+            raise Http404
+        team, key = team_of(request), idempotency_key_of(request)
+        options = read_body(request, kind.options)
+        known = key is not None and Job.objects.of_team(team).filter(idempotency_key=key).exists()
+        job = kind.submit(team, user_of(request), options, idempotency_key=key)
+        return Response(job_detail(team, job.pk), status=200 if known else 201)
