@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from pathlib import Path
 from typing import Literal
 
 Room = Literal["spec", "engine", "jobs", "workers"]
@@ -36,3 +37,10 @@ def load(room: Room) -> None:
         importlib.import_module(name)
         if importlib.util.find_spec(f"{name}.{room}") is not None:
             importlib.import_module(f"{name}.{room}")
+
+
+def template_folders() -> list[Path]:
+    """Folders `templates` of the plugins, for the pages of their kinds of job."""
+    specs = [importlib.util.find_spec(name) for name in names()]
+    places = [place for spec in specs if spec for place in spec.submodule_search_locations or ()]
+    return [folder for place in places if (folder := Path(place) / "templates").is_dir()]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import django
 
-from finetune_hub import environment
+from finetune_hub import environment, plugins
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -121,7 +121,7 @@ ASGI_APPLICATION = "finetune_hub.asgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "templates"],
+        "DIRS": [BASE_DIR / "templates", *plugins.template_folders()],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [

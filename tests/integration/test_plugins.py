@@ -104,6 +104,7 @@ def test_a_kind_of_job_and_one_that_is_the_sum_of_others(plugged: RunningHub, br
     assert "How many a?" in page
     alone = submitted(browser, "/jobs/new/tally/", dataset="rows@1", letter="a")
     assert ended(plugged, alone)["result"] == {"count": job["result"]["a"]}
+    assert f"a stands there {job['result']['a']} times" in browser.get(f"/jobs/{alone}/").text
 
 
 def test_a_kind_that_serves_until_it_is_told_to_end(plugged: RunningHub, browser: httpx.Client) -> None:

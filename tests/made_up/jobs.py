@@ -25,6 +25,7 @@ class TallyOptions(Part):
 
 class Tally(Kind):
     name, label, noun = "tally", "Tally", "a tally"
+    result_template = "made_up/tally.html"
     options = TallyOptions
     needs_gpu = False
 
