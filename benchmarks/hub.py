@@ -5,7 +5,8 @@
 
 Starts a hub of its own (embedded, one worker of one CPU device), reads its memory part by part, and stops it at the
 end. With a model it then runs jobs. Of each round:
-    claimed     from the moment the job was sent to the moment the worker had it, by the database's clock
+    claimed     from the moment the job was sent to the moment the worker had it, by the database's clock; of jobs that
+                are sent at many moments, and cancelled once they are claimed
     first step  from the start of the command, or from the sending, to the end of the first optimizer step
     whole       to the end of the command, or to the job's success: checked, published and recorded
 The hub's part is the difference. Both load the adapter back and compare it before they call it done. A job is also
@@ -25,6 +26,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from statistics import median
 from typing import Any
 
@@ -41,6 +43,11 @@ from finetune_hub.cli.client import Hub
 LOOK_SECONDS = 0.02
 SETTLE_SECONDS = 10.0  # By then each of control's short rounds has run.
 ENDED = ("succeeded", "failed", "cancelled")
+CLAIMED = """
+    SELECT extract(epoch FROM attempt.started_at - job.created_at)
+    FROM jobs_attempt attempt JOIN jobs_job job ON job.id = attempt.job_id
+    WHERE job.id = %s AND attempt.started_at IS NOT NULL
+"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,6 @@ class Measured:
 
     first_step: float
     whole: float
-    claimed: float = 0.0
 
 
 def main() -> None:
@@ -63,12 +69,13 @@ def main() -> None:
             hub.start()
             resting = measure_rest(hub, options.idle_minutes)
             commands, jobs = measure_jobs(hub, options, folder) if options.model else ([], [])
+            claims = measure_claims(hub, options.claims) if options.model else []
         finally:
             hub.stop()
     if jobs:
-        report(commands, jobs)
+        report(commands, jobs, claims)
     if options.json:
-        options.json.write_text(json.dumps(figures(resting, commands, jobs), indent=2))
+        options.json.write_text(json.dumps(figures(resting, commands, jobs, claims), indent=2))
 
 
 def measure_rest(hub: RunningHub, idle_minutes: float) -> dict[str, int]:
@@ -139,17 +146,16 @@ def run_job(client: Hub, hub: RunningHub, adapter: str) -> Measured:
     with psycopg.connect(url, autocommit=True, row_factory=dict_row) as database:
         while True:
             step = step or first_step(hub.home / "work")
-            job = database.execute("SELECT state, created_at FROM jobs_job WHERE id = %s", [job_id]).fetchone()
+            job = database.execute("SELECT state FROM jobs_job WHERE id = %s", [job_id]).fetchone()
             assert job is not None
             if job["state"] in ENDED:
                 break
             time.sleep(LOOK_SECONDS)
         ended = time.time()
-        attempts = database.execute("SELECT started_at FROM jobs_attempt WHERE job_id = %s", [job_id]).fetchall()
+        attempts = database.execute("SELECT 1 FROM jobs_attempt WHERE job_id = %s", [job_id]).fetchall()
     if job["state"] != "succeeded" or step is None or len(attempts) != 1:
         raise SystemExit(f"Job {job_id} {job['state']} in {len(attempts)} attempts")
-    claimed = (attempts[0]["started_at"] - job["created_at"]).total_seconds()
-    return Measured(step - began, ended - began, claimed)
+    return Measured(step - began, ended - began)
 
 
 def first_step(folder: Path) -> float | None:
@@ -163,15 +169,30 @@ def first_step(folder: Path) -> float | None:
 
 
 def show(name: str, run: Measured) -> None:
-    claimed = f", claimed after {run.claimed:.3f} s" if run.claimed else ""
-    print(f"{name}: first step after {run.first_step:.2f} s, whole {run.whole:.2f} s{claimed}", flush=True)
+    print(f"{name}: first step after {run.first_step:.2f} s, whole {run.whole:.2f} s", flush=True)
 
 
-def report(commands: list[Measured], jobs: list[Measured]) -> None:
+def measure_claims(hub: RunningHub, count: int) -> list[float]:
+    """Seconds from sending a job to its claim, at moments that no round of the hub's own coincides with always."""
+    pauses, waits = Random(7), []
+    with hub.client() as client, psycopg.connect(hub.variables()["DATABASE_URL"], autocommit=True) as database:
+        for number in range(count):
+            time.sleep(pauses.uniform(0.2, 2.2))
+            job_id = client.submit(recipe("bench", {"name": "rows"}) | {"adapter_name": f"claim-{number}"})["id"]
+            while (found := database.execute(CLAIMED, [job_id]).fetchone()) is None:
+                time.sleep(LOOK_SECONDS)
+            waits.append(float(found[0]))
+            client.cancel(job_id)
+            *_, _last = client.watch(job_id)
+    print(f"claimed after {min(waits):.3f} to {max(waits):.3f} s, median {median(waits):.3f}", flush=True)
+    return waits
+
+
+def report(commands: list[Measured], jobs: list[Measured], claims: list[float]) -> None:
     """Medians, and the medians of the rounds' differences."""
     pairs = list(zip(commands, jobs, strict=True))
     print("\n| seconds, median | command | job | difference |\n|---|---|---|---|")
-    print(f"| sent to claimed | | {median(run.claimed for run in jobs):.3f} | |")
+    print(f"| sent to claimed | | {median(claims):.3f} | |")
     for title, pick in (("first optimizer step", "first_step"), ("whole", "whole")):
         ours, theirs = ([getattr(run, pick) for run in side] for side in (commands, jobs))
         difference = median(getattr(job, pick) - getattr(command, pick) for command, job in pairs)
@@ -180,13 +201,15 @@ def report(commands: list[Measured], jobs: list[Measured]) -> None:
     print(f"\nAllowed for the whole: 3% + 3 s = {allowed:.2f} s.")
 
 
-def figures(resting: dict[str, int], commands: list[Measured], jobs: list[Measured]) -> dict[str, list[float]]:
+def figures(
+    resting: dict[str, int], commands: list[Measured], jobs: list[Measured], claims: list[float]
+) -> dict[str, list[float]]:
     """What `benchmarks.compare` reads: each figure by its name and unit, with the rounds' values."""
     values = {f"at rest, {part}: MB": [held / 1e6] for part, held in resting.items()}
     values["at rest, all: MB"] = [sum(resting.values()) / 1e6]
     if jobs:
         values |= {
-            "sent to claimed: s": [run.claimed for run in jobs],
+            "sent to claimed: s": claims,
             "first optimizer step of a job: s": [run.first_step for run in jobs],
             "whole job: s": [run.whole for run in jobs],
             "whole command: s": [run.whole for run in commands],
@@ -201,6 +224,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, help="JSONL with question and answer; made up otherwise")
     parser.add_argument("--count", type=int, default=64, help="rows to train on")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--claims", type=int, default=12, help="jobs that are sent for the time until they are claimed")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     return parser.parse_args()
