@@ -60,10 +60,12 @@ class RunningHub:
         return saved
 
     def client(self) -> Hub:
+        return Hub(self.variables()["FINETUNE_HUB_URL"], self.new_token())
+
+    def new_token(self) -> str:
         command = [sys.executable, "-P", "-m", "django", "create_token"]
         environment = self.environment | self.variables()
-        token = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-        return Hub(self.variables()["FINETUNE_HUB_URL"], token)
+        return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
     def stop(self) -> None:
         if self.up and self.up.poll() is None:

@@ -1,5 +1,6 @@
-"""The ASGI application that uvicorn serves: Django's, told at its next word when the client has left.
+"""The ASGI application that uvicorn serves: Django's, with as many requests at a time as it has connections for them.
 
+It is told at its next word when the client has left.
 Django cancels a request whose client leaves. A cancellation that comes while a middleware is at work in its thread is
 lost there, and a stream then goes on for nobody until its job ends: uvicorn drops what it says in silence.
 """
@@ -13,12 +14,19 @@ from typing import Any
 
 from django.core.asgi import get_asgi_application
 
+from finetune_hub import environment
+from finetune_hub.admission import Admission
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "finetune_hub.settings")
+# A web process has a pool: its requests, and a few streams that look for news at the same moment.
+REQUESTS_AT_ONCE = environment.count("FINETUNE_HUB_REQUESTS_AT_ONCE", 16)
+os.environ["FINETUNE_HUB_DATABASE_POOL"] = str(REQUESTS_AT_ONCE + 8)
+WAITING_REQUESTS, WAITING_SECONDS = 64, 0.75
 
 handler = get_asgi_application()
 
 
-async def application(
+async def django(
     scope: dict[str, Any],
     receive: Callable[[], Awaitable[Mapping[str, Any]]],
     send: Callable[[Mapping[str, Any]], Awaitable[None]],
@@ -37,3 +45,6 @@ async def application(
         await send(event)
 
     await handler(scope, listen, say)
+
+
+application = Admission(django, slots=REQUESTS_AT_ONCE, places=WAITING_REQUESTS, patience=WAITING_SECONDS)

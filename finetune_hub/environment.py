@@ -87,9 +87,23 @@ def folder(name: str, default: Path) -> Path:
     return Path(os.environ.get(name) or default).expanduser().absolute()
 
 
-def database(name: str) -> dict[str, object]:
-    """Django's settings of a `postgresql://` URL; `?host=/folder` names a unix socket."""
+# What a page or an address of the API may take of the database: seconds at most.
+POOLED_TIMEOUTS = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
+POOL_WAIT_SECONDS = 5.0
+
+
+def database(name: str, *, pool: str) -> dict[str, object]:
+    """Django's settings of a `postgresql://` URL; `?host=/folder` names a unix socket.
+
+    Args:
+        pool: The variable with the connections that the process has at most, as a web process sets it. Without it each
+            thread has one of its own, which waits as long as it takes.
+    """
     parts = conninfo_to_dict(text(name))
+    if connections := int(os.environ.get(pool) or 0):
+        parts["options"] = f"{parts.get('options') or ''} {POOLED_TIMEOUTS}".strip()
+        limits = {"min_size": 1, "max_size": connections, "timeout": POOL_WAIT_SECONDS, "max_idle": 60.0}
+        parts["pool"] = limits  # type: ignore[assignment]
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": parts.pop("dbname", ""),

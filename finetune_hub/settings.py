@@ -134,7 +134,7 @@ TEMPLATES = [
     }
 ]
 
-DATABASES = {"default": environment.database("DATABASE_URL")}
+DATABASES = {"default": environment.database("DATABASE_URL", pool="FINETUNE_HUB_DATABASE_POOL")}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_USER_MODEL = "accounts.User"

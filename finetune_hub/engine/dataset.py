@@ -5,7 +5,7 @@ The order is a pure function of seed and position, so resuming needs a number, n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.data.chat_template import ChatTemplate, EncodedRow, InvalidChatTemplate, UnrenderableRow
+from finetune_hub.data.defects import InvalidDataset
 from finetune_hub.data.intake import read_rows
 from finetune_hub.data.report import look_at
 from finetune_hub.data.rows import Row
@@ -139,10 +140,9 @@ def load_dataset(file: DatasetFile, template: ChatTemplate, max_seq_len: int, lo
         BadConfig: the base model's chat template cannot be used.
     """
     check_hash(file)
-    look_at(file.path).raise_for_errors()
     rows: list[TokenRow] = []
     mute: list[TokenRow] = []
-    for line, row in read_rows(file.path):
+    for line, row in _rows_of(file.path):
         name = f"{file.path.name} line {line}"
         try:
             token_row = encode(template, row, max_seq_len, name)
@@ -160,6 +160,20 @@ def load_dataset(file: DatasetFile, template: ChatTemplate, max_seq_len: int, lo
     if mute:
         log.warn(f"{len(mute)} rows have no supervised token within {max_seq_len} tokens and are left out: {named}.")
     return Dataset(rows, file.weight)
+
+
+def _rows_of(path: Path) -> Iterator[tuple[int, Row]]:
+    """The file's rows with their lines. It is read again only where one is defective, to tell of all of them."""
+    is_empty = True
+    try:
+        for found in read_rows(path):
+            is_empty = False
+            yield found
+    except InvalidDataset:
+        look_at(path).raise_for_errors()
+        raise
+    if is_empty:
+        look_at(path).raise_for_errors()
 
 
 def check_hash(file: DatasetFile) -> None:
