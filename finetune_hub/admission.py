@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+CODE = "busy"
+
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -115,7 +117,7 @@ async def _refuse(scope: Scope, send: Send, seconds: float) -> None:
     message = "The hub is busy: more requests came at once than it takes."
     remedy = f"Try again in {wait} s."
     if scope["path"].startswith("/api/"):
-        error: dict[str, Any] = {"code": "busy", "message": message, "remedy": remedy, "field": None, "details": []}
+        error: dict[str, Any] = {"code": CODE, "message": message, "remedy": remedy, "field": None, "details": []}
         kind, body = b"application/json", json.dumps({"error": error}).encode()
     else:
         kind, body = b"text/plain; charset=utf-8", f"{message} {remedy}\n".encode()

@@ -33,7 +33,7 @@ LISTS = {
     "team",
     "account",
 }
-FORMS = {"job-new", "recipe-import", "dataset-upload"}
+FORMS = {"job-new", "job-new-of-kind", "recipe-import", "dataset-upload"}
 DEEDS = {
     "job-pause",
     "job-resume",
@@ -98,6 +98,7 @@ def address(world: World, name: str) -> str:
     adapter = world.version.adapter_id
     arguments = {
         "job": [world.job.pk],
+        "job-new-of-kind": ["evaluate"],
         "job-stream": [world.job.pk],
         "job-metrics": [world.job.pk],
         "job-recipe": [world.job.pk],
@@ -226,6 +227,7 @@ def test_steering(world: World, name: str, caller: str, status: int) -> None:
     "name",
     [
         "job-new",
+        "job-new-of-kind",
         "recipe-import",
         "dataset-upload",
         "dataset-import",

@@ -25,7 +25,7 @@ from finetune_hub.embedded.postgres import DATABASE
 from finetune_hub.spec.training import TrainingSpec
 from tests.integration.conftest import COMMAND
 from tests.upgrade.conftest import CLEAN, UpgradedHub, primary_keys
-from tests.upgrade.visiting import addresses_of, sign_in
+from tests.upgrade.visiting import Things, addresses_of, sign_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -68,7 +68,7 @@ def test_every_row_is_still_there(hub: UpgradedHub) -> None:
 def test_each_page_opens(hub: UpgradedHub) -> None:
     recorded = hub.notes["pages"]
     routes = [str(pattern.pattern) for pattern in dashboard.urlpatterns]
-    paths = list(dict.fromkeys([*recorded, *addresses_of(routes, {**hub.notes["things"], "docs": [{"name": "jobs"}]})]))
+    paths = list(dict.fromkeys([*recorded, *addresses_of(routes, things_of(hub))]))
     wrong = {}
     with httpx.Client(base_url=hub.url, timeout=30) as browser:
         sign_in(browser, hub.running.login_link())
@@ -93,10 +93,17 @@ def test_the_api_answers_with_all_that_it_had(hub: UpgradedHub) -> None:
             elif body is not None and (lost := list(missing_keys(body, answer.json()))):
                 wrong[path] = lost
         routes = [str(pattern.pattern) for pattern in api.urlpatterns if not str(pattern.pattern).startswith("^")]
-        for path in set(addresses_of(routes, hub.notes["things"])) - set(hub.notes["answers"]):
+        for path in set(addresses_of(routes, things_of(hub))) - set(hub.notes["answers"]):
             if (status := client.get(path).status_code) not in {200, *OTHERWISE}:
                 wrong[path] = status
     assert wrong == {}
+
+
+def things_of(hub: UpgradedHub) -> Things:
+    """What the hub has, and what later code brings."""
+    things: Things = hub.notes["things"]
+    jobs = [*things["jobs"], {"kind": "evaluate"}]
+    return {**things, "jobs": jobs, "docs": [{"name": "jobs"}], "job-kinds": [{"name": "evaluate"}]}
 
 
 def bearer(token: str) -> dict[str, str]:

@@ -94,7 +94,7 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
         **log_of(job),
         "cursor": Cursor(job.event_count),
         "publications": publications,
-        "children": job.children.for_list()[:SHOWN_CHILDREN],
+        "children": () if job.of_kind.needs_device else job.children.for_list()[:SHOWN_CHILDREN],
         **job.of_kind.page_context(job),
         "may_steer": membership.may_submit,
         "may_preempt": membership.may_preempt and job.may_be_preempted,

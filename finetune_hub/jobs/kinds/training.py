@@ -170,14 +170,15 @@ def require_fitting_rows(objective: Objective, versions: Sequence[DatasetVersion
         Refusal: `wrong_row_kind`, of pairs `not_preference_pairs`: the objective cannot learn from such rows.
     """
     unfit = next((version for version in versions if version.kind not in objective.row_kinds), None)
-    if unfit is not None:
-        raise Refusal(
-            "not_preference_pairs" if objective.row_kinds == {RowKind.PREFERENCE} else "wrong_row_kind",
-            f"{objective.type.upper()} learns from {objective.learns_from}, and the rows of {unfit} are of kind "
-            f"{unfit.kind}.",
-            f"Choose a dataset of kind {' or '.join(sorted(objective.row_kinds))}, or `objective: {{type: sft}}`.",
-            field="objective.type",
-        )
+    if unfit is None:
+        return
+    name = objective.type.upper()
+    message = f"{name} learns from {objective.learns_from}, and the rows of {unfit} are of kind {unfit.kind}."
+    if objective.row_kinds == {RowKind.PREFERENCE}:
+        remedy = "Choose a dataset of preference pairs, or `objective: {type: sft}`."
+        raise Refusal("not_preference_pairs", message, remedy, field="objective.type")
+    remedy = f"Choose a dataset of kind {' or '.join(sorted(objective.row_kinds))}, or `objective: {{type: sft}}`."
+    raise Refusal("wrong_row_kind", message, remedy, field="objective.type")
 
 
 def check_gpus(wanted: int) -> None:
