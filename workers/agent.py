@@ -17,7 +17,7 @@ from django.db import InterfaceError, OperationalError, connection
 
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs import worker_port
-from finetune_hub.jobs.lifecycle import Failed
+from finetune_hub.spec.problem import Failed
 from workers.attempt import LOOK_AT_THE_DISK, AttemptThread
 from workers.attempt_folder import AttemptFolder
 from workers.device_watch import DeviceWatch

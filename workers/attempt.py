@@ -10,30 +10,29 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
 
-from finetune_hub.artifacts.manifest import ArtifactError, manifest_of
+from finetune_hub.artifacts.manifest import manifest_of
 from finetune_hub.artifacts.store import put_folder, shared_store
 from finetune_hub.jobs import worker_port
-from finetune_hub.jobs.lifecycle import Failed
 from finetune_hub.jobs.models import Attempt, Job
 from finetune_hub.jobs.worker_port import LeaseLost
 from finetune_hub.logs import about
 from finetune_hub.spec.events import (
-    EXIT_FAILED,
     EXIT_STOPPED,
     EXIT_SUCCEEDED,
     EXIT_UNSAID,
     Checkpoint,
-    FailureClass,
 )
 from finetune_hub.spec.files import FileEntry
+from finetune_hub.spec.problem import Explained, Failed
 from finetune_hub.spec.refusal import Refusal
 from workers.attempt_folder import AttemptFolder, ExitReport
-from workers.disk import NO_ROOM_REMEDY, NoRoom, require_room
+from workers.disk import require_room
 from workers.kinds.registry import work_of
 from workers.kinds.work import Finish, Start
 from workers.supervisor import boot_clock
@@ -52,19 +51,10 @@ MAP_AND_FETCH_AGAIN = (
 ENGINE_LOG = "See the log of the attempt on the job's page."
 
 
-def refused(refusal: Refusal) -> Failed:
-    """What was refused, with the first defects of a dataset."""
-    defects = [f"line {defect['line']}: {defect['message']}" for defect in refusal.details[1:4] if defect.get("line")]
-    failure_class: FailureClass = "bad_data" if refusal.code in {"invalid_dataset", "unknown_format"} else "bad_config"
-    remedy = f"{refusal.remedy} {MAP_AND_FETCH_AGAIN}" if refusal.code == "unknown_format" else refusal.remedy
-    return Failed(failure_class, " ".join([refusal.message, *defects]), remedy)
-
-
-def unknown_columns(refusal: Refusal) -> dict[str, Any] | None:
-    """What is kept of a fetched file whose columns belong to no known format, to be asked for their parts."""
-    if refusal.code != "unknown_format":
-        return None
-    return {"unknown_columns": [detail["column"] for detail in refusal.details]}
+def ask_for_parts(refusal: Refusal) -> tuple[Failed, dict[str, Any]]:
+    """Why a file failed whose columns belong to no known format, and what is kept of it, to ask for their parts."""
+    failed = replace(refusal.failed, remedy=f"{refusal.remedy} {MAP_AND_FETCH_AGAIN}")
+    return failed, {"unknown_columns": [detail["column"] for detail in refusal.details]}
 
 
 class AttemptThread(threading.Thread):
@@ -114,13 +104,11 @@ class AttemptThread(threading.Thread):
                 self._start()
             report = self._follow()
             self._finish(report)
-        except NoRoom as error:
-            self._fail(Failed("infrastructure", str(error), NO_ROOM_REMEDY))
-        except ArtifactError as error:
-            remedy = "Check ARTIFACT_URL and the store's disk; the job was tried several times."
-            self._fail(Failed("infrastructure", str(error), remedy))
-        except Refusal as refusal:
-            self._fail(refused(refusal), unknown_columns(refusal))
+        except Explained as error:
+            if isinstance(error, Refusal) and error.code == "unknown_format":
+                self._fail(*ask_for_parts(error))
+            else:
+                self._fail(error.failed)
         except OSError as error:
             message = f"The worker could not read or write a file of the attempt ({error})."
             self._fail(Failed("infrastructure", message, LOOK_AT_THE_DISK))
@@ -211,9 +199,8 @@ class AttemptThread(threading.Thread):
 
     def _explain(self, report: ExitReport) -> Failed:
         """Why the commands failed, in the words of the engine where it had the time to say them."""
-        failure = self.folder.failure()
-        if report.status == EXIT_FAILED and failure:
-            return Failed(failure.failure_class, failure.message, failure.remedy)
+        if failed := self.folder.failed():
+            return failed
         if report.status < 0 and report.oom_kills:
             return Failed(
                 "out_of_memory",

@@ -19,6 +19,7 @@ from finetune_hub.jobs.worker_port import Lease
 from finetune_hub.machine.event_file import read_events
 from finetune_hub.machine.processes import ProcessIdentity
 from finetune_hub.spec.events import EngineEvent, Failure
+from finetune_hub.spec.problem import Failed
 from workers import supervisor
 
 
@@ -151,12 +152,12 @@ class AttemptFolder:
         """How the reloaded adapter compared."""
         return self._existing(self.verification / "result.json")
 
-    def failure(self) -> Failure | None:
+    def failed(self) -> Failed | None:
         """The engine's own word on why it failed, when it had the time to say one."""
         for output in (self.verification, self.output):
             for event in reversed(read_events(output, 0)[0]):
                 if isinstance(event, Failure):
-                    return event
+                    return event.failed
         return None
 
     def remove(self) -> None:

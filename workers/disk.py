@@ -5,13 +5,19 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from finetune_hub.spec.problem import Explained, Failed, FailureClass
 from finetune_hub.spec.sizes import size_in_words
 
 NO_ROOM_REMEDY = "Free some space below the worker's home, or drain the worker; the job was tried several times."
 
 
-class NoRoom(Exception):
+class NoRoom(Explained):
     """The disk cannot hold what the attempt will write."""
+
+    failure_class: FailureClass = "infrastructure"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Failed(self.failure_class, message, NO_ROOM_REMEDY))
 
 
 def free_bytes_at(folder: Path) -> int:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -21,16 +22,23 @@ import httpx
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.events import EXIT_FAILED, EngineEvent, Failure, Log, Progress
+from finetune_hub.spec.problem import Explained, Failed, FailureClass
 from finetune_hub.spec.run import FetchRun
 
 CHUNK_BYTES = 1 << 20
 TRIES = 5
 MB = 10**6
 REPORT_SECONDS = 1.0
+TRY_AGAIN = "Check the network, or the proxy and mirror in pip's configuration; the next try goes on from here."
 
 
-class FetchFailed(Exception):
+class FetchFailed(Explained):
     """The package could not be fetched."""
+
+    failure_class: FailureClass = "infrastructure"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Failed(self.failure_class, message, TRY_AGAIN))
 
 
 def fetch(run: FetchRun) -> None:
@@ -117,17 +125,20 @@ def report(output_dir: Path, event: EngineEvent) -> None:
         log.emit(event)
 
 
-def main() -> int:
-    run = FetchRun.model_validate_json(Path(sys.argv[2]).read_text())
+def ended(fetch: Callable[[], None], output_dir: Path) -> int:
+    """Fetch; the exit status, as the engine's: why it failed is the last event."""
     try:
-        fetch(run)
-    except FetchFailed as error:
-        remedy = "Check the network, or the proxy and mirror in pip's configuration; the next try goes on from here."
-        failure = Failure(failure_class="infrastructure", message=str(error), remedy=remedy)
-        report(run.output_dir, failure)
+        fetch()
+    except Explained as error:
+        report(output_dir, Failure.of(error.failed))
         print(error, file=sys.stderr)
         return EXIT_FAILED
     return 0
+
+
+def main() -> int:
+    run = FetchRun.model_validate_json(Path(sys.argv[2]).read_text())
+    return ended(lambda: fetch(run), run.output_dir)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 from finetune_hub.artifacts.hub_files import dataset_files, model_files
-from finetune_hub.artifacts.hugging_face import HubRefusal, Token, fetch_files, look_up
-from finetune_hub.spec.events import EXIT_FAILED, Failure, Resolved
+from finetune_hub.artifacts.hugging_face import Token, fetch_files, look_up
+from finetune_hub.spec.events import Resolved
 from finetune_hub.spec.run import FetchedDataset, HubFetchRun
-from workers.fetch import Reporter, report
+from workers.fetch import Reporter, ended, report
 from workers.join_files import join_files
 from workers.supervisor import write_json
 
@@ -62,14 +62,7 @@ def keep_commit(folder: Path, commit: str) -> None:
 
 def main() -> int:
     run = HubFetchRun.model_validate_json(Path(sys.argv[2]).read_text())
-    try:
-        fetch(run)
-    except HubRefusal as refusal:
-        cause = "infrastructure" if refusal.may_pass else "bad_config"
-        report(run.output_dir, Failure(failure_class=cause, message=refusal.message, remedy=refusal.remedy))
-        print(refusal, file=sys.stderr)
-        return EXIT_FAILED
-    return 0
+    return ended(lambda: fetch(run), run.output_dir)
 
 
 if __name__ == "__main__":

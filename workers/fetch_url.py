@@ -18,26 +18,27 @@ import httpx
 
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.machine.public_addresses import NotPublic, look_up
-from finetune_hub.spec.events import EXIT_FAILED, Failure, Log
+from finetune_hub.spec.events import Log
+from finetune_hub.spec.problem import Explained, Failed, FailureClass
 from finetune_hub.spec.run import FetchedDataset, UrlFetchRun
 from finetune_hub.spec.sizes import size_in_words
-from workers.fetch import CHUNK_BYTES, TRIES, Reporter, report
+from workers.fetch import CHUNK_BYTES, TRIES, Reporter, ended, report
 from workers.supervisor import write_json
 
 MAX_REDIRECTS = 5
 TIMEOUT_SECONDS = 30.0
 
 
-class UrlRefused(Exception):
-    """The address cannot be fetched from.
-
-    Attributes:
-        may_pass: trying again may help.
-    """
+class UrlRefused(Explained):
+    """The address cannot be fetched from."""
 
     def __init__(self, message: str, remedy: str, *, may_pass: bool = False) -> None:
-        super().__init__(f"{message} {remedy}")
-        self.message, self.remedy, self.may_pass = message, remedy, may_pass
+        """
+        Args:
+            may_pass: Trying again may help.
+        """
+        self.failure_class: FailureClass = "infrastructure" if may_pass else "bad_config"
+        super().__init__(Failed(self.failure_class, message, remedy))
 
 
 def fetch(run: UrlFetchRun) -> None:
@@ -166,14 +167,7 @@ def pinned_request(
 
 def main() -> int:
     run = UrlFetchRun.model_validate_json(Path(sys.argv[2]).read_text())
-    try:
-        fetch(run)
-    except UrlRefused as refused:
-        cause = "infrastructure" if refused.may_pass else "bad_config"
-        report(run.output_dir, Failure(failure_class=cause, message=refused.message, remedy=refused.remedy))
-        print(refused, file=sys.stderr)
-        return EXIT_FAILED
-    return 0
+    return ended(lambda: fetch(run), run.output_dir)
 
 
 if __name__ == "__main__":

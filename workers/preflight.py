@@ -19,14 +19,16 @@ from django.db.migrations.loader import MigrationLoader
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import open_store
 from finetune_hub.environment import InvalidEnvironment
+from finetune_hub.spec.problem import Explained, Failed, FailureClass
 
 
-class NotReady(Exception):
+class NotReady(Explained):
     """A server that the worker needs, and what to do about it."""
 
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(problem)
-        self.remedy = remedy
+    failure_class: FailureClass = "infrastructure"
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(Failed(self.failure_class, message, remedy))
 
 
 def check_database() -> None:
@@ -99,7 +101,7 @@ def main() -> int:
         for check in CHECKS:
             check()
     except NotReady as error:
-        print(f"Error: {error}\n{error.remedy}", file=sys.stderr)
+        print(f"Error: {error.message}\n{error.remedy}", file=sys.stderr)
     except InvalidEnvironment as error:
         print(f"Error: {error}", file=sys.stderr)
     else:

@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validat
 from rest_framework.request import Request
 
 from finetune_hub.accounts.models import Role, Scope
-from finetune_hub.api.errors import refuse_document
 from finetune_hub.catalog.actions import OnError
 from finetune_hub.notifications.models import Wants
+from finetune_hub.spec.defects import refuse_document
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.sizes import size_in_words

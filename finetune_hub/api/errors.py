@@ -10,13 +10,13 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.http import Http404
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from rest_framework import exceptions
 from rest_framework.response import Response
 
 from finetune_hub.api.statuses import KIND_OF_STATUS, status_of
 from finetune_hub.artifacts.manifest import ArtifactError
-from finetune_hub.spec.defects import defects_of
+from finetune_hub.spec.defects import refuse_document
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingSpec
 
@@ -103,13 +103,3 @@ def as_refusal(error: Exception) -> Refusal | None:
             message = MESSAGES.get(type(error), str(error.detail))
             return Refusal(code, message, remedy, kind=KIND_OF_STATUS.get(error.status_code, "invalid"))
     return None
-
-
-def refuse_document(error: ValidationError, model: type[BaseModel], code: str) -> Refusal:
-    """The refusal of a document that does not fit its model, with an entry in `details` for each defect."""
-    details = list(defects_of(error, model))
-    first, more = details[0], len(details) - 1
-    rest = f" ({more} more {'error' if more == 1 else 'errors'} below.)" if more else ""
-    field = ".".join(map(str, first["loc"])) or None
-    place = f"`{field}`: " if field else ""
-    return Refusal(code, f"{place}{first['message']}.{rest}", first["remedy"], field=field, details=details)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.spec.files import InvalidArtifactPath, check_relative_path
 from finetune_hub.spec.hub_reference import HubReference
+from finetune_hub.spec.refusal import Refusal
 
 Kind = Literal["model", "dataset"]
 Access = Literal["open", "gated", "private"]
@@ -26,16 +27,15 @@ Report = Callable[[int, int], None]  # Bytes that are there, and all of them.
 TIMEOUT_SECONDS = 30.0
 
 
-class HubRefusal(Exception):
-    """The hub does not give what was asked for.
-
-    Attributes:
-        may_pass: trying again may help: nothing is wrong with what was asked for.
-    """
+class HubRefusal(Refusal):
+    """The hub does not give what was asked for."""
 
     def __init__(self, code: str, message: str, remedy: str, *, may_pass: bool = False) -> None:
-        super().__init__(f"{message} {remedy}")
-        self.code, self.message, self.remedy, self.may_pass = code, message, remedy, may_pass
+        """
+        Args:
+            may_pass: Trying again may help: nothing is wrong with what was asked for.
+        """
+        super().__init__(code, message, remedy, failure_class="infrastructure" if may_pass else "bad_config")
 
 
 @dataclass(frozen=True, slots=True)

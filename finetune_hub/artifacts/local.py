@@ -58,7 +58,7 @@ class LocalStore:
 
 def missing(key: str) -> ArtifactError:
     return ArtifactError(
-        f"The artifact store has no {key}. It was deleted, or the store is not the one it was written to."
+        f"The artifact store has no {key}.", "It was deleted, or the store is not the one it was written to."
     )
 
 

@@ -7,16 +7,25 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from finetune_hub.spec.files import FileEntry
+from finetune_hub.spec.problem import Explained, Failed, FailureClass
 
 CHUNK_BYTES = 1 << 20
 
 
-class ArtifactError(Exception):
+class ArtifactError(Explained):
     """An artifact could not be stored or read."""
+
+    failure_class: FailureClass = "infrastructure"
+
+    def __init__(self, message: str, remedy: str = "Check ARTIFACT_URL and the store's disk.") -> None:
+        super().__init__(Failed(self.failure_class, message, remedy))
 
 
 class CorruptArtifact(ArtifactError):
     """A file is not what its manifest says."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "Fetch or publish it again.")
 
 
 def sha256_of(path: Path) -> str:
@@ -47,14 +56,12 @@ def verify_files(folder: Path, entries: Iterable[FileEntry]) -> None:
     for entry in entries:
         path = folder / entry.path
         if not path.is_file():
-            raise CorruptArtifact(f"{entry.path} is missing from {folder}. Fetch or publish it again.")
+            raise CorruptArtifact(f"{entry.path} is missing from {folder}.")
         size_bytes = path.stat().st_size
         if size_bytes != entry.size_bytes:
-            raise CorruptArtifact(
-                f"{entry.path} has {size_bytes:,} bytes instead of {entry.size_bytes:,}. Fetch or publish it again."
-            )
+            raise CorruptArtifact(f"{entry.path} has {size_bytes:,} bytes instead of {entry.size_bytes:,}.")
         if sha256_of(path) != entry.sha256:
-            raise CorruptArtifact(f"{entry.path} does not match its SHA-256. Fetch or publish it again.")
+            raise CorruptArtifact(f"{entry.path} does not match its SHA-256.")
 
 
 def manifest_digest(entries: Iterable[FileEntry]) -> str:

@@ -148,6 +148,6 @@ class S3Store:
 
     def _failed(self, verb: str, key: str, error: Exception) -> ArtifactError:
         return ArtifactError(
-            f"Could not {verb} {key} in bucket {self.bucket}: {error}. "
-            "Check ARTIFACT_URL, the credentials and the bucket."
+            f"Could not {verb} {key} in bucket {self.bucket}: {error}.",
+            "Check ARTIFACT_URL, the credentials and the bucket.",
         )

@@ -57,7 +57,8 @@ def open_store(url: str) -> ArtifactStore:
 
         return S3Store.from_url(url)
     raise ArtifactError(
-        f"ARTIFACT_URL={url!r} names no store. Write file:///absolute/folder or s3://bucket/prefix?endpoint=https://host."
+        f"ARTIFACT_URL={url!r} names no store.",
+        "Write file:///absolute/folder or s3://bucket/prefix?endpoint=https://host.",
     )
 
 

@@ -16,7 +16,7 @@ from finetune_hub.artifacts.manifest import entry_of
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.local_files import TOKENIZER_FILES, tokenizer_folder
 from finetune_hub.catalog.models import BaseModel, BaseModelState
-from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
+from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate, NothingSupervised
 from finetune_hub.data.known_templates import KNOWN_TEMPLATES
 from finetune_hub.spec.refusal import Refusal
 
@@ -106,7 +106,7 @@ def _tokenizer_with(model: BaseModel, source: str) -> Iterator[tuple[Path, str]]
         try:
             template = ChatTemplate.from_folder(folder)
             if not any(template.encode(_SAMPLE[1:]).supervised):
-                raise InvalidChatTemplate("Nothing of an answer would be learned.", "Let the template write it.")
+                raise NothingSupervised("Nothing of an answer would be learned.", "Let the template write it.")
         except InvalidChatTemplate as unsuited:
             raise Refusal("chat_template_unsuited", unsuited.message, unsuited.remedy, field="template") from unsuited
         yield folder, template.sha256

@@ -14,7 +14,7 @@ from typing import Any
 from finetune_hub.catalog.local_files import dataset_file, tokenizer_folder
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.catalog.tombstones import require_alive
-from finetune_hub.data.chat_template import ChatTemplate, EncodedRow, InvalidChatTemplate
+from finetune_hub.data.chat_template import ChatTemplate, EncodedRow
 from finetune_hub.data.encode import encode_row
 from finetune_hub.data.kept_rows import KeptRows
 from finetune_hub.data.rows import Row
@@ -57,12 +57,9 @@ def preview_row(version: DatasetVersion, base_model: BaseModel, number: int, max
         ArtifactError: the store does not have a file.
     """
     row = find_row(version, number)
-    template = _template_of(base_model)
-    try:
-        with _rendering:
-            encoded = encode_row(template, row)
-    except InvalidChatTemplate as refused:
-        raise Refusal("unrenderable_row", refused.message, refused.remedy, field="base_model") from refused
+    template = _template(base_model.revision, base_model)
+    with _rendering:
+        encoded = encode_row(template, row)
     kept = encoded.supervised[:max_seq_len]
     return RowPreview(
         number=number,
@@ -119,13 +116,6 @@ def kept_rows(version: DatasetVersion) -> KeptRows:
     return KeptRows(dataset_file(version), RowKind(version.kind), version.row_offsets)
 
 
-def _template_of(base_model: BaseModel) -> ChatTemplate:
-    try:
-        return _template(base_model.revision, base_model)
-    except InvalidChatTemplate as unusable:
-        raise Refusal("unrenderable_row", unusable.message, unusable.remedy, field="base_model") from unusable
-
-
 @lru_cache(maxsize=16)
 def _template(revision: str, base_model: BaseModel) -> ChatTemplate:
     return ChatTemplate.from_folder(tokenizer_folder(base_model))
@@ -133,12 +123,9 @@ def _template(revision: str, base_model: BaseModel) -> ChatTemplate:
 
 @lru_cache(maxsize=64)
 def _measurement(version: DatasetVersion, base_model: BaseModel) -> list[MeasuredRow]:
-    template = _template_of(base_model)
-    try:
-        with _rendering:
-            return measure(template, kept_rows(version).rows(numbers_to_measure(version.row_count, version.size_bytes)))
-    except InvalidChatTemplate as unusable:
-        raise Refusal("unrenderable_row", unusable.message, unusable.remedy, field="base_model") from unusable
+    template = _template(base_model.revision, base_model)
+    with _rendering:
+        return measure(template, kept_rows(version).rows(numbers_to_measure(version.row_count, version.size_bytes)))
 
 
 def _tokens(template: ChatTemplate, encoded: EncodedRow, max_seq_len: int) -> list[Token]:

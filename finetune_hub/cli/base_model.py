@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune_hub.artifacts.hub_files import model_files
-from finetune_hub.artifacts.hugging_face import HubRefusal, fetch_files, look_up
+from finetune_hub.artifacts.hugging_face import fetch_files, look_up
 from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.engine_process import EngineProcess
 from finetune_hub.spec.events import Failure
@@ -102,24 +102,21 @@ def fetch_from_hub(reference: HubReference) -> Path:
     """Download a model at one commit. `HF_TOKEN` and `HF_ENDPOINT` count, as everywhere.
 
     Raises:
-        HubError: with the code of a `HubRefusal`.
+        HubRefusal: the hub does not give it.
     """
-    try:
-        found = look_up(reference, "model", token=None)
-        files = model_files(found)
-        target = cache() / f"{reference.repository.replace('/', '--')}@{found.commit[:12]}"
+    found = look_up(reference, "model", token=None)
+    files = model_files(found)
+    target = cache() / f"{reference.repository.replace('/', '--')}@{found.commit[:12]}"
 
-        def download(folder: Path) -> Path:
-            say(f"Fetching {reference.repository} at commit {found.commit} …")
-            fetch_files(found, files, folder, token=None)
-            return folder
+    def download(folder: Path) -> Path:
+        say(f"Fetching {reference.repository} at commit {found.commit} …")
+        fetch_files(found, files, folder, token=None)
+        return folder
 
-        if reference.part is None:
-            return keep(target, download)
-        gguf = target.with_name(f"{target.name}--{reference.part.replace('/', '--')}")
-        return keep(gguf, lambda folder: import_gguf(download(folder) / str(reference.part), folder))
-    except HubRefusal as refusal:
-        raise HubError(refusal.code, refusal.message, refusal.remedy) from refusal
+    if reference.part is None:
+        return keep(target, download)
+    gguf = target.with_name(f"{target.name}--{reference.part.replace('/', '--')}")
+    return keep(gguf, lambda folder: import_gguf(download(folder) / str(reference.part), folder))
 
 
 def follow(engine: EngineProcess) -> None:

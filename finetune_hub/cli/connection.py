@@ -11,6 +11,7 @@ import httpx
 
 from finetune_hub.artifacts.manifest import CorruptArtifact, sha256_of, verify_files
 from finetune_hub.spec.files import FileEntry
+from finetune_hub.spec.refusal import Refusal
 
 Row = dict[str, Any]
 
@@ -24,7 +25,7 @@ DOWNLOAD_TRIES = 3
 SERVER_ERROR = 500
 
 
-class HubError(Exception):
+class HubError(Refusal):
     """The hub refused, or could not be reached: the same code, message, remedy and details as in the API's answer.
 
     Attributes:
@@ -41,9 +42,8 @@ class HubError(Exception):
         details: Sequence[Row] = (),
         status: int | None = None,
     ) -> None:
-        super().__init__(f"{message} {remedy}")
-        self.code, self.message, self.remedy = code, message, remedy
-        self.field, self.details, self.status = field, list(details), status
+        super().__init__(code, message, remedy, field=field, details=details)
+        self.status = status
 
     @property
     def is_outage(self) -> bool:

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
 import typer
@@ -28,7 +28,6 @@ from finetune_hub.cli.output import (
 from finetune_hub.data.comparison import Overlap, VersionDiff
 from finetune_hub.data.report import DatasetReport, look_at
 from finetune_hub.spec.hub_reference import HubReference
-from finetune_hub.spec.refusal import Refusal
 
 app = style.new_group(
     "Datasets: check a file, push it, let the hub fetch one, look at rows as a model does, compare, split, delete."
@@ -54,7 +53,7 @@ def check(file: DatasetPath, map_: Mapping = None, as_json: Json = False) -> Non
     if as_json:
         print_json(report.model_dump(mode="json", exclude={"row_offsets"}))
     if not report.is_sound:
-        raise refused(report)
+        raise report.refusal()
     if not as_json and report.recognised:
         print(f"{report.recognised.sentence} {report.row_count:,} rows, all of them good.")
         print(json.dumps(report.first_rows[0], ensure_ascii=False, indent=2))
@@ -251,19 +250,19 @@ def check_file(file: Path, mapping: dict[str, str] | None, *, quarantine: bool =
     """Refuse here, in the service's words, what the service would refuse.
 
     Raises:
-        HubError: `file_unreadable`, `invalid_mapping`, `unknown_format`, or `invalid_dataset` with an entry in
+        Refusal: `file_unreadable`, `invalid_mapping`, `unknown_format`, or `invalid_dataset` with an entry in
             `details` for each defect.
     """
     report = look_at_file(file, mapping)
     is_for_the_hub = any(error.code == "parquet_not_installed" for error in report.errors)
     if not (report.is_sound or is_for_the_hub or (quarantine and report.may_go_on)):
-        raise refused(report)
+        raise report.refusal()
 
 
 def look_at_file(file: Path, mapping: dict[str, str] | None) -> DatasetReport:
     """
     Raises:
-        HubError: `file_unreadable`, `invalid_mapping`.
+        Refusal: `file_unreadable`, `invalid_mapping`.
     """
     try:
         return look_at(file, mapping=mapping)
@@ -272,18 +271,6 @@ def look_at_file(file: Path, mapping: dict[str, str] | None) -> DatasetReport:
         raise HubError(
             "file_unreadable", f"{file} cannot be read: {reason}.", "Give the path of a dataset file."
         ) from error
-    except Refusal as refusal:
-        raise told(refusal) from refusal
-
-
-def refused(report: DatasetReport) -> HubError:
-    return told(report.refusal())
-
-
-def told(refusal: Refusal) -> HubError:
-    """The refusal as if the hub had sent it."""
-    details: list[dict[str, Any]] = list(refusal.details)
-    return HubError(refusal.code, refusal.message, refusal.remedy, field=refusal.field, details=details)
 
 
 def read_mapping(pairs: list[str] | None) -> dict[str, str] | None:

@@ -19,7 +19,7 @@ import typer
 
 from finetune_hub.cli import style
 from finetune_hub.cli.client import Hub
-from finetune_hub.cli.connection import HubError, Row
+from finetune_hub.cli.connection import Row
 from finetune_hub.cli.output import EXIT_JOB_FAILED, size, wait_for
 from finetune_hub.data.sample_tickets import write_tickets
 from finetune_hub.embedded.environment import manage
@@ -63,8 +63,6 @@ def demo(
         outcome["seconds"] = round(time.monotonic() - began, 1)
         if json_file:
             json_file.write_text(json.dumps(outcome, indent=2) + "\n")
-    except HubError as error:
-        raise style.CommandError(error.message, error.remedy) from error
     finally:
         if exit_at_end and started:
             finetune_hub("down", "--home", str(folder))

@@ -23,12 +23,13 @@ from finetune_hub.cli.output import (
     EXIT_JOB_CANCELLED,
     EXIT_JOB_FAILED,
     Json,
-    print_error,
+    print_problem,
     reports_errors,
     size,
 )
 from finetune_hub.cli.train import BAD_INPUT_CLASSES, found_device
 from finetune_hub.spec.events import Failure, Log, Progress
+from finetune_hub.spec.problem import Failed, Problem
 from finetune_hub.spec.run import ExportFormat, ExportResult, ExportRun, NumberFormat, QuantizationKind
 
 STAGES = ("loading the base model and the adapter", "writing", "loading back and comparing")
@@ -114,7 +115,7 @@ def check_paths(adapter: Path, output: Path) -> None:
 def follow(engine: EngineProcess, *, as_json: bool) -> None:
     """Show on stderr how far the export is; ends the program where it did not succeed."""
     print(f"{STAGES[0]} …", file=sys.stderr, flush=True)
-    failure: Failure | None = None
+    failed: Failed | None = None
     try:
         for event in engine.follow():
             match event:
@@ -123,19 +124,19 @@ def follow(engine: EngineProcess, *, as_json: bool) -> None:
                 case Log():
                     print({"warn": "warning: "}.get(event.level, "") + event.message, file=sys.stderr, flush=True)
                 case Failure():
-                    failure = event
+                    failed = event.failed
     except KeyboardInterrupt:
         engine.stop()
         for _ in engine.follow():
             pass
         print("Stopped; nothing was written.", file=sys.stderr)
         raise typer.Exit(EXIT_JOB_CANCELLED) from None
-    if failure is not None:
-        print_error(HubError(failure.failure_class, failure.message, failure.remedy), as_json=as_json)
-        raise typer.Exit(EXIT_BAD_INPUT if failure.failure_class in BAD_INPUT_CLASSES else EXIT_JOB_FAILED)
+    if failed is not None:
+        print_problem(failed, as_json=as_json)
+        raise typer.Exit(EXIT_BAD_INPUT if failed.code in BAD_INPUT_CLASSES else EXIT_JOB_FAILED)
     if engine.exit_status:
         message = f"The engine ended with status {engine.exit_status}. {engine.last_words()}".strip()
-        print_error(HubError("engine_died", message, "Look at this machine's memory and disk."), as_json=as_json)
+        print_problem(Problem("engine_died", message, "Look at this machine's memory and disk."), as_json=as_json)
         raise typer.Exit(EXIT_JOB_FAILED)
 
 

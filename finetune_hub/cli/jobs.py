@@ -69,7 +69,8 @@ def submit(
                 allow_unfit=allow_unfit,
             )
         except HubError as error:
-            raise read.placed(error) from error
+            read.place(error)
+            raise
         end_submission(hub, job, wait=wait, as_json=as_json)
 
 

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from finetune_hub.cli import style
 from finetune_hub.cli.this_machine import require_unix
+from finetune_hub.spec.problem import Explained
 
 
 class LazyCommand(NamedTuple):
@@ -118,14 +119,11 @@ def finetune_hub(
 
 def main() -> None:
     """The entry point: errors that a user can fix come out as a sentence and a remedy."""
-    from finetune_hub.embedded.errors import EmbeddedError
-
     try:
         app()
-    except style.CommandError as error:
-        style.fail(error.problem, error.remedy, exit_code=error.exit_code)
-    except EmbeddedError as error:
-        style.fail(error.problem, error.remedy)
+    except Explained as error:
+        style.say_problem(error.problem)
+        sys.exit(error.exit_code if isinstance(error, style.CommandError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
 

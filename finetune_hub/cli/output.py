@@ -18,9 +18,12 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 
+from finetune_hub.cli import style
 from finetune_hub.cli.client import Hub, Progress
 from finetune_hub.cli.connection import HubError, Row
 from finetune_hub.spec.measures import MEASURES
+from finetune_hub.spec.problem import Problem
+from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.sizes import size_in_words
 
 EXIT_BAD_INPUT = 3
@@ -41,30 +44,35 @@ def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, No
     def reporting(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
         try:
             command(*arguments, **options)
-        except HubError as error:
-            print_error(error, as_json=bool(options.get("as_json")))
-            raise typer.Exit(EXIT_UNREACHABLE if error.is_outage else EXIT_BAD_INPUT) from error
+        except Refusal as error:
+            print_refusal(error, as_json=bool(options.get("as_json")))
+            is_outage = isinstance(error, HubError) and error.is_outage
+            raise typer.Exit(EXIT_UNREACHABLE if is_outage else EXIT_BAD_INPUT) from error
 
     return reporting
 
 
-def print_error(error: HubError, *, as_json: bool) -> None:
-    """The error on stderr: as a sentence, a remedy and the further defects, or as the API's JSON."""
-    if as_json:
-        body = {key: getattr(error, key) for key in ("code", "message", "remedy", "field", "details")}
-        print(json.dumps({"error": body}), file=sys.stderr)
-        return
-    red, reset = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
-    print(f"{red}Error:{reset} {error.message}\n{error.remedy}", file=sys.stderr)
-    if error.code == "unknown_format":
+def print_refusal(refusal: Refusal, *, as_json: bool) -> None:
+    """The refusal on stderr: as a problem, with its further defects."""
+    print_problem(refusal.problem, refusal.details, as_json=as_json)
+    if as_json or refusal.code == "unknown_format":
         return  # Its details are columns, which the message names.
-    for detail in error.details[1:SHOWN_DETAILS]:
+    for detail in refusal.details[1:SHOWN_DETAILS]:
         column = f", column {detail['column']}" if detail.get("column") else ""
         place = f"line {detail['line']}{column}: " if detail.get("line") else ""
         field = f"`{'.'.join(map(str, detail['loc']))}` " if detail.get("loc") else ""
         print(f"  {place}{field}{detail['message']}. {detail.get('remedy', '')}".rstrip(), file=sys.stderr)
-    if len(error.details) > SHOWN_DETAILS:
-        print(f"  and {len(error.details) - SHOWN_DETAILS} more", file=sys.stderr)
+    if len(refusal.details) > SHOWN_DETAILS:
+        print(f"  and {len(refusal.details) - SHOWN_DETAILS} more", file=sys.stderr)
+
+
+def print_problem(problem: Problem, details: Sequence[Row] = (), *, as_json: bool) -> None:
+    """The problem on stderr: as a sentence and a remedy, or as the API's JSON."""
+    if as_json:
+        body = {key: getattr(problem, key) for key in ("code", "message", "remedy", "field")}
+        print(json.dumps({"error": body | {"details": list(details)}}), file=sys.stderr)
+    else:
+        style.say_problem(problem)
 
 
 def print_json(value: Any) -> None:

@@ -42,31 +42,28 @@ def ask(read: Recipe) -> PlanAnswer:
         try:
             return PlanAnswer.model_validate(hub.plan(read.document))
         except HubError as error:
-            raise read.placed(error) from error
+            read.place(error)
+            raise
 
 
 def plan_offline(read: Recipe, device: str, base: Path | None) -> PlanAnswer:
     """For a device by its name, over a base model's folder.
 
     Raises:
-        HubError: the recipe, the device or the folder is none.
+        Refusal: the recipe, the device or the folder is none.
     """
     from finetune_hub.cli.local_rows import rows_in
     from finetune_hub.cli.train import parse_spec
     from finetune_hub.scheduling.devices import device_named
     from finetune_hub.scheduling.facts import read_facts
-    from finetune_hub.spec.refusal import Refusal
     from finetune_hub.spec.shape import Shape
 
     spec = parse_spec(read)
     files = [(read.path.parent / choice.path, choice.weight) for choice in spec.datasets if choice.path is not None]
     folder = base or read.path.parent / Path(spec.base_model).expanduser()
-    try:
-        shape = Shape(read_facts(folder))
-        rows, known = rows_in(files, folder)
-        made = plan_on(spec, shape, device_named(device), rows)
-    except Refusal as refusal:
-        raise HubError(refusal.code, refusal.message, refusal.remedy, field=refusal.field) from refusal
+    shape = Shape(read_facts(folder))
+    rows, known = rows_in(files, folder)
+    made = plan_on(spec, shape, device_named(device), rows)
     return PlanAnswer.of([(made, 1)], gpus=spec.runtime.gpus, assumptions=[known])
 
 

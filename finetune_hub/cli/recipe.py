@@ -19,7 +19,7 @@ from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, print_json, reports_errors
 from finetune_hub.scheduling.presets import DEFAULT_PRESET, PRESETS, Preset
 from finetune_hub.spec.recipes.draft import Note
-from finetune_hub.spec.recipes.translate import Translation, UnreadableRecipe, translate
+from finetune_hub.spec.recipes.translate import Translation, translate
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
@@ -92,7 +92,7 @@ def preset_offline(name: str, base_model: str, files: list[str], device: str) ->
     """For a device by its name, over a base model's folder and local files.
 
     Raises:
-        HubError: one of them is none.
+        Refusal: one of them is none.
     """
     from finetune_hub.cli.local_rows import rows_in
     from finetune_hub.data.report import look_at
@@ -104,18 +104,15 @@ def preset_offline(name: str, base_model: str, files: list[str], device: str) ->
 
     named = [weighted(text) for text in files]
     folder = Path(base_model).expanduser()
-    try:
-        shape = Shape(read_facts(folder))
-        rows, _ = rows_in([(Path(path), weight) for path, weight in named], folder)
-        kinds = [look_at(Path(path)).kind for path, _ in named]
-        asked = TrainingSpec(
-            base_model=base_model,
-            datasets=[DatasetChoice(path=path, weight=weight) for path, weight in named],
-            objective=objective_for(kinds),
-        )
-        return make_preset(name, asked, shape, rows, [device_named(device)])
-    except Refusal as refusal:
-        raise HubError(refusal.code, refusal.message, refusal.remedy, field=refusal.field) from refusal
+    shape = Shape(read_facts(folder))
+    rows, _ = rows_in([(Path(path), weight) for path, weight in named], folder)
+    kinds = [look_at(Path(path)).kind for path, _ in named]
+    asked = TrainingSpec(
+        base_model=base_model,
+        datasets=[DatasetChoice(path=path, weight=weight) for path, weight in named],
+        objective=objective_for(kinds),
+    )
+    return make_preset(name, asked, shape, rows, [device_named(device)])
 
 
 def commented(made: Preset) -> str:
@@ -162,13 +159,14 @@ def translate_file(file: Path) -> Translation:
     """The file's translation.
 
     Raises:
-        HubError: `file_unreadable`, or `unreadable_recipe`.
+        Refusal: `file_unreadable`, or `unreadable_recipe`.
     """
     try:
         text = sys.stdin.read() if file == STANDARD_INPUT else file.read_text(encoding="utf-8")
         return translate(text)
-    except UnreadableRecipe as error:
-        raise HubError("unreadable_recipe", f"{file}: {error.problem}", error.remedy) from error
+    except Refusal as refusal:
+        refusal.put_at(str(file))
+        raise
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise HubError(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from finetune_hub.cli.connection import HubError
+from finetune_hub.spec.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,21 @@ class Recipe:
             line, node = found
         return line + 1
 
-    def placed(self, error: HubError) -> HubError:
-        """The service's refusal of this recipe, with file and line."""
-        if error.field is None or error.is_outage:
-            return error
-        details = [
-            {"line": self.line_of(detail["loc"]), **detail} if "loc" in detail else detail for detail in error.details
+    def place(self, refusal: Refusal, *, field: str | None = None) -> None:
+        """Give a refusal of this recipe file and line, before it is raised on.
+
+        Args:
+            field: What of the recipe it is about, where the refusal does not know it.
+        """
+        if field is not None:
+            refusal.problem = replace(refusal.problem, field=field)
+        if refusal.field is None or (isinstance(refusal, HubError) and refusal.is_outage):
+            return
+        refusal.details = details = [
+            {"line": self.line_of(detail["loc"]), **detail} if "loc" in detail else detail for detail in refusal.details
         ]
-        line = details[0]["line"] if details and "line" in details[0] else self.line_of(error.field.split("."))
-        message = f"{self.path}, line {line}: {error.message}"
-        return HubError(error.code, message, error.remedy, field=error.field, details=details, status=error.status)
+        line = details[0]["line"] if details and "line" in details[0] else self.line_of(refusal.field.split("."))
+        refusal.put_at(f"{self.path}, line {line}")
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import typer
+
+from finetune_hub.spec.problem import Explained, Failed, FailureClass, Problem
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-class CommandError(Exception):
+class CommandError(Explained):
     """A command cannot do what it was asked."""
 
-    def __init__(self, problem: str, remedy: str = "", *, exit_code: int = 1) -> None:
-        super().__init__(f"{problem} {remedy}".strip())
-        self.problem = problem
-        self.remedy = remedy
+    failure_class: FailureClass = "bad_config"
+
+    def __init__(self, message: str, remedy: str = "", *, exit_code: int = 1) -> None:
+        super().__init__(Failed(self.failure_class, message, remedy))
         self.exit_code = exit_code
 
 
@@ -64,10 +66,9 @@ def tick(name: str, seconds: float) -> None:
     say(f"  [green]✓[/green] {name:<10} [dim]{seconds:5.1f} s[/dim]")
 
 
-def fail(problem: str, remedy: str = "", *, exit_code: int = 1) -> NoReturn:
-    """Say what is wrong and what to do, on stderr, and end."""
+def say_problem(problem: Problem) -> None:
+    """What is wrong and what to do, on stderr."""
     red, reset = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
-    print(f"{red}Error:{reset} {problem}", file=sys.stderr)
-    if remedy:
-        print(remedy, file=sys.stderr)
-    sys.exit(exit_code)
+    print(f"{red}Error:{reset} {problem.message}", file=sys.stderr)
+    if problem.remedy:
+        print(problem.remedy, file=sys.stderr)

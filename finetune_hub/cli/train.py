@@ -23,15 +23,17 @@ from finetune_hub.cli.output import (
     EXIT_JOB_CANCELLED,
     EXIT_JOB_FAILED,
     Json,
-    print_error,
+    print_problem,
     reports_errors,
     size,
 )
 from finetune_hub.cli.recipes import Recipe, read_recipe
 from finetune_hub.cli.training_progress import Progress, follow
 from finetune_hub.machine.event_file import EVENTS_FILE, read_events
-from finetune_hub.spec.defects import defects_of
+from finetune_hub.spec.defects import refuse_document
 from finetune_hub.spec.events import EXIT_STOPPED, Failure, Log, Plan, Step
+from finetune_hub.spec.problem import Problem
+from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.run import DatasetFile, DeviceKind, TrainResult, TrainRun, VerifyResult, VerifyRun
 from finetune_hub.spec.training import TrainingSpec
 
@@ -84,18 +86,14 @@ def parse_spec(read: Recipe) -> TrainingSpec:
     """The recipe as a spec.
 
     Raises:
-        HubError: `invalid_recipe`, with the line of each defect.
+        Refusal: `invalid_recipe`, with the line of each defect.
     """
     try:
         return TrainingSpec.model_validate(read.document)
     except ValidationError as error:
-        details = list(defects_of(error, TrainingSpec))
-        place = ".".join(map(str, details[0]["loc"]))
-        message = f"`{place}`: {details[0]['message']}." if place else f"{details[0]['message']}."
-        refused = HubError(
-            "invalid_recipe", message, details[0]["remedy"], field=place or "base_model", details=details
-        )
-        raise read.placed(refused) from error
+        refusal = refuse_document(error, TrainingSpec, "invalid_recipe")
+        read.place(refusal, field=refusal.field or "base_model")
+        raise refusal from error
 
 
 def dataset_files(read: Recipe, spec: TrainingSpec) -> list[DatasetFile]:
@@ -120,16 +118,19 @@ def base_model_folder(read: Recipe, spec: TrainingSpec) -> Path:
     """The base model's folder; what a recipe may call it: see `cli.base_model`.
 
     Raises:
-        HubError: with the recipe's line, where there is no such model.
+        Refusal: with the recipe's line, where there is no such model.
     """
     try:
         return find_base_model(spec.base_model, relative_to=read.path.parent)
-    except HubError as error:
-        raise read.placed(HubError(error.code, error.message, error.remedy, field="base_model")) from error
+    except Refusal as refusal:
+        read.place(refusal, field="base_model")
+        raise
 
 
 def refused_at(read: Recipe, field: str, what: str, remedy: str) -> HubError:
-    return read.placed(HubError("invalid_recipe", f"{what}.", remedy, field=field))
+    refusal = HubError("invalid_recipe", f"{what}.", remedy)
+    read.place(refusal, field=field)
+    return refusal
 
 
 def choose_start(output: Path, *, resume: bool) -> Path | None:
@@ -160,9 +161,8 @@ def end_unless_succeeded(engine: EngineProcess, progress: Progress, *, as_json: 
     if engine.exit_status == 0:
         return
     if progress.failure is not None:
-        failure = progress.failure
-        print_error(HubError(failure.failure_class, failure.message, failure.remedy), as_json=as_json)
-        raise typer.Exit(EXIT_BAD_INPUT if failure.failure_class in BAD_INPUT_CLASSES else EXIT_JOB_FAILED)
+        print_problem(progress.failure, as_json=as_json)
+        raise typer.Exit(EXIT_BAD_INPUT if progress.failure.code in BAD_INPUT_CLASSES else EXIT_JOB_FAILED)
     if engine.exit_status == EXIT_STOPPED:
         steps = progress.steps
         print(
@@ -171,7 +171,7 @@ def end_unless_succeeded(engine: EngineProcess, progress: Progress, *, as_json: 
         )
         raise typer.Exit(EXIT_JOB_CANCELLED)
     message = f"The engine ended with status {engine.exit_status}. {engine.last_words()}".strip()
-    print_error(HubError("engine_died", message, f"See {engine.log}."), as_json=as_json)
+    print_problem(Problem("engine_died", message, f"See {engine.log}."), as_json=as_json)
     raise typer.Exit(EXIT_JOB_FAILED)
 
 
@@ -190,7 +190,7 @@ def verify(run: TrainRun, *, as_json: bool) -> VerifyResult:
     try:
         for event in engine.follow():
             if isinstance(event, Failure):
-                print_error(HubError(event.failure_class, event.message, event.remedy), as_json=as_json)
+                print_problem(event.failed, as_json=as_json)
             elif isinstance(event, Log):
                 print(f"{event.level}: {event.message}", file=sys.stderr)
     except KeyboardInterrupt:

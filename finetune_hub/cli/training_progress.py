@@ -10,6 +10,7 @@ from datetime import timedelta
 from finetune_hub.cli.engine_process import EngineProcess
 from finetune_hub.cli.output import measures, size
 from finetune_hub.spec.events import EngineEvent, Evaluation, Failure, Log, Plan, Step
+from finetune_hub.spec.problem import Failed
 
 LINE_EVERY_STEPS = 10
 RECENT_STEPS = 20  # What speed and time left are told from.
@@ -22,7 +23,7 @@ class Progress:
     resume_command: str
     plan: Plan | None = None
     steps: list[Step] = field(default_factory=list)
-    failure: Failure | None = None
+    failure: Failed | None = None
 
     def add(self, event: EngineEvent) -> str | None:
         """Take an event; the line to print for it, if it deserves one."""
@@ -41,7 +42,7 @@ class Progress:
                 mark = ", the lowest so far" if event.is_best else ""
                 return "\n".join([f"step {event.step}: held-out loss {event.loss:.4f}{mark}", *shown])
             case Failure():
-                self.failure = event
+                self.failure = event.failed
             case Log():
                 return {"warn": "warning: ", "error": "error: "}.get(event.level, "") + event.message
         return None

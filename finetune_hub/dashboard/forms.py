@@ -15,7 +15,7 @@ from finetune_hub.catalog.dataset_sources import MAX_LENGTH as MAX_SOURCE_LENGTH
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.data.formats.mapped import PARTS
 from finetune_hub.jobs.team_use import TeamUse
-from finetune_hub.spec.recipes.translate import MAX_CHARACTERS, Translation, UnreadableRecipe, translate
+from finetune_hub.spec.recipes.translate import MAX_CHARACTERS, Translation, translate
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.sizes import size_in_words
 
@@ -225,8 +225,8 @@ class RecipeForm(forms.Form):
         text: str = self.cleaned_data["text"]
         try:
             self.translation = translate(text)
-        except UnreadableRecipe as error:
-            raise forms.ValidationError(str(error)) from error
+        except Refusal as refusal:
+            raise forms.ValidationError(str(refusal)) from refusal
         return text
 
 

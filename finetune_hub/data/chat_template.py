@@ -30,17 +30,17 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from finetune_hub.data.rows import Message, is_supervised
+from finetune_hub.spec.problem import FailureClass
+from finetune_hub.spec.refusal import Refusal
 
 Span = tuple[int, int]  # Characters [start, end).
 
 
-class InvalidChatTemplate(Exception):
+class InvalidChatTemplate(Refusal):
     """The base model's chat template or tokenizer cannot be used."""
 
     def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(f"{message} {remedy}")
-        self.message = message
-        self.remedy = remedy
+        super().__init__("unrenderable_row", message, remedy, field="base_model")
 
 
 NO_CHAT_TEMPLATE = (
@@ -52,6 +52,14 @@ NO_CHAT_TEMPLATE = (
 
 class UnrenderableRow(InvalidChatTemplate):
     """The chat template refuses this conversation."""
+
+    failure_class: FailureClass = "bad_data"
+
+
+class NothingSupervised(InvalidChatTemplate):
+    """The template works, but nothing of the answers would be learned."""
+
+    failure_class: FailureClass = "bad_data"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from finetune_hub.spec.problem import Explained, FailureClass, Problem
 from finetune_hub.spec.refusal import Refusal
 
 NAMED_DEFECTS = 3
+FIX_THE_ROWS = "Fix these rows, upload them to a hub as a new version, and submit the job again."
 
 Path = tuple[str | int, ...]  # Of a value inside a row: ("messages", 1, "role").
 
 
-class Defect(BaseModel):
-    """One defect: where it is, what it is, and what to do about it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    line: int | None = Field(
-        description="Line of the file, counted from 1, blank lines included; of a Parquet file, the row; "
-        "null: the whole file."
-    )
-    column: int | None = Field(None, description="Character of that line, counted from 1; null: the whole row.")
-    field: str | None = Field(None, description="The value in the row, such as `messages[1].role`.")
-    code: str
-    message: str = Field(description="A clause without a full stop: `no assistant turn`.")
-    remedy: str = Field(description="A whole sentence.")
+@dataclass(frozen=True)
+class Defect(Problem):
+    """A problem of a file: its message is a clause, `no assistant turn`; without a line it is about the whole file."""
 
     @property
     def place(self) -> str:
@@ -41,26 +30,28 @@ class Defect(BaseModel):
         return f"{where} {self.message}. {self.remedy}"
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A defect of one row, before its place in the file is known."""
+@dataclass(frozen=True)
+class RowProblem(Problem):
+    """A problem of one row, before its place in the file is known."""
 
-    path: Path
-    code: str
-    message: str
-    remedy: str
+    path: Path = ()
+
+    def at(self, line: int, column: int | None) -> Defect:
+        return Defect(self.code, self.message, self.remedy, spelled(self.path), line, column)
 
 
 class BadRow(Exception):
     """The row cannot be trained on."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[RowProblem]) -> None:
         super().__init__("; ".join(problem.message for problem in problems))
         self.problems = list(problems)
 
 
-class BrokenFile(Exception):
+class BrokenFile(Explained):
     """The file cannot be read on from here."""
+
+    failure_class: FailureClass = "bad_data"
 
     def __init__(self, code: str, message: str, remedy: str, *, whole_file: bool = False) -> None:
         """
@@ -68,12 +59,18 @@ class BrokenFile(Exception):
             message: A clause whose subject is the row, or the file.
             whole_file: The defect has no place of its own.
         """
-        super().__init__(f"{message}. {remedy}")
-        self.code, self.message, self.remedy, self.whole_file = code, message, remedy, whole_file
+        super().__init__(Problem(code, message, remedy))
+        self.whole_file = whole_file
+
+    def at(self, line: int) -> Defect:
+        """The defect of the line from which on nothing can be read."""
+        return Defect(self.code, self.message, self.remedy, line=None if self.whole_file else line)
 
 
-class InvalidDataset(Exception):
+class InvalidDataset(Explained):
     """The dataset has rows that cannot be trained on."""
+
+    failure_class: FailureClass = "bad_data"
 
     def __init__(self, file_name: str, defects: Sequence[Defect], count: int | None = None) -> None:
         self.file_name = file_name
@@ -81,7 +78,8 @@ class InvalidDataset(Exception):
         self.count = len(self.defects) if count is None else count
         named = " ".join(str(defect) for defect in self.defects[:NAMED_DEFECTS])
         more = self.count - min(len(self.defects), NAMED_DEFECTS)
-        super().__init__(f"{file_name}: {named}" + (f" And {more} more." if more else ""))
+        message = f"{file_name}: {named}" + (f" And {more} more." if more else "")
+        super().__init__(Problem("invalid_dataset", message, FIX_THE_ROWS))
 
 
 def refusal_of(file_name: str, defects: Sequence[Defect], count: int) -> Refusal:
@@ -94,7 +92,8 @@ def refusal_of(file_name: str, defects: Sequence[Defect], count: int) -> Refusal
         f"{place}: {first.message}.{rest}",
         first.remedy,
         field="file",
-        details=[defect.model_dump() for defect in defects],
+        details=[asdict(defect) for defect in defects],
+        failure_class="bad_data",
     )
 
 

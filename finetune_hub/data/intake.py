@@ -16,7 +16,7 @@ from pathlib import Path
 
 import orjson
 
-from finetune_hub.data.defects import BadRow, BrokenFile, Defect, InvalidDataset, Problem, json_type, spelled
+from finetune_hub.data.defects import BadRow, BrokenFile, Defect, InvalidDataset, RowProblem, json_type
 from finetune_hub.data.formats.format import Format
 from finetune_hub.data.formats.mapped import Mapped
 from finetune_hub.data.formats.registry import recognise
@@ -138,7 +138,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     try:
         file = DatasetFile(path)
     except BrokenFile as broken:
-        raise InvalidDataset(path.name, [whole_file(broken)]) from broken
+        raise InvalidDataset(path.name, [broken.at(1)]) from broken
     except UnknownFormat as unknown:
         raise InvalidDataset(path.name, [unknown_format(unknown)]) from unknown
     for found in file.rows():
@@ -147,15 +147,10 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
         yield found.line, found.row
 
 
-def whole_file(broken: BrokenFile) -> Defect:
-    return Defect(line=None if broken.whole_file else 1, code=broken.code, message=broken.message, remedy=broken.remedy)
-
-
 def unknown_format(unknown: UnknownFormat) -> Defect:
     named = ", ".join(f"`{column}`" for column in unknown.columns[:_NAMED_COLUMNS])
     more = ", …" if len(unknown.columns) > _NAMED_COLUMNS else ""
     return Defect(
-        line=None,
         code="unknown_format",
         message=f"has the columns {named}{more}, which belong to no known format",
         remedy="Say which column plays which part, such as user and assistant.",
@@ -171,37 +166,29 @@ def _to_json(row: Row) -> bytes:
         line = orjson.dumps(row.document(), option=orjson.OPT_APPEND_NEWLINE)
     except TypeError as unwritable:
         what = "nested too deeply" if "ecursion" in str(unwritable) else "holds a value that JSON does not know"
-        raise BadRow([Problem((), "not_storable", what, "Keep to texts, numbers, lists and flat objects.")]) from None
+        raise BadRow([RowProblem("not_storable", what, "Keep to texts, numbers, lists and flat objects.")]) from None
     if b"\\u0000" in line and _NUL.search(line):
-        raise BadRow([Problem((), "not_storable", "holds a NUL character", "Remove that character.")])
+        raise BadRow([RowProblem("not_storable", "holds a NUL character", "Remove that character.")])
     return line
 
 
-_MIXED = Problem(
-    (),
+_MIXED = RowProblem(
     "mixed_rows",
     "a row of another kind than the first one",
     "Upload rows of one kind, and name several datasets in the job.",
 )
 
 
-def _not_an_object(value: object) -> Problem:
-    return Problem((), "not_an_object", f"a JSON {json_type(value)}, not an object", 'Write {"messages": […]}.')
+def _not_an_object(value: object) -> RowProblem:
+    return RowProblem("not_an_object", f"a JSON {json_type(value)}, not an object", 'Write {"messages": […]}.')
 
 
-def _placed(problem: Problem, record: Record) -> Defect:
+def _placed(problem: RowProblem, record: Record) -> Defect:
     line: int = record.line
     column = None
     if record.raw is not None and (place := place_of(record.raw, problem.path)):
         line, column = line + place[0], place[1]
-    return Defect(
-        line=line,
-        column=column,
-        field=spelled(problem.path),
-        code=problem.code,
-        message=problem.message,
-        remedy=problem.remedy,
-    )
+    return problem.at(line, column)
 
 
 def _raw_of(record: Record) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from finetune_hub.data.defects import BrokenFile, Defect, InvalidDataset, refusal_of
 from finetune_hub.data.formats.mapped import PARTS
-from finetune_hub.data.intake import DatasetFile, Rejected, UnknownFormat, unknown_format, whole_file
+from finetune_hub.data.intake import DatasetFile, Rejected, UnknownFormat, unknown_format
 from finetune_hub.data.rows import ChatRow, CompletionRow, LabelledRow, PreferenceRow, TextRow
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.row_kinds import RowKind
@@ -101,6 +102,7 @@ class DatasetReport(BaseModel):
                 f"{unknown.remedy} The parts are {', '.join(PARTS)}.",
                 field="mapping",
                 details=[{"column": column} for column in self.columns],
+                failure_class="bad_data",
             )
         return refusal_of(self.file_name, self.errors, self.error_count)
 
@@ -177,7 +179,10 @@ def _read(
 def _quarantined(rejected: Rejected) -> bytes:
     document = {
         "line": rejected.defects[0].line,
-        "errors": [defect.model_dump(exclude={"line"}, exclude_none=True) for defect in rejected.defects],
+        "errors": [
+            {name: value for name, value in asdict(defect).items() if name != "line" and value is not None}
+            for defect in rejected.defects
+        ],
         "row": rejected.raw.decode(errors="replace"),
     }
     return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
@@ -186,7 +191,7 @@ def _quarantined(rejected: Rejected) -> bytes:
 def _defects_of(unusable: BrokenFile | UnknownFormat | InvalidDataset) -> list[Defect]:
     match unusable:
         case BrokenFile():
-            return [whole_file(unusable)]
+            return [unusable.at(1)]
         case UnknownFormat():
             return [unknown_format(unusable)]
         case InvalidDataset():

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import inspect
 
+from finetune_hub.spec.problem import Explained, Failed, FailureClass
 
-class EmbeddedError(Exception):
+
+class EmbeddedError(Explained):
     """The hub cannot run on this machine.
 
     Look at the logs.
     """
 
+    failure_class: FailureClass = "infrastructure"
+
     def __init__(self, **facts: object) -> None:
-        problem, _, remedy = (inspect.getdoc(type(self)) or type(self).__name__).partition("\n\n")
-        self.problem = " ".join(problem.split()).format(**facts)
-        self.remedy = " ".join(remedy.split()).format(**facts)
-        super().__init__(f"{self.problem} {self.remedy}".strip())
+        told = (inspect.getdoc(type(self)) or type(self).__name__).partition("\n\n")
+        message, _, remedy = (" ".join(part.split()).format(**facts) for part in told)
+        super().__init__(Failed(self.failure_class, message, remedy))
 
 
 class HomeInUse(EmbeddedError):

@@ -24,11 +24,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from finetune_hub import plugins
-from finetune_hub.data.defects import InvalidDataset
-from finetune_hub.engine.errors import BadData, EngineError, Infrastructure, OutOfMemory, Stopped
+from finetune_hub.engine.errors import EngineError, Infrastructure, OutOfMemory, Stopped
 from finetune_hub.machine.durable_files import write_durably
 from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec import events, run
+from finetune_hub.spec.problem import Explained
 
 RANK_END_SECONDS = 30.0
 
@@ -66,20 +66,18 @@ def _run(command: Command, document: Any, log: EventLog) -> int:
         log.emit(events.Stopped(step=stopped.step))
         return events.EXIT_STOPPED
     except Exception as error:  # noqa: BLE001 - the process ends here, and its last line must say why
-        failure = _explain(error)
-        log.emit(events.Failure(failure_class=failure.failure_class, message=failure.message, remedy=failure.remedy))
-        if type(failure) is EngineError:
+        explained = _explain(error)
+        log.emit(events.Failure.of(explained.failed))
+        if type(explained) is EngineError:
             traceback.print_exc()
         return events.EXIT_FAILED
     return events.EXIT_SUCCEEDED
 
 
-def _explain(error: Exception) -> EngineError:
+def _explain(error: Exception) -> Explained:
     """The failure as the user should read it."""
-    if isinstance(error, EngineError):
+    if isinstance(error, Explained):
         return error
-    if isinstance(error, InvalidDataset):
-        return BadData(str(error), "Fix these rows and submit the job again.")
     if _is_out_of_memory(error):
         return OutOfMemory(
             f"The run does not fit in memory ({str(error).strip().splitlines()[0]}).",

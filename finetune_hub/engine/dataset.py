@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from finetune_hub.artifacts.manifest import sha256_of
-from finetune_hub.data.chat_template import ChatTemplate, EncodedRow, InvalidChatTemplate, UnrenderableRow
+from finetune_hub.data.chat_template import ChatTemplate, EncodedRow, InvalidChatTemplate
 from finetune_hub.data.defects import InvalidDataset
 from finetune_hub.data.intake import read_rows
 from finetune_hub.data.report import look_at
 from finetune_hub.data.rows import Row
-from finetune_hub.engine.errors import BadConfig, BadData
+from finetune_hub.engine.errors import BadData
 from finetune_hub.engine.transfer import send
 from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.run import DatasetFile
@@ -137,7 +137,7 @@ def load_dataset(file: DatasetFile, template: ChatTemplate, max_seq_len: int, lo
     Raises:
         InvalidDataset: a row is defective.
         BadData: the file is not the one that was registered, or nothing in it is supervised.
-        BadConfig: the base model's chat template cannot be used.
+        InvalidChatTemplate: the base model's cannot be used, or refuses a row.
     """
     check_hash(file)
     rows: list[TokenRow] = []
@@ -146,10 +146,9 @@ def load_dataset(file: DatasetFile, template: ChatTemplate, max_seq_len: int, lo
         name = f"{file.path.name} line {line}"
         try:
             token_row = encode(template, row, max_seq_len, name)
-        except UnrenderableRow as refused:
-            raise BadData(f"{name}: {refused.message}", refused.remedy) from refused
         except InvalidChatTemplate as unusable:
-            raise BadConfig(f"{name}: {unusable.message}", unusable.remedy) from unusable
+            unusable.put_at(name)
+            raise
         (rows if token_row.teaches else mute).append(token_row)
     named = ", ".join(row.name for row in mute[:_NAMED_ROWS])
     if not rows:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from finetune_hub.spec.events import FailureClass
+from finetune_hub.spec.problem import Explained, Failed, FailureClass
 
 
-class EngineError(Exception):
+class EngineError(Explained):
     """The run cannot go on."""
 
     failure_class: FailureClass = "internal"
 
     def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(f"{message} {remedy}")
-        self.message = message
-        self.remedy = remedy
+        super().__init__(Failed(self.failure_class, message, remedy))
 
 
 class BadConfig(EngineError):

@@ -16,7 +16,7 @@ from finetune_hub.data.intake import read_rows
 from finetune_hub.data.report import look_at
 from finetune_hub.data.rows import CompletionRow, Row, TextRow, as_chat
 from finetune_hub.engine.dataset import check_hash
-from finetune_hub.engine.errors import BadConfig, BadData
+from finetune_hub.engine.errors import BadData
 from finetune_hub.engine.generate import generate
 from finetune_hub.engine.model import choose_dtype, load_base_model
 from finetune_hub.engine.peft import peft_format
@@ -42,13 +42,10 @@ def evaluate(run: EvaluateRun, log: EventLog) -> EvaluateResult:
     """Answer every row twice and write `predictions.jsonl`.
 
     Raises:
-        EngineError: data, base model or adapter cannot be used.
+        EngineError, InvalidChatTemplate: data, base model or adapter cannot be used.
     """
-    try:
-        template = ChatTemplate.from_folder(run.base_model_dir)
-        stop_ids = template.stop_token_ids()
-    except InvalidChatTemplate as unusable:
-        raise BadConfig(unusable.message, unusable.remedy) from unusable
+    template = ChatTemplate.from_folder(run.base_model_dir)
+    stop_ids = template.stop_token_ids()
     questions = [_question(template, line, row) for line, row in islice(_rows(run), run.max_rows)]
     dtype = choose_dtype(run.dtype, run.base_model_dir, run.device, log)
     quantization = None if run.quantization is None else Quantization(run.quantization, run.double_quantization)
@@ -116,4 +113,5 @@ def _question(template: ChatTemplate, line: int, row: Row) -> Question:
             expected=(chat.messages[last].get("content") or "").strip(),
         )
     except InvalidChatTemplate as refused:
-        raise BadData(f"Line {line}: {refused.message}", refused.remedy) from refused
+        refused.put_at(f"Line {line}")
+        raise

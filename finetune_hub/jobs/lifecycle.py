@@ -31,21 +31,12 @@ from finetune_hub.jobs.models import (
 )
 from finetune_hub.jobs.news import tell_of
 from finetune_hub.jobs.second_tries import adapt
-from finetune_hub.spec.events import FailureClass
+from finetune_hub.spec.problem import Failed
 from finetune_hub.spec.refusal import Refusal
 
 RAISE_THE_LIMIT = "Raise `runtime.max_duration` in a clone, or look in the log for what held the trainer up."
 MAX_FRUITLESS_ATTEMPTS = 5
 MAX_RETRY_DELAY_FACTOR = 32
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Why an attempt failed, and what the user can do."""
-
-    failure_class: FailureClass
-    message: str
-    remedy: str
 
 
 @dataclass(frozen=True)
@@ -116,7 +107,7 @@ def end_attempt(attempt: Attempt, state: AttemptState, failed: Failed | None = N
     Attempt.objects.filter(pk=attempt.pk).update(
         state=state,
         finished_at=Now(),
-        failure_class=failed.failure_class if failed else "",
+        failure_class=failed.code if failed else "",
         failure_message=failed.message if failed else "",
     )
     DeviceUse.objects.filter(attempt=attempt, released_at=None).update(released_at=Now())
@@ -132,7 +123,7 @@ def end_job(
         finished_at=Now(),
         waiting_reason="",
         eta_seconds=None,
-        failure_class=failed.failure_class if failed else "",
+        failure_class=failed.code if failed else "",
         failure_message=failed.message if failed else "",
         failure_remedy=failed.remedy if failed else "",
     )
@@ -178,7 +169,7 @@ def fail_followers(job: Job, state: JobState) -> None:
 
 def fail_job(job: Job, failed: Failed) -> None:
     """Any unfinished state → failed."""
-    end_job(job, JobState.FAILED, f"Failed: {failed.message} {failed.remedy}", failed=failed)
+    end_job(job, JobState.FAILED, f"Failed: {failed}", failed=failed)
 
 
 # ---- attempts that fail
@@ -191,7 +182,7 @@ def settle_failure(job: Job, attempt: Attempt, state: AttemptState, failed: Fail
         end_job(job, JobState.CANCELLED, "Cancelled.")
         return
     fruitless = 1 if made_progress(attempt) else job.fruitless_attempts + 1
-    change = None if fruitless >= MAX_FRUITLESS_ATTEMPTS else adapt(job, attempt, failed.failure_class)
+    change = None if fruitless >= MAX_FRUITLESS_ATTEMPTS else adapt(job, attempt, failed.code)
     if change is None:
         fail_job(job, failed)
         return
@@ -199,7 +190,7 @@ def settle_failure(job: Job, attempt: Attempt, state: AttemptState, failed: Fail
     Job.objects.filter(pk=job.pk).update(fruitless_attempts=fruitless, not_before=Now() + delay)
     add_events(job, [EventDraft(f"Attempt {attempt.number} ended: {failed.message}", "warn")], attempt=attempt)
     next_try = f"{change} It goes on {job.next_start()}.".lstrip()
-    if failed.failure_class == "out_of_memory":
+    if failed.code == "out_of_memory":
         look_at_again(job, next_try)
     else:
         enqueue(job, next_try)

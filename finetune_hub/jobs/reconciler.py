@@ -9,11 +9,12 @@ from django.db.models.functions import Now
 
 from finetune_hub.fleet.pokes import poke_control, poke_worker
 from finetune_hub.fleet.worker_role import end_long_transactions
-from finetune_hub.jobs.lifecycle import Failed, end_attempt, enqueue, fail_followers, lock_job, settle_failure, time_out
+from finetune_hub.jobs.lifecycle import end_attempt, enqueue, fail_followers, lock_job, settle_failure, time_out
 from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobState, StopWish
 from finetune_hub.jobs.news import tell_of_ended_jobs
 from finetune_hub.jobs.scheduler import schedule_pass
 from finetune_hub.jobs.without_device import advance_pass
+from finetune_hub.spec.problem import Failed
 
 PASS_LIMIT = 200
 REPOKE_AFTER = timedelta(seconds=5)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from finetune_hub.jobs.models import Attempt, Job
 from finetune_hub.scheduling.shrinking import in_words
-from finetune_hub.spec.events import FailureClass
+from finetune_hub.spec.problem import FailureClass
 
 RETRYABLE: frozenset[FailureClass] = frozenset({"worker_lost", "infrastructure"})
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from django.db import transaction
 
-from finetune_hub.artifacts.manifest import ArtifactError
-from finetune_hub.data.chat_template import InvalidChatTemplate
-from finetune_hub.data.defects import InvalidDataset
-from finetune_hub.jobs.lifecycle import Failed, enqueue, fail_job, lock_job
+from finetune_hub.jobs.lifecycle import enqueue, fail_job, lock_job
 from finetune_hub.jobs.models import Job, JobState
+from finetune_hub.spec.problem import Explained
 
 
 def validate_job(job_id: str) -> None:
@@ -19,12 +17,8 @@ def validate_job(job_id: str) -> None:
     failed, message = None, ""
     try:
         message = job.of_kind.check(job)
-    except InvalidDataset as error:
-        failed = Failed("bad_data", str(error), "Fix the rows, upload them as a new version and submit again.")
-    except InvalidChatTemplate as error:
-        failed = Failed("bad_data", error.message, error.remedy)
-    except ArtifactError as error:
-        failed = Failed("infrastructure", str(error), "Ask whoever runs the artifact store.")
+    except Explained as error:
+        failed = error.failed
     seconds = None if failed else job.of_kind.expected_seconds(job)
     needed = job.memory_bytes_needed if failed else job.of_kind.memory_bytes_needed(job)
     with transaction.atomic():

@@ -23,7 +23,6 @@ from finetune_hub.fleet.models import Device, DeviceSample, Worker
 from finetune_hub.fleet.pokes import poke_control
 from finetune_hub.jobs.lifecycle import (
     EventDraft,
-    Failed,
     add_events,
     end_attempt,
     end_job,
@@ -48,6 +47,7 @@ from finetune_hub.spec.events import Checkpoint as CheckpointEvent
 from finetune_hub.spec.events import EngineEvent, Evaluation, Listening, Log, Plan, Progress, Resolved, Step, Stopped
 from finetune_hub.spec.events import Failure as FailureEvent
 from finetune_hub.spec.files import FileEntry
+from finetune_hub.spec.problem import Failed
 
 log = logging.getLogger(__name__)
 

@@ -133,7 +133,8 @@ def probe_artifacts() -> str:
         with store.open(key) as stored:
             received = stored.read()
         store.delete(key)
-    except (ArtifactError, OSError) as error:
+    except (ArtifactError, OSError) as failed:
+        error = failed.message if isinstance(failed, ArtifactError) else failed
         return f"A file cannot be written, read and deleted: {error} Check ARTIFACT_URL, its credentials and its disk."
     if received != sent:
         return "What was written is not what was read. Check what else writes below ARTIFACT_URL."

@@ -53,5 +53,5 @@ def check_database_is_not_newer(*, databases: Sequence[str] | None = None, **_: 
         if databases:
             find_upgrade().refuse_newer()
     except DatabaseNewer as error:
-        return [Error(error.problem, hint=error.remedy, id="operations.E001")]
+        return [Error(error.message, hint=error.remedy, id="operations.E001")]
     return []

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from pydantic import BaseModel, ValidationError
+
+from finetune_hub.spec.refusal import Refusal
 
 Schema = dict[str, Any]
 
 
-def defects_of(error: ValidationError, model: type[BaseModel]) -> Iterator[dict[str, Any]]:
-    """`loc`, `message` and `remedy` of each defect.
+class DocumentDefect(TypedDict):
+    """One defect, as the API's `details` have it."""
+
+    loc: list[int | str]
+    """Its place in the document, step by step."""
+    message: str
+    """A clause without a full stop."""
+    remedy: str
+
+
+def refuse_document(error: ValidationError, model: type[BaseModel], code: str) -> Refusal:
+    """The refusal of a document that does not fit its model, with an entry in `details` for each defect."""
+    details = list(defects_of(error, model))
+    first, more = details[0], len(details) - 1
+    rest = f" ({more} more {'error' if more == 1 else 'errors'} below.)" if more else ""
+    field = ".".join(map(str, first["loc"])) or None
+    place = f"`{field}`: " if field else ""
+    message = f"{place}{first['message']}.{rest}"
+    return Refusal(code, message, first["remedy"], field=field, details=[{**detail} for detail in details])
+
+
+def defects_of(error: ValidationError, model: type[BaseModel]) -> Iterator[DocumentDefect]:
+    """Each defect of the document, for page, API and terminal alike.
 
     A field that is not there is answered with the nearest name that its place has, or with the place that has it.
     """
     for defect in error.errors(include_url=False, include_context=False):
-        message, remedy = defect["msg"].removeprefix("Value error, "), "Give it a value that fits."
+        message, remedy = defect["msg"].removeprefix("Value error, ").rstrip("."), "Give it a value that fits."
         if defect["type"] == "extra_forbidden":
             message, remedy = "there is no such field", _advice(model.model_json_schema(), defect["loc"])
         elif defect["type"] == "missing":

@@ -6,25 +6,14 @@ The worker tails the file by offset, so a line must be complete once its newline
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.measures import MEASURES
 from finetune_hub.spec.part import Part
-
-FailureClass = Literal[
-    "bad_config",
-    "bad_data",
-    "out_of_memory",
-    "diverged",
-    "worker_lost",
-    "infrastructure",
-    "timed_out",
-    "dependency",
-    "internal",
-]
+from finetune_hub.spec.problem import Failed, FailureClass
 
 
 class Event(Part):
@@ -143,6 +132,14 @@ class Failure(Event):
     failure_class: FailureClass
     message: str
     remedy: str
+
+    @classmethod
+    def of(cls, failed: Failed) -> Self:
+        return cls(failure_class=failed.code, message=failed.message, remedy=failed.remedy)
+
+    @property
+    def failed(self) -> Failed:
+        return Failed(self.failure_class, self.message, self.remedy)
 
 
 class Stopped(Event):

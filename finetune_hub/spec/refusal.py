@@ -1,4 +1,4 @@
-"""The one way in which the service says no: a code for programs, a sentence for people, and what to do about it.
+"""The one way in which the service says no to a request: a problem, its defects, and in which way it cannot be done.
 
 Actions raise it; the page shows it beside the field, the API sends it as its error body, and the CLI prints it.
 """
@@ -8,14 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from finetune_hub.spec.problem import Explained, Failed, FailureClass, Problem
+
 # In which way it cannot be carried out. What that is in HTTP, the API says.
 RefusalKind = Literal[
     "invalid", "malformed", "forbidden", "missing", "gone", "conflict", "too_large", "too_many", "failed", "unavailable"
 ]
+NAMED_DEFECTS = 4
 
 
-class Refusal(Exception):
+class Refusal(Explained):
     """The request cannot be carried out as it is."""
+
+    failure_class: FailureClass = "bad_config"
 
     def __init__(
         self,
@@ -26,7 +31,20 @@ class Refusal(Exception):
         field: str | None = None,
         details: Sequence[dict[str, Any]] = (),
         kind: RefusalKind = "invalid",
+        failure_class: FailureClass | None = None,
     ) -> None:
-        super().__init__(f"{message} {remedy}")
-        self.code, self.message, self.remedy = code, message, remedy
-        self.field, self.details, self.kind = field, list(details), kind
+        """
+        Args:
+            details: One entry for each defect, as the API sends it.
+            failure_class: As what a run fails that was refused it; None: as its class says.
+        """
+        super().__init__(Problem(code, message, remedy, field))
+        self.details, self.kind = list(details), kind
+        self.failure_class = failure_class or self.failure_class
+
+    @property
+    def failed(self) -> Failed:
+        """With the first defects of a file, which a run has no other place for."""
+        first = [detail for detail in self.details[1:NAMED_DEFECTS] if detail.get("line")]
+        defects = [f"line {detail['line']}: {detail['message']}" for detail in first]
+        return Failed(self.failure_class, " ".join([self.message, *defects]), self.remedy)

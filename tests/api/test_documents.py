@@ -33,8 +33,10 @@ def test_the_schema_is_served_to_anybody() -> None:
 
 def test_every_error_code_is_documented() -> None:
     service, terminal, rows = documented()
-    assert service == raised("Refusal") | {code for code, _ in REMEDIES.values()} | defaults_of("code") | {BUSY}
-    assert terminal == (raised("HubError") | raised("HubRefusal")) - service - rows
+    made = raised("Refusal") | raised("__init__") | raised("Problem", "finetune_hub/data")
+    assert service == made | {code for code, _ in REMEDIES.values()} | defaults_of("code") | {BUSY}
+    said = raised("HubError") | raised("HubRefusal") | raised("Problem", "finetune_hub/cli")
+    assert terminal == said - service - rows
     assert rows == row_codes()
 
 
@@ -50,9 +52,10 @@ def calls(*folders: str) -> Iterator[ast.Call]:
             yield from (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
 
 
-def raised(exception: str) -> set[str]:
-    """The literal codes with which the exception is made, anywhere."""
-    named = (call for call in calls("finetune_hub", "workers") if getattr(call.func, "id", "") == exception)
+def raised(exception: str, *folders: str) -> set[str]:
+    """The literal codes with which the exception, or problem, is made in these folders; anywhere when none is named."""
+    found = calls(*(folders or ("finetune_hub", "workers")))
+    named = (call for call in found if exception in {getattr(call.func, "id", ""), getattr(call.func, "attr", "")})
     return {call.args[0].value for call in named if call.args and isinstance(call.args[0], ast.Constant)}  # type: ignore[misc]
 
 
@@ -65,7 +68,7 @@ def defaults_of(parameter: str) -> set[str]:
 
 def row_codes() -> set[str]:
     """The codes of defects in dataset files: each is a literal where a defect is made, below finetune_hub/data/."""
-    makers = {"BrokenFile": 0, "problem": 0, "Problem": 1, "unread": 1, "_unparsed": 3}
+    makers = {"BrokenFile": 0, "problem": 0, "RowProblem": 0, "unread": 1, "_unparsed": 3}
     found: list[ast.expr] = []
     for call in calls("finetune_hub/data"):
         place = makers.get(getattr(call.func, "id", ""), len(call.args))

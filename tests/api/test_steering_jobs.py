@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from finetune_hub.jobs.lifecycle import Failed, fail_job, lock_job
+from finetune_hub.jobs.lifecycle import fail_job, lock_job
 from finetune_hub.jobs.models import Checkpoint, Job
+from finetune_hub.spec.problem import Failed
 from tests.api.conftest import World
 from tests.factories import make_dataset_version
 

@@ -22,10 +22,11 @@ from finetune_hub.catalog.aliases import set_alias
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.fleet.models import Device, DeviceSample
 from finetune_hub.jobs.kinds.base_model_import import import_base_model
-from finetune_hub.jobs.lifecycle import EventDraft, Failed, add_events, end_job, lock_job
+from finetune_hub.jobs.lifecycle import EventDraft, add_events, end_job, lock_job
 from finetune_hub.jobs.models import Attempt, Job, JobState, MetricPoint, Publication
 from finetune_hub.registry.model_card import write_card
 from finetune_hub.registry.models import AdapterVersion
+from finetune_hub.spec.problem import Failed
 from tests import factories
 from tests.tiny_models import make_tokenizer
 

@@ -28,10 +28,10 @@ FIND = """
 import sys
 from pathlib import Path
 from finetune_hub.cli.base_model import find_base_model
-from finetune_hub.cli.connection import HubError
+from finetune_hub.spec.refusal import Refusal
 try:
     print(find_base_model(sys.argv[1], relative_to=Path.cwd()))
-except HubError as error:
+except Refusal as error:
     sys.exit(f"{error.code}: {error.message} {error.remedy}")
 """
 

@@ -18,8 +18,9 @@ from finetune_hub.accounts.models import Team
 from finetune_hub.cli import client
 from finetune_hub.cli.client import Hub
 from finetune_hub.cli.connection import HubError
-from finetune_hub.jobs.lifecycle import Failed, end_job, lock_job
+from finetune_hub.jobs.lifecycle import end_job, lock_job
 from finetune_hub.jobs.models import Job, JobState
+from finetune_hub.spec.problem import Failed
 from finetune_hub.spec.training import TrainingSpec
 from tests.api.bad_files import GOOD_ROW
 from tests.cli.conftest import RunCommand, run_command

@@ -13,7 +13,6 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models.functions import Now
 
 from finetune_hub.jobs import worker_port
-from finetune_hub.jobs.lifecycle import Failed
 from finetune_hub.jobs.models import Attempt, AttemptState, DeviceUse, Job, JobState
 from finetune_hub.jobs.reconciler import expire_attempts
 from finetune_hub.jobs.scheduler import schedule_pass
@@ -21,6 +20,7 @@ from finetune_hub.jobs.worker_port import Lease, LeaseLost
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.events import Log, Step
 from finetune_hub.spec.files import FileEntry
+from finetune_hub.spec.problem import Failed
 from tests.factories import make_attempt, make_job, make_team, make_user, make_worker
 from workers.control import validate
 

@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.kinds.training import submit_training
-from finetune_hub.jobs.lifecycle import Failed, enqueue, fail_job, lock_job
+from finetune_hub.jobs.lifecycle import enqueue, fail_job, lock_job
 from finetune_hub.jobs.models import Attempt, Job, JobState
 from finetune_hub.jobs.planning import memory_needed
 from finetune_hub.jobs.reconciler import OVERTIME, fail_what_never_starts, time_out_attempts
@@ -23,7 +23,7 @@ from finetune_hub.jobs.steering import cancel_job, retry_job
 from finetune_hub.jobs.validation import validate_job
 from finetune_hub.jobs.worker_port import Lease
 from finetune_hub.scheduling.shrinking import smaller
-from finetune_hub.spec.events import FailureClass
+from finetune_hub.spec.problem import Failed, FailureClass
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import make_attempt, make_base_model, make_job, make_spec, make_team, make_user, make_worker
 from tests.jobs.test_steering import checkpoint

@@ -18,7 +18,7 @@ from finetune_hub.catalog.tombstones import delete_version
 from finetune_hub.fleet.actions import drain_worker, release_device, resume_worker, set_quota, share_device
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs import worker_port
-from finetune_hub.jobs.lifecycle import Failed, preempt
+from finetune_hub.jobs.lifecycle import preempt
 from finetune_hub.jobs.models import Attempt, DeviceUse, Job, JobState
 from finetune_hub.jobs.reconciler import expire_attempts
 from finetune_hub.jobs.scheduler import schedule_pass
@@ -33,6 +33,7 @@ from finetune_hub.jobs.steering import (
 from finetune_hub.jobs.validation import validate_job
 from finetune_hub.jobs.worker_port import Lease
 from finetune_hub.spec.files import FileEntry
+from finetune_hub.spec.problem import Failed
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import make_job, make_member, make_team, make_user, make_worker
 

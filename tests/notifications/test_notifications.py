@@ -19,13 +19,14 @@ from django.urls import reverse
 
 from finetune_hub.accounts.models import AuditEvent, Role, Team, User
 from finetune_hub.accounts.sealing import Unreadable, seal, unseal
-from finetune_hub.jobs.lifecycle import Failed, end_job, lock_job
+from finetune_hub.jobs.lifecycle import end_job, lock_job
 from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.notifications import webhook
 from finetune_hub.notifications.actions import connect_chat, disconnect_chat, wish_for_email
 from finetune_hub.notifications.delivery import deliver_pass
 from finetune_hub.notifications.models import MAX_TRIES, ChatWebhook, Notification, Wants
 from finetune_hub.notifications.webhook import check_address
+from finetune_hub.spec.problem import Failed
 from finetune_hub.spec.refusal import Refusal
 from tests.dashboard.conftest import signed_in
 from tests.factories import make_job, make_member, make_team, make_user

@@ -22,13 +22,13 @@ from finetune_hub.fleet.actions import remove_worker
 from finetune_hub.fleet.models import Worker, WorkerRole
 from finetune_hub.fleet.worker_role import Invitation, end_long_transactions, invite_worker, revoke_role
 from finetune_hub.jobs import worker_port
-from finetune_hub.jobs.lifecycle import Failed
 from finetune_hub.jobs.models import Attempt, AttemptState, Checkpoint, DeviceUse, Job, JobState
 from finetune_hub.jobs.news import tell_of_ended_jobs
 from finetune_hub.jobs.scheduler import schedule_pass
 from finetune_hub.jobs.worker_port import DeviceReading, DeviceReport, Lease, LeaseLost
 from finetune_hub.notifications.models import EmailWish, Notification
 from finetune_hub.registry.models import AdapterVersion
+from finetune_hub.spec.problem import Failed
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import make_adapter_version, make_attempt, make_job, make_team, make_user, make_worker
 from tests.integration.conftest import wait_until

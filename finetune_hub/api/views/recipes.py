@@ -13,7 +13,7 @@ from finetune_hub.api.bodies import read_body
 from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.recipes.draft import Outcome
-from finetune_hub.spec.recipes.translate import MAX_CHARACTERS, UnreadableRecipe, translate
+from finetune_hub.spec.recipes.translate import MAX_CHARACTERS, translate
 from finetune_hub.spec.refusal import Refusal
 
 
@@ -49,10 +49,7 @@ class ImportRecipe(HubView):
     def post(self, request: Request) -> Response:
         """Translate a recipe of Axolotl or LLaMA-Factory, and tell what became of each key. Nothing is submitted."""
         body = read_body(request, ForeignRecipe)
-        try:
-            translation = translate(body.text)
-        except UnreadableRecipe as error:
-            raise Refusal("unreadable_recipe", error.problem, error.remedy, field="text") from error
+        translation = translate(body.text)
         if translation.spec is None:
             details = [
                 {"loc": note.key.split("."), "message": note.sentence, "remedy": "Change it, or leave it out."}

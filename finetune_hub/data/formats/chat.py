@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_hub.data.defects import Problem
+from finetune_hub.data.defects import RowProblem
 from finetune_hub.data.formats.format import Document, first_of, optional_text, raise_any
 from finetune_hub.data.formats.messages import is_plain, read_messages, read_tools
 from finetune_hub.data.rows import ChatRow, Message, is_supervised
@@ -47,7 +47,7 @@ def chat_row(row: Document, name: str) -> ChatRow:
     """
     if len(row) == 1 and is_plain(turns := row.get(name)) and is_supervised(turns[-1]):
         return ChatRow(turns)
-    problems: list[Problem] = []
+    problems: list[RowProblem] = []
     messages = conversation_at(row, name, problems)
     tools = read_tools(row["tools"], problems) if row.get("tools") is not None else None
     if not problems:
@@ -56,13 +56,12 @@ def chat_row(row: Document, name: str) -> ChatRow:
     return ChatRow(messages, tools)
 
 
-def conversation_at(row: Document, name: str, problems: list[Problem]) -> list[Message]:
+def conversation_at(row: Document, name: str, problems: list[RowProblem]) -> list[Message]:
     """The conversation under the name, with the row's own system text ahead."""
     if row.get(name) is None:
         keys = ", ".join(sorted(map(str, row))[:6]) or "none"
         problems.append(
-            Problem(
-                (),
+            RowProblem(
                 "no_messages",
                 f"no `{name}` list (its keys: {keys})",
                 f'Write {{"{name}": [{{"role", "content"}}, …]}}.',
@@ -74,11 +73,14 @@ def conversation_at(row: Document, name: str, problems: list[Problem]) -> list[M
     return [{"role": "system", "content": system}, *messages] if system else messages
 
 
-def _check_answers(messages: list[Message], name: str, problems: list[Problem]) -> None:
+def _check_answers(messages: list[Message], name: str, problems: list[RowProblem]) -> None:
     if not messages:
         problems.append(
-            Problem(
-                (name,), "empty_messages", f"`{name}` is empty", "Add a user and an assistant turn, or delete the row."
+            RowProblem(
+                "empty_messages",
+                f"`{name}` is empty",
+                "Add a user and an assistant turn, or delete the row.",
+                path=(name,),
             )
         )
     elif not any(map(is_supervised, messages)):
@@ -86,7 +88,7 @@ def _check_answers(messages: list[Message], name: str, problems: list[Problem]) 
             what, remedy = "every assistant turn has weight 0", "Give one of them weight 1."
         else:
             what, remedy = "no assistant turn", "Add the answer that the model should learn."
-        problems.append(Problem((name,), "no_assistant_turn", what, remedy))
+        problems.append(RowProblem("no_assistant_turn", what, remedy, path=(name,)))
 
 
 def _is_sharegpt(turns: object) -> bool:

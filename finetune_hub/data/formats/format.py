@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from finetune_hub.data.defects import BadRow, Path, Problem, json_type
+from finetune_hub.data.defects import BadRow, Path, RowProblem, json_type
 from finetune_hub.data.rows import Row
 
 Document = dict[str, Any]
@@ -27,17 +27,17 @@ class Format(Protocol):
         """
 
 
-def text_at(row: Document, name: str, problems: list[Problem], *, path: Path = ()) -> str:
+def text_at(row: Document, name: str, problems: list[RowProblem], *, path: Path = ()) -> str:
     """The text under a name; a problem, and an empty text, when there is none."""
     value = row.get(name)
     if not isinstance(value, str):
         what = "is missing" if value is None else f"is a {json_type(value)}, not a text"
-        problems.append(Problem((*path, name), "invalid_content", f"`{name}` {what}", "Give it one string."))
+        problems.append(RowProblem("invalid_content", f"`{name}` {what}", "Give it one string.", path=(*path, name)))
         return ""
     return value
 
 
-def optional_text(row: Document, name: str, problems: list[Problem]) -> str:
+def optional_text(row: Document, name: str, problems: list[RowProblem]) -> str:
     """The text under a name; empty when there is none."""
     return "" if row.get(name) is None else text_at(row, name, problems)
 
@@ -53,7 +53,7 @@ def quoted(*names: str) -> str:
     return " and ".join([", ".join(marks[:-1]), marks[-1]]) if len(marks) > 1 else marks[0]
 
 
-def raise_any(problems: list[Problem]) -> None:
+def raise_any(problems: list[RowProblem]) -> None:
     """Raises:
     BadRow: there is a problem.
     """
@@ -61,7 +61,9 @@ def raise_any(problems: list[Problem]) -> None:
         raise BadRow(problems)
 
 
-def no_answer(problems: list[Problem], name: str) -> None:
+def no_answer(problems: list[RowProblem], name: str) -> None:
     problems.append(
-        Problem((name,), "no_assistant_turn", f"`{name}` is empty", "Add the answer that the model should learn.")
+        RowProblem(
+            "no_assistant_turn", f"`{name}` is empty", "Add the answer that the model should learn.", path=(name,)
+        )
     )

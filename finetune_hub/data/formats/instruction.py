@@ -6,7 +6,7 @@ and not learned again.
 
 from __future__ import annotations
 
-from finetune_hub.data.defects import Problem
+from finetune_hub.data.defects import RowProblem
 from finetune_hub.data.formats.format import (
     Document,
     first_of,
@@ -41,7 +41,7 @@ class Alpaca:
         return f"it has {quoted('instruction', answer)}" if "instruction" in row and answer else None
 
     def convert(self, row: Document) -> ChatRow:
-        problems: list[Problem] = []
+        problems: list[RowProblem] = []
         messages = instruction_prompt(row, problems)
         answer = text_at(row, _answer_of(row) or "output", problems)
         if not problems and not answer:
@@ -69,7 +69,7 @@ def turns_row(row: Document, question: str, answer: str, system: str | None) -> 
     Raises:
         BadRow: with each of its problems.
     """
-    problems: list[Problem] = []
+    problems: list[RowProblem] = []
     system_text = optional_text(row, system, problems) if system else ""
     messages = [
         {"role": "user", "content": text_at(row, question, problems)},
@@ -81,18 +81,18 @@ def turns_row(row: Document, question: str, answer: str, system: str | None) -> 
     return ChatRow([{"role": "system", "content": system_text}, *messages] if system_text else messages)
 
 
-def instruction_prompt(row: Document, problems: list[Problem]) -> list[Message]:
+def instruction_prompt(row: Document, problems: list[RowProblem]) -> list[Message]:
     """System text, history, and the instruction with its input: everything ahead of the answer."""
     system = optional_text(row, "system", problems)
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
     history = row.get("history") or []
     if not isinstance(history, list) or not all(isinstance(p, list) and len(p) == 2 for p in history):
         problems.append(
-            Problem(
-                ("history",),
+            RowProblem(
                 "invalid_content",
                 "`history` is no list of pairs",
                 'Write [["question", "answer"], …], or leave it out.',
+                path=("history",),
             )
         )
         history = []

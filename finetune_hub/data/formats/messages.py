@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 import orjson
 
-from finetune_hub.data.defects import Path, Problem, json_type
+from finetune_hub.data.defects import Path, RowProblem, json_type
 from finetune_hub.data.rows import ROLES, Message
 
 _ROLE_SPELLINGS = {
@@ -39,17 +39,17 @@ _LEARN_KEYS = ("train", "loss")  # Axolotl's and ms-swift's words for a weight o
 _KNOWN_KEYS = {*_ROLE_KEYS, *_CONTENT_KEYS, *_LEARN_KEYS, "weight", "tool_calls", "function_call"}
 
 
-def read_messages(value: Any, path: Path, problems: list[Problem]) -> list[Message]:
+def read_messages(value: Any, path: Path, problems: list[RowProblem]) -> list[Message]:
     """The messages of a list, or of the text of its JSON; problems are added with their place."""
     if isinstance(value, str) and value.lstrip()[:1] == "[":
         value = _json_or_text(value)
     if not isinstance(value, list):
         problems.append(
-            Problem(
-                path,
+            RowProblem(
                 "no_messages",
                 f"`{path[-1]}` is a {json_type(value)}, not a list",
                 'Write [{"role": …, "content": …}, …].',
+                path=path,
             )
         )
         return []
@@ -75,14 +75,14 @@ def is_plain(value: Any) -> TypeGuard[list[Message]]:
     return True
 
 
-def read_answer(value: Any, path: Path, problems: list[Problem]) -> list[Message]:
+def read_answer(value: Any, path: Path, problems: list[RowProblem]) -> list[Message]:
     """An answer: a text, one message or several."""
     if isinstance(value, str) and value.lstrip()[:2] != "[{":
         return [{"role": "assistant", "content": value}]
     return read_messages([value] if isinstance(value, dict) else value, path, problems)
 
 
-def read_prompt(value: Any, path: Path, problems: list[Problem], system: str = "") -> list[Message]:
+def read_prompt(value: Any, path: Path, problems: list[RowProblem], system: str = "") -> list[Message]:
     """A prompt: a text, or messages; a system text goes ahead."""
     if isinstance(value, str) and value.lstrip()[:2] != "[{":
         value = [{"role": "user", "content": value}]
@@ -90,7 +90,7 @@ def read_prompt(value: Any, path: Path, problems: list[Problem], system: str = "
     return [{"role": "system", "content": system}, *messages] if system else messages
 
 
-def read_tools(value: Any, problems: list[Problem]) -> list[Any] | None:
+def read_tools(value: Any, problems: list[RowProblem]) -> list[Any] | None:
     """Tool schemas, from a list or from the text of its JSON, each in OpenAI's envelope."""
     if isinstance(value, str):
         value = _json_or_text(value) if value.strip() else None
@@ -98,11 +98,11 @@ def read_tools(value: Any, problems: list[Problem]) -> list[Any] | None:
         return None
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         problems.append(
-            Problem(
-                ("tools",),
+            RowProblem(
                 "invalid_tools",
                 f"`tools` is a {json_type(value)}, not a list of objects",
                 "List the JSON schemas of the tools.",
+                path=("tools",),
             )
         )
         return None
@@ -110,11 +110,11 @@ def read_tools(value: Any, problems: list[Problem]) -> list[Any] | None:
     return [{"type": "function", "function": tool} if "function" not in tool else tool for tool in bare] or None
 
 
-def _read_turn(turn: Any, path: Path, number: int, problems: list[Problem]) -> Message | None:
-    found: list[Problem] = []
+def _read_turn(turn: Any, path: Path, number: int, problems: list[RowProblem]) -> Message | None:
+    found: list[RowProblem] = []
 
     def problem(code: str, message: str, remedy: str, key: str | None = None) -> None:
-        found.append(Problem((*path, key) if key else path, code, f"message {number} {message}", remedy))
+        found.append(RowProblem(code, f"message {number} {message}", remedy, path=(*path, key) if key else path))
 
     if not isinstance(turn, dict):
         problem("invalid_message", f"is a {json_type(turn)}, not an object", 'Write {"role": …, "content": …}.')

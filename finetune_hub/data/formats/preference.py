@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from finetune_hub.data.defects import Problem, json_type
+from finetune_hub.data.defects import RowProblem, json_type
 from finetune_hub.data.formats.chat import CONVERSATION_KEYS, conversation_at
 from finetune_hub.data.formats.format import Document, first_of, optional_text, quoted, raise_any
 from finetune_hub.data.formats.instruction import instruction_prompt
@@ -34,7 +34,7 @@ class OpenAiPreference:
         return f"it has {quoted('input', 'preferred_output', 'non_preferred_output')}; {_LEARNED}"
 
     def convert(self, row: Document) -> PreferenceRow:
-        problems: list[Problem] = []
+        problems: list[RowProblem] = []
         asked = row.get("input") if isinstance(row.get("input"), dict) else {}
         assert isinstance(asked, dict)
         prompt = read_messages(asked.get("messages"), ("input", "messages"), problems)
@@ -51,7 +51,7 @@ class Preference:
         return f"it has {quoted('chosen', 'rejected')}; {_LEARNED}"
 
     def convert(self, row: Document) -> PreferenceRow:
-        problems: list[Problem] = []
+        problems: list[RowProblem] = []
         if _prompt_name(row):
             prompt = prompt_of(row, problems)
             return _pair(row, prompt, "chosen", "rejected", problems, row.get("tools"))
@@ -72,11 +72,11 @@ class Labelled:
         return f"it has an answer with a `{name}`; fine-tuning learns the good answers, KTO all"
 
     def convert(self, row: Document) -> LabelledRow:
-        problems: list[Problem] = []
+        problems: list[RowProblem] = []
         name = first_of(row, *_LABELS) or "label"
         if _label(row.get(name)) is None:
             problems.append(
-                Problem((name,), "invalid_label", f"`{name}` is neither true nor false", "Write true or false.")
+                RowProblem("invalid_label", f"`{name}` is neither true nor false", "Write true or false.", path=(name,))
             )
         conversation = first_of(row, *CONVERSATION_KEYS)
         answer = first_of(row, "completion", "output", "response")
@@ -93,7 +93,7 @@ class Labelled:
         return LabelledRow(prompt, completion, bool(_label(row[name])), tools)
 
 
-def prompt_of(row: Document, problems: list[Problem]) -> list[Message]:
+def prompt_of(row: Document, problems: list[RowProblem]) -> list[Message]:
     """What the answers answer, wherever the row keeps it."""
     name = _prompt_name(row) or "prompt"
     if name in CONVERSATION_KEYS:
@@ -108,7 +108,7 @@ def _prompt_name(row: Document) -> str | None:
 
 
 def _pair(
-    row: Document, prompt: list[Message], chosen: str, rejected: str, problems: list[Problem], tools: Any
+    row: Document, prompt: list[Message], chosen: str, rejected: str, problems: list[RowProblem], tools: Any
 ) -> PreferenceRow:
     better = read_answer(row.get(chosen), (chosen,), problems)
     worse = read_answer(row.get(rejected), (rejected,), problems)
@@ -122,7 +122,7 @@ def _pair(
     return PreferenceRow(prompt, better, worse, read)
 
 
-def _parted(row: Document, problems: list[Problem]) -> PreferenceRow:
+def _parted(row: Document, problems: list[RowProblem]) -> PreferenceRow:
     """A pair that keeps its prompt at the beginning of both answers."""
     chosen, rejected = (_whole(row, name, problems) for name in ("chosen", "rejected"))
     shared = 0
@@ -133,16 +133,14 @@ def _parted(row: Document, problems: list[Problem]) -> PreferenceRow:
             _check_answer(messages[shared:], name, problems)
     if not problems and not shared:
         problems.append(
-            Problem(
-                (), "no_prompt", "the answers share no prompt", "Add a `prompt`, or begin both with the same turns."
-            )
+            RowProblem("no_prompt", "the answers share no prompt", "Add a `prompt`, or begin both with the same turns.")
         )
     tools = read_tools(row.get("tools"), problems)
     raise_any(problems)
     return PreferenceRow(chosen[:shared], chosen[shared:], rejected[shared:], tools)
 
 
-def _whole(row: Document, name: str, problems: list[Problem]) -> list[Message]:
+def _whole(row: Document, name: str, problems: list[RowProblem]) -> list[Message]:
     value = row.get(name)
     if isinstance(value, str) and _TURN_MARK.match(value):
         parts = _TURN_MARK.split(value)[1:]
@@ -150,25 +148,29 @@ def _whole(row: Document, name: str, problems: list[Problem]) -> list[Message]:
         return [{"role": roles[who], "content": text} for who, text in zip(parts[::2], parts[1::2], strict=True)]
     if isinstance(value, str):
         problems.append(
-            Problem((name,), "no_prompt", f"`{name}` is a text without its prompt", "Add a `prompt` to the row.")
+            RowProblem(
+                "no_prompt", f"`{name}` is a text without its prompt", "Add a `prompt` to the row.", path=(name,)
+            )
         )
         return []
     return read_messages(value, (name,), problems)
 
 
-def _check_answer(messages: list[Message], name: str, problems: list[Problem]) -> None:
+def _check_answer(messages: list[Message], name: str, problems: list[RowProblem]) -> None:
     if problems:
         return
     if not any(message["role"] == "assistant" for message in messages):
         problems.append(
-            Problem((name,), "no_assistant_turn", f"`{name}` has no assistant turn", "Add the answer, with its role.")
+            RowProblem(
+                "no_assistant_turn", f"`{name}` has no assistant turn", "Add the answer, with its role.", path=(name,)
+            )
         )
 
 
-def _check_difference(chosen: list[Message], rejected: list[Message], name: str, problems: list[Problem]) -> None:
+def _check_difference(chosen: list[Message], rejected: list[Message], name: str, problems: list[RowProblem]) -> None:
     if not problems and chosen == rejected:
         problems.append(
-            Problem((name,), "same_answers", "both answers are the same", "Delete the row: it prefers nothing.")
+            RowProblem("same_answers", "both answers are the same", "Delete the row: it prefers nothing.", path=(name,))
         )
 
 

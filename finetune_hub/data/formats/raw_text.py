@@ -6,7 +6,7 @@ So the model learns the text as it stands. Whoever wants turns of a chat maps th
 
 from __future__ import annotations
 
-from finetune_hub.data.defects import Problem
+from finetune_hub.data.defects import RowProblem
 from finetune_hub.data.formats.chat import Chat
 from finetune_hub.data.formats.format import Document, first_of, no_answer, quoted, raise_any, text_at
 from finetune_hub.data.formats.messages import read_answer, read_prompt, read_tools
@@ -29,7 +29,7 @@ class PromptCompletion:
         return completion_row(row, "prompt", "completion")
 
     def _conversation(self, row: Document) -> ChatRow:
-        problems: list[Problem] = []
+        problems: list[RowProblem] = []
         prompt = read_prompt(row.get("prompt"), ("prompt",), problems)
         answer = read_answer(row.get("completion"), ("completion",), problems)
         tools = read_tools(row.get("tools"), problems)
@@ -53,7 +53,7 @@ def completion_row(row: Document, prompt: str, completion: str) -> CompletionRow
     """Raises:
     BadRow: with each of its problems.
     """
-    problems: list[Problem] = []
+    problems: list[RowProblem] = []
     texts = text_at(row, prompt, problems), text_at(row, completion, problems)
     if not problems and not texts[1]:
         no_answer(problems, completion)
@@ -65,9 +65,11 @@ def text_row(row: Document, name: str) -> TextRow:
     """Raises:
     BadRow: with each of its problems.
     """
-    problems: list[Problem] = []
+    problems: list[RowProblem] = []
     text = text_at(row, name, problems)
     if not problems and not text.strip():
-        problems.append(Problem((name,), "empty_text", f"`{name}` is blank", "Give it a text, or delete the row."))
+        problems.append(
+            RowProblem("empty_text", f"`{name}` is blank", "Give it a text, or delete the row.", path=(name,))
+        )
     raise_any(problems)
     return TextRow(text)

@@ -62,12 +62,9 @@ def too_long(line: int, raw: bytes = b"") -> Unread:
 def unread(
     line: int | None, code: str, message: str, remedy: str, *, column: int | None = None, raw: bytes = b""
 ) -> Unread:
-    return Unread(Defect(line=line, column=column, code=code, message=message, remedy=remedy), raw)
+    return Unread(Defect(code, message, remedy, line=line, column=column), raw)
 
 
 def broken_at(line: int, broken: BrokenFile) -> Unread:
     """Why the reading of a file ended at a line."""
-    defect = Defect(
-        line=None if broken.whole_file else line, code=broken.code, message=broken.message, remedy=broken.remedy
-    )
-    return Unread(defect, ends_here=True)
+    return Unread(broken.at(line), ends_here=True)

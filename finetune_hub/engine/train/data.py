@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
+from finetune_hub.data.chat_template import ChatTemplate
 from finetune_hub.engine.dataset import RowOrder, TokenRow, load_dataset
-from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.objectives.registry import OBJECTIVES
 from finetune_hub.engine.train import held_out
 from finetune_hub.machine.event_file import EventLog
@@ -41,14 +40,11 @@ class TrainingData:
 def read_data(run: TrainRun, log: EventLog) -> TrainingData:
     """
     Raises:
-        BadConfig: the base model's chat template cannot be used.
+        InvalidChatTemplate: the base model's cannot be used.
         BadData: a file's rows cannot be trained on.
     """
     options, evaluation = run.spec.training, run.spec.evaluation
-    try:
-        template = ChatTemplate.from_folder(run.base_model_dir)
-    except InvalidChatTemplate as unusable:
-        raise BadConfig(unusable.message, unusable.remedy) from unusable
+    template = ChatTemplate.from_folder(run.base_model_dir)
     encode = OBJECTIVES[run.spec.objective.type].encode
     loaded = [load_dataset(file, template, options.max_seq_len, log, encode) for file in run.datasets]
     datasets, held_out_rows = held_out.split(loaded, evaluation.fraction, options.seed)

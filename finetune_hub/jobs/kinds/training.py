@@ -14,7 +14,7 @@ from finetune_hub.accounts.models import Team, User
 from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.catalog.local_files import dataset_file, tokenizer_folder
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
-from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
+from finetune_hub.data.chat_template import ChatTemplate, NothingSupervised
 from finetune_hub.data.encode import encode_row
 from finetune_hub.data.intake import read_rows
 from finetune_hub.fleet.models import Worker
@@ -214,7 +214,7 @@ def look_at_rows(job: Job) -> str:
             truncated += encoded.truncated_tokens > 0
             supervised += sum(encoded.supervised)
     if supervised == 0:
-        raise InvalidChatTemplate(
+        raise NothingSupervised(
             f"No token of the first {rows} rows is supervised: all answers lie beyond max_seq_len={max_seq_len}.",
             "Raise `max_seq_len`, or shorten the prompts.",
         )

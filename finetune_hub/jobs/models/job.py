@@ -18,8 +18,8 @@ from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.placement.reasons import WAIT_CODES
 from finetune_hub.spec.compatibility import Compatibility
-from finetune_hub.spec.events import FailureClass
 from finetune_hub.spec.ids import new_id
+from finetune_hub.spec.problem import FailureClass
 from finetune_hub.spec.training import TrainingSpec
 
 FAILURE_CLASSES = list(get_args(FailureClass))

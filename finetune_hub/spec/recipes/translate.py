@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from finetune_hub.spec.defects import defects_of
 from finetune_hub.spec.recipes import axolotl, llama_factory, llama_factory_v1
 from finetune_hub.spec.recipes.draft import Draft, Note, Rule, word_of
+from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingSpec
 
 OURS = "finetune_hub"
@@ -39,14 +40,6 @@ class ForeignProgram(Protocol):
 
 
 PROGRAMS: list[ForeignProgram] = [llama_factory, llama_factory_v1, axolotl]
-
-
-class UnreadableRecipe(ValueError):
-    """The text is no recipe of a known program."""
-
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(f"{problem} {remedy}")
-        self.problem, self.remedy = problem, remedy
 
 
 @dataclass(frozen=True)
@@ -72,14 +65,14 @@ def translate(text: str) -> Translation:
     """Translate a recipe of any known program.
 
     Raises:
-        UnreadableRecipe: it is not YAML, or of no known program.
+        Refusal: `unreadable_recipe`: it is not YAML, or of no known program.
     """
     document, repeated = read_yaml(text)
     program = next((program for program in PROGRAMS if program.recognises(document)), None)
     if document.keys() & OUR_WORDS or (program is None and "base_model" in document):
         return _validated(OURS, Draft(document, {}), document, repeated)
     if program is None:
-        raise UnreadableRecipe(
+        raise unreadable(
             "This is no recipe of Axolotl, of LLaMA-Factory or of this hub.",
             "Theirs name a `base_model` or a `model_name_or_path` beside their settings; ours is in docs/recipes.md.",
         )
@@ -94,7 +87,7 @@ def read_yaml(text: str) -> tuple[dict[str, Any], list[str]]:
     """The document, and the keys that stand in it more than once.
 
     Raises:
-        UnreadableRecipe: it is not YAML, not a mapping, or longer or deeper than a recipe.
+        Refusal: `unreadable_recipe`: it is not YAML, not a mapping, or longer or deeper than a recipe.
     """
     try:
         _check_events(text)
@@ -102,36 +95,38 @@ def read_yaml(text: str) -> tuple[dict[str, Any], list[str]]:
         document = yaml.SafeLoader("").construct_document(root) if root is not None else None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UnreadableRecipe(f"Line {line} is not YAML: {error.problem}.", "Fix it; indent with spaces.") from error
+        raise unreadable(f"Line {line} is not YAML: {error.problem}.", "Fix it; indent with spaces.") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        if isinstance(error, UnreadableRecipe):
-            raise
-        raise UnreadableRecipe("It cannot be read as YAML.", "Save it as plain UTF-8 text.") from error
+        raise unreadable("It cannot be read as YAML.", "Save it as plain UTF-8 text.") from error
     if not isinstance(root, yaml.MappingNode) or not isinstance(document, dict):
-        raise UnreadableRecipe("It is no recipe: it has no keys.", "Give the whole YAML file.")
+        raise unreadable("It is no recipe: it has no keys.", "Give the whole YAML file.")
     names = [key.value for key, _ in root.value if isinstance(key, yaml.ScalarNode)]
     repeated = sorted({name for name in names if names.count(name) > 1})
     return {word_of(key): value for key, value in document.items()}, repeated
+
+
+def unreadable(message: str, remedy: str) -> Refusal:
+    return Refusal("unreadable_recipe", message, remedy, field="text")
 
 
 def _check_events(text: str) -> None:
     """Refuse what is cheap to write and dear to read, before it is read.
 
     Raises:
-        UnreadableRecipe: it is too long, has aliases, or is nested deeper than any recipe.
+        Refusal: `unreadable_recipe`: it is too long, has aliases, or is nested deeper than any recipe.
     """
     if len(text) > MAX_CHARACTERS:
-        raise UnreadableRecipe(f"It has more than {MAX_CHARACTERS:,} characters.", "Give the recipe alone.")
+        raise unreadable(f"It has more than {MAX_CHARACTERS:,} characters.", "Give the recipe alone.")
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            raise UnreadableRecipe("It has YAML aliases (`*name`).", "Write out what they stand for.")
+            raise unreadable("It has YAML aliases (`*name`).", "Write out what they stand for.")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > MAX_DEPTH:
-            raise UnreadableRecipe(f"It is nested more than {MAX_DEPTH} levels deep as YAML.", "Write it flatter.")
+            raise unreadable(f"It is nested more than {MAX_DEPTH} levels deep as YAML.", "Write it flatter.")
 
 
 def _in_order(program: ForeignProgram, source: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ class Command(BaseCommand):
         try:
             way_in = invite(options["name"], actor=None)
         except Refusal as refusal:
-            raise CommandError(f"{refusal.message} {refusal.remedy}") from refusal
+            raise CommandError(str(refusal)) from refusal
         self.stdout.write(way_in.script)
         for variable in way_in.only_here:
             self.stderr.write(f"{variable} can be reached on this machine alone: see docs/workers.md.")

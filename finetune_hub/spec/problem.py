@@ -1,0 +1,98 @@
+"""What went wrong and what to do: one shape of it, from engine, files and actions to page, API and terminal.
+
+    Problem     the value: what is kept, sent and shown
+    Failed      the problem that ended a run: its code is the class of the failure
+    Explained   an exception with a problem; whoever catches one passes `problem` or `failed` on as it is
+
+`docs/api-errors.md` lists the codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+FailureClass = Literal[
+    "bad_config",
+    "bad_data",
+    "out_of_memory",
+    "diverged",
+    "worker_lost",
+    "infrastructure",
+    "timed_out",
+    "dependency",
+    "internal",
+]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What went wrong, what to do about it, and where it is.
+
+    Attributes:
+        code: For programs.
+        message: A sentence; of a defect, which stands behind its place, a clause without a full stop.
+        remedy: What to do, in whole sentences; empty where nobody knows.
+        field: The part of the request, or of the row: `training.epochs`, `messages[1].role`.
+        line: Of the file, counted from 1; of a Parquet file, the row.
+        column: Character of that line, counted from 1.
+    """
+
+    code: str
+    message: str
+    remedy: str
+    field: str | None = None
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+
+@dataclass(frozen=True)
+class Failed(Problem):
+    """Why a run failed."""
+
+    code: FailureClass
+
+
+class Explained(Exception):
+    """It cannot be done, and the error says why and what helps.
+
+    Attributes:
+        failure_class: As what a run fails that ends by it.
+    """
+
+    failure_class: FailureClass = "internal"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return str(self.problem)
+
+    @property
+    def code(self) -> str:
+        return self.problem.code
+
+    @property
+    def message(self) -> str:
+        return self.problem.message
+
+    @property
+    def remedy(self) -> str:
+        return self.problem.remedy
+
+    @property
+    def field(self) -> str | None:
+        return self.problem.field
+
+    @property
+    def failed(self) -> Failed:
+        """Why the run failed that it ended."""
+        return Failed(self.failure_class, self.message, self.remedy)
+
+    def put_at(self, place: str) -> None:
+        """Put a place ahead of the message, such as `recipe.yaml, line 3`, before it is raised on."""
+        self.problem = replace(self.problem, message=f"{place}: {self.message}")
