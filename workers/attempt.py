@@ -191,7 +191,7 @@ class AttemptThread(threading.Thread):
             raise LeaseLost
         was_asked = report.reason in {"stopped", "grace_ended"}
         if was_asked or report.status == EXIT_STOPPED:
-            self._retry_database(lambda: worker_port.stop(self.lease, was_asked=was_asked))
+            self._retry_database(lambda: worker_port.stop(self.lease, was_asked=was_asked, failed=self.folder.failed()))
         elif report.status == EXIT_SUCCEEDED:
             self._retry_database(self._publish)
         else:

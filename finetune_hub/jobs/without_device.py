@@ -5,8 +5,9 @@ from __future__ import annotations
 from django.db import transaction
 
 from finetune_hub.jobs.kinds.kind import KINDS
-from finetune_hub.jobs.lifecycle import Failed, end_job, fail_job, lock_job, start_without_device
+from finetune_hub.jobs.lifecycle import end_job, fail_job, lock_job, start_without_device
 from finetune_hub.jobs.models import Job, JobState
+from finetune_hub.spec.problem import Failed
 
 PASS_LIMIT = 200
 

@@ -45,7 +45,6 @@ from finetune_hub.registry import actions as registry
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.events import Checkpoint as CheckpointEvent
 from finetune_hub.spec.events import EngineEvent, Evaluation, Listening, Log, Plan, Progress, Resolved, Step, Stopped
-from finetune_hub.spec.events import Failure as FailureEvent
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.problem import Failed
 
@@ -252,7 +251,10 @@ def record_events(lease: Lease, events: Sequence[EngineEvent], *, start: int, en
 
 
 def describe(event: EngineEvent) -> EventDraft | None:
-    """The event as a line of the job's history; None for what the curve and the progress bar show."""
+    """The event as a line of the job's history; None for what the curve and the progress bar show.
+
+    A failure has none: it is told when the attempt ends by it, see `settle_failure`.
+    """
     match event:
         case Log():
             return EventDraft(event.message, event.level)
@@ -276,8 +278,6 @@ def describe(event: EngineEvent) -> EventDraft | None:
             return EventDraft(f"It can be called at {event.address}.")
         case Stopped():
             return EventDraft(f"Stopped at step {event.step}.")
-        case FailureEvent():
-            return EventDraft(f"{event.message} {event.remedy}", "error")
     return None
 
 
@@ -434,13 +434,18 @@ def fail(lease: Lease, failed: Failed, result: dict[str, Any] | None = None) -> 
         poke_control("schedule")
 
 
-def stop(lease: Lease, *, was_asked: bool) -> None:
+def stop(lease: Lease, *, was_asked: bool, failed: Failed | None = None) -> None:
     """The trainer stopped: asked by the service, or by somebody on its machine.
+
+    Args:
+        failed: What went wrong while it stopped.
 
     Raises:
         LeaseLost: see `fenced`.
     """
     with fenced(lease) as (job, attempt):
+        if failed:
+            add_events(job, [EventDraft(f"While it stopped: {failed}", "warn")], attempt=attempt)
         settle_stop(job, attempt, was_asked=was_asked)
         poke_control("schedule")
 
