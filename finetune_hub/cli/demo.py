@@ -20,11 +20,12 @@ import typer
 from finetune_hub.cli import style
 from finetune_hub.cli.client import Hub
 from finetune_hub.cli.connection import Row
-from finetune_hub.cli.output import EXIT_JOB_FAILED, size, wait_for
+from finetune_hub.cli.output import EXIT_JOB_FAILED, failure_of, size, wait_for
 from finetune_hub.data.sample_tickets import write_tickets
 from finetune_hub.embedded.environment import manage
 from finetune_hub.embedded.folders import default_home, prepare_home
 from finetune_hub.embedded.state import UpState, read_state
+from finetune_hub.spec.problem import Problem
 
 BASE_MODEL = "smollm2-135m-instruct"
 DATASET, HELD_OUT = "support-tickets", "support-tickets-held-out"
@@ -154,8 +155,8 @@ def finished(hub: Hub, job: Row) -> Row:
     """
     ended = wait_for(hub, job["id"])
     if ended["state"] != "succeeded":
-        failure = ended["failure"] or {"message": f"The job was {ended['state']}.", "remedy": "Run the demo again."}
-        raise style.CommandError(failure["message"], failure["remedy"], exit_code=EXIT_JOB_FAILED)
+        failed = failure_of(ended) or Problem(ended["state"], f"The job was {ended['state']}.", "Run the demo again.")
+        raise style.CommandError(failed.message, failed.remedy, exit_code=EXIT_JOB_FAILED)
     return ended
 
 

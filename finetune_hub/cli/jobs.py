@@ -20,6 +20,7 @@ from finetune_hub.cli.output import (
     day,
     end_like,
     event_line,
+    failure_line,
     print_json,
     print_table,
     published,
@@ -173,7 +174,7 @@ def show(job_id: JobId, as_json: Json = False) -> None:
     print(f"progress    {job['progress_unit']} {job['step']}/{job['total_steps'] or '?'}")
     for attempt in reversed(job["attempts"]):
         where = f"{attempt['state']} on {attempt['worker']}"
-        print(f"attempt {attempt['number']}   {where}  {attempt['failure_message']}".rstrip())
+        print(f"attempt {attempt['number']}   {where}  {failure_line(attempt)}".rstrip())
     if job["priority"] and job["finished_at"] is None:
         print(f"priority    {job['priority']}")
     for field, value in job["adjustments"].items():
@@ -181,7 +182,7 @@ def show(job_id: JobId, as_json: Json = False) -> None:
     if job["waiting_reason"]:
         print(f"waits       {job['waiting_reason']}")
     if job["failure"]:
-        print(f"failure     {job['failure']['message']} {job['failure']['remedy']}")
+        print(f"failure     {failure_line(job)}")
 
 
 @app.command()

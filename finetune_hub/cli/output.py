@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any, ParamSpec
 
@@ -121,14 +122,27 @@ def end_like(job: Row, *, as_json: bool) -> None:
         print_json(job)
     elif job["state"] == "succeeded":
         print(f"{job['id']} succeeded{published(job)}")
-    if job["state"] == "failed" and job["failure"]:
-        failure = job["failure"]
-        print(f"Error: {job['id']} failed: {failure['message']}\n{failure['remedy']}", file=sys.stderr)
+    if job["state"] == "failed" and (failed := failure_of(job)):
+        style.say_problem(replace(failed, message=f"{job['id']} failed ({failed.code}): {failed.message}"))
     elif job["state"] == "cancelled":
         print(f"{job['id']} was cancelled.", file=sys.stderr)
     code = {"failed": EXIT_JOB_FAILED, "cancelled": EXIT_JOB_CANCELLED}.get(job["state"], 0)
     if code:
         raise typer.Exit(code)
+
+
+def failure_of(row: Row) -> Problem | None:
+    """Why a job, or an attempt, failed; None: it did not."""
+    failure = row.get("failure")
+    if failure is None and row.get("failure_class"):  # An attempt, of a hub one release older.
+        return Problem(row["failure_class"], row["failure_message"], "")
+    return Problem(failure["failure_class"], failure["message"], failure["remedy"]) if failure else None
+
+
+def failure_line(row: Row) -> str:
+    """`diverged: Step 3 has the loss nan. Lower the learning rate.`; empty for what did not fail."""
+    failed = failure_of(row)
+    return f"{failed.code}: {failed}" if failed else ""
 
 
 def published(job: Row) -> str:

@@ -39,8 +39,8 @@ CHANGEABLE = {
     "temperature_celsius",
     "fleet_worker": "cached_revisions canary_at free_bytes heartbeat_at hostname labels registered_at removed_at "
     "version",
-    "jobs_attempt": "events_offset failure_class failure_message finished_at lease_expires_at lease_token log_tail "
-    "progress_at resumed_from_step started_at state",
+    "jobs_attempt": "events_offset failure_class failure_message failure_remedy finished_at lease_expires_at "
+    "lease_token log_tail progress_at resumed_from_step started_at state",
     "jobs_deviceuse": "released_at",
     "jobs_job": "address adjustments eta_seconds event_count excluded_devices failure_class failure_message "
     "failure_remedy finished_at fruitless_attempts not_before progress_unit result started_at state step total_steps "

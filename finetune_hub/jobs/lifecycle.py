@@ -107,8 +107,7 @@ def end_attempt(attempt: Attempt, state: AttemptState, failed: Failed | None = N
     Attempt.objects.filter(pk=attempt.pk).update(
         state=state,
         finished_at=Now(),
-        failure_class=failed.code if failed else "",
-        failure_message=failed.message if failed else "",
+        **Attempt.failure_columns(failed),
     )
     DeviceUse.objects.filter(attempt=attempt, released_at=None).update(released_at=Now())
     Job.objects.filter(pk=attempt.job_id).exclude(address="").update(address="")
@@ -123,9 +122,7 @@ def end_job(
         finished_at=Now(),
         waiting_reason="",
         eta_seconds=None,
-        failure_class=failed.code if failed else "",
-        failure_message=failed.message if failed else "",
-        failure_remedy=failed.remedy if failed else "",
+        **Job.failure_columns(failed),
     )
     job.of_kind.after_end(job, succeeded=state == JobState.SUCCEEDED)
     level = "error" if state == JobState.FAILED else "info"
@@ -149,9 +146,7 @@ def reopen_job(job: Job, message: str, *, actor: User) -> None:
         finished_at=None,
         fruitless_attempts=0,
         excluded_devices=[],
-        failure_class="",
-        failure_message="",
-        failure_remedy="",
+        **Job.failure_columns(None),
         result=None,
     )
     add_events(job, [EventDraft(message)], actor=actor)

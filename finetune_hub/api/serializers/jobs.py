@@ -13,12 +13,13 @@ from finetune_hub.jobs.models import Attempt, Job, JobDataset, JobEvent, JobStat
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.scheduling.placement.reasons import WAIT_CODES
 from finetune_hub.spec.measures import MEASURES
+from finetune_hub.spec.problem import Failed
 
 
-class FailureSerializer(serializers.Serializer[Job]):
-    failure_class = serializers.CharField(help_text="bad_config, bad_data, out_of_memory, diverged, …")
-    message = serializers.CharField(source="failure_message")
-    remedy = serializers.CharField(source="failure_remedy")
+class FailureSerializer(serializers.Serializer[Failed]):
+    failure_class = serializers.CharField(source="code", help_text="bad_config, bad_data, out_of_memory, diverged, …")
+    message = serializers.CharField()
+    remedy = serializers.CharField()
 
 
 class JobSerializer(serializers.ModelSerializer[Job]):
@@ -32,7 +33,7 @@ class JobSerializer(serializers.ModelSerializer[Job]):
     expected_start = serializers.DateTimeField(
         allow_null=True, help_text="When it starts if all goes as expected; null: it does not wait, or nobody knows."
     )
-    failure = serializers.SerializerMethodField()
+    failure = FailureSerializer(allow_null=True, read_only=True)
 
     class Meta:
         model = Job
@@ -63,10 +64,6 @@ class JobSerializer(serializers.ModelSerializer[Job]):
     def get_waiting_code(self, job: Job) -> str:
         return job.waiting_code if job.waiting_reason else ""
 
-    @extend_schema_field(FailureSerializer(allow_null=True))
-    def get_failure(self, job: Job) -> dict[str, Any] | None:
-        return dict(FailureSerializer(job).data) if job.failure_class else None
-
 
 class JobDatasetSerializer(serializers.ModelSerializer[JobDataset]):
     id = serializers.CharField(source="dataset_version.dataset_id")
@@ -81,6 +78,7 @@ class JobDatasetSerializer(serializers.ModelSerializer[JobDataset]):
 class AttemptSerializer(serializers.ModelSerializer[Attempt]):
     worker = serializers.CharField(source="worker.name")
     devices: Any = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)
+    failure = FailureSerializer(allow_null=True, read_only=True)
 
     class Meta:
         model = Attempt
@@ -94,7 +92,8 @@ class AttemptSerializer(serializers.ModelSerializer[Attempt]):
             "finished_at",
             "resumed_from_step",
             "stop_reason",
-            "failure_class",
+            "failure",
+            "failure_class",  # As in `failure`: two that were here before it.
             "failure_message",
         ]
 

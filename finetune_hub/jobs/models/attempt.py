@@ -9,6 +9,7 @@ from django.db import models
 from django.db.models.functions import Cast, Coalesce, Now
 
 from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.jobs.models.failure import MayFail
 from finetune_hub.jobs.models.job import MAY_FOLLOW, Job, JobState
 
 
@@ -75,7 +76,7 @@ class AttemptQuerySet(models.QuerySet["Attempt"]):
         return self.model.objects.filter(pk__in=chosen).with_measures().order_by("-pk")
 
 
-class Attempt(models.Model):
+class Attempt(MayFail):
     """One execution of a job on one worker. Whoever holds its lease token before the lease ends may write for it."""
 
     job = models.ForeignKey(Job, models.PROTECT, related_name="attempts")
@@ -93,8 +94,6 @@ class Attempt(models.Model):
     progress_at = models.DateTimeField(null=True, help_text="The last event; heartbeats are not progress.")
     events_offset = models.BigIntegerField(default=0, help_text="Bytes of the engine's event file already recorded.")
     log_tail = models.TextField(blank=True, help_text="The last lines of the engine's output.")
-    failure_class = models.CharField(max_length=20, blank=True)
-    failure_message = models.TextField(blank=True)
     resumed_from_step = models.PositiveIntegerField(default=0)
     swept_at = models.DateTimeField(null=True, help_text="When what it left in the artifact store was collected.")
     stop_wish = models.CharField(max_length=10, choices=StopWish, blank=True)

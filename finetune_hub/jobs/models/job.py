@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from functools import partial
-from typing import get_args
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
@@ -14,15 +13,13 @@ from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.querysets import TeamOwnedQuerySet
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.jobs.kinds.kind import KINDS, Kind
+from finetune_hub.jobs.models.failure import FAILURE_CLASSES, MayFail
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.placement.reasons import WAIT_CODES
 from finetune_hub.spec.compatibility import Compatibility
 from finetune_hub.spec.ids import new_id
-from finetune_hub.spec.problem import FailureClass
 from finetune_hub.spec.training import TrainingSpec
-
-FAILURE_CLASSES = list(get_args(FailureClass))
 
 
 class JobState(models.TextChoices):
@@ -84,7 +81,7 @@ class JobQuerySet(TeamOwnedQuerySet["Job"]):
         return waiting.order_by("-priority", "requested_at", "id")
 
 
-class Job(models.Model):
+class Job(MayFail):
     """Work that somebody asked for. Each execution of it is an `Attempt`."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "ftjob"))
@@ -149,9 +146,6 @@ class Job(models.Model):
     total_steps = models.PositiveIntegerField(null=True)
     progress_unit = models.CharField(max_length=20, default="steps", help_text="What `step` counts.")
     eta_seconds = models.FloatField(null=True)
-    failure_class = models.CharField(max_length=20, blank=True)
-    failure_message = models.TextField(blank=True)
-    failure_remedy = models.TextField(blank=True)
     result = models.JSONField(null=True, help_text="What the last attempt reported at its end.")
 
     objects = JobQuerySet.as_manager()
