@@ -67,7 +67,7 @@ def _measure(path: Path, base_model: Path) -> tuple[int, list[MeasuredRow]]:
         ]
         rows = [row for row in measure(template, numbered) if not row.problem]
     except (InvalidChatTemplate, InvalidDataset) as refused:
-        raise _Unmeasurable(str(refused).split("\n")[0].rstrip(".")) from refused
+        raise _Unmeasurable(refused.message.split("\n")[0].rstrip(".")) from refused
     if not rows:
         raise _Unmeasurable("the chat template refuses every row")
     return count, rows

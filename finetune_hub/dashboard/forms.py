@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pydantic
 from django import forms
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
@@ -15,6 +16,7 @@ from finetune_hub.catalog.dataset_sources import MAX_LENGTH as MAX_SOURCE_LENGTH
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.data.formats.mapped import PARTS
 from finetune_hub.jobs.team_use import TeamUse
+from finetune_hub.spec.defects import defects_of
 from finetune_hub.spec.recipes.translate import MAX_CHARACTERS, Translation, translate
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.sizes import size_in_words
@@ -34,7 +36,22 @@ class RefusableForm(forms.Form):
     def add_refusal(self, refusal: Refusal) -> None:
         """Show what an action refused beside its field, or above the form when it has none here."""
         field = self.refusal_fields.get(refusal.field or "", refusal.field)
-        self.add_error(field if field in self.fields else None, f"{refusal.message} {refusal.remedy}")
+        self.add_error(field if field in self.fields else None, str(refusal))
+
+    def add_defects(self, error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> None:
+        """Show what is wrong with a document beside its fields, in the words in which API and terminal say it.
+
+        A field that is wrong by itself already keeps that alone.
+        """
+        for defect in defects_of(error, model):
+            loc = list(map(str, defect["loc"]))
+            names = [self.refusal_fields.get(loc[0], ""), ".".join(loc[:2]), loc[0]] if loc else []
+            field = next((name for name in names if name in self.fields), None)
+            sentence = f"{defect['message']}. {defect['remedy']}"
+            if field is None:
+                self.add_error(None, ": ".join([*names[1:2], sentence]))
+            elif not self.has_error(field):
+                self.add_error(field, sentence[:1].upper() + sentence[1:])
 
 
 class TeamForm(RefusableForm):

@@ -52,10 +52,7 @@ class KindForm(TeamForm):
         try:
             self.options = self._model.model_validate(typed)
         except ValidationError as error:
-            for defect in error.errors(include_url=False, include_context=False):
-                field = str(defect["loc"][0]) if defect["loc"] else None
-                if field is None or not self.has_error(field):
-                    self.add_error(field, defect["msg"].removeprefix("Value error, "))
+            self.add_defects(error, self._model)
         return cleaned
 
     def _field_for(self, name: str, info: FieldInfo) -> forms.Field:

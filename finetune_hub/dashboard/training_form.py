@@ -23,7 +23,6 @@ from finetune_hub.dashboard.model_fields import form_field, label_of, parsed, pu
 from finetune_hub.jobs.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, Job
 from finetune_hub.scheduling.presets import PRESETS, Preset
 from finetune_hub.spec.compatibility import Compatibility, compatibility_of
-from finetune_hub.spec.defects import DocumentDefect, defects_of
 from finetune_hub.spec.methods.method import Method
 from finetune_hub.spec.methods.registry import METHODS
 from finetune_hub.spec.objectives.objective import Objective
@@ -230,8 +229,7 @@ class TrainingForm(TeamForm):
         try:
             self.spec = TrainingSpec.model_validate(self.document(self.cleaned_data))
         except ValidationError as error:
-            for defect in defects_of(error, TrainingSpec):
-                self._add_defect(defect)
+            self.add_defects(error, TrainingSpec)
         return cleaned
 
     def document(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -269,15 +267,6 @@ class TrainingForm(TeamForm):
         except ValidationError:
             return []
         return compatibility_of(spec, self.model_types.get(document["base_model"]))
-
-    def _add_defect(self, defect: DocumentDefect) -> None:
-        key = ".".join(map(str, defect["loc"][:2]))
-        field = self.refusal_fields.get(str(defect["loc"][0]), key) if defect["loc"] else None
-        message = f"{defect['message']}. {defect['remedy']}"
-        if field in self.fields and not self.has_error(field):
-            self.add_error(field, message[:1].upper() + message[1:])
-        elif field not in self.fields:
-            self.add_error(None, f"{key}: {message}" if key else message)
 
     def _label(self, team_id: int, text: str) -> str:
         if len(self.teams) == 1:

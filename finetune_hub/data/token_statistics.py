@@ -116,7 +116,7 @@ def _measured(template: ChatTemplate, number: int, row: Row) -> MeasuredRow:
     try:
         encoded = encode_row(template, row)
     except UnrenderableRow as refused:
-        return MeasuredRow(number, 0, (), f"{refused.message} {refused.remedy}")
+        return MeasuredRow(number, 0, (), str(refused))
     spans = []
     position = 0
     for counts, run in groupby(encoded.supervised):

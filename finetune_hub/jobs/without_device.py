@@ -7,7 +7,6 @@ from django.db import transaction
 from finetune_hub.jobs.kinds.kind import KINDS
 from finetune_hub.jobs.lifecycle import end_job, fail_job, lock_job, start_without_device
 from finetune_hub.jobs.models import Job, JobState
-from finetune_hub.spec.problem import Failed
 
 PASS_LIMIT = 200
 
@@ -37,7 +36,7 @@ def _advance(job_id: str) -> None:
     if ending is None:
         return
     Job.objects.filter(pk=job.pk).update(result=ending.result)
-    if ending.failure:
-        fail_job(job, Failed("dependency", ending.failure, ending.remedy))
+    if ending.failed:
+        fail_job(job, ending.failed)
     else:
         end_job(job, JobState.SUCCEEDED, "Done.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +14,15 @@ from django.http import HttpResponse
 from django.urls import reverse
 
 from finetune_hub.catalog.models import BaseModel, BaseModelState
+from finetune_hub.cli.recipes import read_recipe
+from finetune_hub.cli.train import parse_spec
 from finetune_hub.dashboard.training_form import LEARNING_RATE, PARTS, SPEC_FIELDS
 from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.spec.methods.registry import METHODS
 from finetune_hub.spec.objectives.registry import OBJECTIVES
+from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingSpec
+from tests.api.conftest import client_with
 from tests.dashboard.conftest import World, signed_in
 from tests.factories import make_base_model, make_dataset_version, make_job, make_team, make_user
 
@@ -184,6 +189,23 @@ def test_a_method_takes_its_own_fields_and_no_others(
 def test_an_error_lies_beside_its_field(world: World, field: str, value: str) -> None:
     assert field in errors(submit(world, **{field: value}))
     assert Job.objects.count() == 1
+
+
+@pytest.mark.parametrize(("part", "name", "value"), [("training", "epochs", "-1"), ("training", "seed", "many")])
+def test_a_defect_is_told_alike_by_page_api_and_terminal(
+    world: World, tmp_path: Path, part: str, name: str, value: str
+) -> None:
+    [shown] = errors(submit(world, **{f"{part}.{name}": value}))[f"{part}.{name}"]
+    document = {"base_model": "tiny", "datasets": [{"name": "tickets"}], part: {name: value}}
+    told = client_with(world.alice, world.team).post("/api/jobs", document, format="json").json()["error"]
+    [defect] = told["details"]
+    assert shown.lower() == f"{defect['message']}. {defect['remedy']}".lower()
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(Refusal) as refused:
+        parse_spec(read_recipe(tmp_path / "recipe.yaml"))
+    assert refused.value.message == f"{tmp_path}/recipe.yaml, line 5: {told['message']}"
+    assert (refused.value.remedy, refused.value.field) == (told["remedy"], told["field"])
+    assert refused.value.details == [defect | {"line": 5}]
 
 
 def test_fields_that_exclude_each_other_are_told_at_the_head(world: World) -> None:

@@ -60,7 +60,7 @@ def test_older_attempts_take_the_remedy_from_their_job(job: Job) -> None:
     make_attempt(job, failure_message=KILLED.message, **last)
     Job.objects.filter(pk=job.pk).update(**Job.failure_columns(KILLED))
     with connection.cursor() as cursor:
-        cursor.execute(import_module("finetune_hub.jobs.migrations.0011_remedies_of_attempts").TAKE_FROM_JOB)
+        cursor.execute(import_module("finetune_hub.jobs.migrations.0012_remedies_of_attempts").TAKE_FROM_JOB)
     assert list(job.attempts.order_by("number").values_list("failure_remedy", flat=True)) == ["", KILLED.remedy]
 
 

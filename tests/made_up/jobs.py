@@ -12,6 +12,7 @@ from finetune_hub.jobs.kinds.kind import KINDS, Ending, Kind
 from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.jobs.submission import create_job
 from finetune_hub.spec.part import Part
+from finetune_hub.spec.problem import Failed
 from finetune_hub.spec.references import DatasetName, split_version
 from finetune_hub.spec.training import DatasetChoice
 
@@ -84,7 +85,9 @@ class Census(Kind):
             return None
         counts: dict[str, Any] = {child.spec["letter"]: (child.result or {}).get("count") for child in children}
         failed = [child for child in children if child.state != JobState.SUCCEEDED]
-        return Ending(counts, f"{len(failed)} of its jobs failed." if failed else "", "Look at them.")
+        if failed:
+            return Ending(counts, Failed("dependency", f"{len(failed)} of its jobs failed.", "Look at them."))
+        return Ending(counts)
 
 
 class HeraldOptions(Part):

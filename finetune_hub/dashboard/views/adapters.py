@@ -13,7 +13,7 @@ from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.dashboard.access import MemberRequest
 from finetune_hub.dashboard.paging import page_of
-from finetune_hub.dashboard.views.refusals import render_refusal
+from finetune_hub.dashboard.views.refusals import not_given, render_refusal
 from finetune_hub.jobs.models import Job
 from finetune_hub.registry import downloads
 from finetune_hub.registry.model_card import usage
@@ -60,9 +60,9 @@ def download_file(request: MemberRequest, adapter_id: str, number: int, path: st
             return redirection
         chunks = downloads.stream_file(version, path)
     except Refusal as refusal:
-        return render_refusal(request, refusal.message, refusal.remedy, status=404)
+        return render_refusal(request, refusal, status=404)
     except ArtifactError as error:
-        return render_refusal(request, "The artifact store did not give the file.", str(error), status=503)
+        return render_refusal(request, not_given(error))
     return downloads.streaming_response(request, chunks, filename=name, size_bytes=file.size_bytes)
 
 

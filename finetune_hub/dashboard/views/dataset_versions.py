@@ -11,7 +11,6 @@ from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
-from finetune_hub.api.statuses import status_of
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.catalog.compare import compare_versions
 from finetune_hub.catalog.downloads import find_download
@@ -23,10 +22,11 @@ from finetune_hub.catalog.tombstones import delete_version
 from finetune_hub.dashboard.access import MemberRequest, require_submitter
 from finetune_hub.dashboard.forms import PreviewForm, SplitForm
 from finetune_hub.dashboard.histogram import draw_bars
-from finetune_hub.dashboard.views.refusals import render_refusal
+from finetune_hub.dashboard.views.refusals import not_given, render_refusal
 from finetune_hub.registry.downloads import FileChunks, streaming_response
 from finetune_hub.spec.refusal import Refusal
 
+WHOLE_NUMBERS = "Write whole numbers, 1 or more."
 FragmentView = Callable[[MemberRequest, str, int], HttpResponse]
 
 
@@ -38,9 +38,9 @@ def says_why_not(view: FragmentView) -> FragmentView:
         try:
             return view(request, dataset_id, number)
         except Refusal as refusal:
-            return refused(request, refusal.message, refusal.remedy)
+            return refused(request, refusal)
         except ArtifactError as error:
-            return refused(request, "The artifact store did not give the file.", str(error))
+            return refused(request, not_given(error))
 
     return answer
 
@@ -53,7 +53,7 @@ def preview(request: MemberRequest, dataset_id: str, number: int) -> HttpRespons
     version = find_version(request, dataset_id, number)
     look = PreviewForm(request.GET)
     if not look.is_valid():
-        return refused(request, "This is no row to look at.", "Write whole numbers, 1 or more.")
+        return refused(request, Refusal("invalid_request", "This is no row to look at.", WHOLE_NUMBERS))
     base_model = get_object_or_404(_base_models(version), pk=look.cleaned_data["base_model"])
     row = preview_row(version, base_model, look.cleaned_data["row"], look.cleaned_data["max_seq_len"])
     context = {"row": row, "shown": version, "shown_tokens": SHOWN_TOKENS}
@@ -68,7 +68,7 @@ def show_lengths(request: MemberRequest, dataset_id: str, number: int) -> HttpRe
     version = find_version(request, dataset_id, number)
     look = PreviewForm(request.GET)
     if not look.is_valid():
-        return refused(request, "There is nothing to measure by.", "Write whole numbers, 1 or more.")
+        return refused(request, Refusal("invalid_request", "There is nothing to measure by.", WHOLE_NUMBERS))
     base_model = get_object_or_404(_base_models(version), pk=look.cleaned_data["base_model"])
     lengths = token_statistics(version, base_model, look.cleaned_data["max_seq_len"])
     context = {"lengths": lengths, "bars": draw_bars(lengths), "shown": version}
@@ -107,13 +107,15 @@ def split(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
     require_submitter(request.user, version.dataset.team_id)
     form = SplitForm(request.POST)
     if not form.is_valid():
-        return render_refusal(request, "These are no share and seed.", "Hold out 1 to 90 percent.", status=422)
+        return render_refusal(
+            request, Refusal("invalid_request", "These are no share and seed.", "Hold out 1 to 90 percent.")
+        )
     try:
         train, held_out = split_version(
             version, request.user, fraction=form.cleaned_data["percent"] / 100, seed=form.cleaned_data["seed"]
         )
     except Refusal as refusal:
-        return render_refusal(request, refusal.message, refusal.remedy, status=status_of(refusal))
+        return render_refusal(request, refusal)
     messages.success(request, f"{held_out} has {held_out.row_count:,} rows held out; {train} has the others.")
     return redirect("dataset-version", train.dataset_id, train.number)
 
@@ -127,7 +129,7 @@ def delete(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse
     try:
         delete_version(version, request.user)
     except Refusal as refusal:
-        return render_refusal(request, refusal.message, refusal.remedy, status=status_of(refusal))
+        return render_refusal(request, refusal)
     messages.success(request, f"The rows of {version} are deleted.")
     return redirect("dataset-version", version.dataset_id, version.number)
 
@@ -140,9 +142,9 @@ def download_file(request: MemberRequest, dataset_id: str, number: int, name: st
         file = find_download(find_version(request, dataset_id, number), name)
         chunks = FileChunks(file.open())
     except Refusal as refusal:
-        return render_refusal(request, refusal.message, refusal.remedy, status=status_of(refusal))
+        return render_refusal(request, refusal)
     except ArtifactError as error:
-        return render_refusal(request, "The artifact store did not give the file.", str(error), status=503)
+        return render_refusal(request, not_given(error))
     return streaming_response(request, chunks, filename=file.name, size_bytes=file.size_bytes)
 
 
@@ -151,9 +153,9 @@ def find_version(request: MemberRequest, dataset_id: str, number: int) -> Datase
     return get_object_or_404(dataset.versions.select_related("dataset"), number=number)
 
 
-def refused(request: MemberRequest, message: str, remedy: str) -> HttpResponse:
+def refused(request: MemberRequest, refusal: Refusal) -> HttpResponse:
     """Why there is no preview, in its place."""
-    return render(request, "datasets/_refused.html", {"message": message, "remedy": remedy})
+    return render(request, "_problem.html", {"problem": refusal.problem})
 
 
 def _base_models(version: DatasetVersion) -> BaseModelQuerySet:

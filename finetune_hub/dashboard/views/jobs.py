@@ -16,7 +16,6 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from pydantic import ValidationError
 
 from finetune_hub.accounts.models import Membership, Team, User
-from finetune_hub.api.statuses import status_of
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.dashboard.access import MemberRequest, require_submitter, submitting_teams
 from finetune_hub.dashboard.curve import curve_points
@@ -184,7 +183,7 @@ def steer(request: MemberRequest, job_id: str, do: Callable[[Job], object]) -> H
     try:
         do(job)
     except Refusal as refusal:
-        return render_refusal(request, refusal.message, refusal.remedy, status=status_of(refusal))
+        return render_refusal(request, refusal)
     return redirect("job", job_id)
 
 

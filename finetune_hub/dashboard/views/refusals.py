@@ -5,6 +5,20 @@ from __future__ import annotations
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from finetune_hub.api.statuses import status_of
+from finetune_hub.artifacts.manifest import ArtifactError
+from finetune_hub.spec.refusal import Refusal
 
-def render_refusal(request: HttpRequest, message: str, remedy: str, *, status: int) -> HttpResponse:
-    return render(request, "refusal.html", {"message": message, "remedy": remedy, "status": status}, status=status)
+
+def render_refusal(request: HttpRequest, refusal: Refusal, *, status: int | None = None) -> HttpResponse:
+    """
+    Args:
+        status: None: the refusal's own.
+    """
+    status = status or status_of(refusal)
+    return render(request, "refusal.html", {"problem": refusal.problem, "status": status}, status=status)
+
+
+def not_given(error: ArtifactError) -> Refusal:
+    """The refusal of a file that the artifact store did not give; whoever downloads it reads why."""
+    return Refusal("artifact_unavailable", "The artifact store did not give the file.", str(error), kind="unavailable")

@@ -14,6 +14,7 @@ from django.views.decorators.http import require_http_methods
 from finetune_hub.accounts.actions import login_link_tokens
 from finetune_hub.accounts.models import User
 from finetune_hub.dashboard.views.refusals import render_refusal
+from finetune_hub.spec.refusal import Refusal
 
 sign_in = LoginView.as_view(template_name="accounts/sign_in.html", redirect_authenticated_user=True)
 
@@ -30,9 +31,12 @@ def sign_in_by_link(request: HttpRequest, user_id: int, token: str) -> HttpRespo
     if user is None or not login_link_tokens.check_token(user, token):
         return render_refusal(
             request,
-            "This link has been used, or is too old.",
-            "Ask an admin of your team; where the service runs, each start of `finetune-hub up` prints a fresh one.",
-            status=410,
+            Refusal(
+                "invalid_token",
+                "This link has been used, or is too old.",
+                "Ask an admin of your team; where the service runs, each start of `finetune-hub up` prints a new one.",
+                kind="gone",
+            ),
         )
     next_url = safe_next(request)
     if request.method == "POST":

@@ -21,12 +21,12 @@ def begin(request: MemberRequest) -> JsonResponse:
     """Begin an upload, or find the one of this fingerprint that is under way."""
     form = UploadBeginForm(request.POST, teams=submitting_teams(request.user))
     if not form.is_valid():
-        return refused("The file has no name or size.", "Choose it again.", 422)
+        return refused(Refusal("invalid_request", "The file has no name or size.", "Choose it again."))
     wanted = {name: form.cleaned_data[name] for name in ("file_name", "size_bytes", "fingerprint")}
     try:
         upload = begin_upload(form.team, request.user, **wanted)
     except Refusal as refusal:
-        return refused(refusal.message, refusal.remedy, status_of(refusal))
+        return refused(refusal)
     return JsonResponse({"id": upload.pk, "received_bytes": received_bytes(upload)})
 
 
@@ -38,11 +38,11 @@ def send_part(request: MemberRequest, upload_id: str) -> JsonResponse:
     form = PartForm(request.GET)
     data = request.read(MAX_PART_BYTES + 1)
     if not form.is_valid() or len(data) > MAX_PART_BYTES:
-        return refused("This is no part of an upload.", "Load the page again.", 422)
+        return refused(Refusal("invalid_request", "This is no part of an upload.", "Load the page again."))
     try:
         received = add_part(upload, form.cleaned_data["offset"], data)
     except Refusal as refusal:
-        return refused(refusal.message, refusal.remedy, status_of(refusal))
+        return refused(refusal)
     return JsonResponse({"received_bytes": received})
 
 
@@ -54,5 +54,5 @@ def find_own_upload(request: MemberRequest, upload_id: str) -> Upload:
     return get_object_or_404(Upload, pk=upload_id, created_by=request.user)
 
 
-def refused(message: str, remedy: str, status: int) -> JsonResponse:
-    return JsonResponse({"message": f"{message} {remedy}"}, status=status)
+def refused(refusal: Refusal) -> JsonResponse:
+    return JsonResponse({"message": str(refusal)}, status=status_of(refusal))

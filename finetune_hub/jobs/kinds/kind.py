@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetune_hub.spec.compatibility import Compatibility
 from finetune_hub.spec.part import Part
+from finetune_hub.spec.problem import Failed
 
 if TYPE_CHECKING:
     from finetune_hub.accounts.models import Team, User
@@ -22,9 +23,8 @@ class Ending:
     """How a job without a device ended."""
 
     result: dict[str, Any]
-    failure: str = ""
-    """What went wrong, in a sentence; empty: it succeeded."""
-    remedy: str = ""
+    failed: Failed | None = None
+    """What went wrong; None: it succeeded."""
 
 
 class Kind:

@@ -11,7 +11,8 @@ import yaml
 from finetune_hub.spec.objectives.dpo import DpoObjective
 from finetune_hub.spec.recipes import axolotl, llama_factory, llama_factory_v1
 from finetune_hub.spec.recipes.draft import MAX_NAME_LENGTH, Outcome, slug_of
-from finetune_hub.spec.recipes.translate import PROGRAMS, Translation, UnreadableRecipe, translate
+from finetune_hub.spec.recipes.translate import PROGRAMS, Translation, translate
+from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingSpec
 
 AXOLOTL: dict[str, Any] = {
@@ -232,7 +233,7 @@ def test_what_was_translated_is_a_recipe_of_ours_and_comes_back_unchanged() -> N
     ],
 )
 def test_what_is_no_recipe_is_unreadable(text: str, problem: str) -> None:
-    with pytest.raises(UnreadableRecipe, match=problem):
+    with pytest.raises(Refusal, match=problem):
         translate(text)
 
 

@@ -15,7 +15,7 @@ TAKE_FROM_JOB = """
 
 
 class Migration(migrations.Migration):
-    dependencies = [("jobs", "0010_measures")]
+    dependencies = [("jobs", "0011_parent_and_address")]
 
     operations = [
         migrations.AlterField(
