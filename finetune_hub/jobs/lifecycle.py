@@ -245,12 +245,15 @@ def _ask_to_stop(
     poke_worker(attempt.worker)
 
 
-def settle_stop(job: Job, attempt: Attempt, *, was_asked: bool) -> None:
+def settle_stop(job: Job, attempt: Attempt, *, was_asked: bool, failed: Failed | None = None) -> None:
     """End an attempt whose trainer has stopped, and do with its job what was wished.
 
     Args:
         was_asked: by the service; otherwise somebody on the worker's machine has stopped it.
+        failed: what went wrong while it stopped, which ends nothing and is told alone.
     """
+    if failed:
+        add_events(job, [EventDraft(f"While it stopped: {failed}", "warn")], attempt=attempt)
     if job.desired_state == DesiredState.CANCEL and job.of_kind.runs_until_told:
         end_attempt(attempt, AttemptState.SUCCEEDED)
         end_job(job, JobState.SUCCEEDED, "Ended, as it was told to.")
@@ -258,15 +261,15 @@ def settle_stop(job: Job, attempt: Attempt, *, was_asked: bool) -> None:
         end_attempt(attempt, AttemptState.CANCELLED)
         end_job(job, JobState.CANCELLED, "Cancelled.")
     elif attempt.stop_wish == StopWish.TIME_OUT:
-        failed = Failed("timed_out", attempt.stop_reason, RAISE_THE_LIMIT)
-        settle_failure(job, attempt, AttemptState.FAILED, failed)
+        too_long = Failed("timed_out", attempt.stop_reason, RAISE_THE_LIMIT)
+        settle_failure(job, attempt, AttemptState.FAILED, too_long)
     elif was_asked or job.desired_state == DesiredState.PAUSE:
         is_preempted = attempt.stop_wish == StopWish.PREEMPT
         end_attempt(attempt, AttemptState.PREEMPTED if is_preempted else AttemptState.PAUSED)
         enqueue(job, f"It goes on {job.next_start()}.")
     else:
-        failed = Failed("worker_lost", "The trainer was stopped from outside.", "Retry the job.")
-        settle_failure(job, attempt, AttemptState.FAILED, failed)
+        ended = Failed("worker_lost", "The trainer was stopped from outside.", "Retry the job.")
+        settle_failure(job, attempt, AttemptState.FAILED, ended)
 
 
 def wrong_state(job: Job, because: str, remedy: str = "Look at the job before you ask again.") -> Refusal:

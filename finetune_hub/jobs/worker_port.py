@@ -251,10 +251,7 @@ def record_events(lease: Lease, events: Sequence[EngineEvent], *, start: int, en
 
 
 def describe(event: EngineEvent) -> EventDraft | None:
-    """The event as a line of the job's history; None for what the curve and the progress bar show.
-
-    A failure has none: it is told when the attempt ends by it, see `settle_failure`.
-    """
+    """The event as a line of the job's history; None for what curve, progress bar or the attempt's end tell."""
     match event:
         case Log():
             return EventDraft(event.message, event.level)
@@ -435,18 +432,13 @@ def fail(lease: Lease, failed: Failed, result: dict[str, Any] | None = None) -> 
 
 
 def stop(lease: Lease, *, was_asked: bool, failed: Failed | None = None) -> None:
-    """The trainer stopped: asked by the service, or by somebody on its machine.
-
-    Args:
-        failed: What went wrong while it stopped.
+    """The trainer stopped: asked by the service, or by somebody on its machine; `failed`: it did not do so well.
 
     Raises:
         LeaseLost: see `fenced`.
     """
     with fenced(lease) as (job, attempt):
-        if failed:
-            add_events(job, [EventDraft(f"While it stopped: {failed}", "warn")], attempt=attempt)
-        settle_stop(job, attempt, was_asked=was_asked)
+        settle_stop(job, attempt, was_asked=was_asked, failed=failed)
         poke_control("schedule")
 
 
