@@ -5,16 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerExtension
+from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ResolvedComponent
 from drf_spectacular.utils import Direction
 from pydantic import BaseModel
+from rest_framework.serializers import BaseSerializer
 
 from finetune_hub.jobs.kinds.kind import KINDS
 from finetune_hub.spec.row_kinds import RowKind
 
 SCHEMA_SETTINGS: dict[str, Any] = {
     "OAS_VERSION": "3.1.1",  # As pydantic's JSON schemas are.
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "finetune_hub.api.schema.answers_are_whole",
+    ],
     "ENUM_NAME_OVERRIDES": {
         "JobState": "finetune_hub.jobs.models.JobState",
         "AttemptState": "finetune_hub.jobs.models.AttemptState",
@@ -54,3 +60,12 @@ class PydanticBody(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
             )
             auto_schema.registry.register_on_missing(component)
         return schema
+
+
+def answers_are_whole(result: dict[str, Any], generator: SchemaGenerator, **_: Any) -> dict[str, Any]:
+    """Our serializers only answer, and what answers has all its fields: those with a default in the database too."""
+    for component in generator.registry._components.values():
+        if isinstance(component.object, BaseSerializer):
+            schema = result["components"]["schemas"][component.name]
+            schema["required"] = sorted(schema["properties"])
+    return result

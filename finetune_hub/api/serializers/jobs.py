@@ -152,7 +152,7 @@ class JobDetailSerializer(JobSerializer):
 class JobEventSerializer(serializers.ModelSerializer[JobEvent]):
     level = serializers.ChoiceField(choices=["info", "warn", "error"])
     actor: Any = serializers.SlugRelatedField(
-        slug_field="username", read_only=True, help_text="Who did it; null: the service."
+        slug_field="username", read_only=True, allow_null=True, help_text="Who did it; null: the service."
     )
 
     class Meta:
