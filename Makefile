@@ -33,7 +33,7 @@ SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart up test test-python test-without-torch lint $(GATES) check verify-full $(PARTS:%=verify-%) fmt \
-  coverage audit hooks constraints screenshots compare-with clean
+  coverage audit hooks constraints answers screenshots compare-with clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +116,11 @@ constraints: $(TOOLS_STAMP) ## Pin anew what is installed (constraints.txt); ARG
 	  --custom-compile-command "make constraints" --output-file constraints.txt pyproject.toml $(ARGS)
 	@grep -vE '^(torch|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==' constraints.txt >$(VENV)/constraints.txt
 	@mv $(VENV)/constraints.txt constraints.txt
+
+answers: $(DEV_STAMP) ## Make the models by which the command line reads what the API answers, after a change of the API
+	@DJANGO_SETTINGS_MODULE=tests.offline_settings $(BIN)/python manage.py spectacular --fail-on-warn \
+	  --custom-settings finetune_hub.api.schema.SCHEMA_SETTINGS --file docs/openapi.yaml
+	@$(BIN)/python -m tests.cli.make_answers
 
 screenshots: $(DEV_STAMP) ## Draw every page into screenshots/; with ARGS=--docs, the pictures in docs/images
 	@$(BIN)/python -m tests.browser.screenshots $(ARGS)

@@ -106,10 +106,10 @@ def measure_jobs(hub: RunningHub, options: argparse.Namespace, folder: Path) -> 
 
 
 def prepare(client: Hub, rows: Path) -> None:
-    job_id = client.import_base_model("bench", "folder:bench")["job_id"]
+    job_id = client.import_base_model("bench", "folder:bench").job_id
     *_, last = client.watch(job_id)
-    if last.job["state"] != "succeeded":
-        raise SystemExit(f"The base model was not imported: {last.job['failure_message']}")
+    if last.job.state != "succeeded":
+        raise SystemExit(f"The base model was not imported: {last.job.failure}")
     client.push_dataset(rows, "rows")
 
 
@@ -140,7 +140,7 @@ def run_command(output: Path, model: Path, rows: Path, environment: dict[str, st
 def run_job(client: Hub, hub: RunningHub, adapter: str) -> Measured:
     spec = recipe("bench", {"name": "rows"}) | {"adapter_name": adapter}
     began = time.time()
-    job_id = client.submit(spec)["id"]
+    job_id = client.submit(spec).id
     step: float | None = None
     url = hub.variables()["DATABASE_URL"]
     with psycopg.connect(url, autocommit=True, row_factory=dict_row) as database:

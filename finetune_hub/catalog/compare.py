@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from pydantic import BaseModel, Field
-
 from finetune_hub.catalog.local_files import dataset_file
 from finetune_hub.catalog.models import DatasetVersion
 from finetune_hub.catalog.tombstones import require_alive
-from finetune_hub.data.comparison import Overlap, VersionDiff, diff_files, find_overlap
+from finetune_hub.data.comparison import Comparison, diff_files, find_overlap
 from finetune_hub.spec.refusal import Refusal
 
 MAX_ROWS = 200_000
-
-
-class Comparison(BaseModel):
-    """One version seen from another."""
-
-    diff: VersionDiff = Field(description="From the other version to this one.")
-    overlap: Overlap = Field(description="What this version asks that the other asks too.")
 
 
 def compare_versions(version: DatasetVersion, other: DatasetVersion) -> Comparison:

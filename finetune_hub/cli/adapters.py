@@ -29,13 +29,13 @@ def list_adapters(as_json: Json = False) -> None:
         ["NAME", "VERSION", "METHOD", "BASE MODEL", "SIZE", "CREATED", "ID"],
         [
             (
-                adapter["name"],
-                adapter["newest_number"],
-                adapter["newest_method"],
-                adapter["base_model"],
-                size(adapter["newest_size_bytes"]),
-                day(adapter["newest_created_at"]),
-                adapter["id"],
+                adapter.name,
+                adapter.newest_number,
+                adapter.newest_method,
+                adapter.base_model,
+                size(adapter.newest_size_bytes),
+                day(adapter.newest_created_at),
+                adapter.id,
             )
             for adapter in adapters
         ],

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from finetune_hub.cli import style
+from finetune_hub.cli.answers import ImportedBaseModel, KnownTemplate
 from finetune_hub.cli.client import Hub
-from finetune_hub.cli.connection import HubError, Row
+from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, day, end_like, print_json, print_table, reports_errors, slug_of, wait_for
 
@@ -31,14 +32,14 @@ def import_base_model(
         tell_import(hub, name, hub.import_base_model(name, source), wait=wait, as_json=as_json)
 
 
-def tell_import(hub: Hub, name: str, base_model: Row, *, wait: bool, as_json: bool) -> None:
+def tell_import(hub: Hub, name: str, base_model: ImportedBaseModel, *, wait: bool, as_json: bool) -> None:
     """Say which job imports it; or wait for that, and end like it."""
     if wait:
-        end_like(wait_for(hub, base_model["job_id"]), as_json=as_json)
+        end_like(wait_for(hub, base_model.job_id), as_json=as_json)
     elif as_json:
         print_json(base_model)
     else:
-        print(f"Importing {name}: job {base_model['job_id']}")
+        print(f"Importing {name}: job {base_model.job_id}")
 
 
 @app.command()
@@ -83,12 +84,12 @@ def list_base_models(as_json: Json = False) -> None:
         ["NAME", "STATE", "LICENSE", "SOURCE", "CREATED", "ID"],
         [
             (
-                model["name"],
-                model["state"],
-                model["license"] or "-",
-                model["source"],
-                day(model["created_at"]),
-                model["id"],
+                model.name,
+                model.state,
+                model.license or "-",
+                model.source,
+                day(model.created_at),
+                model.id,
             )
             for model in base_models
         ],
@@ -113,14 +114,14 @@ def set_template(
     if as_json:
         print_json(base_model)
     else:
-        print(f"{name} has a chat template now: {base_model['chat_template']}. Revision {base_model['revision'][:12]}.")
+        print(f"{name} has a chat template now: {base_model.chat_template}. Revision {base_model.revision[:12]}.")
 
 
-def list_templates(templates: list[Row], as_json: bool) -> None:
+def list_templates(templates: list[KnownTemplate], as_json: bool) -> None:
     if as_json:
         print_json(templates)
     else:
-        rows = [(known["name"], "yes" if known["fits"] else "as text", known["summary"]) for known in templates]
+        rows = [(known.name, "yes" if known.fits else "as text", known.summary) for known in templates]
         print_table(["TEMPLATE", "FITS", "OF"], rows)
 
 
@@ -140,7 +141,7 @@ def aliases(as_json: Json = False) -> None:
     if as_json:
         print_json(found)
     else:
-        print_table(["ALIAS", "BASE MODEL"], [(row["alias"], row["base_model"]) for row in found])
+        print_table(["ALIAS", "BASE MODEL"], [(row.alias, row.base_model) for row in found])
 
 
 @app.command()

@@ -1,19 +1,27 @@
-"""A connection to one hub over HTTP: requests, pages of lists, files in parts, and refusals as exceptions."""
+"""A connection to one hub over HTTP: requests, answers as models, files in parts, and refusals as exceptions.
+
+What answers is read by the models of `answers.py`, made from the API's own schema, and by those that the hub and the
+command line share. A field that the hub adds is kept; one that is missing says which version the hub should have.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
 from finetune_hub.artifacts.manifest import CorruptArtifact, sha256_of, verify_files
+from finetune_hub.cli.answers import ErrorBody, Upload
+from finetune_hub.spec.answer import Answer
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.refusal import Refusal
 
-Row = dict[str, Any]
+Found = TypeVar("Found", bound=BaseModel)
 
 TIMEOUT_SECONDS = 30.0
 UPLOAD_TIMEOUT_SECONDS = 600.0
@@ -39,7 +47,7 @@ class HubError(Refusal):
         remedy: str,
         *,
         field: str | None = None,
-        details: Sequence[Row] = (),
+        details: Sequence[dict[str, Any]] = (),
         status: int | None = None,
     ) -> None:
         super().__init__(code, message, remedy, field=field, details=details)
@@ -49,6 +57,13 @@ class HubError(Refusal):
     def is_outage(self) -> bool:
         """Nobody answered, or what answered could not: trying again may help."""
         return self.code in {"unreachable", "unexpected_answer"} or (self.status or 0) >= SERVER_ERROR
+
+
+class Page(Answer, Generic[Found]):
+    """A part of a list; `next` asks for the part behind it, as `cursor` or as `after`."""
+
+    data: list[Found]
+    next: str | int | None
 
 
 class HubConnection:
@@ -72,30 +87,33 @@ class HubConnection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _list(self, path: str, *, limit: int = 1000, **query: Any) -> list[Row]:
+    def _list(self, page: type[Page[Found]], path: str, *, limit: int = 1000, **query: Any) -> list[Found]:
         """The first rows of a list, gathered from its pages."""
-        rows: list[Row] = []
+        rows: list[Found] = []
         query = {key: value for key, value in query.items() if value is not None}
         while True:
-            page = self._get(path, limit=min(200, limit - len(rows)), **query)
-            rows += page["data"]
-            if page["next"] is None or len(rows) >= limit:
+            found = self._get(page, path, limit=min(200, limit - len(rows)), **query)
+            rows += found.data
+            if found.next is None or len(rows) >= limit:
                 return rows
-            query["cursor"] = page["next"]
+            query["cursor"] = found.next
 
-    def _all_after(self, path: str, after: int) -> list[Row]:
-        rows: list[Row] = []
-        following: int | None = after
+    def _all_after(self, page: type[Page[Found]], path: str, after: int) -> list[Found]:
+        rows: list[Found] = []
+        following: str | int | None = after
         while following is not None:
-            part = self._get(path, after=following)
-            rows += part["data"]
-            following = part["next"]
+            part = self._get(page, path, after=following)
+            rows += part.data
+            following = part.next
         return rows
 
-    def _get(self, path: str, **query: Any) -> Row:
-        return self._send("GET", path, params=query)
+    def _get(self, answer: type[Found], path: str, **query: Any) -> Found:
+        return self._ask(answer, "GET", path, params=query)
 
-    def _send(self, method: str, path: str, **request: Any) -> Row:
+    def _ask(self, answer: type[Found], method: str, path: str, **request: Any) -> Found:
+        return read(answer, self._send(method, path, **request))
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **request)
         except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
@@ -106,27 +124,22 @@ class HubConnection:
             ) from error
         if response.is_error or response.is_redirect:
             raise refusal_of(response)
-        if response.status_code == httpx.codes.NO_CONTENT:
-            return {}
-        try:
-            answer: Row = response.json()
-        except ValueError as error:
-            raise unexpected(response) from error
-        return answer
+        return response
 
     def _upload_in_parts(self, path: Path) -> str:
         """Send the file, waiting for outages up to a minute each; the id of the whole upload."""
         body = {"file_name": path.name, "size_bytes": path.stat().st_size, "fingerprint": f"sha256:{sha256_of(path)}"}
-        upload = self._send("POST", "uploads", json=body)
+        upload = self._ask(Upload, "POST", "uploads", json=body)
         answered_at = time.monotonic()
         with path.open("rb") as file:
-            while upload["received_bytes"] < upload["size_bytes"]:
-                file.seek(upload["received_bytes"])
+            while upload.received_bytes < upload.size_bytes:
+                file.seek(upload.received_bytes)
                 try:
-                    upload = self._send(
+                    upload = self._ask(
+                        Upload,
                         "PUT",
-                        f"uploads/{upload['id']}",
-                        params={"offset": upload["received_bytes"]},
+                        f"uploads/{upload.id}",
+                        params={"offset": upload.received_bytes},
                         content=file.read(PART_BYTES),
                         headers={"Content-Type": "application/octet-stream"},
                         timeout=UPLOAD_TIMEOUT_SECONDS,
@@ -136,7 +149,7 @@ class HubConnection:
                     if not error.is_outage or time.monotonic() - answered_at > OUTAGE_SECONDS:
                         raise
                     time.sleep(POLL_SECONDS)
-        return str(upload["id"])
+        return upload.id
 
     def _download(self, folder: str, entry: FileEntry, target: Path) -> None:
         """Fetch one file and verify it; a broken connection is tried again."""
@@ -178,17 +191,46 @@ def is_whole(folder: Path, entries: Sequence[FileEntry]) -> bool:
 def refusal_of(response: httpx.Response) -> HubError:
     """The error that an answer of 3xx, 4xx or 5xx carries."""
     try:
-        error = response.json()["error"]
-        return HubError(
-            error["code"],
-            error["message"],
-            error["remedy"],
-            field=error["field"],
-            details=error["details"],
-            status=response.status_code,
-        )
-    except (ValueError, KeyError, TypeError):
+        error = ErrorBody.model_validate_json(response.content).error
+    except ValidationError:
         return unexpected(response)
+    return HubError(
+        error.code,
+        error.message,
+        error.remedy,
+        field=error.field,
+        details=error.details,
+        status=response.status_code,
+    )
+
+
+def read(answer: type[Found], response: httpx.Response) -> Found:
+    """The answer as a model.
+
+    Raises:
+        HubError: `unexpected_answer`, or `other_version` where the hub speaks otherwise than this client.
+    """
+    try:
+        return answer.model_validate_json(response.content)
+    except ValidationError as error:
+        raise (other_version(error) if error.errors()[0]["loc"] else unexpected(response)) from error
+
+
+def other_version(error: ValidationError) -> HubError:
+    """What a hub says that speaks otherwise than this client."""
+    first, ours = error.errors()[0], version("finetune_hub")
+    field = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return HubError(
+            "other_version",
+            f"The hub's answer lacks `{field}`, which finetune_hub {ours} here reads: the hub is older.",
+            f"Upgrade the hub to {ours} or newer, or install the hub's own version here.",
+        )
+    return HubError(
+        "other_version",
+        f"`{field}` in the hub's answer is nothing that finetune_hub {ours} here can read.",
+        "Install the hub's own version here; `/api/schema` on the hub names it.",
+    )
 
 
 def unexpected(response: httpx.Response) -> HubError:

@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from finetune_hub.cli import style
-from finetune_hub.cli.connection import HubError, Row
+from finetune_hub.cli.answers import PreviewToken, TokenStatistics
+from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import (
     Json,
@@ -25,7 +26,6 @@ from finetune_hub.cli.output import (
     slug_of,
     wait_for,
 )
-from finetune_hub.data.comparison import Overlap, VersionDiff
 from finetune_hub.data.report import DatasetReport, look_at
 from finetune_hub.spec.hub_reference import HubReference
 
@@ -76,9 +76,9 @@ def push(
     if as_json:
         print_json(version)
         return
-    aside = f", {version['rejected_count']} set aside" if version["rejected_count"] else ""
-    counts = f"{version['row_count']} rows{aside}, {size(version['size_bytes'])}"
-    print(f"{version['name']}:{version['number']}  {counts}\n{version['recognised']}")
+    aside = f", {version.rejected_count} set aside" if version.rejected_count else ""
+    counts = f"{version.row_count} rows{aside}, {size(version.size_bytes)}"
+    print(f"{version.name}:{version.number}  {counts}\n{version.recognised}")
 
 
 @app.command("import")
@@ -96,11 +96,11 @@ def import_dataset(
         name = name or name_of_source(source)
         job = hub.import_dataset(name, source, mapping=read_mapping(map_) or None, quarantine=quarantine)
         if wait:
-            end_like(wait_for(hub, job["id"]), as_json=as_json)
+            end_like(wait_for(hub, job.id), as_json=as_json)
         elif as_json:
             print_json(job)
         else:
-            print(f"Fetching {name}: job {job['id']}")
+            print(f"Fetching {name}: job {job.id}")
 
 
 @app.command("list")
@@ -116,12 +116,12 @@ def list_datasets(as_json: Json = False) -> None:
         ["NAME", "VERSION", "ROWS", "SIZE", "CREATED", "ID"],
         [
             (
-                dataset["name"],
-                dataset["newest_number"],
-                dataset["newest_row_count"],
-                size(dataset["newest_size_bytes"]),
-                day(dataset["newest_created_at"]),
-                dataset["id"],
+                dataset.name,
+                dataset.newest_number,
+                dataset.newest_row_count,
+                size(dataset.newest_size_bytes),
+                day(dataset.newest_created_at),
+                dataset.id,
             )
             for dataset in datasets
         ],
@@ -145,10 +145,10 @@ def preview(
     if as_json:
         print_json({"row": shown, "tokens": lengths})
         return
-    print(marked(shown["tokens"], colours=sys.stdout.isatty()))
+    print(marked(shown.tokens, colours=sys.stdout.isatty()))
     print(
-        f"\nRow {row}: {shown['token_count']} tokens, {shown['supervised_count']} of them learned, "
-        f"{shown['truncated_count']} cut away."
+        f"\nRow {row}: {shown.token_count} tokens, {shown.supervised_count} of them learned, "
+        f"{shown.truncated_count} cut away."
     )
     print_lengths(lengths)
 
@@ -163,7 +163,7 @@ def rows(
     """Print rows as JSON lines, each with its number."""
     with connect() as hub:
         for row in hub.find_rows(hub.dataset_version(dataset), search, limit=limit):
-            print(json.dumps(row, ensure_ascii=False))
+            print(json.dumps(row.model_dump(), ensure_ascii=False))
 
 
 @app.command()
@@ -175,9 +175,8 @@ def compare(dataset: Reference, other: Reference, as_json: Json = False) -> None
     if as_json:
         print_json(found)
         return
-    diff, overlap = VersionDiff.model_validate(found["diff"]), Overlap.model_validate(found["overlap"])
-    print(f"Rows: {diff.sentence}\nQuestions: {overlap.sentence}")
-    for leak in overlap.leaks:
+    print(f"Rows: {found.diff.sentence}\nQuestions: {found.overlap.sentence}")
+    for leak in found.overlap.leaks:
         print(f"  row {leak.row} asks what row {leak.other_row} asks ({leak.similarity:.0%} alike)")
 
 
@@ -195,8 +194,8 @@ def split(
     if as_json:
         print_json(parts)
         return
-    for part in (parts["train"], parts["held_out"]):
-        print(f"{part['name']}:{part['number']}  {part['row_count']} rows")
+    for part in (parts.train, parts.held_out):
+        print(f"{part.name}:{part.number}  {part.row_count} rows")
 
 
 @app.command()
@@ -210,7 +209,7 @@ def delete(dataset: Annotated[str, typer.Argument(metavar="NAME:VERSION")]) -> N
     print(f"{dataset} is deleted.")
 
 
-def marked(tokens: list[Row], *, colours: bool) -> str:
+def marked(tokens: list[PreviewToken], *, colours: bool) -> str:
     """The tokens' text; what is learned and what is cut away is coloured, or stands in brackets."""
     marks = {
         "learned": ("\033[32m", "\033[0m") if colours else ("[[", "]]"),
@@ -219,31 +218,31 @@ def marked(tokens: list[Row], *, colours: bool) -> str:
     }
     parts: list[tuple[str, str]] = []
     for token in tokens:
-        kind = "cut" if token["truncated"] else "learned" if token["supervised"] else ""
+        kind = "cut" if token.truncated else "learned" if token.supervised else ""
         if parts and parts[-1][0] == kind:
-            parts[-1] = (kind, parts[-1][1] + token["text"])
+            parts[-1] = (kind, parts[-1][1] + token.text)
         else:
-            parts.append((kind, token["text"]))
+            parts.append((kind, token.text))
     return "".join(marks[kind][0] + text + marks[kind][1] for kind, text in parts)
 
 
-def print_lengths(lengths: Row) -> None:
+def print_lengths(lengths: TokenStatistics) -> None:
     """The histogram, and what is lost."""
-    most = max((bar["rows"] for bar in lengths["histogram"]), default=1)
-    print(f"\nTokens of {lengths['measured_rows']} of {lengths['row_count']} rows:")
-    for bar in lengths["histogram"]:
-        print(f"  {bar['from_tokens']:>7}  {'█' * round(BAR_WIDTH * bar['rows'] / most):<{BAR_WIDTH}}  {bar['rows']}")
+    most = max((bar.rows for bar in lengths.histogram), default=1)
+    print(f"\nTokens of {lengths.measured_rows} of {lengths.row_count} rows:")
+    for bar in lengths.histogram:
+        print(f"  {bar.from_tokens:>7}  {'█' * round(BAR_WIDTH * bar.rows / most):<{BAR_WIDTH}}  {bar.rows}")
     print(
-        f"{lengths['truncated_rows']} rows are cut at {lengths['max_seq_len']} tokens; that loses "
-        f"{lengths['lost_token_share']:.1%} of all tokens and {lengths['lost_supervised_share']:.1%} of the learned "
+        f"{lengths.truncated_rows} rows are cut at {lengths.max_seq_len} tokens; that loses "
+        f"{lengths.lost_token_share:.1%} of all tokens and {lengths.lost_supervised_share:.1%} of the learned "
         "ones."
     )
-    if lengths["silent_count"]:
-        named = ", ".join(map(str, lengths["silent_rows"]))
-        print(f"{lengths['silent_count']} rows have nothing to learn within {lengths['max_seq_len']} tokens: {named}.")
-    if lengths["refused_count"]:
-        named = ", ".join(map(str, lengths["refused_rows"]))
-        print(f"The chat template refuses {lengths['refused_count']} rows ({named}): {lengths['refusal']}")
+    if lengths.silent_count:
+        named = ", ".join(map(str, lengths.silent_rows))
+        print(f"{lengths.silent_count} rows have nothing to learn within {lengths.max_seq_len} tokens: {named}.")
+    if lengths.refused_count:
+        named = ", ".join(map(str, lengths.refused_rows))
+        print(f"The chat template refuses {lengths.refused_count} rows ({named}): {lengths.refusal}")
 
 
 def check_file(file: Path, mapping: dict[str, str] | None, *, quarantine: bool = False) -> None:

@@ -12,27 +12,29 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 import typer
 
 from finetune_hub.cli import style
-from finetune_hub.cli.client import Hub
-from finetune_hub.cli.connection import Row
+from finetune_hub.cli.answers import BaseModelDetail, JobDetail
+from finetune_hub.cli.client import Document, Hub
+from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.output import EXIT_JOB_FAILED, failure_of, size, wait_for
 from finetune_hub.data.sample_tickets import write_tickets
 from finetune_hub.embedded.environment import manage
 from finetune_hub.embedded.folders import default_home, prepare_home
 from finetune_hub.embedded.state import UpState, read_state
 from finetune_hub.spec.problem import Problem
+from finetune_hub.spec.run import EvaluateResult, EvaluateSample
 
 BASE_MODEL = "smollm2-135m-instruct"
 DATASET, HELD_OUT = "support-tickets", "support-tickets-held-out"
 TRAINED_ROWS, HELD_OUT_ROWS, SHOWN_ROWS = 600, 40, 3
 ANSWER_TOKENS = 64  # Twice what an answer needs; the base model would write on until it is stopped.
 START_SECONDS = 120.0
-SPEC: Row = {
+SPEC: Document = {
     "base_model": BASE_MODEL,
     "dataset": {"name": DATASET},
     "adapter_name": DATASET,
@@ -73,7 +75,7 @@ def demo(
         say_farewell(folder, state, outcome)
 
 
-def run(hub: Hub, folder: Path) -> Row:
+def run(hub: Hub, folder: Path) -> dict[str, Any]:
     """Import, upload, train, evaluate; what `--json` writes, but for the seconds."""
     style.say(f"\n[bold]1. Base model[/bold]  {BASE_MODEL}, 135 million parameters, Apache-2.0")
     base_model = import_base_model(hub)
@@ -83,20 +85,19 @@ def run(hub: Hub, folder: Path) -> Row:
     hub.push_dataset(write_tickets(samples / "held-out.jsonl", "held_out", HELD_OUT_ROWS), HELD_OUT)
     style.say("\n[bold]3. Training[/bold]  LoRA on every linear layer, one pass over the rows")
     trained = finished(hub, hub.submit(SPEC))
-    adapter = hub.adapter(trained["published"]["adapter_id"], trained["published"]["version"])
+    assert trained.published is not None  # As every training that succeeded.
+    adapter = hub.adapter(trained.published.adapter_id, trained.published.version)
     style.say("\n[bold]4. Evaluation[/bold]  every held-out ticket, with and without the adapter")
-    submitted = hub.evaluate(
-        adapter["adapter_id"], HELD_OUT, adapter_version=adapter["number"], max_new_tokens=ANSWER_TOKENS
-    )
-    result = finished(hub, submitted)["result"]
+    submitted = hub.evaluate(adapter.adapter_id, HELD_OUT, adapter_version=adapter.number, max_new_tokens=ANSWER_TOKENS)
+    result = EvaluateResult.model_validate(finished(hub, submitted).result)
     show_samples(result)
     return {
-        "job_id": trained["id"],
-        "state": trained["state"],
-        "adapter_dir": local_folder(adapter["artifact_url"]),
-        "base_model_dir": local_folder(base_model["artifact_url"]),
-        "base_exact_match": result["base_exact_match"],
-        "adapter_exact_match": result["adapter_exact_match"],
+        "job_id": trained.id,
+        "state": trained.state,
+        "adapter_dir": local_folder(adapter.artifact_url),
+        "base_model_dir": local_folder(base_model.artifact_url or ""),
+        "base_exact_match": result.base_exact_match,
+        "adapter_exact_match": result.adapter_exact_match,
         "rows_trained": TRAINED_ROWS,
     }
 
@@ -136,55 +137,55 @@ def start_hub(folder: Path, port: int | None) -> UpState:
     raise style.CommandError(f"The hub did not start in {START_SECONDS:.0f} s.", f"See the logs in {log.parent}.")
 
 
-def import_base_model(hub: Hub) -> Row:
+def import_base_model(hub: Hub) -> BaseModelDetail:
     """The base model, imported when the hub does not have it yet."""
     known = hub.base_models(BASE_MODEL)
-    if not known or known[0]["state"] == "failed":
-        finished(hub, hub.job(hub.import_base_model(BASE_MODEL)["job_id"]))
+    if not known or known[0].state == "failed":
+        finished(hub, hub.job(hub.import_base_model(BASE_MODEL).job_id))
         known = hub.base_models(BASE_MODEL)
-    facts = hub.base_model(known[0]["id"])
-    style.say(f"  [green]✓[/green] ready, {size(facts['facts']['size_bytes'])}")
+    facts = hub.base_model(known[0].id)
+    style.say(f"  [green]✓[/green] ready, {size(facts.facts['size_bytes'])}")
     return facts
 
 
-def finished(hub: Hub, job: Row) -> Row:
+def finished(hub: Hub, job: JobDetail) -> JobDetail:
     """The job at its end.
 
     Raises:
         CommandError: it did not succeed.
     """
-    ended = wait_for(hub, job["id"])
-    if ended["state"] != "succeeded":
-        failed = failure_of(ended) or Problem(ended["state"], f"The job was {ended['state']}.", "Run the demo again.")
+    ended = wait_for(hub, job.id)
+    if ended.state != "succeeded":
+        failed = failure_of(ended) or Problem(ended.state, f"The job was {ended.state}.", "Run the demo again.")
         raise style.CommandError(failed.message, failed.remedy, exit_code=EXIT_JOB_FAILED)
     return ended
 
 
-def show_samples(result: Row) -> None:
+def show_samples(result: EvaluateResult) -> None:
     """Three held-out tickets before and after, and how many of all were answered exactly."""
     from rich.table import Table
 
     table = Table(title="Tickets that were never trained on", title_justify="left", show_lines=True, expand=False)
     for heading in ("Ticket", "Base model", "With the adapter"):
         table.add_column(heading, max_width=48, overflow="fold")
-    for sample in result["samples"][:SHOWN_ROWS]:
-        correct = sample["adapter"] == sample["expected"]
+    for sample in result.samples[:SHOWN_ROWS]:
+        correct = sample.adapter == sample.expected
         mark = "[green]✓[/green] " if correct else "[red]✗[/red] "
         table.add_row(
             style.literal(ticket_of(sample)),
-            style.literal(shortened(sample["base"])),
-            mark + style.literal(shortened(sample["adapter"])),
+            style.literal(shortened(sample.base)),
+            mark + style.literal(shortened(sample.adapter)),
         )
     style.say()
     style.console().print(table)
-    base, adapter = result["base_exact_match"], result["adapter_exact_match"]
+    base, adapter = result.base_exact_match, result.adapter_exact_match
     shares = f"base [bold]{base:.0%}[/bold], adapter [bold]{adapter:.0%}[/bold]"
-    style.say(f"Exact match on {result['rows']} held-out tickets: {shares}")
+    style.say(f"Exact match on {result.rows} held-out tickets: {shares}")
 
 
-def ticket_of(sample: Row) -> str:
+def ticket_of(sample: EvaluateSample) -> str:
     """The user's last message of the rendered prompt."""
-    return str(sample["prompt"].split("<|im_start|>user\n")[-1].split("<|im_end|>")[0])
+    return sample.prompt.split("<|im_start|>user\n")[-1].split("<|im_end|>")[0]
 
 
 def shortened(text: str, length: int = 160) -> str:
@@ -201,7 +202,7 @@ def new_token(folder: Path) -> str:
     return manage(folder, "create_token", "--name", "demo", "--days", "1").stdout.strip()
 
 
-def say_farewell(folder: Path, state: UpState, outcome: Row) -> None:
+def say_farewell(folder: Path, state: UpState, outcome: dict[str, Any]) -> None:
     page = f"/jobs/{outcome['job_id']}/"
     link = manage(folder, "login_link", "--base-url", state.url, "--next", page).stdout.strip()
     style.say(f"The dashboard is up: [bold]{style.literal(link)}[/bold] [dim](works once)[/dim]")

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from finetune_hub.cli import style
-from finetune_hub.cli.connection import Row
+from finetune_hub.cli.answers import HubToken
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, day, print_json, reports_errors
 
@@ -40,10 +40,10 @@ def remove() -> None:
     print("The team has no hub token any more.")
 
 
-def _print_facts(facts: Row, as_json: bool) -> None:
+def _print_facts(facts: HubToken, as_json: bool) -> None:
     if as_json:
         print_json(facts)
-    elif facts["is_set"]:
-        print(f"Set by {facts['set_by']}, {day(facts['set_at'])}.")
+    elif facts.is_set:
+        print(f"Set by {facts.set_by}, {day(facts.set_at)}.")
     else:
         print("The team has no hub token.")

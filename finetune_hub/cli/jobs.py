@@ -12,8 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from finetune_hub.cli import style
-from finetune_hub.cli.client import Hub
-from finetune_hub.cli.connection import HubError, Row
+from finetune_hub.cli.answers import JobDetail, JobEvent
+from finetune_hub.cli.client import Document, Hub
+from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import (
     Json,
@@ -95,24 +96,24 @@ def clone(
         end_submission(hub, job, wait=wait, as_json=as_json)
 
 
-def end_submission(hub: Hub, job: Row, *, wait: bool, as_json: bool) -> None:
+def end_submission(hub: Hub, job: JobDetail, *, wait: bool, as_json: bool) -> None:
     """Print the new job's id, or wait for the job."""
     if wait:
-        print(job["id"], file=sys.stderr)
-        end_like(wait_for(hub, job["id"]), as_json=as_json)
+        print(job.id, file=sys.stderr)
+        end_like(wait_for(hub, job.id), as_json=as_json)
     elif as_json:
         print_json(job)
     else:
-        print(job["id"])
+        print(job.id)
 
 
-def read_changes(texts: list[str]) -> Row:
+def read_changes(texts: list[str]) -> Document:
     """`training.epochs=3` → `{"training": {"epochs": 3}}`; values are YAML.
 
     Raises:
         HubError: `invalid_change`.
     """
-    changes: Row = {}
+    changes: Document = {}
     for text in texts:
         place, equals, value = text.partition("=")
         names = place.split(".")
@@ -144,14 +145,14 @@ def list_jobs(
         ["ID", "KIND", "STATE", "BASE MODEL", "STEP", "BY", "CREATED", "WHY IT WAITS"],
         [
             (
-                job["id"],
-                job["kind"],
-                job["state"],
-                job["base_model"],
-                f"{job['step']}/{job['total_steps'] or '?'}",
-                job["created_by"],
-                day(job["created_at"]),
-                job["waiting_reason"].partition(". ")[0] or "-",
+                job.id,
+                job.kind,
+                job.state,
+                job.base_model,
+                f"{job.step}/{job.total_steps or '?'}",
+                job.created_by,
+                day(job.created_at),
+                job.waiting_reason.partition(". ")[0] or "-",
             )
             for job in jobs
         ],
@@ -167,21 +168,21 @@ def show(job_id: JobId, as_json: Json = False) -> None:
     if as_json:
         print_json(job)
         return
-    print(f"{job['id']}  {job['kind']}  {job['state']}{published(job)}")
-    print(f"base model  {job['base_model']}")
-    datasets = [f"{dataset['name']}:{dataset['version']}" for dataset in job["datasets"]]
+    print(f"{job.id}  {job.kind}  {job.state}{published(job)}")
+    print(f"base model  {job.base_model}")
+    datasets = [f"{dataset.name}:{dataset.version}" for dataset in job.datasets]
     print(f"datasets    {', '.join(datasets) or '-'}")
-    print(f"progress    {job['progress_unit']} {job['step']}/{job['total_steps'] or '?'}")
-    for attempt in reversed(job["attempts"]):
-        where = f"{attempt['state']} on {attempt['worker']}"
-        print(f"attempt {attempt['number']}   {where}  {failure_line(attempt)}".rstrip())
-    if job["priority"] and job["finished_at"] is None:
-        print(f"priority    {job['priority']}")
-    for field, value in job["adjustments"].items():
+    print(f"progress    {job.progress_unit} {job.step}/{job.total_steps or '?'}")
+    for attempt in reversed(job.attempts):
+        where = f"{attempt.state} on {attempt.worker}"
+        print(f"attempt {attempt.number}   {where}  {failure_line(attempt)}".rstrip())
+    if job.priority and job.finished_at is None:
+        print(f"priority    {job.priority}")
+    for field, value in job.adjustments.items():
         print(f"adjusted    {field}: {value}")
-    if job["waiting_reason"]:
-        print(f"waits       {job['waiting_reason']}")
-    if job["failure"]:
+    if job.waiting_reason:
+        print(f"waits       {job.waiting_reason}")
+    if job.failure:
         print(f"failure     {failure_line(job)}")
 
 
@@ -192,9 +193,9 @@ def recipe(job_id: JobId, as_json: Json = False) -> None:
     with connect() as hub:
         job = hub.job(job_id)
     try:
-        document = TrainingSpec.model_validate(job["spec"]).model_dump(mode="json", exclude_none=True)
+        document = TrainingSpec.model_validate(job.spec).model_dump(mode="json", exclude_none=True)
     except ValidationError:
-        message = f"{job_id} is no training: its kind is {job['kind']}."
+        message = f"{job_id} is no training: its kind is {job.kind}."
         raise HubError("no_recipe", message, "Name a training job.") from None
     print_json(document) if as_json else print(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), end="")
 
@@ -233,7 +234,7 @@ def pause(job_id: JobId, reason: Reason = "", as_json: Json = False) -> None:
     """Let a job rest. A running trainer writes a checkpoint first."""
     with connect() as hub:
         job = hub.pause(job_id, reason)
-    is_paused = job["state"] == "paused"
+    is_paused = job.state == "paused"
     tell(job, "is paused." if is_paused else "is being paused: its trainer writes a checkpoint first.", as_json=as_json)
 
 
@@ -251,7 +252,7 @@ def preempt(job_id: JobId, reason: Reason = "", as_json: Json = False) -> None:
     """Take a job's devices back. It writes a checkpoint and waits at its old place in line. For admins."""
     with connect() as hub:
         job = hub.preempt(job_id, reason)
-    is_queued = job["state"] == "queued"
+    is_queued = job.state == "queued"
     tell(job, "waits in line again." if is_queued else "will wait in line again, after a checkpoint.", as_json=as_json)
 
 
@@ -261,12 +262,12 @@ def cancel(job_id: JobId, reason: Reason = "", as_json: Json = False) -> None:
     """Cancel a job. A running trainer writes a checkpoint first."""
     with connect() as hub:
         job = hub.cancel(job_id, reason)
-    if job["state"] == "cancelled":
+    if job.state == "cancelled":
         said = "is cancelled."
-    elif job["desired_state"] == "cancel":
+    elif job.desired_state == "cancel":
         said = "is being cancelled: its trainer was asked to stop."
     else:
-        said = f"had ended before: {job['state']}."
+        said = f"had ended before: {job.state}."
     tell(job, said, as_json=as_json)
 
 
@@ -288,7 +289,7 @@ def retry(
         if wait:
             end_like(wait_for(hub, job_id), as_json=as_json)
         else:
-            start = f"step {job['checkpoints'][0]}" if job["checkpoints"] else "the beginning"
+            start = f"step {job.checkpoints[0]}" if job.checkpoints else "the beginning"
             tell(job, f"runs again from {start}.", as_json=as_json)
 
 
@@ -305,9 +306,9 @@ def priority(
     tell(job, f"has priority {number}.", as_json=as_json)
 
 
-def tell(job: Row, said: str, *, as_json: bool) -> None:
-    print_json(job) if as_json else print(f"{job['id']} {said}")
+def tell(job: JobDetail, said: str, *, as_json: bool) -> None:
+    print_json(job) if as_json else print(f"{job.id} {said}")
 
 
-def print_event(event: dict[str, object], *, as_json: bool) -> None:
-    print(json.dumps(event) if as_json else event_line(event), flush=True)
+def print_event(event: JobEvent, *, as_json: bool) -> None:
+    print(json.dumps(event.model_dump()) if as_json else event_line(event), flush=True)

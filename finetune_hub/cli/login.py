@@ -35,7 +35,7 @@ def login(
     if as_json:
         print_json(me)
     else:
-        print(f"Logged in to {hub.url} as {me['user']} ({me['role']} in {me['team']}).")
+        print(f"Logged in to {hub.url} as {me.user} ({me.role} in {me.team}).")
 
 
 def connect() -> Hub:

@@ -18,10 +18,12 @@ from datetime import timedelta
 from typing import Annotated, Any, ParamSpec
 
 import typer
+from pydantic_core import to_jsonable_python
 
 from finetune_hub.cli import style
+from finetune_hub.cli.answers import Attempt, JobDetail, JobEvent
 from finetune_hub.cli.client import Hub, Progress
-from finetune_hub.cli.connection import HubError, Row
+from finetune_hub.cli.connection import HubError
 from finetune_hub.spec.measures import MEASURES
 from finetune_hub.spec.problem import Problem
 from finetune_hub.spec.refusal import Refusal
@@ -77,7 +79,7 @@ def print_problem(problem: Problem, details: Sequence[Row] = (), *, as_json: boo
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
+    print(json.dumps(to_jsonable_python(value), indent=2))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -106,7 +108,7 @@ def day(timestamp: str | None) -> str:
 # ---- waiting for a job
 
 
-def wait_for(hub: Hub, job_id: str) -> Row:
+def wait_for(hub: Hub, job_id: str) -> JobDetail:
     """Show the job's progress on stderr until it has ended: a bar on a terminal, plain lines elsewhere.
 
     Returns:
@@ -116,50 +118,48 @@ def wait_for(hub: Hub, job_id: str) -> Row:
     return show(hub.watch(job_id))
 
 
-def end_like(job: Row, *, as_json: bool) -> None:
+def end_like(job: JobDetail, *, as_json: bool) -> None:
     """Print the ended job and end with the exit code of its state."""
     if as_json:
         print_json(job)
-    elif job["state"] == "succeeded":
-        print(f"{job['id']} succeeded{published(job)}")
-    if job["state"] == "failed" and (failed := failure_of(job)):
-        style.say_problem(replace(failed, message=f"{job['id']} failed ({failed.code}): {failed.message}"))
-    elif job["state"] == "cancelled":
-        print(f"{job['id']} was cancelled.", file=sys.stderr)
-    code = {"failed": EXIT_JOB_FAILED, "cancelled": EXIT_JOB_CANCELLED}.get(job["state"], 0)
+    elif job.state == "succeeded":
+        print(f"{job.id} succeeded{published(job)}")
+    if job.state == "failed" and (failed := failure_of(job)):
+        style.say_problem(replace(failed, message=f"{job.id} failed ({failed.code}): {failed.message}"))
+    elif job.state == "cancelled":
+        print(f"{job.id} was cancelled.", file=sys.stderr)
+    code = {"failed": EXIT_JOB_FAILED, "cancelled": EXIT_JOB_CANCELLED}.get(job.state, 0)
     if code:
         raise typer.Exit(code)
 
 
-def failure_of(row: Row) -> Problem | None:
+def failure_of(row: JobDetail | Attempt) -> Problem | None:
     """Why a job, or an attempt, failed; None: it did not."""
-    failure = row.get("failure")
-    if failure is None and row.get("failure_class"):  # An attempt, of a hub one release older.
-        return Problem(row["failure_class"], row["failure_message"], "")
-    return Problem(failure["failure_class"], failure["message"], failure["remedy"]) if failure else None
+    failure = row.failure
+    return Problem(failure.failure_class, failure.message, failure.remedy) if failure else None
 
 
-def failure_line(row: Row) -> str:
+def failure_line(row: JobDetail | Attempt) -> str:
     """`diverged: Step 3 has the loss nan. Lower the learning rate.`; empty for what did not fail."""
     failed = failure_of(row)
     return f"{failed.code}: {failed}" if failed else ""
 
 
-def published(job: Row) -> str:
-    adapter = job["published"]
-    return f": adapter {adapter['name']}:{adapter['version']} ({adapter['adapter_id']})" if adapter else ""
+def published(job: JobDetail) -> str:
+    adapter = job.published
+    return f": adapter {adapter.name}:{adapter.version} ({adapter.adapter_id})" if adapter else ""
 
 
 def progress_line(progress: Progress) -> str:
     """`steps 12/100, loss 1.2345, 0:01:05 left`, as far as it is known; of DPO its rewards too."""
     job = progress.job
-    if not job["total_steps"]:
-        return str(job["waiting_reason"] or job["state"])
-    parts = [f"{job['progress_unit']} {job['step']}/{job['total_steps']}"]
+    if not job.total_steps:
+        return str(job.waiting_reason or job.state)
+    parts = [f"{job.progress_unit} {job.step}/{job.total_steps}"]
     if progress.newest:
-        parts += measures(progress.newest["loss"], progress.newest)
-    if job["eta_seconds"] is not None:
-        parts.append(f"{timedelta(seconds=round(job['eta_seconds']))} left")
+        parts += measures(progress.newest.loss, progress.newest.model_dump())
+    if job.eta_seconds is not None:
+        parts.append(f"{timedelta(seconds=round(job.eta_seconds))} left")
     return ", ".join(parts)
 
 
@@ -170,12 +170,12 @@ def measures(loss: float | None, values: Mapping[str, Any]) -> list[str]:
     return shown + [measure.in_words(value) for measure, value in found if value is not None]
 
 
-def event_line(event: Row) -> str:
-    mark = {"warn": "warning: ", "error": "error: "}.get(event["level"], "")
-    return f"{event['created_at'][11:19]}  {mark}{event['message']}"
+def event_line(event: JobEvent) -> str:
+    mark = {"warn": "warning: ", "error": "error: "}.get(event.level, "")
+    return f"{event.created_at[11:19]}  {mark}{event.message}"
 
 
-def _show_lines(looks: Iterable[Progress]) -> Row:
+def _show_lines(looks: Iterable[Progress]) -> JobDetail:
     said_at = time.monotonic()
     for look in looks:
         for event in look.events:
@@ -186,7 +186,7 @@ def _show_lines(looks: Iterable[Progress]) -> Row:
     return look.job
 
 
-def _show_bar(looks: Iterable[Progress]) -> Row:
+def _show_bar(looks: Iterable[Progress]) -> JobDetail:
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
@@ -198,6 +198,6 @@ def _show_bar(looks: Iterable[Progress]) -> Row:
         for look in looks:
             for event in look.events:
                 console.print(event_line(event), markup=False)
-            total, step = look.job["total_steps"], look.job["step"]
-            bar.update(task, total=total, completed=step, description=progress_line(look), state=look.job["state"])
+            total, step = look.job.total_steps, look.job.step
+            bar.update(task, total=total, completed=step, description=progress_line(look), state=look.job.state)
     return look.job

@@ -40,7 +40,7 @@ def plan(
 def ask(read: Recipe) -> PlanAnswer:
     with connect() as hub:
         try:
-            return PlanAnswer.model_validate(hub.plan(read.document))
+            return hub.plan(read.document)
         except HubError as error:
             read.place(error)
             raise

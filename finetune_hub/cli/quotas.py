@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from finetune_hub.cli import style
-from finetune_hub.cli.connection import Row
+from finetune_hub.cli.answers import Quota
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, print_json, print_table, reports_errors
 
@@ -27,11 +27,11 @@ def list_quotas(as_json: Json = False) -> None:
         ["TEAM", "DEVICES", "HOURS THIS MONTH", "WEIGHT", "RECENT HOURS"],
         [
             (
-                quota["team"],
-                _of(str(quota["devices"]), quota["max_devices"]),
-                _of(f"{quota['month_hours']:.1f}", quota["max_hours"]),
-                f"{quota['weight']:g}",
-                f"{quota['recent_hours']:.1f}",
+                quota.team,
+                _of(str(quota.devices), quota.max_devices),
+                _of(f"{quota.month_hours:.1f}", quota.max_hours),
+                f"{quota.weight:g}",
+                f"{quota.recent_hours:.1f}",
             )
             for quota in found
         ],
@@ -59,7 +59,7 @@ def _of(used: str, limit: float | None) -> str:
     return used if limit is None else f"{used} of {limit:g}"
 
 
-def _sentence(quota: Row) -> str:
-    devices = "any number of devices" if quota["max_devices"] is None else f"{quota['max_devices']} devices"
-    hours = "any number of device hours" if quota["max_hours"] is None else f"{quota['max_hours']:g} device hours"
-    return f"{quota['name']} may have {devices} at a time and {hours} a month, with weight {quota['weight']:g}."
+def _sentence(quota: Quota) -> str:
+    devices = "any number of devices" if quota.max_devices is None else f"{quota.max_devices} devices"
+    hours = "any number of device hours" if quota.max_hours is None else f"{quota.max_hours:g} device hours"
+    return f"{quota.name} may have {devices} at a time and {hours} a month, with weight {quota.weight:g}."

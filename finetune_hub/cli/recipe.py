@@ -58,7 +58,7 @@ def preset(
         made = preset_offline(name, base_model, dataset, device)
     else:
         with connect() as hub:
-            made = Preset.model_validate(hub.presets(base_model, [choice_of(text) for text in dataset], [name])[0])
+            made = hub.presets(base_model, [choice_of(text) for text in dataset], [name])[0]
     print_json(made.model_dump(mode="json", exclude_none=True)) if as_json else print(commented(made), end="")
 
 

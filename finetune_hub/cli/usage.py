@@ -25,30 +25,30 @@ def usage(
     """Show how long devices were held in a month, and how long jobs waited."""
     with connect() as hub:
         found = hub.usage(month, by=by, all_teams=all_teams)
-    lines = found["lines"]
-    names = [name for name in NAMES if any(line[name] is not None for line in lines)]
+    lines = found.lines
+    names = [name for name in NAMES if any(getattr(line, name) is not None for line in lines)]
     if as_json:
         print_json(found)
     elif as_csv:
         columns = [*names, "gpu_seconds", "cpu_seconds", "jobs", "mean_wait_seconds"]
         writer = csv.DictWriter(sys.stdout, ["month", *columns], extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({"month": found["month"], **line} for line in lines)
+        writer.writerows({"month": found.month, **line.model_dump()} for line in lines)
     else:
         print_table(
             [*map(str.upper, names), "GPU HOURS", "CPU HOURS", "JOBS", "MEAN WAIT"],
             [
                 (
-                    *(line[name] for name in names),
-                    hours(line["gpu_seconds"]),
-                    hours(line["cpu_seconds"]),
-                    line["jobs"],
-                    "-" if line["mean_wait_seconds"] is None else f"{line['mean_wait_seconds']:.0f} s",
+                    *(getattr(line, name) for name in names),
+                    hours(line.gpu_seconds),
+                    hours(line.cpu_seconds),
+                    line.jobs,
+                    "-" if line.mean_wait_seconds is None else f"{line.mean_wait_seconds:.0f} s",
                 )
                 for line in lines
             ],
         )
-        print(f"{found['month']}: {hours(found['gpu_seconds'])} GPU hours, {hours(found['cpu_seconds'])} CPU hours.")
+        print(f"{found.month}: {hours(found.gpu_seconds)} GPU hours, {hours(found.cpu_seconds)} CPU hours.")
 
 
 def hours(seconds: float) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from finetune_hub.cli import style
-from finetune_hub.cli.connection import Row
+from finetune_hub.cli.answers import Worker
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, print_json, print_table, reports_errors
 from finetune_hub.cli.this_machine import Home, require_unix
@@ -37,11 +37,11 @@ def list_workers(as_json: Json = False) -> None:
         ["NAME", "HEALTH", "DEVICES", "HOST", "WHY"],
         [
             (
-                worker["name"],
-                worker["health"],
-                ", ".join(device["name"] for device in worker["devices"] if device["present"]) or "-",
-                worker["hostname"],
-                worker["health_reason"],
+                worker.name,
+                worker.health,
+                ", ".join(device.name for device in worker.devices if device.present) or "-",
+                worker.hostname,
+                worker.health_reason,
             )
             for worker in found
         ],
@@ -146,8 +146,8 @@ def _manage(home: Path | None, command: str, name: str) -> None:
         raise typer.Exit(1)
 
 
-def _print_health(worker: Row, as_json: bool) -> None:
+def _print_health(worker: Worker, as_json: bool) -> None:
     if as_json:
         print_json(worker)
     else:
-        print(f"{worker['name']} is {worker['health']}: {worker['health_reason']}")
+        print(f"{worker.name} is {worker.health}: {worker.health_reason}")

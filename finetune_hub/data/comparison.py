@@ -20,7 +20,9 @@ from typing import Any
 from zlib import crc32
 
 import orjson
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from finetune_hub.spec.answer import Answer
 
 NAMED_ROWS = 10
 NEAR = 0.8
@@ -33,7 +35,7 @@ _NO_WORD = re.compile(r"\W+")
 Sketch = tuple[int, ...]
 
 
-class VersionDiff(BaseModel):
+class VersionDiff(Answer):
     """What became of the rows from one version to another. Rows are named by number."""
 
     added: int
@@ -51,7 +53,7 @@ class VersionDiff(BaseModel):
         return f"{told or 'Nothing differs'}; {self.unchanged:,} unchanged."
 
 
-class Leak(BaseModel):
+class Leak(Answer):
     """A row that asks what a row of the other file asks."""
 
     row: int
@@ -59,7 +61,7 @@ class Leak(BaseModel):
     similarity: float = Field(description="1: the same words; else about how much of both is shared.")
 
 
-class Overlap(BaseModel):
+class Overlap(Answer):
     """How many rows of a file ask what another file asks, which spoils a comparison of the two."""
 
     rows: int
@@ -74,6 +76,13 @@ class Overlap(BaseModel):
         return (
             f"{self.same:,} of its {self.rows:,} rows ask what the other asks word for word, {self.near:,} nearly so."
         )
+
+
+class Comparison(Answer):
+    """One version seen from another."""
+
+    diff: VersionDiff = Field(description="From the other version to this one.")
+    overlap: Overlap = Field(description="What this version asks that the other asks too.")
 
 
 def diff_files(old: Path, new: Path) -> VersionDiff:

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import Field
 
 from finetune_hub.scheduling.fitting import Alternative, DevicePlan, Verdict
-from finetune_hub.spec.part import Part
+from finetune_hub.spec.answer import Answer
 from finetune_hub.spec.sizes import size_in_words
 
 
-class AlternativeAnswer(Part):
+class AlternativeAnswer(Answer):
     """A change that makes the run fit."""
 
     changes: dict[str, Any] = Field(description="Field of the spec → value, such as `training.micro_batch_size`: 1.")
@@ -38,7 +38,7 @@ class AlternativeAnswer(Part):
         )
 
 
-class DeviceAnswer(Part):
+class DeviceAnswer(Answer):
     """The run on one kind of device."""
 
     name: str
@@ -86,7 +86,7 @@ def _rank(plan: DevicePlan) -> tuple[int, float]:
     return order.index(plan.verdict), by
 
 
-class PlanAnswer(Part):
+class PlanAnswer(Answer):
     """Will it fit, where, and if not, what would?"""
 
     fits: bool = Field(description="Whether some device has room for it, be it barely.")

@@ -28,8 +28,8 @@ from finetune_hub.scheduling.devices import KNOWN_GPUS, PlannedDevice
 from finetune_hub.scheduling.fitting import Alternative, cheapest_fit
 from finetune_hub.scheduling.learning import FinishedRun
 from finetune_hub.scheduling.workload import Rows, workload_of
+from finetune_hub.spec.answer import Answer
 from finetune_hub.spec.objectives.objective import Objective
-from finetune_hub.spec.part import Part
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.shape import Shape
 from finetune_hub.spec.sizes import size_in_words
@@ -96,7 +96,7 @@ PRESETS = {
 DEFAULT_PRESET = next(iter(PRESETS))
 
 
-class PresetValue(Part):
+class PresetValue(Answer):
     """One field of the spec."""
 
     field: str = Field(description="Its place in the spec, such as `training.epochs`.")
@@ -104,7 +104,7 @@ class PresetValue(Part):
     reason: str = Field(description="Why this value, in words.")
 
 
-class Preset(Part):
+class Preset(Answer):
     """A training filled in for a purpose."""
 
     name: str
@@ -114,7 +114,7 @@ class Preset(Part):
     spec: TrainingSpec = Field(description="The whole of it, as `POST /api/jobs` takes it.")
 
 
-class PresetsAnswer(Part):
+class PresetsAnswer(Answer):
     """Presets for datasets and a base model."""
 
     presets: list[Preset]

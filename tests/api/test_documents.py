@@ -20,7 +20,7 @@ GENERATE = "spectacular --custom-settings finetune_hub.api.schema.SCHEMA_SETTING
 
 
 def test_the_schema_in_the_repository_is_current() -> None:
-    """After a wanted change: `python manage.py <GENERATE> --file docs/openapi.yaml`."""
+    """After a wanted change: `make answers`."""
     generated = StringIO()
     call_command(*GENERATE.split(), stdout=generated)
     assert yaml.safe_load(generated.getvalue()) == yaml.safe_load((ROOT / "docs/openapi.yaml").read_text())

@@ -155,7 +155,7 @@ class HubUnderFire:
         with self.client() as client:
             client.import_base_model("tiny", "folder:tiny")
             client.push_dataset(folder / "rows.jsonl", "rows")
-            self.until(lambda: client.base_models("tiny")[0]["state"] == "ready", "the import of the base model")
+            self.until(lambda: client.base_models("tiny")[0].state == "ready", "the import of the base model")
         with self.database() as database:
             database.execute(WITNESS)
             for table in WITNESSED:

@@ -128,11 +128,11 @@ class Program:
             "runtime": {"dtype": "float32"},
         }
         job = self.hub.patiently(lambda client: client.submit(spec, idempotency_key=f"training {number}"))
-        self.recipes[job["id"]] = f"{method}, {steps} steps"
+        self.recipes[job.id] = f"{method}, {steps} steps"
 
     def unfinished(self) -> list[str]:
         jobs = self.hub.patiently(lambda client: client.jobs(limit=100))
-        return sorted(job["id"] for job in jobs if job["state"] not in {"succeeded", "failed", "cancelled"})
+        return sorted(job.id for job in jobs if job.state not in {"succeeded", "failed", "cancelled"})
 
     def count(self) -> None:
         with self.hub.database() as database:

@@ -15,7 +15,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from finetune_hub.accounts.models import Team
-from finetune_hub.cli import client
+from finetune_hub.cli import data_client
 from finetune_hub.cli.client import Hub
 from finetune_hub.cli.connection import HubError
 from finetune_hub.jobs.lifecycle import end_job, lock_job
@@ -81,7 +81,7 @@ def test_push_sets_bad_rows_aside_on_demand(hub: RunCommand) -> None:
 
 
 def test_a_push_that_broke_off_goes_on(hub: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(data_client, "WHOLE_BYTES", 1000)
     monkeypatch.setattr("finetune_hub.cli.connection.PART_BYTES", 1000)
     Path("rows.jsonl").write_text(f"{GOOD_ROW}\n" * 50)
     sent: list[int] = []
@@ -214,7 +214,7 @@ def test_watching_outlives_a_short_outage(api: Hub, team: Team, monkeypatch: pyt
     looks = list(api.watch(job.pk, poll_seconds=0.05))
     thread.join()
     assert looks[-1].has_ended
-    assert [event["number"] for look in looks for event in look.events] == [1]
+    assert [event.number for look in looks for event in look.events] == [1]
 
 
 def test_watching_an_unknown_job_ends_at_once(api: Hub) -> None:

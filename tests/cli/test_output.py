@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from finetune_hub.cli import output
+from finetune_hub.cli.answers import JobDetail, JobEvent, MetricPoint
 from finetune_hub.cli.client import Progress
 
 
 def look(state: str, step: int, *, total: int | None = 10, loss: float | None = None, message: str = "") -> Progress:
-    job: dict[str, Any] = {
-        "state": state,
-        "step": step,
-        "total_steps": total,
-        "progress_unit": "steps",
-        "eta_seconds": 65.4,
-        "waiting_reason": "Every device is taken.",
-    }
-    point = {"step": step, "loss": loss, "reward_margin": None, "reward_accuracy": None} if loss else None
-    events = [{"number": step, "level": "warn", "created_at": "2026-01-31T12:34:56Z", "message": message}]
+    job = JobDetail.model_construct(
+        state=state,
+        step=step,
+        total_steps=total,
+        progress_unit="steps",
+        eta_seconds=65.4,
+        waiting_reason="Every device is taken.",
+    )
+    point = MetricPoint.model_construct(step=step, loss=loss) if loss else None
+    events = [JobEvent.model_construct(number=step, level="warn", created_at="2026-01-31T12:34:56Z", message=message)]
     return Progress(job, events if message else [], [point] if point else [], point)
 
 
@@ -39,7 +38,7 @@ def test_a_progress_line_says_what_is_known() -> None:
 def test_a_progress_line_of_pairs_says_how_well_they_are_told_apart() -> None:
     pairs = look("running", 3, loss=0.5)
     assert pairs.newest
-    pairs.newest.update(reward_margin=0.25, reward_accuracy=0.875)
+    pairs.newest.reward_margin, pairs.newest.reward_accuracy = 0.25, 0.875
     assert output.progress_line(pairs) == "steps 3/10, loss 0.5000, margin 0.250, accuracy 88%, 0:01:05 left"
 
 

@@ -144,7 +144,7 @@ def hosts(cable: None) -> Iterator[Hosts]:
             client.import_base_model("tiny", "folder:tiny")
             client.push_dataset(folder / "rows.jsonl", "rows")
             wait_until(
-                lambda: client.base_models("tiny")[0]["state"] == "ready", seconds=60, what="the base model's import"
+                lambda: client.base_models("tiny")[0].state == "ready", seconds=60, what="the base model's import"
             )
             client.drain_worker("box")
 

@@ -38,7 +38,7 @@ def submit(client: Hub, *, steps: int) -> str:
             "runtime": {"dtype": "float32"},
         }
     )
-    return str(job["id"])
+    return str(job.id)
 
 
 def attempts(hosts: Hosts, job_id: str) -> list[tuple[Any, ...]]:
@@ -53,13 +53,13 @@ def attempts(hosts: Hosts, job_id: str) -> list[tuple[Any, ...]]:
 def test_a_training_over_s3(hosts: Hosts, tmp_path: Path) -> None:
     with hosts.hub.client() as client:
         job = list(client.watch(submit(client, steps=20)))[-1].job
-        assert job["state"] == "succeeded", job
+        assert job.state == "succeeded", job
         folder = client.pull("tickets", output=tmp_path / "pulled")
         adapter = client.adapter("tickets")
-    assert [worker for _, worker, _ in attempts(hosts, job["id"])] == ["far"]
-    verify_files(folder, [FileEntry.model_validate(file) for file in adapter["files"]])
+    assert [worker for _, worker, _ in attempts(hosts, job.id)] == ["far"]
+    verify_files(folder, [FileEntry.model_validate(file.model_dump()) for file in adapter.files])
 
-    path = f"/api/adapters/{adapter['adapter_id']}/versions/1/files/adapter_config.json"
+    path = f"/api/adapters/{adapter.adapter_id}/versions/1/files/adapter_config.json"
     answer = httpx.get(hosts.hub.state.url + path, headers={"Authorization": f"Bearer {hosts.hub.new_token()}"})
     assert answer.status_code == 302
     assert answer.headers["Location"].startswith(f"http://{HERE}:9000/hub/artifacts/jobs/")
@@ -69,7 +69,7 @@ def test_a_worker_that_is_cut_off_is_silent_before_another_starts(hosts: Hosts) 
     with hosts.hub.client() as client:
         job_id = submit(client, steps=6000)
         wait_until(
-            lambda: any(event["message"] == "Checkpoint at step 10." for event in client.events(job_id)),
+            lambda: any(event.message == "Checkpoint at step 10." for event in client.events(job_id)),
             seconds=60,
             what="the first checkpoint",
         )
@@ -91,11 +91,11 @@ def test_a_worker_that_is_cut_off_is_silent_before_another_starts(hosts: Hosts) 
             assert worker == "box"
             assert dead_at < assigned_at
             wait_until(
-                lambda: any("Resuming from the checkpoint" in event["message"] for event in client.events(job_id)),
+                lambda: any("Resuming from the checkpoint" in event.message for event in client.events(job_id)),
                 seconds=60,
                 what="the resuming",
             )
         finally:
             hosts.mend()
             client.cancel(job_id)
-        wait_until(lambda: client.job(job_id)["state"] == "cancelled", seconds=90, what="the end of the job")
+        wait_until(lambda: client.job(job_id).state == "cancelled", seconds=90, what="the end of the job")

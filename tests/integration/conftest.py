@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from finetune_hub.cli.answers import JobDetail
 from finetune_hub.cli.client import Hub, Progress
 from finetune_hub.embedded.environment import load_environment
 from finetune_hub.embedded.state import UpState, read_state
@@ -141,9 +142,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory, fake_hub: FakeHub) -> Iterator
     try:
         running.start()
         with running.client() as client:
-            job_id = client.import_base_model("tiny", "folder:tiny")["job_id"]
+            job_id = client.import_base_model("tiny", "folder:tiny").job_id
             ended = list(client.watch(job_id))[-1].job
-            assert ended["state"] == "succeeded", ended
+            assert ended.state == "succeeded", ended
             client.push_dataset(rows, "rows")
         yield running
     finally:
@@ -157,7 +158,7 @@ class Training:
     client: Hub
     job_id: str
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> JobDetail:
         looks: list[Progress] = list(self.client.watch(self.job_id))
         return looks[-1].job
 
@@ -183,5 +184,5 @@ def training_recipe(*, max_steps: int = STEPS, **runtime: Any) -> dict[str, Any]
 def training(hub: RunningHub) -> Iterator[Training]:
     with hub.client() as client:
         job = client.submit(training_recipe())
-        wait_until(lambda: client.job(job["id"])["checkpoints"], seconds=120, what="the first checkpoint")
-        yield Training(client, job["id"])
+        wait_until(lambda: client.job(job.id).checkpoints, seconds=120, what="the first checkpoint")
+        yield Training(client, job.id)

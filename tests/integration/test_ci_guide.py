@@ -53,8 +53,8 @@ class Pipeline:
 def token(hub: RunningHub) -> str:
     """Of a hub that knows the guide's base model by name; the weights are tiny, the way is the same."""
     with hub.client() as client:
-        job_id = client.import_base_model("smollm2-135m-instruct", "folder:tiny")["job_id"]
-        assert list(client.watch(job_id))[-1].job["state"] == "succeeded"
+        job_id = client.import_base_model("smollm2-135m-instruct", "folder:tiny").job_id
+        assert list(client.watch(job_id))[-1].job.state == "succeeded"
     [command] = re.findall(r"^python manage.py create_token (.*)$", GUIDE, flags=re.MULTILINE)
     return hub.new_token(*command.split())
 

@@ -6,27 +6,27 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from finetune_hub.cli.answers import JobDetail
 from tests.integration.conftest import LEASE_SECONDS, STEPS, RunningHub, Training, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def assert_one_adapter(training: Training, job: dict[str, Any]) -> None:
+def assert_one_adapter(training: Training, job: JobDetail) -> None:
     """The job succeeded, and published one version that can be had whole; its curve has each step once."""
-    assert job["state"] == "succeeded", job
-    published = job["published"]
-    found = training.client.adapter(published["adapter_id"], published["version"])
-    assert published["version"] == 1
-    assert found["job_id"] == training.job_id
-    assert [point["step"] for point in training.client.metrics(training.job_id)] == list(range(1, STEPS + 1))
+    assert job.state == "succeeded", job
+    published = job.published
+    found = training.client.adapter(published.adapter_id, published.version)
+    assert published.version == 1
+    assert found.job_id == training.job_id
+    assert [point.step for point in training.client.metrics(training.job_id)] == list(range(1, STEPS + 1))
 
 
 def messages(training: Training) -> list[str]:
-    return [event["message"] for event in training.client.events(training.job_id)]
+    return [event.message for event in training.client.events(training.job_id)]
 
 
 def test_killed_trainer_resumes_from_its_checkpoint(hub: RunningHub, training: Training) -> None:
@@ -42,7 +42,7 @@ def test_killed_worker_finds_its_trainer_again(hub: RunningHub, training: Traini
     trainer, worker = hub.trainer(), hub.pid_of("worker")
     os.kill(worker, signal.SIGKILL)
     hub.restarted("worker", worker)
-    assert Path(f"/proc/{trainer}").exists() or training.client.job(training.job_id)["state"] == "succeeded"
+    assert Path(f"/proc/{trainer}").exists() or training.client.job(training.job_id).state == "succeeded"
     job = training.finish()
     assert_one_adapter(training, job)
     assert sum(message.startswith("Attempt") and "started" in message for message in messages(training)) == 1

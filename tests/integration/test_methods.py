@@ -30,12 +30,12 @@ def test_a_method_reaches_the_registry(hub: RunningHub, method: str, tmp_path: P
                 "runtime": {"dtype": "float32"},
             }
         )
-        ended = list(client.watch(job["id"]))[-1].job
-        assert ended["state"] == "succeeded", ended
+        ended = list(client.watch(job.id))[-1].job
+        assert ended.state == "succeeded", ended
         folder = client.pull(name, None, output=tmp_path / name)
         with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
             assert all(weights.get_tensor(key).isfinite().all() for key in weights.keys())  # noqa: SIM118
         assert f"A {method} adapter" in (folder / "README.md").read_text()
         evaluation = client.evaluate(name, "rows", max_new_tokens=4)
-        evaluated = list(client.watch(evaluation["id"]))[-1].job
-        assert evaluated["state"] == "succeeded", evaluated
+        evaluated = list(client.watch(evaluation.id))[-1].job
+        assert evaluated.state == "succeeded", evaluated

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from finetune_hub.cli.answers import Attempt
 from finetune_hub.cli.client import ENDED_STATES, Hub
 from tests.integration.conftest import COMMAND, OWN, RunningHub, wait_until
 from tests.tiny_models import make_chat_rows, make_tiny_model
@@ -70,8 +71,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
 def client_of_new_team(fleet: RunningHub, team: str, rows: Path) -> Hub:
     """A team with the base model `tiny` and the dataset `rows`."""
     client = Hub(fleet.state.url, fleet.manage("shell", "-v", "0", "-c", TOKEN_OF_NEW_TEAM.format(team=team)))
-    ended = list(client.watch(client.import_base_model("tiny", "folder:tiny")["job_id"]))[-1].job
-    assert ended["state"] == "succeeded", ended
+    ended = list(client.watch(client.import_base_model("tiny", "folder:tiny").job_id))[-1].job
+    assert ended.state == "succeeded", ended
     client.push_dataset(rows, "rows")
     return client
 
@@ -98,10 +99,10 @@ def test_eight_jobs_of_three_teams(fleet: RunningHub, tmp_path: Path) -> None:
         for worker in ("box", "annex"):
             owner.drain_worker(worker)
         for name in ("ants-1", "ants-2", "ants-3", "bees-1", "bees-2", "bees-3", "cats-1"):
-            submitted[name] = clients[name[:4]].submit(recipe(name))["id"]
-        submitted["cats-2"] = clients["cats"].submit(recipe("cats-2", gpus=2))["id"]
+            submitted[name] = clients[name[:4]].submit(recipe(name)).id
+        submitted["cats-2"] = clients["cats"].submit(recipe("cats-2", gpus=2)).id
         wait_until(
-            lambda: all("drained" in clients[name[:4]].job(job)["waiting_reason"] for name, job in submitted.items()),
+            lambda: all("drained" in clients[name[:4]].job(job).waiting_reason for name, job in submitted.items()),
             seconds=60,
             what="a reason for each of eight jobs",
         )
@@ -110,10 +111,10 @@ def test_eight_jobs_of_three_teams(fleet: RunningHub, tmp_path: Path) -> None:
         seen = watch(clients, submitted)
         jobs = {name: clients[name[:4]].job(job) for name, job in submitted.items()}
 
-    assert {job["state"] for job in jobs.values()} == {"succeeded"}
-    attempts = {name: job["attempts"] for name, job in jobs.items()}
+    assert {job.state for job in jobs.values()} == {"succeeded"}
+    attempts = {name: job.attempts for name, job in jobs.items()}
     assert {len(found) for found in attempts.values()} == {1}
-    assigned = {name: found[0]["assigned_at"] for name, found in attempts.items()}
+    assigned = {name: found[0].assigned_at for name, found in attempts.items()}
     order = sorted(assigned, key=lambda name: assigned[name])
     # Four devices: one for the ants, whose quota it is; two for the bees, who weigh twice; one for the cats.
     assert set(order[:4]) == {"ants-1", "bees-1", "bees-2", "cats-1"}
@@ -127,7 +128,7 @@ def test_eight_jobs_of_three_teams(fleet: RunningHub, tmp_path: Path) -> None:
     assert any("2 devices of one worker" in reason for reason in seen["cats-2"].reasons)
     assert any(start for start in seen["cats-2"].expected_starts)
     [shared_run] = attempts["cats-2"]
-    assert len(shared_run["devices"]) == 2
+    assert len(shared_run.devices) == 2
     assert_quotas_held(attempts)
 
 
@@ -137,31 +138,31 @@ def watch(clients: dict[str, Hub], submitted: dict[str, str]) -> dict[str, Seen]
     unexplained: dict[str, int] = defaultdict(int)
     give_up = time.monotonic() + 540
     while time.monotonic() < give_up:
-        jobs = {job["id"]: job for client in clients.values() for job in client.jobs(20)}
+        jobs = {job.id: job for client in clients.values() for job in client.jobs(20)}
         for name, job_id in submitted.items():
             job = jobs[job_id]
-            if job["state"] == "queued" and job["waiting_reason"]:
+            if job.state == "queued" and job.waiting_reason:
                 unexplained[name] = 0
-                seen[name].reasons.append(job["waiting_reason"])
-                seen[name].codes.append(job["waiting_code"])
-                seen[name].expected_starts.add(job["expected_start"])
-            elif job["state"] == "queued" and not clients[name[:4]].job(job_id)["attempts"]:
+                seen[name].reasons.append(job.waiting_reason)
+                seen[name].codes.append(job.waiting_code)
+                seen[name].expected_starts.add(job.expected_start)
+            elif job.state == "queued" and not clients[name[:4]].job(job_id).attempts:
                 unexplained[name] += 1
                 assert unexplained[name] < 10, f"{name} waits without a reason"
-        if all(jobs[job_id]["state"] in ENDED_STATES for job_id in submitted.values()):
+        if all(jobs[job_id].state in ENDED_STATES for job_id in submitted.values()):
             return seen
         time.sleep(0.5)
     pytest.fail("eight tiny jobs took nine minutes")
 
 
-def assert_quotas_held(attempts: dict[str, list[dict[str, Any]]]) -> None:
+def assert_quotas_held(attempts: dict[str, list[Attempt]]) -> None:
     """Whenever something was assigned, no team had more devices than its quota, nor all together more than four."""
-    spans = {name: (found[0]["assigned_at"], found[0]["finished_at"], found[0]) for name, found in attempts.items()}
+    spans = {name: (found[0].assigned_at, found[0].finished_at, found[0]) for name, found in attempts.items()}
     for moment, _, _ in spans.values():
         held: dict[str, int] = defaultdict(int)
         for name, (start, end, attempt) in spans.items():
             if start <= moment < end:
-                held[name[:4]] += len(attempt["devices"])
+                held[name[:4]] += len(attempt.devices)
         assert sum(held.values()) <= 4
         for team, limit in MAX_DEVICES.items():
             assert limit is None or held[team] <= limit

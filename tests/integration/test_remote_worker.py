@@ -69,9 +69,9 @@ def test_a_stopped_worker_takes_its_training_up_again(worker: RemoteWorker, trai
     assert trainers_of(worker.home) == [before]
     worker.start()
     job = training.finish()
-    assert job["state"] == "succeeded", job
-    assert job["published"]["version"] == 1
-    said = [event["message"] for event in training.client.events(training.job_id)]
+    assert job.state == "succeeded", job
+    assert job.published.version == 1
+    said = [event.message for event in training.client.events(training.job_id)]
     assert [message for message in said if "started on" in message] == ["Attempt 1 started on gpu-7."]
 
 

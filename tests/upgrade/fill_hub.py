@@ -23,6 +23,7 @@ import httpx
 from visiting import Things, addresses_of, sign_in
 
 import finetune_hub
+from finetune_hub.cli.answers import JobDetail
 from finetune_hub.cli.client import Hub
 from finetune_hub.embedded.children import Supervisor
 from finetune_hub.embedded.environment import load_environment
@@ -123,8 +124,8 @@ class Filling:
         from tests.tiny_models import make_chat_rows
 
         imported = self.hub.import_base_model("tiny", "folder:tiny")
-        self.ended(imported["job_id"], "succeeded")
-        self.ended(self.hub.import_base_model("missing", "folder:missing")["job_id"], "failed")
+        self.ended(imported.job_id, "succeeded")
+        self.ended(self.hub.import_base_model("missing", "folder:missing").job_id, "failed")
         self.hub.set_alias("gpt-4o-mini", "tiny")
         for count in (24, 32):
             self.hub.push_dataset(make_chat_rows(self.files / "rows.jsonl", count), "rows")
@@ -153,10 +154,10 @@ class Filling:
         self.hub.drain_worker("box")
         try:
             spec = self.spec("rows", "greetings", max_steps=12, evaluation={"fraction": 0.2, "every_steps": 6})
-            trained = self.ended(self.hub.submit(spec)["id"], "succeeded")
-            self.notes["greetings"] = trained["published"]
+            trained = self.ended(self.hub.submit(spec).id, "succeeded")
+            self.notes["greetings"] = trained.published.model_dump()
             evaluation = self.hub.evaluate("greetings", "rows", max_rows=2, max_new_tokens=4)
-            self.ended(evaluation["id"], "succeeded")
+            self.ended(evaluation.id, "succeeded")
         finally:
             worker.send_signal(signal.SIGINT)
             worker.wait(30)
@@ -165,11 +166,11 @@ class Filling:
     def train_on_the_hub(self) -> None:
         """A second version, a preference adapter, and a training that fails."""
         again = self.spec("rows", "greetings", max_steps=4, method={"type": "lora", "rank": 4, "alpha": 8})
-        self.ended(self.hub.submit(again, idempotency_key="build-1")["id"], "succeeded")
+        self.ended(self.hub.submit(again, idempotency_key="build-1").id, "succeeded")
         preferring = self.spec("pairs", "kind-answers", max_steps=2, objective={"type": "dpo"})
-        self.ended(self.hub.submit(preferring)["id"], "succeeded")
+        self.ended(self.hub.submit(preferring).id, "succeeded")
         astray = self.spec("rows", "astray", method={"type": "lora", "target_modules": ["no_such_layer"]})
-        self.ended(self.hub.submit(astray)["id"], "failed")
+        self.ended(self.hub.submit(astray).id, "failed")
         folder = self.hub.pull("greetings", 1, output=self.files / "greetings-v1")
         self.notes["pulled"] = {
             str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()
@@ -178,16 +179,16 @@ class Filling:
     def leave_work_undone(self) -> None:
         """A training paused at a checkpoint, one that waits for an absent worker, one cancelled while it waited."""
         long = self.spec("rows", "long", max_steps=STEPS, checkpoint_every_steps=PAUSED_AFTER)
-        job_id = self.hub.submit(long)["id"]
-        wait_until(lambda: self.hub.job(job_id)["step"] >= PAUSED_AFTER, seconds=600)
+        job_id = self.hub.submit(long).id
+        wait_until(lambda: self.hub.job(job_id).step >= PAUSED_AFTER, seconds=600)
         self.hub.pause(job_id, "The upgrade comes first.")
-        wait_until(lambda: self.hub.job(job_id)["state"] == "paused", seconds=60)
+        wait_until(lambda: self.hub.job(job_id).state == "paused", seconds=60)
         paused = self.hub.job(job_id)
         self.notes["paused"] = {"job_id": job_id, "step": paused["step"], "max_steps": STEPS}
         waiting = self.spec("rows", "waiting", max_steps=2) | {"runtime": {"labels": ["far"], "dtype": "float32"}}
-        waits = self.hub.submit(waiting, priority=-3, allow_unfit=True)["id"]
-        follows = self.hub.submit(self.spec("rows", "follower", max_steps=2), after=job_id)["id"]
-        wait_until(lambda: all(self.hub.job(each)["state"] == "queued" for each in (waits, follows)), seconds=60)
+        waits = self.hub.submit(waiting, priority=-3, allow_unfit=True).id
+        follows = self.hub.submit(self.spec("rows", "follower", max_steps=2), after=job_id).id
+        wait_until(lambda: all(self.hub.job(each).state == "queued" for each in (waits, follows)), seconds=60)
         self.hub.cancel(follows)
         self.notes["queued"] = {"job_id": waits}
 
@@ -202,18 +203,18 @@ class Filling:
         own_token = ApiToken.objects.get(name="fixture").pk
         upload = self.send("POST", "uploads", file_name="half.jsonl", size_bytes=10, fingerprint="sent in parts")
         things: Things = {
-            "jobs": [{"id": job["id"], "job_id": job["id"]} for job in self.hub.jobs()],
+            "jobs": [{"id": job.id, "job_id": job.id} for job in self.hub.jobs()],
             "datasets": [
-                {"id": each["id"], "dataset_id": each["id"], "number": each["newest_number"] or 1, "name": "rows.jsonl"}
+                {"id": each.id, "dataset_id": each.id, "number": each.newest_number or 1, "name": "rows.jsonl"}
                 for each in self.hub.datasets()
             ]
             + [{"upload_id": upload["id"]}],
             "base-models": [
-                {"id": each["id"], "base_model_id": each["id"], "alias_id": 1} for each in self.hub.base_models()
+                {"id": each.id, "base_model_id": each.id, "alias_id": 1} for each in self.hub.base_models()
             ],
             "base-model-aliases": [{"alias": "gpt-4o-mini"}],
             "adapters": [
-                {"id": each["id"], "adapter_id": each["id"], "number": 1, "path": "adapter_config.json"}
+                {"id": each.id, "adapter_id": each.id, "number": 1, "path": "adapter_config.json"}
                 for each in self.hub.adapters()
             ],
             "workers": [{"name": name, "kind": "cpu", "index": 0, "slug": "team"} for name in ("box", "gpu-7")],
@@ -231,10 +232,10 @@ class Filling:
         with httpx.Client(base_url=self.url) as browser:
             sign_in(browser, link)
             self.notes["pages"] = {path: status_of(browser, f"/{path}") for path in paths if path != "logout/"}
-            trained = next(job for job in self.hub.jobs() if job["kind"] == "train" and job["state"] == "succeeded")
-            recipe = browser.get(f"/jobs/{trained['id']}/recipe.yaml")
+            trained = next(job for job in self.hub.jobs() if job.kind == "train" and job.state == "succeeded")
+            recipe = browser.get(f"/jobs/{trained.id}/recipe.yaml")
             (self.files / "recipe.yaml").write_text(recipe.raise_for_status().text)
-            (self.files / "spec.json").write_text(json.dumps(self.hub.job(trained["id"])["spec"], indent=1))
+            (self.files / "spec.json").write_text(json.dumps(self.hub.job(trained.id).spec, indent=1))
         routes = [str(pattern.pattern) for pattern in api.urlpatterns if not str(pattern.pattern).startswith("^")]
         headers = {"Authorization": f"Bearer {self.notes['token']}"}
         with httpx.Client(base_url=f"{self.url}/api/", headers=headers, timeout=30) as client:
@@ -277,9 +278,9 @@ class Filling:
             **parts,
         }
 
-    def ended(self, job_id: str, state: str) -> dict[str, Any]:
+    def ended(self, job_id: str, state: str) -> JobDetail:
         job = list(self.hub.watch(job_id, poll_seconds=0.2))[-1].job
-        assert job["state"] == state, job
+        assert job.state == state, job
         return job
 
     def send(self, method: str, path: str, **body: Any) -> dict[str, Any]:

@@ -134,21 +134,21 @@ def test_an_adapter_is_pulled_as_it_was_published(hub: UpgradedHub, tmp_path: Pa
 def test_a_paused_training_goes_on_where_it_was(hub: UpgradedHub) -> None:
     paused = hub.notes["paused"]
     with token_client(hub) as client:
-        assert client.job(paused["job_id"])["state"] == "paused"
+        assert client.job(paused["job_id"]).state == "paused"
         client.resume(paused["job_id"])
         job = list(client.watch(paused["job_id"], poll_seconds=0.2))[-1].job
-        steps = [point["step"] for point in client.metrics(paused["job_id"])]
-    assert job["state"] == "succeeded", job
-    assert job["attempts"][0]["resumed_from_step"] == paused["step"]
+        steps = [point.step for point in client.metrics(paused["job_id"])]
+    assert job.state == "succeeded", job
+    assert job.attempts[0].resumed_from_step == paused["step"]
     assert steps == list(range(1, paused["max_steps"] + 1))
-    assert job["published"]["version"] == 1
+    assert job.published.version == 1
 
 
 def test_a_job_that_waited_still_waits(hub: UpgradedHub) -> None:
     with token_client(hub) as client:
         job = client.job(hub.notes["queued"]["job_id"])
-    assert (job["state"], job["priority"]) == ("queued", -3)
-    assert job["waiting_reason"]
+    assert (job.state, job.priority) == ("queued", -3)
+    assert job.waiting_reason
 
 
 def test_a_recipe_and_a_spec_are_read(hub: UpgradedHub, tmp_path: Path) -> None:
@@ -161,22 +161,22 @@ def test_a_recipe_and_a_spec_are_read(hub: UpgradedHub, tmp_path: Path) -> None:
     assert {**written, "spec_version": 1} | stored == {**written, "spec_version": 1}
     assert json.loads(command(hub, "plan", str(recipe), "--json"))["fits"]
     with token_client(hub) as client:  # Under the other name of its base model, too.
-        assert client.plan({**stored, "base_model": "gpt-4o-mini"})["fits"]
+        assert client.plan({**stored, "base_model": "gpt-4o-mini"}).fits
 
 
 def test_tokens_and_memberships_hold(hub: UpgradedHub) -> None:
     alice = hub.notes["alice"]
     with token_client(hub) as client, Hub(hub.url, alice["token"]) as hers:
-        assert {key: client.me()[key] for key in ("user", "team", "role")} == {
+        assert {key: getattr(client.me(), key) for key in ("user", "team", "role")} == {
             "user": "owner",
             "team": "team",
             "role": "admin",
         }
-        assert (hers.me()["team"], hers.me()["role"]) == (alice["team"], "admin")
-        assert [dataset["name"] for dataset in hers.datasets()] == ["rows"]
+        assert (hers.me().team, hers.me().role) == (alice["team"], "admin")
+        assert [dataset.name for dataset in hers.datasets()] == ["rows"]
         assert hers.adapters() == [], "of the other team"
-        quota = next(row for row in client.quotas() if row["team"] == "team")
-        assert (quota["max_devices"], quota["max_hours"], quota["weight"]) == (4, 1000.0, 2.0)
+        quota = next(row for row in client.quotas() if row.team == "team")
+        assert (quota.max_devices, quota.max_hours, quota.weight) == (4, 1000.0, 2.0)
     members = httpx.get(f"{hub.url}/api/members", headers=bearer(hub.notes["token"])).json()["data"]
     roles = {member["username"]: member["role"] for member in members}
     assert roles == {"owner": "admin", "alice": "member", "vera": "viewer", "adam": "admin"}

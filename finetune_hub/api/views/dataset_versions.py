@@ -19,13 +19,14 @@ from finetune_hub.api.serializers.datasets import (
 )
 from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.catalog.choices import find_base_model, find_dataset_version
-from finetune_hub.catalog.compare import Comparison, compare_versions
+from finetune_hub.catalog.compare import compare_versions
 from finetune_hub.catalog.downloads import find_download
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.catalog.preview import preview_row, token_statistics
 from finetune_hub.catalog.search import find_rows
 from finetune_hub.catalog.split import split_version
 from finetune_hub.catalog.tombstones import delete_version
+from finetune_hub.data.comparison import Comparison
 from finetune_hub.data.token_statistics import TokenStatistics
 from finetune_hub.registry.downloads import FileChunks, streaming_response
 from finetune_hub.spec.refusal import Refusal
