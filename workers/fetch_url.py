@@ -9,7 +9,6 @@ that was looked at: a name that resolves otherwise a moment later gains nothing.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from finetune_hub.spec.events import Log
 from finetune_hub.spec.problem import Explained, Failed, FailureClass
 from finetune_hub.spec.run import FetchedDataset, UrlFetchRun
 from finetune_hub.spec.sizes import size_in_words
-from workers.fetch import CHUNK_BYTES, TRIES, Reporter, ended, report
+from workers.fetch import CHUNK_BYTES, TRIES, Reporter, ended, going_on, report
 from workers.supervisor import write_json
 
 MAX_REDIRECTS = 5
@@ -51,19 +50,14 @@ def fetch(run: UrlFetchRun) -> None:
     target = run.folder / "download"
     if not target.is_file():
         partial = target.with_suffix(".part")
-        for attempt in range(1, TRIES + 1):
-            try:
-                read(run, partial)
-                break
-            except (httpx.TransportError, OSError) as error:
-                if attempt == TRIES:
-                    raise UrlRefused(
-                        f"The download broke {TRIES} times, last by {type(error).__name__}.",
-                        "Check the address and try again.",
-                        may_pass=True,
-                    ) from error
-                report(run.output_dir, Log(level="warn", message=f"The download broke ({type(error).__name__})."))
-                time.sleep(2 ** (attempt - 1))
+        try:
+            going_on(run.output_dir, httpx.TransportError, OSError)(read, run, partial)
+        except (httpx.TransportError, OSError) as error:
+            raise UrlRefused(
+                f"The download broke {TRIES} times, last by {type(error).__name__}.",
+                "Check the address and try again.",
+                may_pass=True,
+            ) from error
         partial.replace(target)
     source = f"{run.url} (SHA-256 {sha256_of(target)})"
     fetched = FetchedDataset(file=target, file_name=run.file_name, source=source, license="")

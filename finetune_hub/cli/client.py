@@ -33,11 +33,11 @@ from finetune_hub.cli.answers import (
     Worker,
 )
 from finetune_hub.cli.connection import (
-    OUTAGE_SECONDS,
     POLL_SECONDS,
     HubError,
     Page,
     is_whole,
+    through_outages,
 )
 from finetune_hub.cli.data_client import DataClient
 from finetune_hub.spec.files import FileEntry
@@ -214,23 +214,18 @@ class Hub(DataClient):
         """
         last_event = last_step = 0
         newest: MetricPoint | None = None
-        answered_at = time.monotonic()
+
+        def look() -> Progress:
+            # The job comes first: once it has ended, its last event and step are there to be read.
+            job = self.job(job_id)
+            points, events = self.metrics(job_id, last_step), self.events(job_id, last_event)
+            return Progress(job, events, points, points[-1] if points else newest)
+
         while True:
-            try:
-                # The job comes first: once it has ended, its last event and step are there to be read.
-                job = self.job(job_id)
-                points, events = self.metrics(job_id, last_step), self.events(job_id, last_event)
-            except HubError as error:
-                if not error.is_outage or time.monotonic() - answered_at > OUTAGE_SECONDS:
-                    raise
-                time.sleep(poll_seconds)
-                continue
-            answered_at = time.monotonic()
-            last_event = events[-1].number if events else last_event
-            if points:
-                newest = points[-1]
-                last_step = newest.step
-            progress = Progress(job, events, points, newest)
+            progress = through_outages(poll_seconds)(look)
+            newest = progress.newest
+            last_step = newest.step if newest else 0
+            last_event = progress.events[-1].number if progress.events else last_event
             yield progress
             if progress.has_ended:
                 return

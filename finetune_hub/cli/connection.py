@@ -6,13 +6,13 @@ command line share. A field that the hub adds is kept; one that is missing says 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 import httpx
+import tenacity
 from pydantic import BaseModel, ValidationError
 
 from finetune_hub.artifacts.manifest import CorruptArtifact, sha256_of, verify_files
@@ -27,6 +27,7 @@ TIMEOUT_SECONDS = 30.0
 UPLOAD_TIMEOUT_SECONDS = 600.0
 PART_BYTES = 8 << 20
 POLL_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 5.0
 # A web process that restarts is back well within this time; until then whoever sends or watches waits.
 OUTAGE_SECONDS = 60.0
 DOWNLOAD_TRIES = 3
@@ -130,53 +131,64 @@ class HubConnection:
         """Send the file, waiting for outages up to a minute each; the id of the whole upload."""
         body = {"file_name": path.name, "size_bytes": path.stat().st_size, "fingerprint": f"sha256:{sha256_of(path)}"}
         upload = self._ask(Upload, "POST", "uploads", json=body)
-        answered_at = time.monotonic()
         with path.open("rb") as file:
             while upload.received_bytes < upload.size_bytes:
                 file.seek(upload.received_bytes)
-                try:
-                    upload = self._ask(
-                        Upload,
-                        "PUT",
-                        f"uploads/{upload.id}",
-                        params={"offset": upload.received_bytes},
-                        content=file.read(PART_BYTES),
-                        headers={"Content-Type": "application/octet-stream"},
-                        timeout=UPLOAD_TIMEOUT_SECONDS,
-                    )
-                    answered_at = time.monotonic()
-                except HubError as error:
-                    if not error.is_outage or time.monotonic() - answered_at > OUTAGE_SECONDS:
-                        raise
-                    time.sleep(POLL_SECONDS)
+                upload = through_outages()(
+                    self._ask,
+                    Upload,
+                    "PUT",
+                    f"uploads/{upload.id}",
+                    params={"offset": upload.received_bytes},
+                    content=file.read(PART_BYTES),
+                    headers={"Content-Type": "application/octet-stream"},
+                    timeout=UPLOAD_TIMEOUT_SECONDS,
+                )
         return upload.id
 
     def _download(self, folder: str, entry: FileEntry, target: Path) -> None:
         """Fetch one file and verify it; a broken connection is tried again."""
+        broken = (httpx.TransportError, CorruptArtifact)
+        tries = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(broken),
+            stop=tenacity.stop_after_attempt(DOWNLOAD_TRIES),
+            wait=tenacity.wait_random_exponential(),
+            reraise=True,
+        )
+        try:
+            tries(self._download_once, folder, entry, target)
+        except broken as error:
+            (target / entry.path).unlink(missing_ok=True)
+            raise HubError(
+                "download_failed",
+                f"{entry.path} could not be downloaded whole: {error}",
+                "Run the command again: it keeps the files that are whole.",
+            ) from error
+
+    def _download_once(self, folder: str, entry: FileEntry, target: Path) -> None:
         path = target / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
         fetched = path.with_name(f"{path.name}.part")
-        for tries_left in reversed(range(DOWNLOAD_TRIES)):
-            try:
-                address = f"{folder}/{entry.path}"
-                # A hub over S3 may send us to its store; httpx keeps our token from it.
-                with self._http.stream("GET", address, follow_redirects=True) as response, fetched.open("wb") as file:
-                    if response.is_error:
-                        response.read()
-                        raise refusal_of(response)
-                    for chunk in response.iter_bytes():
-                        file.write(chunk)
-                fetched.replace(path)
-                verify_files(target, [entry])
-                return
-            except (httpx.TransportError, CorruptArtifact) as error:
-                path.unlink(missing_ok=True)
-                if not tries_left:
-                    raise HubError(
-                        "download_failed",
-                        f"{entry.path} could not be downloaded whole: {error}",
-                        "Run the command again: it keeps the files that are whole.",
-                    ) from error
+        # A hub over S3 may send us to its store; httpx keeps our token from it.
+        address = f"{folder}/{entry.path}"
+        with self._http.stream("GET", address, follow_redirects=True) as response, fetched.open("wb") as file:
+            if response.is_error:
+                response.read()
+                raise refusal_of(response)
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+        fetched.replace(path)
+        verify_files(target, [entry])
+
+
+def through_outages(poll_seconds: float = POLL_SECONDS) -> tenacity.Retrying:
+    """Calls again while the hub cannot answer, up to a minute. Pauses are drawn, so that many clients come back apart."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, HubError) and error.is_outage),
+        stop=tenacity.stop_after_delay(OUTAGE_SECONDS),
+        wait=tenacity.wait_random_exponential(multiplier=poll_seconds, max=MAX_PAUSE_SECONDS),
+        reraise=True,
+    )
 
 
 def is_whole(folder: Path, entries: Sequence[FileEntry]) -> bool:

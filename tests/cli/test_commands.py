@@ -17,7 +17,7 @@ from django.utils import timezone
 from finetune_hub.accounts.models import Team
 from finetune_hub.cli import data_client
 from finetune_hub.cli.client import Hub
-from finetune_hub.cli.connection import HubError
+from finetune_hub.cli.connection import MAX_PAUSE_SECONDS, HubError
 from finetune_hub.jobs.lifecycle import end_job, lock_job
 from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.spec.problem import Failed
@@ -99,6 +99,24 @@ def test_a_push_that_broke_off_goes_on(hub: RunCommand, monkeypatch: pytest.Monk
     assert hub("datasets", "push", "rows.jsonl").out.startswith("rows:1  50 rows")
     assert sent[:4] == [0, 1000, 2000, 2000]
     assert sent[3:] == list(range(2000, Path("rows.jsonl").stat().st_size, 1000))
+
+
+def test_a_push_waits_for_a_hub_that_restarts(hub: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_client, "WHOLE_BYTES", 1000)
+    Path("rows.jsonl").write_text(f"{GOOD_ROW}\n" * 50)
+    broken, pauses = iter([True, True, False]), []
+    request = httpx.Client.request
+
+    def break_twice(client: httpx.Client, method: str, *arguments: Any, **options: Any) -> httpx.Response:
+        if method == "PUT" and next(broken):
+            raise httpx.ConnectError("down")
+        return request(client, method, *arguments, **options)
+
+    monkeypatch.setattr(httpx.Client, "request", break_twice)
+    monkeypatch.setattr("tenacity.nap.time.sleep", pauses.append)
+    assert hub("datasets", "push", "rows.jsonl").out.startswith("rows:1  50 rows")
+    assert len(pauses) == 2
+    assert all(0 <= pause <= MAX_PAUSE_SECONDS for pause in pauses)
 
 
 def test_preview_marks_what_is_learned(hub: RunCommand, team: Team, tmp_path: Path) -> None:

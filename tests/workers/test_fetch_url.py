@@ -78,7 +78,7 @@ class Answer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr(fetch_url.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
     with Site() as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
