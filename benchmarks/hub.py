@@ -178,7 +178,7 @@ def measure_claims(hub: RunningHub, count: int) -> list[float]:
     with hub.client() as client, psycopg.connect(hub.variables()["DATABASE_URL"], autocommit=True) as database:
         for number in range(count):
             time.sleep(pauses.uniform(0.2, 2.2))
-            job_id = client.submit(recipe("bench", {"name": "rows"}) | {"adapter_name": f"claim-{number}"})["id"]
+            job_id = client.submit(recipe("bench", {"name": "rows"}) | {"adapter_name": f"claim-{number}"}).id
             while (found := database.execute(CLAIMED, [job_id]).fetchone()) is None:
                 time.sleep(LOOK_SECONDS)
             waits.append(float(found[0]))

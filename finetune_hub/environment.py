@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,6 +76,14 @@ def count(name: str, default: int) -> int:
     if not (value.isascii() and value.isdigit() and int(value) > 0):
         raise InvalidEnvironment(f"{name}={value!r} is no whole number above 0. Write for example {default}.")
     return int(value)
+
+
+def rate(name: str, default: str) -> str:
+    """How often something may be done, as Django REST framework writes it: `3000/minute`."""
+    value = os.environ.get(name, default)
+    if not re.fullmatch(r"[1-9][0-9]*/(second|minute|hour|day)", value):
+        raise InvalidEnvironment(f"{name}={value!r} is no number a second, minute, hour or day. Write {default}.")
+    return value
 
 
 def words(name: str) -> list[str]:

@@ -164,6 +164,9 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    # Of each user, and of each address that sends no token; counted by each web process.
+    "DEFAULT_THROTTLE_CLASSES": ["rest_framework.throttling.UserRateThrottle"],
+    "DEFAULT_THROTTLE_RATES": {"user": environment.rate("FINETUNE_HUB_API_RATE", "3000/minute")},
     "EXCEPTION_HANDLER": "finetune_hub.api.errors.render_error",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }

@@ -201,6 +201,7 @@ class Job(Answer):
     expected_start: str | None
     priority: int
     after: str | None
+    parent: str | None
     step: int
     total_steps: int | None
     progress_unit: str
@@ -423,6 +424,7 @@ class JobDetail(Answer):
     expected_start: str | None
     priority: int
     after: str | None
+    parent: str | None
     step: int
     total_steps: int | None
     progress_unit: str
@@ -434,6 +436,7 @@ class JobDetail(Answer):
     published: VersionReference | None
     compatibility: list[Compatibility] | None
     checkpoints: list[int]
+    address: str
     spec: dict[str, Any]
     adjustments: dict[str, Any]
     memory_bytes_needed: int | None

@@ -32,6 +32,7 @@ MAX_PAUSE_SECONDS = 5.0
 OUTAGE_SECONDS = 60.0
 DOWNLOAD_TRIES = 3
 SERVER_ERROR = 500
+PASSING = frozenset({"unreachable", "unexpected_answer", "too_many_requests"})
 
 
 class HubError(Refusal):
@@ -56,8 +57,8 @@ class HubError(Refusal):
 
     @property
     def is_outage(self) -> bool:
-        """Nobody answered, or what answered could not: trying again may help."""
-        return self.code in {"unreachable", "unexpected_answer"} or (self.status or 0) >= SERVER_ERROR
+        """Nobody answered, or what answered could not yet: trying again may help."""
+        return self.code in PASSING or (self.status or 0) >= SERVER_ERROR
 
 
 class Page(Answer, Generic[Found]):
@@ -182,7 +183,7 @@ class HubConnection:
 
 
 def through_outages(poll_seconds: float = POLL_SECONDS) -> tenacity.Retrying:
-    """Calls again while the hub cannot answer, up to a minute. Pauses are drawn, so that many clients come back apart."""
+    """Calls again while the hub cannot answer, up to a minute. Pauses are drawn: many clients come back apart."""
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, HubError) and error.is_outage),
         stop=tenacity.stop_after_delay(OUTAGE_SECONDS),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.core.cache.backends.locmem import LocMemCache
 from rest_framework.test import APIClient
+from rest_framework.throttling import UserRateThrottle
 
 from finetune_hub.accounts.models import Membership, Role
 from finetune_hub.fleet.models import Worker
@@ -27,6 +29,16 @@ def test_a_member_is_added_changed_and_removed(world: World) -> None:
     assert listed == {"alice": "admin", "bob": "member", "vera": "viewer", "nina": "member"}
     assert admin.delete("/api/members/nina").status_code == 204
     assert code_of(admin.delete("/api/members/nina"), 404) == "not_found"
+
+
+def test_who_asks_too_often_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UserRateThrottle, "rate", "2/minute", raising=False)
+    monkeypatch.setattr(UserRateThrottle, "cache", LocMemCache("throttle", {}))
+    assert [world["viewer"].get("/api/me").status_code for _ in range(2)] == [200, 200]
+    refused = world["viewer"].get("/api/me")
+    assert code_of(refused, 429) == "too_many_requests"
+    assert 0 < int(refused["Retry-After"]) <= 60
+    assert world["teammate"].get("/api/me").status_code == 200
 
 
 def test_what_the_team_does_not_allow(world: World) -> None:

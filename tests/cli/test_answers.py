@@ -17,6 +17,7 @@ from tests.cli.make_answers import TARGET, source
 
 JOB = dict.fromkeys(Job.model_fields) | {
     "id": "ftjob-1",
+    "address": "",
     "kind": "train",
     "state": "resting",  # A state of a later release.
     "desired_state": "run",

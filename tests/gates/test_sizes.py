@@ -15,6 +15,7 @@ FUNCTION_LINES = 80
 FILE_LINES = 450
 
 LONG_FILES = {
+    "finetune_hub/cli/answers.py": "Made by `make answers`, a class for each answer of the API.",
     "tests/workers/test_worker_role.py": "Every table that a worker's own role sees, tried one by one; not split yet.",
 }
 LONG_FUNCTIONS: dict[str, str] = {}

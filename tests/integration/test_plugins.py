@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from finetune_hub.cli.answers import JobDetail
 from tests.integration.conftest import OWN, RunningHub, wait_until
 from tests.tiny_models import make_chat_rows, make_tiny_model
 
@@ -33,8 +34,8 @@ def plugged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
     try:
         running.start()
         with running.client() as client:
-            job_id = client.import_base_model("tiny", "folder:tiny")["job_id"]
-            assert list(client.watch(job_id))[-1].job["state"] == "succeeded"
+            job_id = client.import_base_model("tiny", "folder:tiny").job_id
+            assert list(client.watch(job_id))[-1].job.state == "succeeded"
             client.push_dataset(folder / "rows.jsonl", "rows")
         yield running
     finally:
@@ -68,7 +69,7 @@ def submitted(browser: httpx.Client, address: str, **typed: Any) -> str:
     return job_id[1]
 
 
-def ended(hub: RunningHub, job_id: str) -> dict[str, Any]:
+def ended(hub: RunningHub, job_id: str) -> JobDetail:
     with hub.client() as client:
         return list(client.watch(job_id))[-1].job
 
@@ -79,44 +80,44 @@ def test_a_method_an_objective_and_a_measure(plugged: RunningHub, browser: httpx
     typed |= {"training.max_steps": "6", "training.max_seq_len": "128", "runtime.dtype": "float32"}
     job_id = submitted(browser, "/jobs/new/", **typed)
     job = ended(plugged, job_id)
-    assert job["state"] == "succeeded", job
-    assert job["spec"]["method"] == {"type": "steer", "strength": 2.0}
-    assert job["spec"]["training"]["learning_rate"] == 5e-3, "the method's own"
+    assert job.state == "succeeded", job
+    assert job.spec["method"] == {"type": "steer", "strength": 2.0}
+    assert job.spec["training"]["learning_rate"] == 5e-3, "the method's own"
     with plugged.client() as client:
         points = client.metrics(job_id)
-        assert [point["step"] for point in points] == list(range(1, 7))
-        assert all(0 <= point["sure_tokens"] <= 1 for point in points)
+        assert [point.step for point in points] == list(range(1, 7))
+        assert all(0 <= point.sure_tokens <= 1 for point in points)
         folder = client.pull("steered", None, output=tmp_path / "steered")
     assert "STEER" in (folder / "adapter_config.json").read_text()
     assert "Sure tokens" in browser.get(f"/jobs/{job_id}/").text
-    page = browser.get(f"/adapters/{job['published']['adapter_id']}/").text
+    page = browser.get(f"/adapters/{job.published.adapter_id}/").text
     assert "which this is not: use PEFT" in page, "what can serve it"
 
 
 def test_a_kind_of_job_and_one_that_is_the_sum_of_others(plugged: RunningHub, browser: httpx.Client) -> None:
     job_id = submitted(browser, "/jobs/new/census/", dataset="rows@1", letters="ae")
     job = ended(plugged, job_id)
-    assert job["state"] == "succeeded", job
-    assert job["result"].keys() == {"a", "e"}
-    assert all(count > 0 for count in job["result"].values())
-    assert not job["attempts"], "it holds no device"
+    assert job.state == "succeeded", job
+    assert job.result.keys() == {"a", "e"}
+    assert all(count > 0 for count in job.result.values())
+    assert not job.attempts, "it holds no device"
     page = browser.get(f"/jobs/{job_id}/").text
     assert "How many a?" in page
     alone = submitted(browser, "/jobs/new/tally/", dataset="rows@1", letter="a")
-    assert ended(plugged, alone)["result"] == {"count": job["result"]["a"]}
-    assert f"a stands there {job['result']['a']} times" in browser.get(f"/jobs/{alone}/").text
+    assert ended(plugged, alone).result == {"count": job.result["a"]}
+    assert f"a stands there {job.result['a']} times" in browser.get(f"/jobs/{alone}/").text
 
 
 def test_a_kind_that_serves_until_it_is_told_to_end(plugged: RunningHub, browser: httpx.Client) -> None:
     job_id = submitted(browser, "/jobs/new/herald/", word="hail")
     with plugged.client() as client:
-        address = wait_until(lambda: client.job(job_id)["address"], seconds=60, what="its address")
+        address = wait_until(lambda: client.job(job_id).address, seconds=60, what="its address")
         assert httpx.get(address).text == "hail"
         assert address in browser.get(f"/jobs/{job_id}/").text
         client.cancel(job_id)
         job = list(client.watch(job_id))[-1].job
-    assert job["state"] == "succeeded", job
-    assert not job["address"]
+    assert job.state == "succeeded", job
+    assert not job.address
 
 
 def test_a_kind_is_submitted_over_the_api(plugged: RunningHub) -> None:

@@ -29,10 +29,13 @@ NAME_PARAMETER = OpenApiParameter("name", str, description="Only those with exac
 
 
 def errors(*statuses: int) -> dict[int, OpenApiResponse]:
-    """The schema's entries for the error answers of an endpoint. What needs a token (401) needs its scope too (403)."""
-    scoped = (403,) if 401 in statuses else ()
+    """The schema's entries for the error answers of an endpoint.
+
+    What needs a token (401) needs its scope too (403), and is refused to who asks too often (429).
+    """
+    always = (403, 429) if 401 in statuses else ()
     return dict.fromkeys(
-        sorted({*statuses, *scoped}), OpenApiResponse(ErrorBodySerializer, description="Refused; see `error.code`.")
+        sorted({*statuses, *always}), OpenApiResponse(ErrorBodySerializer, description="Refused; see `error.code`.")
     )
 
 
