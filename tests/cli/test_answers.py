@@ -12,6 +12,7 @@ import pytest
 from finetune_hub.cli.answers import Job
 from finetune_hub.cli.client import Hub
 from finetune_hub.cli.connection import HubError
+from finetune_hub.scheduling.answer import PlanAnswer
 from tests.cli.conftest import run_command
 from tests.cli.make_answers import TARGET, source
 
@@ -80,3 +81,8 @@ def test_what_is_no_answer_is_no_hub(monkeypatch: pytest.MonkeyPatch, body: str)
     with Hub("http://hub", "fth_none") as hub, pytest.raises(HubError) as caught:
         hub.me()
     assert caught.value.code == "unexpected_answer"
+
+
+def test_what_both_sides_compute_may_say_more_too() -> None:
+    plan = {"fits": True, "sentence": "It fits.", "assumptions": [], "devices": [], "mood": "good"}
+    assert PlanAnswer.model_validate(plan).model_dump() == plan
