@@ -113,6 +113,7 @@ MIDDLEWARE = [
     "django_htmx.middleware.HtmxMiddleware",
     "finetune_hub.dashboard.middleware.security_headers",
     "finetune_hub.dashboard.middleware.RefuseNul",
+    "finetune_hub.dashboard.middleware.RefusalPages",
 ]
 
 ROOT_URLCONF = "finetune_hub.urls"

@@ -16,7 +16,7 @@ from django.utils import timezone
 from finetune_hub.accounts.models import Membership, Role, Team, User
 from finetune_hub.artifacts.manifest import manifest_of
 from finetune_hub.artifacts.store import put_folder, shared_store
-from finetune_hub.catalog.actions import add_dataset_version
+from finetune_hub.catalog.actions import keep_dataset_version
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.fleet.models import Device, DeviceKind, Worker
 from finetune_hub.jobs.models import Attempt, DeviceUse, Job, JobDataset
@@ -64,7 +64,7 @@ def make_dataset_version(team: Team, name: str = "tickets", rows: list[dict[str,
     rows = rows or [chat_row(f"{number} + 1?", str(number + 1)) for number in range(8)]
     with tempfile.TemporaryDirectory() as folder:
         file = write_rows(Path(folder) / "rows.jsonl", rows)
-        return add_dataset_version(team, first_member(team), name=name, file=file, filename="rows.jsonl")
+        return keep_dataset_version(team, first_member(team), name=name, file=file, filename="rows.jsonl")
 
 
 def make_base_model(team: Team, name: str = "tiny", *, folder: Path | None = None, **columns: Any) -> BaseModel:

@@ -1,7 +1,6 @@
 """The verbs of people: the first owner, members and their roles, tokens, and one-time login links.
 
-Each is recorded as an `AuditEvent`. Whoever calls an action has checked that the actor may: the rules are methods of
-the models, which pages and API ask alike.
+Each asks `rights` whether its actor may, and is recorded as an `AuditEvent`.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from finetune_hub.accounts.models import (
     new_token_secret,
     sha256_of_secret,
 )
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.spec.refusal import Refusal
 
 MAX_USERNAME_LENGTH = 150
@@ -76,8 +76,9 @@ def add_member(team: Team, username: str, *, role: Role, actor: User, email: str
     makes a fresh link, spends the ones before, and changes nothing else.
 
     Raises:
-        Refusal: `invalid_username`, `invalid_email`, `already_member`, `invited_elsewhere`.
+        Refusal: `forbidden`, `invalid_username`, `invalid_email`, `already_member`, `invited_elsewhere`.
     """
+    require_right(Right.ADD_MEMBER, actor, team)
     username = check_username(username)
     if email:
         check_email(email)
@@ -114,8 +115,9 @@ def change_role(membership: Membership, role: Role, *, actor: User) -> Membershi
     """Give the member another role; the same one again changes nothing.
 
     Raises:
-        Refusal: `last_admin`, `not_found`.
+        Refusal: `forbidden`, `last_admin`, `not_found`.
     """
+    require_right(Right.CHANGE_ROLE, actor, membership.team)
     membership = _lock_membership(membership)
     before = membership.role
     if role == before:
@@ -133,8 +135,9 @@ def remove_member(membership: Membership, *, actor: User) -> None:
     """Take the member out of the team. Their tokens of this team are revoked, for good; their jobs stay.
 
     Raises:
-        Refusal: `last_admin`, `not_found`.
+        Refusal: `forbidden`, `last_admin`, `not_found`.
     """
+    require_right(Right.REMOVE_MEMBER, actor, membership.team)
     membership = _lock_membership(membership)
     _keep_an_admin(membership)
     user, team = membership.user, membership.team
@@ -219,6 +222,20 @@ def _keep_an_admin(membership: Membership) -> None:
         )
 
 
+# ---- the password
+
+
+def set_password(user: User, password: str, *, actor: User) -> None:
+    """Let the user sign in with this password from now on. Every session that they have ends.
+
+    Raises:
+        Refusal: `forbidden`.
+    """
+    require_right(Right.SET_PASSWORD, actor, user)
+    user.set_password(password)
+    user.save(update_fields=["password"])
+
+
 # ---- tokens
 
 
@@ -240,8 +257,9 @@ def create_token(
         made_with: the token that asks for this one, which gets no scope and no day more than it.
 
     Raises:
-        Refusal: `invalid_scopes`, `scope_not_allowed`.
+        Refusal: `forbidden`, `invalid_scopes`, `scope_not_allowed`.
     """
+    require_right(Right.CREATE_TOKEN, user, team)
     grantable = Membership.objects.get(user=user, team=team).grantable_scopes()
     if made_with:
         grantable = [scope for scope in grantable if scope in made_with.scopes]
@@ -262,7 +280,12 @@ def create_token(
 
 @transaction.atomic
 def revoke_token(token: ApiToken, *, actor: User) -> None:
-    """Make the token open nothing from now on; asking twice changes nothing."""
+    """Make the token open nothing from now on; asking twice changes nothing.
+
+    Raises:
+        Refusal: `forbidden`.
+    """
+    require_right(Right.REVOKE_TOKEN, actor, token.user)
     if ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=Now()):
         record(Verb.TOKEN_REVOKED, token.name, team=token.team, actor=actor)
 

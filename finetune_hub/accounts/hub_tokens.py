@@ -6,6 +6,7 @@ from django.db import transaction
 
 from finetune_hub.accounts.actions import record
 from finetune_hub.accounts.models import HubToken, Team, User, Verb
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.accounts.sealing import Unreadable, seal, unseal
 from finetune_hub.spec.refusal import Refusal
 
@@ -18,8 +19,9 @@ def set_hub_token(team: Team, token: str, *, actor: User) -> HubToken:
     """Keep the token, in place of the one before.
 
     Raises:
-        Refusal: `invalid_hub_token`.
+        Refusal: `forbidden`, `invalid_hub_token`.
     """
+    require_right(Right.SET_HUB_TOKEN, actor, team)
     token = token.strip()
     if not token or len(token) > MAX_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
         raise Refusal(
@@ -35,7 +37,12 @@ def set_hub_token(team: Team, token: str, *, actor: User) -> HubToken:
 
 @transaction.atomic
 def remove_hub_token(team: Team, *, actor: User) -> None:
-    """Forget the token; none is none."""
+    """Forget the token; none is none.
+
+    Raises:
+        Refusal: `forbidden`.
+    """
+    require_right(Right.REMOVE_HUB_TOKEN, actor, team)
     deleted, _ = HubToken.objects.filter(team=team).delete()
     if deleted:
         record(Verb.HUB_TOKEN_REMOVED, SUBJECT, team=team, actor=actor)

@@ -17,23 +17,10 @@ from finetune_hub.spec.ids import new_id
 
 
 class User(AbstractUser):
-    """A person. What they may do hangs on their memberships."""
+    """A person. What they may do hangs on their memberships: see `rights`."""
 
-    def may_manage_workers(self) -> bool:
-        """All teams share the workers, so an admin of any team manages them; staff do too (docs/adr/0004)."""
-        return self.is_staff or self.memberships.filter(role=Role.ADMIN).exists()
-
-    def may_invite_workers(self) -> bool:
-        """Staff alone: whoever invites learns the hub's addresses, and the jobs of all teams come to the machine."""
-        return self.is_staff
-
-    def may_set_quotas(self) -> bool:
-        """Staff alone: an admin of one team would be judge in their own cause."""
-        return self.is_staff
-
-    def may_see_all_usage(self) -> bool:
-        """What every team used names teams to each other, so it is for those who run the hub alone."""
-        return self.is_staff
+    acting_with: ApiToken | None = None
+    """The token that they are here by, which limits what they may do; None: they signed in, or are at a shell."""
 
     def awaits_first_sign_in(self) -> bool:
         """Invited and never here: nothing is theirs yet, so the admin who invites them may hold their login link."""
@@ -43,10 +30,6 @@ class User(AbstractUser):
 class TeamQuerySet(models.QuerySet["Team"]):
     def of(self, user: User) -> TeamQuerySet:
         return self.filter(memberships__user=user)
-
-    def open_to_submissions_of(self, user: User) -> TeamQuerySet:
-        """The teams in which the user may submit, oldest first."""
-        return self.filter(memberships__user=user, memberships__role__in=SUBMITTING_ROLES).order_by("pk")
 
 
 class Team(models.Model):
@@ -95,30 +78,12 @@ class Membership(models.Model):
     def __str__(self) -> str:
         return f"{self.user} in {self.team} as {self.role}"
 
-    @property
-    def may_submit(self) -> bool:
-        return self.role in SUBMITTING_ROLES
-
-    @property
-    def may_manage_members(self) -> bool:
-        return self.role == Role.ADMIN
-
-    @property
-    def may_raise_priority(self) -> bool:
-        """A priority above 0 takes places from others, and may take their devices (docs/adr/0006)."""
-        return self.role == Role.ADMIN
-
-    @property
-    def may_preempt(self) -> bool:
-        """It takes from a job the devices that it has, as a priority above 0 may."""
-        return self.role == Role.ADMIN
-
     def grantable_scopes(self) -> list[Scope]:
         """The scopes that a token of this user may have in this team."""
         scopes = [Scope.READ]
-        if self.may_submit:
+        if self.role in SUBMITTING_ROLES:
             scopes.append(Scope.WRITE)
-        if self.may_manage_members or self.user.is_staff:
+        if self.role == Role.ADMIN or self.user.is_staff:
             scopes += [Scope.ADMIN, Scope.METRICS]
         return scopes
 

@@ -12,7 +12,7 @@ from finetune_hub.accounts.models import ApiToken, Membership, Team, User
 
 
 class TokenAuthentication(BaseAuthentication):
-    """Sets `request.user` and, as `request.auth`, the token."""
+    """Sets `request.user`, who is limited to what the token is for, and, as `request.auth`, the token."""
 
     def authenticate(self, request: Request) -> tuple[User, ApiToken] | None:
         scheme, _, secret = get_authorization_header(request).decode("latin-1").partition(" ")
@@ -22,6 +22,7 @@ class TokenAuthentication(BaseAuthentication):
         if token is None or not Membership.objects.filter(user=token.user, team=token.team).exists():
             raise AuthenticationFailed
         token.record_use()
+        token.user.acting_with = token
         return token.user, token
 
     def authenticate_header(self, request: Request) -> str:

@@ -1,7 +1,7 @@
-"""What a token may do: its scope must cover the request, and its user's role must allow it at this moment.
+"""What is asked before a request's body is read: the view's right, of the one table (`accounts.rights`).
 
-Every member's token with the scope `read` looks. What changes something is asked for by one of the classes below, whose
-rules are methods of the models, as on the pages.
+Every member's token with the scope `read` looks. A view says in `rights` what its other methods do, so that nobody
+sends a large file for nothing. The action asks the table for itself, whatever the view says.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from finetune_hub.accounts.models import Scope
-from finetune_hub.api.authentication import membership_of, token_of, user_of
-from finetune_hub.spec.refusal import Refusal
+from finetune_hub.accounts.rights import Owner, Right, require_right, require_scope
+from finetune_hub.api.authentication import team_of, user_of
 
 
 class AnyToken(BasePermission):
@@ -22,12 +22,8 @@ class AnyToken(BasePermission):
         return request.auth is not None
 
 
-class MembersSubmit(AnyToken):
-    """Looking needs the scope `read`; anything else `write`, and a role that submits."""
-
-    scope = Scope.WRITE
-    refusal = "A viewer may look, but not submit or change anything."
-    remedy = "Ask an admin of the team to make you a member of it."
+class HasRight(AnyToken):
+    """The right that the view names for the method, over what is the token's team's, or its user's; to look, `read`."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         """
@@ -36,94 +32,13 @@ class MembersSubmit(AnyToken):
         """
         if not super().has_permission(request, view):
             return False
-        if request.method in SAFE_METHODS:
-            require_scope(request, Scope.READ)
-            return True
-        if not self.role_allows(request):
-            raise Refusal("forbidden", self.refusal, self.remedy, kind="forbidden")
-        require_scope(request, self.scope)
+        method = "get" if request.method == "HEAD" else str(request.method).lower()
+        right: Right | None = getattr(view, "rights", {}).get(method)
+        if right:
+            owners: dict[str, Owner] = {"team": team_of(request), "person": user_of(request), "hub": None}
+            require_right(right, user_of(request), owners[right.rule.about])
+        elif request.method in SAFE_METHODS:
+            require_scope(Scope.READ, user_of(request))
+        else:  # Without a method of this name it is answered as not allowed.
+            assert not hasattr(view, method), f"{type(view).__name__} does not say what right {method} needs"
         return True
-
-    def role_allows(self, request: Request) -> bool:
-        return membership_of(request).may_submit
-
-
-class AdminsManageMembers(MembersSubmit):
-    scope = Scope.ADMIN
-    refusal = "Only an admin of the team manages its members."
-    remedy = "Ask one of them."
-
-    def role_allows(self, request: Request) -> bool:
-        return membership_of(request).may_manage_members
-
-
-class AdminsPreempt(MembersSubmit):
-    refusal = "Only an admin of the team preempts its jobs."
-    remedy = "Ask one of them, or pause the job."
-
-    def role_allows(self, request: Request) -> bool:
-        return membership_of(request).may_preempt
-
-
-class AdminsManageHubToken(AdminsManageMembers):
-    refusal = "Only an admin of the team sets its hub token."
-
-
-class AdminsManageWorkers(MembersSubmit):
-    scope = Scope.ADMIN
-    refusal = "Only an admin of a team manages the workers."
-    remedy = "Ask one of them."
-
-    def role_allows(self, request: Request) -> bool:
-        return user_of(request).may_manage_workers()
-
-
-class StaffInviteWorkers(MembersSubmit):
-    scope = Scope.ADMIN
-    refusal = "Only the hub's staff invite workers."
-    remedy = "Ask whoever runs the hub."
-
-    def role_allows(self, request: Request) -> bool:
-        return user_of(request).may_invite_workers()
-
-
-class StaffSetQuotas(MembersSubmit):
-    scope = Scope.ADMIN
-    refusal = "Only the hub's staff say what a team may have."
-    remedy = "Ask whoever runs the hub."
-
-    def role_allows(self, request: Request) -> bool:
-        return user_of(request).may_set_quotas()
-
-
-class ManagersScrape(AnyToken):
-    """A scraper holds a token that opens nothing else."""
-
-    def has_permission(self, request: Request, view: APIView) -> bool:
-        """
-        Raises:
-            Refusal: `forbidden`, `insufficient_scope`.
-        """
-        if not super().has_permission(request, view):
-            return False
-        if not user_of(request).may_manage_workers():
-            raise Refusal(
-                "forbidden", "Only an admin of a team reads the metrics.", "Ask one for a token.", kind="forbidden"
-            )
-        require_scope(request, Scope.METRICS)
-        return True
-
-
-def require_scope(request: Request, scope: Scope) -> None:
-    """
-    Raises:
-        Refusal: `insufficient_scope`.
-    """
-    held = token_of(request).scopes
-    if scope not in held:
-        raise Refusal(
-            "insufficient_scope",
-            f"The token lacks the scope `{scope}`; it has {', '.join(held)}.",
-            f"Make a token with `{scope}` on your account's page, and use that one.",
-            kind="forbidden",
-        )

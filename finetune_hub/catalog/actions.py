@@ -14,6 +14,7 @@ from django.db.models import Max
 from pydantic import TypeAdapter, ValidationError
 
 from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.models import Dataset, DatasetVersion
@@ -65,11 +66,31 @@ def add_dataset_version(
     filename: str,
     mapping: Mapping[str, str] | None = None,
     on_error: OnError = "refuse",
+) -> DatasetVersion:
+    """Make what the user uploaded the newest version of the named dataset; see `keep_dataset_version`.
+
+    Raises:
+        Refusal: `forbidden`, and those of `keep_dataset_version`.
+    """
+    require_right(Right.ADD_DATASET, user, team)
+    return keep_dataset_version(team, user, name=name, file=file, filename=filename, mapping=mapping, on_error=on_error)
+
+
+def keep_dataset_version(
+    team: Team,
+    user: User,
+    *,
+    name: str,
+    file: Path,
+    filename: str,
+    mapping: Mapping[str, str] | None = None,
+    on_error: OnError = "refuse",
     origin: Origin = UPLOADED,
 ) -> DatasetVersion:
     """Read the file, keep its rows, and make them the newest version of the named dataset, which is created when new.
 
     The same rows again are the version that they already are, whatever file they came in; a deleted one comes back.
+    Whether the user may was asked by whoever calls: a worker does when what they asked for has arrived.
 
     Args:
         mapping: Column → part, where the columns belong to no known format.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db import transaction
 
 from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.catalog.models import BaseModel, BaseModelAlias
 from finetune_hub.spec.refusal import Refusal
 
@@ -16,8 +17,9 @@ def set_alias(team: Team, user: User, *, alias: str, base_model: str) -> BaseMod
     """Let the alias stand for the team's base model of this name; an alias that is there is given to it.
 
     Raises:
-        Refusal: `invalid_alias`, `alias_is_a_name`, `unknown_base_model`.
+        Refusal: `forbidden`, `invalid_alias`, `alias_is_a_name`, `unknown_base_model`.
     """
+    require_right(Right.SET_ALIAS, user, team)
     if not alias or len(alias) > MAX_LENGTH or not alias.isprintable() or alias != alias.strip():
         raise Refusal(
             "invalid_alias",
@@ -46,3 +48,13 @@ def set_alias(team: Team, user: User, *, alias: str, base_model: str) -> BaseMod
         team=team, alias=alias, defaults={"base_model": model, "created_by": user}
     )
     return kept
+
+
+def remove_alias(alias: BaseModelAlias, user: User) -> None:
+    """Let the alias stand for nothing. Jobs that were submitted under it stay what they are.
+
+    Raises:
+        Refusal: `forbidden`.
+    """
+    require_right(Right.REMOVE_ALIAS, user, alias.team)
+    alias.delete()

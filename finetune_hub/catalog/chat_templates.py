@@ -12,6 +12,8 @@ from django.conf import settings
 from django.db import transaction
 from tokenizers import Tokenizer
 
+from finetune_hub.accounts.models import User
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.artifacts.manifest import entry_of
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.local_files import TOKENIZER_FILES, tokenizer_folder
@@ -32,14 +34,17 @@ _SAMPLE = [
 
 
 @transaction.atomic
-def set_chat_template(base_model: BaseModel, *, name: str | None = None, source: str | None = None) -> BaseModel:
+def set_chat_template(
+    base_model: BaseModel, user: User, *, name: str | None = None, source: str | None = None
+) -> BaseModel:
     """Give the model one of `KNOWN_TEMPLATES` by name, or a Jinja text; the model's revision becomes another one.
 
     Raises:
-        Refusal: `invalid_request`, `unknown_chat_template`, `base_model_not_ready`, `chat_template_exists`,
-            `chat_template_unsuited`.
+        Refusal: `forbidden`, `invalid_request`, `unknown_chat_template`, `base_model_not_ready`,
+            `chat_template_exists`, `chat_template_unsuited`.
         ArtifactError: the store does not have the tokenizer.
     """
+    require_right(Right.SET_CHAT_TEMPLATE, user, base_model.team)
     source = _source_of(name, source)
     model = BaseModel.objects.select_for_update(no_key=True).get(pk=base_model.pk)
     if model.state != BaseModelState.READY:

@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 from django.conf import settings
 
 from finetune_hub.accounts.models import User
-from finetune_hub.catalog.actions import Origin, add_dataset_version, check_name
+from finetune_hub.accounts.rights import Right, require_right
+from finetune_hub.catalog.actions import Origin, check_name, keep_dataset_version
 from finetune_hub.catalog.compare import require_comparable
 from finetune_hub.catalog.local_files import dataset_file
 from finetune_hub.catalog.models import DatasetVersion
@@ -27,8 +28,9 @@ def split_version(
     The same fraction and seed again are the same two versions. Rows that ask the same go to one side together.
 
     Raises:
-        Refusal: `invalid_fraction`, `too_few_rows`, `too_many_rows`, `dataset_deleted`, `invalid_name`.
+        Refusal: `forbidden`, `invalid_fraction`, `too_few_rows`, `too_many_rows`, `dataset_deleted`, `invalid_name`.
     """
+    require_right(Right.SPLIT_DATASET, user, version.dataset.team)
     if not 0 < fraction < 1:
         raise Refusal(
             "invalid_fraction", f"{fraction} is no share of the rows.", "Give one such as 0.1.", field="fraction"
@@ -55,7 +57,7 @@ def split_version(
             with path.open("rb") as rows, file.open("wb") as target:
                 target.writelines(row for number, row in _numbered(rows) if (number in chosen) == is_held_out)
             share = f"{fraction:.4g} held out" if is_held_out else f"all but {fraction:.4g}"
-            added = add_dataset_version(
+            added = keep_dataset_version(
                 version.dataset.team,
                 user,
                 name=name + part,

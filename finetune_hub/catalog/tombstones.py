@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import transaction
 
 from finetune_hub.accounts.models import User
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.models import DatasetVersion
 from finetune_hub.spec.refusal import Refusal
@@ -18,8 +19,9 @@ def delete_version(version: DatasetVersion, user: User) -> DatasetVersion:
     """Make the version a tombstone, and delete its files. Asking twice changes nothing.
 
     Raises:
-        Refusal: `dataset_in_use`: jobs that have not ended read it.
+        Refusal: `forbidden`; `dataset_in_use`: jobs that have not ended read it.
     """
+    require_right(Right.DELETE_DATASET, user, version.dataset.team)
     version = DatasetVersion.objects.select_for_update(of=("self",)).select_related("dataset").get(pk=version.pk)
     if version.deleted_at:
         return version

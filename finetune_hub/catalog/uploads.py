@@ -14,6 +14,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.catalog.models import Upload
 from finetune_hub.spec.refusal import Refusal
@@ -29,8 +30,9 @@ def begin_upload(team: Team, user: User, *, file_name: str, size_bytes: int, fin
     """The user's upload of this fingerprint, new or under way.
 
     Raises:
-        Refusal: `upload_too_large`, `too_many_uploads`.
+        Refusal: `forbidden`, `upload_too_large`, `too_many_uploads`.
     """
+    require_right(Right.UPLOAD_FILE, user, team)
     is_model = file_name.endswith(".gguf")
     limit_bytes = settings.BASE_MODEL_UPLOAD_MAX_BYTES if is_model else settings.DATASET_UPLOAD_MAX_BYTES
     if size_bytes > limit_bytes:
@@ -44,7 +46,7 @@ def begin_upload(team: Team, user: User, *, file_name: str, size_bytes: int, fin
             kind="too_large",
         )
     for forgotten in Upload.objects.filter(team=team, created_at__lt=timezone.now() - FORGOTTEN_AFTER):
-        forget_upload(forgotten)
+        _forget(forgotten)
     mine = Upload.objects.filter(team=team, created_by=user)
     known = mine.filter(fingerprint=fingerprint, size_bytes=size_bytes).first()
     if known:
@@ -67,12 +69,13 @@ def received_bytes(upload: Upload) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def add_part(upload: Upload, offset: int, data: bytes) -> int:
+def add_part(upload: Upload, user: User, offset: int, data: bytes) -> int:
     """Put the part behind what was received; how much that is now. A part that was received before changes nothing.
 
     Raises:
-        Refusal: `wrong_offset`, `upload_too_large`.
+        Refusal: `forbidden`, `wrong_offset`, `upload_too_large`.
     """
+    require_right(Right.UPLOAD_FILE, user, upload.team)
     path = path_of(upload)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
@@ -100,12 +103,13 @@ def add_part(upload: Upload, offset: int, data: bytes) -> int:
         return received + len(data)
 
 
-def finished_file(upload: Upload) -> Path:
-    """The whole file.
+def finished_file(upload: Upload, user: User) -> Path:
+    """The whole file. What is not what its fingerprint says is forgotten.
 
     Raises:
-        Refusal: `upload_unfinished`, or `upload_damaged` when it is not what its fingerprint says.
+        Refusal: `forbidden`, `upload_unfinished`, `upload_damaged`.
     """
+    require_right(Right.UPLOAD_FILE, user, upload.team)
     received = received_bytes(upload)
     if received < upload.size_bytes:
         raise Refusal(
@@ -118,13 +122,22 @@ def finished_file(upload: Upload) -> Path:
     path = path_of(upload)
     digest = upload.fingerprint.removeprefix(SHA256_MARK)
     if digest != upload.fingerprint and digest != sha256_of(path):
-        forget_upload(upload)
+        _forget(upload)
         raise Refusal("upload_damaged", "The file is not the one that was sent.", "Send it again.", field="upload")
     return path
 
 
-def forget_upload(upload: Upload) -> None:
-    """Delete what was received."""
+def forget_upload(upload: Upload, user: User) -> None:
+    """Delete what was received.
+
+    Raises:
+        Refusal: `forbidden`.
+    """
+    require_right(Right.UPLOAD_FILE, user, upload.team)
+    _forget(upload)
+
+
+def _forget(upload: Upload) -> None:
     path_of(upload).unlink(missing_ok=True)
     upload.delete()
 

@@ -1,11 +1,14 @@
-"""Who asks, and for which team they may act: what the pages share about the signed-in user."""
+"""Who asks, and for which team they may act: what the pages share about the signed-in user.
+
+The rules are those of `accounts.rights`, which every action asks for itself. A page asks here before it reads a form.
+"""
 
 from __future__ import annotations
 
-from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest
 
 from finetune_hub.accounts.models import Membership, Team, User
+from finetune_hub.accounts.rights import Right, require_right, teams_where
 
 
 class MemberRequest(HttpRequest):
@@ -14,46 +17,32 @@ class MemberRequest(HttpRequest):
     user: User
 
 
-def submitting_teams(user: User) -> list[Team]:
-    """The teams in which the user may submit, oldest first.
+def teams_for(right: Right, user: User) -> list[Team]:
+    """The teams in which the user has the right, oldest first: those that a form offers.
 
     Raises:
-        PermissionDenied: there is none: the user only looks.
+        Refusal: `forbidden`: there is none.
     """
-    teams = list(Team.objects.open_to_submissions_of(user))
+    teams = teams_where(user, right)
     if not teams:
-        raise PermissionDenied("A viewer may look, but not submit or change anything.")
+        raise right.refusal()
     return teams
 
 
-def may_submit_in(user: User, team_id: int) -> bool:
-    return Team.objects.open_to_submissions_of(user).filter(pk=team_id).exists()
+def team_for(right: Right, user: User, slug: str) -> Team:
+    """The team of this name, in which the user has the right.
 
-
-def require_submitter(user: User, team_id: int) -> None:
-    """
     Raises:
-        PermissionDenied: the user only looks in this team.
+        Http404: the user is not in such a team.
+        Refusal: `forbidden`.
     """
-    if not may_submit_in(user, team_id):
-        raise PermissionDenied("A viewer may look, but not submit or change anything.")
+    team = Team.objects.of(user).filter(slug=slug).first()
+    if team is None:
+        raise Http404
+    require_right(right, user, team)
+    return team
 
 
 def memberships_of(user: User) -> list[Membership]:
     """What the user is in each of their teams, oldest first."""
     return list(user.memberships.select_related("team", "user").order_by("pk"))
-
-
-def administered_team(user: User, slug: str) -> Team:
-    """The team, whose members the user may manage.
-
-    Raises:
-        Http404: the user is not in such a team.
-        PermissionDenied: the user is no admin of it.
-    """
-    membership = user.memberships.select_related("team").filter(team__slug=slug).first()
-    if membership is None:
-        raise Http404
-    if not membership.may_manage_members:
-        raise PermissionDenied("Only an admin of the team manages its members.")
-    return membership.team

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
-from finetune_hub.accounts.models import User
+from finetune_hub.accounts.models import Membership, User
+from finetune_hub.accounts.rights import Standing
 from finetune_hub.dashboard.access import memberships_of
 
 
@@ -40,5 +42,10 @@ def site(request: HttpRequest) -> dict[str, Any]:
         "sections": SECTIONS,
         "section": request.path.split("/")[1] or "home",
         "memberships": memberships,
-        "may_submit": SimpleLazyObject(lambda: any(membership.may_submit for membership in memberships)),
+        "standing": SimpleLazyObject(lambda: standing_of(user, memberships)),
     }
+
+
+def standing_of(user: Any, memberships: Iterable[Membership]) -> Standing:
+    """What `{% may %}` asks."""
+    return Standing(user, {membership.team_id: membership.role for membership in memberships})

@@ -34,7 +34,13 @@ class RefusableForm(forms.Form):
     refusal_fields: dict[str, str] = {}
 
     def add_refusal(self, refusal: Refusal) -> None:
-        """Show what an action refused beside its field, or above the form when it has none here."""
+        """Show what an action refused beside its field, or above the form when it has none here.
+
+        Raises:
+            Refusal: the user may not do it at all, whatever the form says: that is a page of its own.
+        """
+        if refusal.kind == "forbidden" and refusal.field is None:
+            raise refusal
         field = self.refusal_fields.get(refusal.field or "", refusal.field)
         self.add_error(field if field in self.fields else None, str(refusal))
 

@@ -1,4 +1,4 @@
-"""What holds for every page: no address with a NUL, and headers against what is not ours."""
+"""What holds for every page: no address with a NUL, a page for a refusal, and headers against what is not ours."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
 
 from django.core.exceptions import SuspiciousOperation
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
 from django.utils.deprecation import MiddlewareMixin
 
 from finetune_hub.api.bodies import refuse_nul
+from finetune_hub.dashboard.views.refusals import render_refusal
 from finetune_hub.spec.refusal import Refusal
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -45,6 +46,13 @@ class RefuseNul(MiddlewareMixin):
             refuse_nul(request)
         except Refusal as refusal:
             raise SuspiciousOperation(refusal.message) from refusal
+
+
+class RefusalPages(MiddlewareMixin):
+    """What an action refuses, and its view has no better place for, as a page. The API's views answer in JSON."""
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        return render_refusal(request, exception) if isinstance(exception, Refusal) else None
 
 
 @sync_and_async_middleware

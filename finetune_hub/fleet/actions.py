@@ -7,6 +7,7 @@ from django.db.models.functions import Now
 
 from finetune_hub.accounts.actions import record
 from finetune_hub.accounts.models import Team, User, Verb
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.fleet.models import Device, TeamQuota, Worker
 from finetune_hub.fleet.pokes import poke_control
 from finetune_hub.fleet.worker_role import revoke_role
@@ -17,12 +18,21 @@ def drain_worker(worker: Worker, *, actor: User) -> None:
     """Keep new attempts away; those it has go on, assigned ones too.
 
     It waits for a scheduling pass that is under way (which locks the workers it uses), so none comes after it returned.
+
+    Raises:
+        Refusal: `forbidden`.
     """
+    require_right(Right.DRAIN_WORKER, actor)
     _request_drain(worker, True, Verb.WORKER_DRAINED, actor)
 
 
 def resume_worker(worker: Worker, *, actor: User) -> None:
-    """Let new attempts come again, at once. To resume it twice changes nothing."""
+    """Let new attempts come again, at once. To resume it twice changes nothing.
+
+    Raises:
+        Refusal: `forbidden`.
+    """
+    require_right(Right.RESUME_WORKER, actor)
     _request_drain(worker, False, Verb.WORKER_RESUMED, actor)
 
 
@@ -35,7 +45,12 @@ def _request_drain(worker: Worker, drain: bool, verb: Verb, actor: User) -> None
 
 @transaction.atomic
 def share_device(device: Device, is_shared: bool, *, actor: User) -> None:
-    """Let small jobs be on the device together, or no longer: those that are go on."""
+    """Let small jobs be on the device together, or no longer: those that are go on.
+
+    Raises:
+        Refusal: `forbidden`.
+    """
+    require_right(Right.SHARE_DEVICE, actor)
     if Device.objects.filter(pk=device.pk, is_shared=not is_shared).update(is_shared=is_shared):
         verb = Verb.DEVICE_SHARED if is_shared else Verb.DEVICE_UNSHARED
         record(verb, str(device), team=None, actor=actor)
@@ -44,7 +59,12 @@ def share_device(device: Device, is_shared: bool, *, actor: User) -> None:
 
 @transaction.atomic
 def set_quota(team: Team, *, max_devices: int | None, max_hours: float | None, weight: float, actor: User) -> TeamQuota:
-    """Say what the team may have from now on; what runs goes on."""
+    """Say what the team may have from now on; what runs goes on.
+
+    Raises:
+        Refusal: `forbidden`.
+    """
+    require_right(Right.SET_QUOTA, actor)
     Team.objects.select_for_update(no_key=True).get(pk=team.pk)
     before = TeamQuota.objects.filter(team=team).first() or TeamQuota(team=team)
     quota, _ = TeamQuota.objects.update_or_create(
@@ -63,8 +83,9 @@ def remove_worker(worker: Worker, *, actor: User) -> None:
     One that was invited loses its database role, and has to be invited again.
 
     Raises:
-        Refusal: `worker_in_use`: it is alive, or jobs are on it.
+        Refusal: `forbidden`; `worker_in_use`: it is alive, or jobs are on it.
     """
+    require_right(Right.REMOVE_WORKER, actor)
     worker = Worker.objects.with_health().select_for_update(no_key=True).get(pk=worker.pk)
     if worker.removed_at:
         return
@@ -82,7 +103,12 @@ def remove_worker(worker: Worker, *, actor: User) -> None:
 
 @transaction.atomic
 def release_device(device: Device, *, actor: User) -> None:
-    """End the device's quarantine: it was repaired. A fault that it still has puts it back."""
+    """End the device's quarantine: it was repaired. A fault that it still has puts it back.
+
+    Raises:
+        Refusal: `forbidden`.
+    """
+    require_right(Right.RELEASE_DEVICE, actor)
     freed = Device.objects.filter(pk=device.pk).exclude(quarantined_at=None)
     if freed.update(quarantined_at=None, quarantine_reason=""):
         record(Verb.DEVICE_RELEASED, f"{device.kind} {device.index} of {device.worker.name}", team=None, actor=actor)

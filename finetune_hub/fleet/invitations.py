@@ -14,6 +14,7 @@ from django.db import connection, transaction
 
 from finetune_hub.accounts.actions import record
 from finetune_hub.accounts.models import User, Verb
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.fleet.worker_role import Invitation, invite_worker, revoke_role
 from finetune_hub.spec.ids import WORKER_NAME
 from finetune_hub.spec.refusal import Refusal
@@ -53,8 +54,10 @@ def invite(name: str, *, actor: User | None) -> WayIn:
         actor: None: somebody at a shell of the hub's machine, whom no record would hold.
 
     Raises:
-        Refusal: `invalid_name`, `may_not_create_roles`.
+        Refusal: `forbidden`, `invalid_name`, `may_not_create_roles`.
     """
+    if actor:
+        require_right(Right.INVITE_WORKER, actor)
     if not re.fullmatch(WORKER_NAME, name):
         raise Refusal(
             "invalid_name", f"{name!r} is no worker's name.", "Write up to 64 of a-z, 0-9 and -.", field="name"
@@ -72,7 +75,16 @@ def invite(name: str, *, actor: User | None) -> WayIn:
 
 @transaction.atomic
 def revoke(name: str, *, actor: User | None) -> bool:
-    """Cut an invited worker off at once; what it ran ends with its lease. False: it has no role of its own."""
+    """Cut an invited worker off at once; what it ran ends with its lease. False: it has no role of its own.
+
+    Args:
+        actor: None: somebody at a shell of the hub's machine.
+
+    Raises:
+        Refusal: `forbidden`.
+    """
+    if actor:
+        require_right(Right.REVOKE_WORKER, actor)
     is_revoked = revoke_role(name)
     if is_revoked and actor:
         record(Verb.WORKER_REVOKED, name, team=None, actor=actor)

@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import transaction
 
 from finetune_hub.accounts.models import User
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.tombstones import require_alive
 from finetune_hub.fleet.pokes import poke_control, poke_worker
@@ -39,9 +40,10 @@ def pause_job(job_id: str, user: User, *, reason: str = "") -> Job:
     """Wish that the job rests. A waiting job rests now; a running trainer writes a checkpoint first.
 
     Raises:
-        Refusal: `wrong_job_state`: it has ended, or is being cancelled.
+        Refusal: `forbidden`; `wrong_job_state`: it has ended, or is being cancelled.
     """
     job = lock_job(job_id)
+    require_right(Right.PAUSE_JOB, user, job.team)
     if job.has_ended or job.is_stopping:
         raise wrong_state(job, "there is nothing to pause")
     if job.desired_state == DesiredState.PAUSE:
@@ -67,9 +69,10 @@ def resume_job(job_id: str, user: User, *, reason: str = "") -> Job:
     """Queue a paused job again, or take back the wish to pause one that still runs. Asking twice changes nothing.
 
     Raises:
-        Refusal: `wrong_job_state`: it has ended, or is being cancelled.
+        Refusal: `forbidden`; `wrong_job_state`: it has ended, or is being cancelled.
     """
     job = lock_job(job_id)
+    require_right(Right.RESUME_JOB, user, job.team)
     if job.has_ended or job.is_stopping:
         raise wrong_state(job, "there is nothing to resume")
     if job.desired_state == DesiredState.RUN:
@@ -93,9 +96,10 @@ def preempt_job(job_id: str, user: User, *, reason: str = "") -> Job:
     """Take a job's devices back: its trainer writes a checkpoint, and it waits at its old place in line.
 
     Raises:
-        Refusal: `wrong_job_state`: nothing of it runs, or it is being paused or cancelled.
+        Refusal: `forbidden`; `wrong_job_state`: nothing of it runs, or it is being paused or cancelled.
     """
     job = lock_job(job_id)
+    require_right(Right.PREEMPT_JOB, user, job.team)
     attempt = job.attempts.active().first()
     if attempt is None or job.desired_state != DesiredState.RUN:
         raise wrong_state(job, "it has no device to give back")
@@ -107,8 +111,13 @@ def preempt_job(job_id: str, user: User, *, reason: str = "") -> Job:
 
 @transaction.atomic
 def cancel_job(job_id: str, user: User, *, reason: str = "") -> Job:
-    """Wish the job's end, and its children's. A waiting job ends now; a running trainer writes a checkpoint first."""
+    """Wish the job's end, and its children's. A waiting job ends now; a running trainer writes a checkpoint first.
+
+    Raises:
+        Refusal: `forbidden`.
+    """
     job = lock_job(job_id)
+    require_right(Right.CANCEL_JOB, user, job.team)
     if job.has_ended or job.desired_state == DesiredState.CANCEL:
         return job
     attempt = _wish(job, DesiredState.CANCEL)
@@ -136,9 +145,10 @@ def retry_job(job_id: str, user: User, *, from_step: int | None = None, reason: 
             newest one.
 
     Raises:
-        Refusal: `wrong_job_state`, `unknown_checkpoint`, `dataset_deleted`.
+        Refusal: `forbidden`, `wrong_job_state`, `unknown_checkpoint`, `dataset_deleted`.
     """
     job = lock_job(job_id)
+    require_right(Right.RETRY_JOB, user, job.team)
     if not job.may_retry:
         raise wrong_state(job, "only failed and cancelled ones are retried", "Clone it to train the same again.")
     if job.after and job.after.has_ended and job.after.state != JobState.SUCCEEDED:
@@ -159,9 +169,10 @@ def change_priority(job_id: str, user: User, priority: int) -> Job:
     """Give a job that has not ended another place in line.
 
     Raises:
-        Refusal: `priority_not_allowed`, `wrong_job_state`.
+        Refusal: `forbidden`, `priority_not_allowed`, `wrong_job_state`.
     """
     job = lock_job(job_id)
+    require_right(Right.CHANGE_PRIORITY, user, job.team)
     check_priority(job.team, user, priority)
     if job.has_ended:
         raise wrong_state(job, "it waits no more")

@@ -8,6 +8,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.rights import Right, may, require_right
 from finetune_hub.catalog.models import DatasetVersion
 from finetune_hub.fleet.pokes import poke_control
 from finetune_hub.jobs.kinds.kind import Kind
@@ -29,14 +30,18 @@ def create_job(
 ) -> Job:
     """Put a job in the queue. With the same idempotency key again, the job that it made the first time.
 
+    Whoever submits its like asks before they write anything else; a child (`parent`) was asked for with its parent.
+
     Args:
         choices: dataset versions that it reads, and how often the rows of each are drawn.
         said: the first line of its history.
         columns: of `Job`, beside those that are named here.
 
     Raises:
-        Refusal: `idempotency_key_reused`.
+        Refusal: `forbidden`, `idempotency_key_reused`.
     """
+    if columns.get("parent") is None:
+        require_right(Right.SUBMIT_JOB, created_by, team)
     try:
         with transaction.atomic():
             job = Job.objects.create(
@@ -85,14 +90,8 @@ def check_priority(team: Team, user: User, priority: int) -> None:
             "0 is the usual one, and higher ones come first.",
             field="priority",
         )
-    if priority > 0 and not team.memberships.get(user=user).may_raise_priority:
-        raise Refusal(
-            "priority_not_allowed",
-            f"Only an admin of the team gives a job a priority above 0, such as {priority}.",
-            "Ask one of them, or lower what may wait: everybody may go below 0.",
-            field="priority",
-            kind="forbidden",
-        )
+    if priority > 0 and not may(Right.RAISE_PRIORITY, user, team):
+        raise Right.RAISE_PRIORITY.refusal(code="priority_not_allowed", field="priority")
 
 
 def lock_predecessor(team: Team, job_id: str) -> Job:

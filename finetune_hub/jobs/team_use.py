@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from django.db import connection
 
 from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.rights import Right, may
 from finetune_hub.fleet.models import TeamQuota
 from finetune_hub.scheduling.placement.situation import TeamShare
 from finetune_hub.scheduling.placement.turns import HALF_LIFE_SECONDS
@@ -83,7 +84,7 @@ def uses_of_teams() -> list[TeamUse]:
 def uses_shown_to(user: User) -> list[TeamUse]:
     """Those of the user's own teams; whoever sets quotas sees all."""
     uses = uses_of_teams()
-    if user.may_set_quotas():
+    if may(Right.SET_QUOTA, user):
         return uses
     own = set(Team.objects.of(user).values_list("pk", flat=True))
     return [use for use in uses if use.team.pk in own]

@@ -11,6 +11,7 @@ from django.db.models.functions import Now
 
 from finetune_hub.accounts.actions import check_email, record
 from finetune_hub.accounts.models import Team, User, Verb
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.accounts.sealing import seal
 from finetune_hub.notifications.models import Channel, ChatWebhook, EmailWish, Notification, Wants
 from finetune_hub.notifications.webhook import check_address
@@ -21,12 +22,13 @@ Text = Callable[[], tuple[str, str]]
 
 
 @transaction.atomic
-def wish_for_email(user: User, wants: Wants, *, email: str) -> EmailWish:
+def wish_for_email(user: User, wants: Wants, *, email: str, actor: User) -> EmailWish:
     """Keep the user's address and how much they want to hear there.
 
     Raises:
-        Refusal: `invalid_email`, `email_not_set_up`.
+        Refusal: `forbidden`, `invalid_email`, `email_not_set_up`.
     """
+    require_right(Right.WISH_FOR_EMAIL, actor, user)
     if email or wants != Wants.NOTHING:
         check_email(email)
     if wants != Wants.NOTHING and not settings.EMAIL_IS_SET_UP:
@@ -49,8 +51,9 @@ def connect_chat(team: Team, url: str, wants: Wants, *, actor: User) -> ChatWebh
     """Tell the team's chat room from now on; another address takes the place of the one before.
 
     Raises:
-        Refusal: `invalid_webhook`: it is no address that the service would call.
+        Refusal: `forbidden`; `invalid_webhook`: it is no address that the service would call.
     """
+    require_right(Right.CONNECT_CHAT, actor, team)
     check_address(url)
     host = urlsplit(url).hostname or ""
     values = {"sealed_url": seal(url), "host": host, "wants": wants, "set_by": actor, "set_at": Now()}
@@ -69,7 +72,12 @@ def connect_chat(team: Team, url: str, wants: Wants, *, actor: User) -> ChatWebh
 
 @transaction.atomic
 def disconnect_chat(team: Team, *, actor: User) -> None:
-    """Forget the address, and what still waited for it. Asking twice changes nothing."""
+    """Forget the address, and what still waited for it. Asking twice changes nothing.
+
+    Raises:
+        Refusal: `forbidden`.
+    """
+    require_right(Right.DISCONNECT_CHAT, actor, team)
     webhook = ChatWebhook.objects.filter(team=team).first()
     if webhook is None:
         return

@@ -9,7 +9,7 @@ from django.core import serializers
 from django.db import connection
 
 from finetune_hub.accounts.hub_tokens import open_hub_token, remove_hub_token, set_hub_token
-from finetune_hub.accounts.models import AuditEvent, HubToken
+from finetune_hub.accounts.models import AuditEvent, HubToken, Role
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import first_member, make_team, make_user
 from tests.fake_hub import TOKEN
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db
 
 
 def test_it_is_kept_sealed_and_opens_again() -> None:
-    team = make_team(make_user("alice"))
+    team = make_team(make_user("alice"), role=Role.ADMIN)
     set_hub_token(team, f" {TOKEN}\n", actor=first_member(team))
     assert open_hub_token(team) == TOKEN
     stored = serializers.serialize("json", [*HubToken.objects.all(), *AuditEvent.objects.all()])
@@ -30,7 +30,7 @@ def test_it_is_kept_sealed_and_opens_again() -> None:
 
 
 def test_another_takes_its_place_and_it_can_be_removed() -> None:
-    team = make_team(make_user())
+    team = make_team(make_user(), role=Role.ADMIN)
     other = make_team(make_user())
     for token in (TOKEN, "hf_another"):
         set_hub_token(team, token, actor=first_member(team))
@@ -44,7 +44,7 @@ def test_another_takes_its_place_and_it_can_be_removed() -> None:
 
 @pytest.mark.parametrize("token", ["", "  ", "two words", "hf_\n_x", "hf_é", "h" * 501])
 def test_what_cannot_be_a_token_is_refused_without_repeating_it(token: str) -> None:
-    team = make_team(make_user())
+    team = make_team(make_user(), role=Role.ADMIN)
     with pytest.raises(Refusal) as refused:
         set_hub_token(team, token, actor=first_member(team))
     assert refused.value.code == "invalid_hub_token"
@@ -52,7 +52,7 @@ def test_what_cannot_be_a_token_is_refused_without_repeating_it(token: str) -> N
 
 
 def test_another_secret_key_says_what_to_do(settings: Any) -> None:
-    team = make_team(make_user())
+    team = make_team(make_user(), role=Role.ADMIN)
     set_hub_token(team, TOKEN, actor=first_member(team))
     settings.SECRET_KEY = "another"
     with pytest.raises(Refusal, match="set it again"):

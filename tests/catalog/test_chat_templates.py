@@ -33,7 +33,7 @@ def test_a_chat_dataset_is_refused_until_the_model_has_a_template(model: BaseMod
         submit_training(team, first_member(team), spec)
     assert refused.value.code == "no_chat_template"
     assert "base-models set-template plain chatml" in refused.value.remedy
-    set_chat_template(model, name="chatml")
+    set_chat_template(model, first_member(model.team), name="chatml")
     assert submit_training(team, first_member(team), spec).over == model
 
 
@@ -44,7 +44,7 @@ def test_raw_text_needs_no_template(model: BaseModel) -> None:
 
 def test_the_template_is_a_file_of_a_new_revision(model: BaseModel) -> None:
     before = model.revision
-    changed = set_chat_template(model, name="chatml")
+    changed = set_chat_template(model, first_member(model.team), name="chatml")
     changed.refresh_from_db()
     assert changed.revision != before
     assert changed.chat_template == "chatml"
@@ -56,9 +56,9 @@ def test_the_template_is_a_file_of_a_new_revision(model: BaseModel) -> None:
 
 
 def test_it_is_given_once(model: BaseModel) -> None:
-    set_chat_template(model, name="chatml")
+    set_chat_template(model, first_member(model.team), name="chatml")
     with pytest.raises(Refusal) as refused:
-        set_chat_template(model, name="alpaca")
+        set_chat_template(model, first_member(model.team), name="alpaca")
     assert (refused.value.code, refused.value.kind) == ("chat_template_exists", "conflict")
 
 
@@ -74,7 +74,7 @@ def test_it_is_given_once(model: BaseModel) -> None:
 )
 def test_what_is_no_template_changes_nothing(model: BaseModel, given: dict[str, str], code: str) -> None:
     with pytest.raises(Refusal) as refused:
-        set_chat_template(model, **given)
+        set_chat_template(model, first_member(model.team), **given)
     assert refused.value.code == code
     model.refresh_from_db()
     assert model.lacks_chat_template

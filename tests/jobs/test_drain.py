@@ -21,7 +21,7 @@ from tests.factories import make_attempt, make_job, make_team, make_user, make_w
 
 @pytest.fixture
 def admin(db: None) -> User:
-    return make_user("alice")
+    return make_user("alice", is_staff=True)
 
 
 def health_of(worker: Worker) -> str:

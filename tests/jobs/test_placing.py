@@ -136,7 +136,7 @@ def test_the_database_lends_a_shared_device_only_as_far_as_its_memory_goes(team:
 
 
 def test_sharing_and_quotas_are_recorded_once(team: Team) -> None:
-    admin = make_user("alice")
+    admin = make_user("alice", is_staff=True)
     device = make_worker("gpu-1").devices.get()
     for _ in range(2):
         share_device(device, True, actor=admin)

@@ -48,6 +48,11 @@ def alice() -> User:
 
 
 @pytest.fixture
+def staff() -> User:
+    return make_user(is_staff=True)
+
+
+@pytest.fixture
 def job(alice: User) -> Job:
     make_worker("gpu-1")
     return make_job(make_team(alice), created_by=alice)
@@ -184,6 +189,7 @@ def test_a_preempted_job_is_queued_again_from_its_checkpoint(job: Job, pokes: li
 
 
 def test_an_admin_preempts_and_is_named(job: Job, alice: User) -> None:
+    job.team.memberships.update(role=Role.ADMIN)
     with pytest.raises(Refusal, match="it has no device to give back"):
         preempt_job(job.pk, alice)
     lease = start(job)
@@ -350,31 +356,31 @@ def test_only_admins_raise_a_priority_above_the_usual(job: Job, alice: User) -> 
 
 
 def test_a_resumed_worker_gets_jobs_at_once(
-    job: Job, alice: User, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+    job: Job, staff: User, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
 ) -> None:
     worker = Worker.objects.get()
-    drain_worker(worker, actor=alice)
+    drain_worker(worker, actor=staff)
     assert schedule_pass() == 0
     sent: list[str] = []
     monkeypatch.setattr("finetune_hub.fleet.pokes.app.send_task", lambda task, **options: sent.append(task))
     with django_capture_on_commit_callbacks(execute=True):
-        resume_worker(worker, actor=alice)
+        resume_worker(worker, actor=staff)
     assert sent == ["workers.control.schedule"]
     assert schedule_pass() == 1
 
 
 def test_whatever_frees_a_device_is_told_to_the_scheduler_at_once(
-    alice: User, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+    staff: User, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
 ) -> None:
     device = make_worker().devices.get()
     type(device).objects.update(quarantined_at=Now(), quarantine_reason="It was hot.")
-    team = make_team(alice)
+    team = make_team(staff)
     sent: list[str] = []
     monkeypatch.setattr("finetune_hub.fleet.pokes.app.send_task", lambda task, **options: sent.append(task))
     changes: list[Callable[[], object]] = [
-        lambda: share_device(device, True, actor=alice),
-        lambda: release_device(device, actor=alice),
-        lambda: set_quota(team, max_devices=3, max_hours=None, weight=2.0, actor=alice),
+        lambda: share_device(device, True, actor=staff),
+        lambda: release_device(device, actor=staff),
+        lambda: set_quota(team, max_devices=3, max_hours=None, weight=2.0, actor=staff),
     ]
     for change in changes:
         for expected in (["workers.control.schedule"], []):  # The second time nothing has changed.

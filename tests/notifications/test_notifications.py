@@ -97,7 +97,7 @@ def end(job: Job, state: JobState = JobState.SUCCEEDED) -> None:
 
 
 def test_a_failed_job_reaches_mail_and_chat(team: Team, alice: User, room: Room) -> None:
-    wish_for_email(alice, Wants.PROBLEMS, email="alice@example.org")
+    wish_for_email(alice, Wants.PROBLEMS, email="alice@example.org", actor=alice)
     connect(team, room)
     job = make_job(team)
     end(job, JobState.FAILED)
@@ -125,14 +125,14 @@ def test_a_failed_job_reaches_mail_and_chat(team: Team, alice: User, room: Room)
     ],
 )
 def test_wishes(team: Team, alice: User, wants: Wants, state: JobState, is_told: bool) -> None:
-    wish_for_email(alice, wants, email="alice@example.org")
+    wish_for_email(alice, wants, email="alice@example.org", actor=alice)
     end(make_job(team), state)
     deliver_pass()
     assert bool(mail.outbox) == is_told
 
 
 def test_others_jobs_and_old_teams_are_not_mailed(team: Team, alice: User) -> None:
-    wish_for_email(alice, Wants.EVERYTHING, email="alice@example.org")
+    wish_for_email(alice, Wants.EVERYTHING, email="alice@example.org", actor=alice)
     end(make_job(team, created_by=make_member(team)))
     mine = make_job(team)
     team.memberships.filter(user=alice).delete()
@@ -357,4 +357,4 @@ def test_a_hub_without_a_mail_server_says_so(alice: User, settings: Any) -> None
     settings.EMAIL_IS_SET_UP = False
     assert "This hub sends no e-mail" in signed_in(alice).get(reverse("account")).content.decode()
     with pytest.raises(Refusal, match="sends no e-mail"):
-        wish_for_email(alice, Wants.PROBLEMS, email="a@example.org")
+        wish_for_email(alice, Wants.PROBLEMS, email="a@example.org", actor=alice)

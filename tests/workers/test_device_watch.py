@@ -249,7 +249,7 @@ def test_a_faulty_device_gets_no_job_until_an_admin_releases_it(worker: Worker) 
 
 def test_a_fault_that_stays_puts_it_back(worker: Worker) -> None:
     record(worker, Gpu(), Gpu(ecc_errors=1))
-    release_device(worker.devices.get(index=1), actor=make_user())
+    release_device(worker.devices.get(index=1), actor=make_user(is_staff=True))
     record(worker, Gpu(), Gpu(ecc_errors=2))
     assert "had 2 uncorrectable" in worker.devices.get(index=1).quarantine_reason
 

@@ -100,7 +100,7 @@ def gone(**columns: Any) -> Worker:
 
 
 def test_a_worker_that_is_gone_is_removed_and_comes_back_when_it_joins() -> None:
-    alice, worker = make_user("alice"), gone()
+    alice, worker = make_user("alice", is_staff=True), gone()
     for _ in range(2):
         remove_worker(worker, actor=alice)
     assert not Worker.objects.in_fleet().exists()
@@ -111,4 +111,4 @@ def test_a_worker_that_is_gone_is_removed_and_comes_back_when_it_joins() -> None
 def test_a_worker_that_is_there_is_not_removed() -> None:
     worker = make_worker()
     with pytest.raises(Refusal, match="is healthy: it is still there"):
-        remove_worker(worker, actor=make_user())
+        remove_worker(worker, actor=make_user(is_staff=True))

@@ -206,7 +206,7 @@ def test_a_removed_worker_loses_its_role(invitation: Invitation) -> None:
     with as_worker(invitation):
         worker = join()
     Worker.objects.filter(pk=worker.pk).update(heartbeat_at=Now() - timedelta(hours=1))
-    remove_worker(worker, actor=make_user())
+    remove_worker(worker, actor=make_user(is_staff=True))
     with pytest.raises(psycopg.OperationalError):
         session(invitation)
 

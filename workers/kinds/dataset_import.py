@@ -6,7 +6,7 @@ import shutil
 
 from django.conf import settings
 
-from finetune_hub.catalog.actions import Origin, add_dataset_version
+from finetune_hub.catalog.actions import Origin, keep_dataset_version
 from finetune_hub.catalog.dataset_sources import DatasetSource, parse_dataset_source
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.models import Job
@@ -31,7 +31,7 @@ class DatasetImportWork(Work):
     def publish(self, finish: Finish) -> None:
         """The version itself is not fenced: the same rows twice are the same version."""
         job, fetched = finish.job, FetchedDataset.model_validate(finish.result)
-        version = add_dataset_version(
+        version = keep_dataset_version(
             job.team,
             job.created_by,
             name=job.spec["name"],

@@ -6,17 +6,20 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import NewAlias, read_body
 from finetune_hub.api.lookups import get_row
 from finetune_hub.api.paging import page_of
 from finetune_hub.api.serializers.base_models import AliasSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
-from finetune_hub.catalog.aliases import set_alias
+from finetune_hub.catalog.aliases import remove_alias, set_alias
 from finetune_hub.catalog.models import BaseModelAlias
 
 
 class Aliases(HubView):
+    rights = {"post": Right.SET_ALIAS}
+
     @extend_schema(
         operation_id="list_base_model_aliases",
         parameters=PAGE_PARAMETERS,
@@ -40,11 +43,13 @@ class Aliases(HubView):
 
 
 class OneAlias(HubView):
+    rights = {"delete": Right.REMOVE_ALIAS}
+
     @extend_schema(operation_id="remove_base_model_alias", responses={200: AliasSerializer, **errors(401, 404)})
     def delete(self, request: Request, alias: str) -> Response:
         """Remove the alias. Jobs that were submitted under it stay what they are."""
-        rows = BaseModelAlias.objects.of_team(team_of(request)).select_related("base_model")
+        rows = BaseModelAlias.objects.of_team(team_of(request)).select_related("base_model", "team")
         found = get_row(rows, alias=alias)
         answer = Response(AliasSerializer(found).data)
-        found.delete()
+        remove_alias(found, user_of(request))
         return answer

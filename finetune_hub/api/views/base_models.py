@@ -6,6 +6,7 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import BaseModelImport, NewChatTemplate, read_body
 from finetune_hub.api.lookups import get_row, named
@@ -27,6 +28,8 @@ from finetune_hub.jobs.models import Job
 
 
 class BaseModels(HubView):
+    rights = {"post": Right.IMPORT_BASE_MODEL}
+
     @extend_schema(
         operation_id="list_base_models",
         parameters=[*PAGE_PARAMETERS, NAME_PARAMETER],
@@ -61,11 +64,11 @@ def import_upload(request: Request, body: BaseModelImport) -> Job:
         team_of(request),
         user_of(request),
         name=body.name,
-        file=finished_file(upload),
+        file=finished_file(upload, user_of(request)),
         file_name=upload.file_name,
         license_name=body.license,
     )
-    forget_upload(upload)
+    forget_upload(upload, user_of(request))
     return job
 
 
@@ -78,6 +81,8 @@ class OneBaseModel(HubView):
 
 
 class ChatTemplates(HubView):
+    rights = {"post": Right.SET_CHAT_TEMPLATE}
+
     @extend_schema(
         operation_id="list_chat_templates",
         responses={200: KnownTemplatesSerializer, **errors(401, 404, 409, 503)},
@@ -100,5 +105,5 @@ class ChatTemplates(HubView):
         """Give a chat template to a base model that came without one. Its `revision` becomes another."""
         base_model = get_row(BaseModel.objects.of_team(team_of(request)), pk=id)
         body = read_body(request, NewChatTemplate)
-        base_model = set_chat_template(base_model, name=body.template, source=body.source)
+        base_model = set_chat_template(base_model, user_of(request), name=body.template, source=body.source)
         return Response(BaseModelDetailSerializer(base_model).data)

@@ -8,6 +8,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import Split, check_text, read_body, whole_number
 from finetune_hub.api.lookups import get_row
@@ -40,6 +41,8 @@ LOOK_PARAMETERS = [
 
 
 class OneDatasetVersion(HubView):
+    rights = {"delete": Right.DELETE_DATASET}
+
     @extend_schema(
         operation_id="get_dataset_version", responses={200: DatasetVersionDetailSerializer, **errors(401, 404)}
     )
@@ -91,6 +94,8 @@ class DatasetComparison(HubView):
 
 
 class DatasetSplit(HubView):
+    rights = {"post": Right.SPLIT_DATASET}
+
     @extend_schema(
         operation_id="split_dataset_version",
         request=Split,

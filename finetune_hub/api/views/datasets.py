@@ -11,6 +11,7 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import DatasetImport, check_text, read_body, uploaded_file
 from finetune_hub.api.lookups import get_row, named
@@ -58,6 +59,7 @@ _mapping = TypeAdapter(dict[str, str])
 
 
 class Datasets(HubView):
+    rights = {"post": Right.ADD_DATASET}
     parser_classes = [MultiPartParser]
 
     @extend_schema(
@@ -80,15 +82,15 @@ class Datasets(HubView):
     )
     def post(self, request: Request) -> Response:
         """Upload a file as the newest version of a dataset. 201: a new version; 200: the content was known."""
-        name, team = request.POST.get("name", ""), team_of(request)
+        name, team, user = request.POST.get("name", ""), team_of(request), user_of(request)
         upload = get_upload(request, request.POST["upload"]) if request.POST.get("upload") else None
-        path, filename = (finished_file(upload), upload.file_name) if upload else uploaded_file(request)
+        path, filename = (finished_file(upload, user), upload.file_name) if upload else uploaded_file(request)
         check_text([name, filename])
         versions = DatasetVersion.objects.filter(dataset__team=team, dataset__name=name)
         newest = versions.aggregate(number=Max("number"))["number"] or 0
         version = add_dataset_version(
             team,
-            user_of(request),
+            user,
             name=name,
             file=path,
             filename=filename,
@@ -96,11 +98,13 @@ class Datasets(HubView):
             on_error=on_error_of(request),
         )
         if upload:
-            forget_upload(upload)
+            forget_upload(upload, user)
         return Response(AddedVersionSerializer(version).data, status=201 if version.number > newest else 200)
 
 
 class DatasetImports(HubView):
+    rights = {"post": Right.IMPORT_DATASET}
+
     @extend_schema(
         operation_id="import_dataset",
         request=DatasetImport,

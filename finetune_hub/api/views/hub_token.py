@@ -10,15 +10,15 @@ from rest_framework.response import Response
 
 from finetune_hub.accounts.hub_tokens import remove_hub_token, set_hub_token
 from finetune_hub.accounts.models import HubToken, Team
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import NewHubToken, read_body
-from finetune_hub.api.permissions import AdminsManageHubToken
 from finetune_hub.api.serializers.accounts import HubTokenSerializer
 from finetune_hub.api.views.hub_view import HubView, errors
 
 
 class OneHubToken(HubView):
-    permission_classes = [AdminsManageHubToken]
+    rights = {"put": Right.SET_HUB_TOKEN, "delete": Right.REMOVE_HUB_TOKEN}
 
     @extend_schema(operation_id="get_hub_token", responses={200: HubTokenSerializer, **errors(401)})
     def get(self, request: Request) -> Response:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 from uuid import uuid4
 
 from django.db.models import QuerySet
@@ -16,9 +16,10 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.bodies import refuse_nul
 from finetune_hub.api.paging import NewestFirst
-from finetune_hub.api.permissions import MembersSubmit
+from finetune_hub.api.permissions import HasRight
 from finetune_hub.api.serializers.errors import ErrorBodySerializer
 
 PAGE_PARAMETERS = [
@@ -56,7 +57,9 @@ class AlwaysJson(BaseContentNegotiation):
 class HubView(APIView):
     """An endpoint of the team that the token acts in."""
 
-    permission_classes = [MembersSubmit]
+    rights: ClassVar[Mapping[str, Right]] = {}
+    """By method, the right that is asked for before the body is read."""
+    permission_classes = [HasRight]
     parser_classes = [JSONParser]
     content_negotiation_class = AlwaysJson
 

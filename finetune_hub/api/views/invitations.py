@@ -6,11 +6,11 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import user_of
 from finetune_hub.api.bodies import NewInvitation, read_body
 from finetune_hub.api.lookups import get_row
 from finetune_hub.api.paging import page_of
-from finetune_hub.api.permissions import StaffInviteWorkers
 from finetune_hub.api.serializers.fleet import InvitationSerializer, WayInSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
 from finetune_hub.fleet.invitations import invite, revoke
@@ -18,7 +18,7 @@ from finetune_hub.fleet.models import WorkerRole
 
 
 class Invitations(HubView):
-    permission_classes = [StaffInviteWorkers]
+    rights = {"post": Right.INVITE_WORKER}
 
     @extend_schema(
         operation_id="list_worker_invitations",
@@ -41,7 +41,7 @@ class Invitations(HubView):
 
 
 class OneInvitation(HubView):
-    permission_classes = [StaffInviteWorkers]
+    rights = {"delete": Right.REVOKE_WORKER}
 
     @extend_schema(operation_id="revoke_worker", responses={204: None, **errors(401, 404)})
     def delete(self, request: Request, name: str) -> Response:

@@ -8,6 +8,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import idempotency_key_of, read_body
 from finetune_hub.api.serializers.jobs import JobDetailSerializer
@@ -39,6 +40,8 @@ class JobKinds(HubView):
 
 
 class OneJobKind(HubView):
+    rights = {"post": Right.SUBMIT_JOB}
+
     @extend_schema(
         operation_id="submit_job_of_kind",
         request={"application/json": {"type": "object", "description": "As `options` of `list_job_kinds` says."}},

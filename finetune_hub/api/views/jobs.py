@@ -11,6 +11,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 
 from finetune_hub.accounts.models import Team
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import (
     Clone,
@@ -26,7 +27,6 @@ from finetune_hub.api.bodies import (
 )
 from finetune_hub.api.lookups import get_row
 from finetune_hub.api.paging import page_of, part_of
-from finetune_hub.api.permissions import AdminsPreempt
 from finetune_hub.api.serializers.jobs import (
     JobDetailSerializer,
     JobEventSerializer,
@@ -65,6 +65,8 @@ STEERED = {200: JobDetailSerializer, **errors(400, 401, 403, 404, 409, 413, 415,
 
 
 class Jobs(HubView):
+    rights = {"post": Right.SUBMIT_JOB}
+
     @extend_schema(
         operation_id="list_jobs",
         parameters=PAGE_PARAMETERS,
@@ -98,6 +100,8 @@ class Jobs(HubView):
 
 
 class Evaluations(HubView):
+    rights = {"post": Right.SUBMIT_EVALUATION}
+
     @extend_schema(
         operation_id="submit_evaluation",
         request=Evaluation,
@@ -118,6 +122,8 @@ class Evaluations(HubView):
 
 
 class OneJob(HubView):
+    rights = {"patch": Right.CHANGE_PRIORITY}
+
     @extend_schema(operation_id="get_job", responses={200: JobDetailSerializer, **errors(401, 404)})
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
         """One job with its attempts, what it published and its result."""
@@ -132,6 +138,8 @@ class OneJob(HubView):
 
 
 class PauseJob(HubView):
+    rights = {"post": Right.PAUSE_JOB}
+
     @extend_schema(operation_id="pause_job", request=Reason, responses=STEERED)
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
         """Let the job rest: it gives its device up, and goes on from a checkpoint when it is resumed."""
@@ -141,6 +149,8 @@ class PauseJob(HubView):
 
 
 class ResumeJob(HubView):
+    rights = {"post": Right.RESUME_JOB}
+
     @extend_schema(operation_id="resume_job", request=Reason, responses=STEERED)
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
         """Queue a paused job again. Asking twice changes nothing."""
@@ -150,7 +160,7 @@ class ResumeJob(HubView):
 
 
 class PreemptJob(HubView):
-    permission_classes = [AdminsPreempt]
+    rights = {"post": Right.PREEMPT_JOB}
 
     @extend_schema(operation_id="preempt_job", request=Reason, responses=STEERED)
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
@@ -161,6 +171,8 @@ class PreemptJob(HubView):
 
 
 class CancelJob(HubView):
+    rights = {"post": Right.CANCEL_JOB}
+
     @extend_schema(operation_id="cancel_job", request=Reason, responses=STEERED)
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
         """Ask the job to end. A running trainer writes a checkpoint first; a second request changes nothing."""
@@ -170,6 +182,8 @@ class CancelJob(HubView):
 
 
 class RetryJob(HubView):
+    rights = {"post": Right.RETRY_JOB}
+
     @extend_schema(operation_id="retry_job", request=Retry, responses=STEERED | errors(410))
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
         """Run a failed or cancelled job again, from its newest checkpoint or from a chosen one."""
@@ -179,6 +193,8 @@ class RetryJob(HubView):
 
 
 class CloneJob(HubView):
+    rights = {"post": Right.SUBMIT_JOB}
+
     @extend_schema(
         operation_id="clone_job",
         request=Clone,

@@ -9,11 +9,11 @@ from rest_framework.response import Response
 
 from finetune_hub.accounts.actions import add_member, change_role, remove_member
 from finetune_hub.accounts.models import Membership
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import NewMember, RoleChange, read_body
 from finetune_hub.api.lookups import get_row
 from finetune_hub.api.paging import page_of
-from finetune_hub.api.permissions import AdminsManageMembers
 from finetune_hub.api.serializers.accounts import AddedMemberSerializer, MemberSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
 
@@ -23,7 +23,7 @@ def members_of(request: Request) -> QuerySet[Membership]:
 
 
 class Members(HubView):
-    permission_classes = [AdminsManageMembers]
+    rights = {"post": Right.ADD_MEMBER}
 
     @extend_schema(
         operation_id="list_members",
@@ -49,7 +49,7 @@ class Members(HubView):
 
 
 class OneMember(HubView):
-    permission_classes = [AdminsManageMembers]
+    rights = {"patch": Right.CHANGE_ROLE, "delete": Right.REMOVE_MEMBER}
 
     @extend_schema(
         operation_id="change_role",

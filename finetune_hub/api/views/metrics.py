@@ -7,13 +7,13 @@ from drf_spectacular.utils import extend_schema
 from prometheus_client.exposition import choose_encoder
 from rest_framework.request import Request
 
-from finetune_hub.api.permissions import ManagersScrape
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.views.hub_view import HubView
 from finetune_hub.operations.metrics import registry
 
 
 class Metrics(HubView):
-    permission_classes = [ManagersScrape]
+    rights = {"get": Right.READ_METRICS}
 
     @extend_schema(exclude=True)
     def get(self, request: Request) -> HttpResponse:

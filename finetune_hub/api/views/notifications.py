@@ -10,9 +10,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from finetune_hub.accounts.models import User
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import EmailNotifications, NewChatWebhook, read_body
-from finetune_hub.api.permissions import AdminsManageMembers
 from finetune_hub.api.serializers.operations import ChatWebhookSerializer, EmailNotificationsSerializer
 from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.notifications.actions import connect_chat, disconnect_chat, wish_for_email
@@ -20,6 +20,8 @@ from finetune_hub.notifications.models import ChatWebhook, EmailWish, Wants
 
 
 class Email(HubView):
+    rights = {"put": Right.WISH_FOR_EMAIL}
+
     @extend_schema(operation_id="get_email_notifications", responses={200: EmailNotificationsSerializer, **errors(401)})
     def get(self, request: Request) -> Response:
         """What you hear by e-mail of your own jobs, and where."""
@@ -33,12 +35,12 @@ class Email(HubView):
     def put(self, request: Request) -> Response:
         """Wish for e-mails, or for none."""
         body = read_body(request, EmailNotifications)
-        wish_for_email(user_of(request), body.wants, email=body.email)
+        wish_for_email(user_of(request), body.wants, email=body.email, actor=user_of(request))
         return Response(wish_of(user_of(request)))
 
 
 class Chat(HubView):
-    permission_classes = [AdminsManageMembers]
+    rights = {"put": Right.CONNECT_CHAT, "delete": Right.DISCONNECT_CHAT}
 
     @extend_schema(operation_id="get_chat_webhook", responses={200: ChatWebhookSerializer, **errors(401, 404)})
     def get(self, request: Request) -> Response:

@@ -6,6 +6,7 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of
 from finetune_hub.api.bodies import read_body
 from finetune_hub.api.views.hub_view import HubView, errors
@@ -15,6 +16,8 @@ from finetune_hub.spec.training import TrainingSpec
 
 
 class Plans(HubView):
+    rights = {"post": Right.PLAN_JOB}
+
     @extend_schema(
         operation_id="plan_job",
         request=TrainingSpec,

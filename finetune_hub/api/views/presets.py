@@ -6,6 +6,7 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of
 from finetune_hub.api.bodies import PresetQuestion, read_body
 from finetune_hub.api.views.hub_view import HubView, errors
@@ -14,6 +15,8 @@ from finetune_hub.scheduling.presets import PRESETS, PresetsAnswer
 
 
 class Presets(HubView):
+    rights = {"post": Right.PLAN_JOB}
+
     @extend_schema(
         operation_id="make_presets",
         request=PresetQuestion,

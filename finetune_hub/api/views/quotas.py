@@ -7,10 +7,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from finetune_hub.accounts.models import Team
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import user_of
 from finetune_hub.api.bodies import Quota, read_body
 from finetune_hub.api.lookups import get_row
-from finetune_hub.api.permissions import StaffSetQuotas
 from finetune_hub.api.serializers.fleet import QuotaSerializer
 from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.fleet.actions import set_quota
@@ -28,7 +28,7 @@ class Quotas(HubView):
 
 
 class OneQuota(HubView):
-    permission_classes = [StaffSetQuotas]
+    rights = {"put": Right.SET_QUOTA}
 
     @extend_schema(
         operation_id="set_quota",

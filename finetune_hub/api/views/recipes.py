@@ -9,6 +9,7 @@ from pydantic import Field
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.bodies import read_body
 from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.spec.part import Part
@@ -41,6 +42,8 @@ class ImportedRecipe(Part):
 
 
 class ImportRecipe(HubView):
+    rights = {"post": Right.IMPORT_RECIPE}
+
     @extend_schema(
         operation_id="import_recipe",
         request=ForeignRecipe,

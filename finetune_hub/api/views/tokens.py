@@ -11,6 +11,7 @@ from rest_framework.response import Response
 
 from finetune_hub.accounts.actions import create_token, revoke_token
 from finetune_hub.accounts.models import ApiToken
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import membership_of, team_of, token_of, user_of
 from finetune_hub.api.bodies import NewToken, read_body
 from finetune_hub.api.lookups import get_row
@@ -44,6 +45,8 @@ class Me(HubView):
 
 
 class Tokens(HubView):
+    rights = {"post": Right.CREATE_TOKEN}
+
     @extend_schema(
         operation_id="list_tokens",
         parameters=PAGE_PARAMETERS,
@@ -74,6 +77,8 @@ class Tokens(HubView):
 
 
 class OneToken(HubView):
+    rights = {"delete": Right.REVOKE_TOKEN}
+
     @extend_schema(operation_id="revoke_token", responses={204: None, **errors(401, 404)})
     def delete(self, request: Request, id: str) -> Response:  # noqa: A002
         """Revoke one of your tokens of this team: it opens nothing from now on."""

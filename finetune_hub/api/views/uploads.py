@@ -10,6 +10,7 @@ from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import NewUpload, content_length_bytes, read_body, whole_number
 from finetune_hub.api.lookups import get_row
@@ -31,6 +32,8 @@ class RawBytes(BaseParser):
 
 
 class Uploads(HubView):
+    rights = {"post": Right.UPLOAD_FILE}
+
     @extend_schema(
         operation_id="begin_upload",
         request=NewUpload,
@@ -50,6 +53,7 @@ class Uploads(HubView):
 
 
 class OneUpload(HubView):
+    rights = {"put": Right.UPLOAD_FILE}
     parser_classes = [RawBytes]
 
     @extend_schema(operation_id="get_upload", responses={200: UploadSerializer, **errors(401, 404)})
@@ -73,7 +77,7 @@ class OneUpload(HubView):
                 "Send smaller parts, one behind the other.",
                 kind="too_large",
             )
-        add_part(upload, offset, request.data if isinstance(request.data, bytes) else b"")
+        add_part(upload, user_of(request), offset, request.data if isinstance(request.data, bytes) else b"")
         return Response(UploadSerializer(upload).data)
 
 

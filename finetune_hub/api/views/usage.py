@@ -8,13 +8,11 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from finetune_hub.accounts.models import Scope
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.api.authentication import team_of, user_of
-from finetune_hub.api.permissions import require_scope
 from finetune_hub.api.serializers.operations import UsageSerializer
 from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.operations.usage import By, Month, check_by, total_of, usage_of
-from finetune_hub.spec.refusal import Refusal
 
 
 class Usage(HubView):
@@ -34,14 +32,7 @@ class Usage(HubView):
         by = check_by(query.get("by", "user"))
         team = None if query.get("all_teams") in {"1", "true"} else team_of(request)
         if team is None:
-            require_scope(request, Scope.ADMIN)
-            if not user_of(request).may_see_all_usage():
-                raise Refusal(
-                    "forbidden",
-                    "Only those who run the hub see what every team used.",
-                    "Leave out `all_teams`.",
-                    kind="forbidden",
-                )
+            require_right(Right.SEE_ALL_USAGE, user_of(request))
         lines = usage_of(month, by, team=team)
         gpu_seconds, cpu_seconds = total_of(lines)
         answer = {"month": str(month), "by": by, "gpu_seconds": gpu_seconds, "cpu_seconds": cpu_seconds, "lines": lines}

@@ -6,11 +6,11 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import user_of
 from finetune_hub.api.bodies import DeviceChange, read_body
 from finetune_hub.api.lookups import get_row
 from finetune_hub.api.paging import page_of
-from finetune_hub.api.permissions import AdminsManageWorkers
 from finetune_hub.api.serializers.fleet import WorkerSerializer
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
 from finetune_hub.fleet.actions import drain_worker, release_device, remove_worker, resume_worker, share_device
@@ -31,7 +31,7 @@ class Workers(HubView):
 
 
 class DrainWorker(HubView):
-    permission_classes = [AdminsManageWorkers]
+    rights = {"post": Right.DRAIN_WORKER}
 
     @extend_schema(operation_id="drain_worker", request=None, responses={200: WorkerSerializer, **errors(401, 404)})
     def post(self, request: Request, name: str) -> Response:
@@ -41,7 +41,7 @@ class DrainWorker(HubView):
 
 
 class ResumeWorker(HubView):
-    permission_classes = [AdminsManageWorkers]
+    rights = {"post": Right.RESUME_WORKER}
 
     @extend_schema(operation_id="resume_worker", request=None, responses={200: WorkerSerializer, **errors(401, 404)})
     def post(self, request: Request, name: str) -> Response:
@@ -51,7 +51,7 @@ class ResumeWorker(HubView):
 
 
 class OneWorker(HubView):
-    permission_classes = [AdminsManageWorkers]
+    rights = {"delete": Right.REMOVE_WORKER}
 
     @extend_schema(operation_id="remove_worker", responses={204: None, **errors(401, 404, 409)})
     def delete(self, request: Request, name: str) -> Response:
@@ -61,7 +61,7 @@ class OneWorker(HubView):
 
 
 class ReleaseDevice(HubView):
-    permission_classes = [AdminsManageWorkers]
+    rights = {"post": Right.RELEASE_DEVICE}
 
     @extend_schema(operation_id="release_device", request=None, responses={200: WorkerSerializer, **errors(401, 404)})
     def post(self, request: Request, name: str, kind: str, index: int) -> Response:
@@ -71,7 +71,7 @@ class ReleaseDevice(HubView):
 
 
 class OneDevice(HubView):
-    permission_classes = [AdminsManageWorkers]
+    rights = {"patch": Right.SHARE_DEVICE}
 
     @extend_schema(
         operation_id="change_device",

@@ -16,6 +16,8 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.rights import Right, Standing
 from finetune_hub.dashboard import guides
 from finetune_hub.dashboard.icons import STATE_ICONS, draw_icon
 from finetune_hub.dashboard.markdown import render_foreign
@@ -27,6 +29,20 @@ from finetune_hub.spec.training import TrainingSpec
 register = template.Library()
 
 JUST_NOW_SECONDS = 5
+
+
+@register.simple_tag(takes_context=True)
+def may(context: Context, right: str, owner: Team | User | None = None) -> bool:
+    """Whether the reader has the right, by its name in `accounts.rights`: over what is the owner's, or the hub's.
+
+    `{% may "PAUSE_JOB" job.team as may_pause %}`. A right over a team's things, and no team: whether there is a team in
+    which they have it.
+    """
+    standing: Standing = context["standing"]
+    named = Right[right]
+    if owner is None and named.rule.about == "team":
+        return standing.may_in_a_team(named)
+    return standing.may(named, owner)
 
 
 @register.simple_tag

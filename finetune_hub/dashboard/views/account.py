@@ -14,7 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST, require_safe
 
-from finetune_hub.accounts.actions import create_token, revoke_token
+from finetune_hub.accounts.actions import create_token, revoke_token, set_password
 from finetune_hub.accounts.models import ApiToken
 from finetune_hub.dashboard.access import MemberRequest, memberships_of
 from finetune_hub.dashboard.account_forms import NewTokenForm, password_form
@@ -36,7 +36,8 @@ def change_password(request: MemberRequest) -> HttpResponse:
     form = password_form(request.user, request.POST)
     if not form.is_valid():
         return render_account(request, password_form=form, status=422)
-    update_session_auth_hash(request, form.save())  # Every other session of the user ends.
+    set_password(request.user, form.cleaned_data["new_password1"], actor=request.user)
+    update_session_auth_hash(request, request.user)  # Every other session of the user ends.
     messages.success(request, "Your password is set. Other browsers are signed out.")
     return redirect("account")
 

@@ -11,13 +11,13 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
-from finetune_hub.accounts.models import Team
+from finetune_hub.accounts.rights import Right, teams_where
 from finetune_hub.api.statuses import status_of
-from finetune_hub.catalog.aliases import set_alias
+from finetune_hub.catalog.aliases import remove_alias, set_alias
 from finetune_hub.catalog.chat_templates import set_chat_template
 from finetune_hub.catalog.models import BaseModel, BaseModelAlias, BaseModelState
 from finetune_hub.catalog.uploads import forget_upload
-from finetune_hub.dashboard.access import MemberRequest, require_submitter, submitting_teams
+from finetune_hub.dashboard.access import MemberRequest, teams_for
 from finetune_hub.dashboard.forms import AliasForm, BaseModelForm, GgufForm
 from finetune_hub.dashboard.views.datasets import file_of
 from finetune_hub.dashboard.views.uploads import find_own_upload
@@ -38,7 +38,7 @@ def list_base_models(request: MemberRequest) -> HttpResponse:
 @require_POST
 def import_model(request: MemberRequest) -> HttpResponse:
     """Import from the source given; with the name alone, a known model."""
-    teams = submitting_teams(request.user)
+    teams = teams_for(Right.IMPORT_BASE_MODEL, request.user)
     data = request.POST.copy()
     known = KNOWN_MODELS.get(data.get("name", ""))
     if known and "source" not in data:
@@ -61,18 +61,19 @@ def import_model(request: MemberRequest) -> HttpResponse:
 @require_POST
 def upload_model(request: MemberRequest) -> HttpResponse:
     """Import a GGUF file that came with the form, or before it in parts."""
-    form = GgufForm(request.POST, request.FILES, teams=submitting_teams(request.user), auto_id="gguf_%s")
+    teams = teams_for(Right.IMPORT_BASE_MODEL, request.user)
+    form = GgufForm(request.POST, request.FILES, teams=teams, auto_id="gguf_%s")
     if form.is_valid():
         found = form.cleaned_data
         parted = find_own_upload(request, found["upload"]) if found["upload"] else None
         try:
-            path, file_name = file_of(found["file"], parted)
+            path, file_name = file_of(found["file"], parted, request.user)
             job = import_uploaded_model(form.team, request.user, name=found["name"], file=path, file_name=file_name)
         except Refusal as refusal:
             form.add_refusal(refusal)
         else:
             if parted:
-                forget_upload(parted)
+                forget_upload(parted, request.user)
             return redirect("job", job.pk)
     return render_list(request, gguf_form=form, status=422)
 
@@ -82,9 +83,8 @@ def upload_model(request: MemberRequest) -> HttpResponse:
 def choose_template(request: MemberRequest, base_model_id: str) -> HttpResponse:
     """Give one of the known chat templates to a base model that came without."""
     base_model = get_object_or_404(BaseModel.objects.visible_to(request.user), pk=base_model_id)
-    require_submitter(request.user, base_model.team_id)
     try:
-        set_chat_template(base_model, name=request.POST.get("template", ""))
+        set_chat_template(base_model, request.user, name=request.POST.get("template", ""))
     except Refusal as refusal:
         return render_list(request, refusal=refusal, status=status_of(refusal))
     messages.success(request, f"{base_model.name} has a chat template now, and can be trained on conversations.")
@@ -94,7 +94,7 @@ def choose_template(request: MemberRequest, base_model_id: str) -> HttpResponse:
 @login_required
 @require_POST
 def add_alias(request: MemberRequest) -> HttpResponse:
-    teams = submitting_teams(request.user)
+    teams = teams_for(Right.SET_ALIAS, request.user)
     form = AliasForm(request.POST, teams=teams, base_models=BaseModel.objects.filter(team__in=teams))
     if form.is_valid():
         given = form.cleaned_data
@@ -110,10 +110,9 @@ def add_alias(request: MemberRequest) -> HttpResponse:
 
 @login_required
 @require_POST
-def remove_alias(request: MemberRequest, alias_id: int) -> HttpResponse:
+def drop_alias(request: MemberRequest, alias_id: int) -> HttpResponse:
     alias = get_object_or_404(BaseModelAlias.objects.visible_to(request.user), pk=alias_id)
-    require_submitter(request.user, alias.team_id)
-    alias.delete()
+    remove_alias(alias, request.user)
     messages.success(request, f"{alias.alias} stands for nothing now.")
     return redirect("base-models")
 
@@ -124,7 +123,7 @@ def render_list(request: MemberRequest, *, status: int = 200, **context: Any) ->
     visible = BaseModel.objects.visible_to(request.user).select_related("team").prefetch_related(imports)
     base_models = list(visible.order_by("name"))
     there = {model.name for model in base_models if model.state != BaseModelState.FAILED}
-    if teams := list(Team.objects.open_to_submissions_of(request.user)):
+    if teams := teams_where(request.user, Right.IMPORT_BASE_MODEL):
         context.setdefault("form", BaseModelForm(teams=teams))
         context.setdefault("gguf_form", GgufForm(teams=teams, auto_id="gguf_%s"))
         context.setdefault(
@@ -135,7 +134,7 @@ def render_list(request: MemberRequest, *, status: int = 200, **context: Any) ->
         "base_models": base_models,
         "known_models": [model for name, model in KNOWN_MODELS.items() if name not in there],
         "known_templates": KNOWN_TEMPLATES.values(),
-        "aliases": BaseModelAlias.objects.visible_to(request.user).select_related("base_model"),
+        "aliases": BaseModelAlias.objects.visible_to(request.user).select_related("base_model", "team"),
         "is_live": any(model.state == BaseModelState.IMPORTING for model in base_models),
     }
     return render(request, "base_models/list.html", context, status=status)

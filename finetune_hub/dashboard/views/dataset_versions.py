@@ -11,6 +11,7 @@ from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.catalog.compare import compare_versions
 from finetune_hub.catalog.downloads import find_download
@@ -19,7 +20,7 @@ from finetune_hub.catalog.preview import SHOWN_TOKENS, preview_row, token_statis
 from finetune_hub.catalog.search import find_rows
 from finetune_hub.catalog.split import split_version
 from finetune_hub.catalog.tombstones import delete_version
-from finetune_hub.dashboard.access import MemberRequest, require_submitter
+from finetune_hub.dashboard.access import MemberRequest
 from finetune_hub.dashboard.forms import PreviewForm, SplitForm
 from finetune_hub.dashboard.histogram import draw_bars
 from finetune_hub.dashboard.views.refusals import not_given, render_refusal
@@ -104,18 +105,15 @@ def compare(request: MemberRequest, dataset_id: str, number: int) -> HttpRespons
 def split(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
     """Hold rows out by a seed."""
     version = find_version(request, dataset_id, number)
-    require_submitter(request.user, version.dataset.team_id)
+    require_right(Right.SPLIT_DATASET, request.user, version.dataset.team)
     form = SplitForm(request.POST)
     if not form.is_valid():
         return render_refusal(
             request, Refusal("invalid_request", "These are no share and seed.", "Hold out 1 to 90 percent.")
         )
-    try:
-        train, held_out = split_version(
-            version, request.user, fraction=form.cleaned_data["percent"] / 100, seed=form.cleaned_data["seed"]
-        )
-    except Refusal as refusal:
-        return render_refusal(request, refusal)
+    train, held_out = split_version(
+        version, request.user, fraction=form.cleaned_data["percent"] / 100, seed=form.cleaned_data["seed"]
+    )
     messages.success(request, f"{held_out} has {held_out.row_count:,} rows held out; {train} has the others.")
     return redirect("dataset-version", train.dataset_id, train.number)
 
@@ -125,11 +123,7 @@ def split(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
 def delete(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
     """Delete a version's rows and files."""
     version = find_version(request, dataset_id, number)
-    require_submitter(request.user, version.dataset.team_id)
-    try:
-        delete_version(version, request.user)
-    except Refusal as refusal:
-        return render_refusal(request, refusal)
+    delete_version(version, request.user)
     messages.success(request, f"The rows of {version} are deleted.")
     return redirect("dataset-version", version.dataset_id, version.number)
 
@@ -141,8 +135,6 @@ def download_file(request: MemberRequest, dataset_id: str, number: int, name: st
     try:
         file = find_download(find_version(request, dataset_id, number), name)
         chunks = FileChunks(file.open())
-    except Refusal as refusal:
-        return render_refusal(request, refusal)
     except ArtifactError as error:
         return render_refusal(request, not_given(error))
     return streaming_response(request, chunks, filename=file.name, size_bytes=file.size_bytes)
@@ -150,7 +142,7 @@ def download_file(request: MemberRequest, dataset_id: str, number: int, name: st
 
 def find_version(request: MemberRequest, dataset_id: str, number: int) -> DatasetVersion:
     dataset = get_object_or_404(Dataset.objects.visible_to(request.user), pk=dataset_id)
-    return get_object_or_404(dataset.versions.select_related("dataset"), number=number)
+    return get_object_or_404(dataset.versions.select_related("dataset__team"), number=number)
 
 
 def refused(request: MemberRequest, refusal: Refusal) -> HttpResponse:

@@ -12,12 +12,13 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from finetune_hub.accounts.models import Team
+from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.rights import Right
 from finetune_hub.catalog.actions import add_dataset_version
 from finetune_hub.catalog.downloads import downloads_of
 from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion, Upload
 from finetune_hub.catalog.uploads import finished_file, forget_upload
-from finetune_hub.dashboard.access import MemberRequest, may_submit_in, submitting_teams
+from finetune_hub.dashboard.access import MemberRequest, teams_for
 from finetune_hub.dashboard.forms import DatasetImportForm, DatasetUploadForm
 from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.views.uploads import find_own_upload
@@ -40,7 +41,7 @@ def list_datasets(request: MemberRequest) -> HttpResponse:
 @require_safe
 def show_dataset(request: MemberRequest, dataset_id: str, number: int | None = None) -> HttpResponse:
     """The dataset at one version; at its newest when none is named."""
-    dataset = get_object_or_404(Dataset.objects.visible_to(request.user), pk=dataset_id)
+    dataset = get_object_or_404(Dataset.objects.visible_to(request.user).select_related("team"), pk=dataset_id)
     versions = list(dataset.versions.select_related("created_by").for_list())
     whole = dataset.versions.select_related("parent__dataset", "deleted_by")
     shown = whole.filter(number=number or (versions[0].number if versions else 0)).first()
@@ -54,7 +55,6 @@ def show_dataset(request: MemberRequest, dataset_id: str, number: int | None = N
         "others": comparable_with(shown),
         "base_models": BaseModel.objects.ready().filter(team_id=dataset.team_id).order_by("name"),
         "max_seq_len": TrainingOptions().max_seq_len,
-        "may_train": may_submit_in(request.user, dataset.team_id),
     }
     return render(request, "datasets/detail.html", context)
 
@@ -75,7 +75,7 @@ def comparable_with(shown: DatasetVersion) -> list[DatasetVersion]:
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def upload_dataset(request: MemberRequest) -> HttpResponse:
-    teams = submitting_teams(request.user)
+    teams = teams_for(Right.ADD_DATASET, request.user)
     if request.method != "POST":
         return render_upload(request, teams, **mapping_asked(request, teams))
     form = DatasetUploadForm(request.POST, request.FILES, teams=teams)
@@ -83,7 +83,7 @@ def upload_dataset(request: MemberRequest) -> HttpResponse:
     if form.is_valid():
         parted = find_own_upload(request, form.cleaned_data["upload"]) if form.cleaned_data["upload"] else None
         try:
-            path, file_name = file_of(form.cleaned_data["file"], parted)
+            path, file_name = file_of(form.cleaned_data["file"], parted, request.user)
             version = add_dataset_version(
                 form.team,
                 request.user,
@@ -98,7 +98,7 @@ def upload_dataset(request: MemberRequest) -> HttpResponse:
             defects = refusal.details if refusal.code == "invalid_dataset" else []
         else:
             if parted:
-                forget_upload(parted)
+                forget_upload(parted, request.user)
             aside = f", and {version.rejected_count:,} set aside" if version.rejected_count else ""
             messages.success(request, f"{version} is ready: {version.row_count:,} rows{aside}.")
             return redirect("dataset-version", version.dataset_id, version.number)
@@ -109,7 +109,7 @@ def upload_dataset(request: MemberRequest) -> HttpResponse:
 @require_POST
 def fetch_dataset(request: MemberRequest) -> HttpResponse:
     """Let a worker fetch a dataset from a hub or an address."""
-    teams = submitting_teams(request.user)
+    teams = teams_for(Right.IMPORT_DATASET, request.user)
     form = DatasetImportForm(request.POST, teams=teams, auto_id="fetch_%s")
     if form.is_valid():
         given = form.cleaned_data
@@ -154,13 +154,13 @@ def render_upload(request: MemberRequest, teams: list[Team], *, status: int = 20
     return render(request, "datasets/upload.html", context, status=status)
 
 
-def file_of(file: TemporaryUploadedFile | None, parted: Upload | None) -> tuple[Path, str]:
+def file_of(file: TemporaryUploadedFile | None, parted: Upload | None, user: User) -> tuple[Path, str]:
     """What came with the form, or before it in parts, as a path on this disk, and the name it had.
 
     Raises:
         Refusal: `upload_unfinished`, `upload_damaged`.
     """
     if parted:
-        return finished_file(parted), parted.file_name
+        return finished_file(parted, user), parted.file_name
     assert file is not None, "the form asks for one of them"
     return Path(file.temporary_file_path()), file.name or "upload"

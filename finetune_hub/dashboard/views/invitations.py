@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
-from finetune_hub.accounts.models import User
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.dashboard.access import MemberRequest
 from finetune_hub.dashboard.forms import InvitationForm
 from finetune_hub.dashboard.views.workers import render_workers
@@ -23,7 +22,7 @@ from finetune_hub.spec.refusal import Refusal
 @require_POST
 def invite_worker(request: MemberRequest) -> HttpResponse:
     """Invite a worker. The answer is the one page that ever shows its password, so it is no redirect."""
-    require_staff(request.user)
+    require_right(Right.INVITE_WORKER, request.user)
     form = InvitationForm(request.POST)
     if form.is_valid():
         try:
@@ -38,17 +37,7 @@ def invite_worker(request: MemberRequest) -> HttpResponse:
 @login_required
 @require_POST
 def revoke_worker(request: MemberRequest, name: str) -> HttpResponse:
-    require_staff(request.user)
     if not revoke(name, actor=request.user):
         raise Http404
     messages.success(request, f"{name} is cut off. What it ran goes on elsewhere when its lease ends.")
     return redirect("workers")
-
-
-def require_staff(user: User) -> None:
-    """
-    Raises:
-        PermissionDenied: the user may not invite workers.
-    """
-    if not user.may_invite_workers():
-        raise PermissionDenied("Only the hub's staff invite workers.")

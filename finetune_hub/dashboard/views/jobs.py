@@ -9,15 +9,15 @@ from uuid import uuid4
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from pydantic import ValidationError
 
-from finetune_hub.accounts.models import Membership, Team, User
+from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.rights import Right, may
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
-from finetune_hub.dashboard.access import MemberRequest, require_submitter, submitting_teams
+from finetune_hub.dashboard.access import MemberRequest, teams_for
 from finetune_hub.dashboard.curve import curve_points
 from finetune_hub.dashboard.datasets_field import Picked
 from finetune_hub.dashboard.kind_form import KindForm
@@ -27,7 +27,6 @@ from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.plan_panel import bars_of
 from finetune_hub.dashboard.templatetags.hub import recipe
 from finetune_hub.dashboard.training_form import WHEN_AND_WHERE, TrainingForm, choice_of, dataset_value, initial_from
-from finetune_hub.dashboard.views.refusals import render_refusal
 from finetune_hub.jobs.kinds.kind import KINDS
 from finetune_hub.jobs.kinds.training import submit_training
 from finetune_hub.jobs.models import (
@@ -83,7 +82,6 @@ def list_jobs(request: MemberRequest) -> HttpResponse:
 @require_safe
 def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
     job = get_object_or_404(Job.objects.visible_to(request.user).for_page(), pk=job_id)
-    membership = request.user.memberships.get(team=job.team_id)
     summary = summary_of(job)
     publications = Publication.objects.filter(job=job).select_related("adapter_version__adapter")
     context = {
@@ -95,10 +93,8 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
         "publications": publications,
         "children": () if job.of_kind.needs_device else job.children.for_list()[:SHOWN_CHILDREN],
         **job.of_kind.page_context(job),
-        "may_steer": membership.may_submit,
-        "may_preempt": membership.may_preempt and job.may_be_preempted,
         "checkpoints": job.checkpoints.only("job_id", "step"),
-        "priorities": priorities_of(membership, job),
+        "priorities": priorities_of(request.user, job),
     }
     return render(request, job.of_kind.page_template, context)
 
@@ -142,9 +138,6 @@ def resume(request: MemberRequest, job_id: str) -> HttpResponse:
 @login_required
 @require_POST
 def preempt(request: MemberRequest, job_id: str) -> HttpResponse:
-    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
-    if not request.user.memberships.get(team=job.team_id).may_preempt:
-        raise PermissionDenied("Only an admin of the team preempts its jobs.")
     return steer(request, job_id, lambda job: preempt_job(job.pk, request.user))
 
 
@@ -172,24 +165,19 @@ def set_priority(request: MemberRequest, job_id: str) -> HttpResponse:
 
 
 def steer(request: MemberRequest, job_id: str, do: Callable[[Job], object]) -> HttpResponse:
-    """Do something with a job of the user's, and show what became of it, or why it was refused.
+    """Do something with a job of the user's, and show what became of it.
 
     Raises:
         Http404: it is none of the user's teams'.
-        PermissionDenied: the user only looks.
+        Refusal: it was refused.
     """
-    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
-    require_submitter(request.user, job.team_id)
-    try:
-        do(job)
-    except Refusal as refusal:
-        return render_refusal(request, refusal)
+    do(get_object_or_404(Job.objects.visible_to(request.user), pk=job_id))
     return redirect("job", job_id)
 
 
-def priorities_of(membership: Membership, job: Job) -> range:
-    """Those that the member may choose, the highest first; what an admin has chosen stays among them."""
-    highest = HIGHEST_PRIORITY if membership.may_raise_priority else max(0, job.priority)
+def priorities_of(user: User, job: Job) -> range:
+    """Those that the user may choose, the highest first; what an admin has chosen stays among them."""
+    highest = HIGHEST_PRIORITY if may(Right.RAISE_PRIORITY, user, job.team) else max(0, job.priority)
     return range(highest, LOWEST_PRIORITY - 1, -1)
 
 
@@ -200,7 +188,7 @@ def new_job(request: MemberRequest) -> HttpResponse:
 
     Sent with `fill` it comes back filled in by a preset, with `more_datasets` with room for one more.
     """
-    teams = submitting_teams(request.user)
+    teams = teams_for(Right.SUBMIT_JOB, request.user)
     if "fill" in request.POST:
         return render(request, "jobs/new.html", {"form": preset_form(request, teams)})
     form = training_form(request, teams)
@@ -236,8 +224,8 @@ def new_job_of_kind(request: MemberRequest, kind: str) -> HttpResponse:
     of_kind = KINDS.get(kind)
     if of_kind is None or of_kind.options is None:
         raise Http404
-    initial = {"form_token": str(uuid4()), **request.GET.dict()}
-    form = KindForm(request.POST or None, kind=of_kind, teams=submitting_teams(request.user), initial=initial)
+    teams, initial = teams_for(Right.SUBMIT_JOB, request.user), {"form_token": str(uuid4()), **request.GET.dict()}
+    form = KindForm(request.POST or None, kind=of_kind, teams=teams, initial=initial)
     if request.method == "POST" and form.is_valid():
         try:
             job = of_kind.submit(form.team, request.user, form.options, idempotency_key=form.idempotency_key())
@@ -253,7 +241,7 @@ def new_job_of_kind(request: MemberRequest, kind: str) -> HttpResponse:
 @require_POST
 def plan_job(request: MemberRequest) -> HttpResponse:
     """The form's plan panel, for what is filled in."""
-    form = training_form(request, submitting_teams(request.user))
+    form = training_form(request, teams_for(Right.PLAN_JOB, request.user))
     if not form.is_valid():
         return render(request, "jobs/_plan.html", {"answer": None})
     try:

@@ -8,7 +8,8 @@ from django.http import HttpResponse
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST
 
-from finetune_hub.dashboard.access import MemberRequest, administered_team
+from finetune_hub.accounts.rights import Right
+from finetune_hub.dashboard.access import MemberRequest, team_for
 from finetune_hub.dashboard.notification_forms import ChatForm, EmailForm
 from finetune_hub.dashboard.views.account import render_account
 from finetune_hub.dashboard.views.team import render_team
@@ -23,7 +24,8 @@ def wish(request: MemberRequest) -> HttpResponse:
     form = EmailForm(request.POST)
     if form.is_valid():
         try:
-            wish_for_email(request.user, Wants(form.cleaned_data["wants"]), email=form.cleaned_data["email"])
+            wants, email = Wants(form.cleaned_data["wants"]), form.cleaned_data["email"]
+            wish_for_email(request.user, wants, email=email, actor=request.user)
         except Refusal as refusal:
             form.add_refusal(refusal)
         else:
@@ -35,7 +37,7 @@ def wish(request: MemberRequest) -> HttpResponse:
 @login_required
 @require_POST
 def connect(request: MemberRequest, slug: str) -> HttpResponse:
-    team = administered_team(request.user, slug)
+    team = team_for(Right.CONNECT_CHAT, request.user, slug)
     form = ChatForm(request.POST)
     if form.is_valid():
         try:
@@ -53,7 +55,7 @@ def connect(request: MemberRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def disconnect(request: MemberRequest, slug: str) -> HttpResponse:
-    team = administered_team(request.user, slug)
+    team = team_for(Right.DISCONNECT_CHAT, request.user, slug)
     disconnect_chat(team, actor=request.user)
     messages.success(request, "The chat room hears nothing any more, and its address is forgotten.")
     return redirect("team-of", slug)

@@ -6,12 +6,12 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from finetune_hub.accounts.models import Team
+from finetune_hub.accounts.rights import Right, may, require_right
 from finetune_hub.dashboard.access import MemberRequest
 from finetune_hub.dashboard.forms import QuotaForm
 from finetune_hub.fleet.actions import set_quota
@@ -27,8 +27,7 @@ def list_quotas(request: MemberRequest) -> HttpResponse:
 @login_required
 @require_POST
 def change(request: MemberRequest, slug: str) -> HttpResponse:
-    if not request.user.may_set_quotas():
-        raise PermissionDenied("Only the hub's staff say what a team may have.")
+    require_right(Right.SET_QUOTA, request.user)
     team = get_object_or_404(Team, slug=slug)
     form = QuotaForm(request.POST, prefix=slug)
     if not form.is_valid():
@@ -42,7 +41,7 @@ def render_quotas(
     request: MemberRequest, *, refused: tuple[str, QuotaForm] | None = None, status: int = 200
 ) -> HttpResponse:
     """The page; with the form that was refused in the place of its team's."""
-    may_change = request.user.may_set_quotas()
+    may_change = may(Right.SET_QUOTA, request.user)
     uses = uses_shown_to(request.user)
     lines: list[dict[str, Any]] = [{"use": use, "form": None} for use in uses]
     for line, use in zip(lines, uses, strict=True):
@@ -50,4 +49,4 @@ def render_quotas(
             line["form"] = refused[1]
         elif may_change:
             line["form"] = QuotaForm.of(use)
-    return render(request, "quotas/list.html", {"lines": lines, "may_change": may_change}, status=status)
+    return render(request, "quotas/list.html", {"lines": lines}, status=status)

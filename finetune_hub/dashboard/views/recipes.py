@@ -7,7 +7,8 @@ from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_http_methods
 
-from finetune_hub.dashboard.access import MemberRequest, submitting_teams
+from finetune_hub.accounts.rights import Right
+from finetune_hub.dashboard.access import MemberRequest, teams_for
 from finetune_hub.dashboard.forms import RecipeForm
 from finetune_hub.dashboard.training_form import TrainingForm
 from finetune_hub.dashboard.views.jobs import training_form
@@ -18,7 +19,7 @@ from finetune_hub.spec.training import TrainingSpec
 @require_http_methods(["GET", "HEAD", "POST"])
 def import_recipe(request: MemberRequest) -> HttpResponse:
     """The paste box; once it is sent, the new-job form with the notes above, or the box with what stands against it."""
-    teams = submitting_teams(request.user)
+    teams = teams_for(Right.IMPORT_RECIPE, request.user)
     box = RecipeForm(request.POST if request.method == "POST" else None)
     if not box.is_valid():
         return render(request, "jobs/import_recipe.html", {"form": box}, status=422 if box.is_bound else 200)

@@ -15,8 +15,9 @@ from django.views.decorators.http import require_POST, require_safe
 from finetune_hub.accounts.actions import add_member, change_role, remove_member
 from finetune_hub.accounts.hub_tokens import remove_hub_token, set_hub_token
 from finetune_hub.accounts.models import AuditEvent, HubToken, Role, Team
+from finetune_hub.accounts.rights import Right, may
 from finetune_hub.api.statuses import status_of
-from finetune_hub.dashboard.access import MemberRequest, administered_team, memberships_of
+from finetune_hub.dashboard.access import MemberRequest, memberships_of, team_for
 from finetune_hub.dashboard.account_forms import HubTokenForm, NewMemberForm
 from finetune_hub.dashboard.notification_forms import ChatForm
 from finetune_hub.notifications.models import Channel, ChatWebhook, Notification
@@ -43,7 +44,7 @@ def show_team(request: MemberRequest, slug: str | None = None) -> HttpResponse:
 @require_POST
 def add(request: MemberRequest, slug: str) -> HttpResponse:
     """Add a member. The answer is the one page that shows a new user's login link, so it is no redirect then."""
-    team = administered_team(request.user, slug)
+    team = team_for(Right.ADD_MEMBER, request.user, slug)
     form = NewMemberForm(request.POST, teams=[team])
     if not form.is_valid():
         return render_team(request, team, form=form, status=422)
@@ -64,7 +65,7 @@ def add(request: MemberRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def change(request: MemberRequest, slug: str, membership_id: int) -> HttpResponse:
-    team = administered_team(request.user, slug)
+    team = team_for(Right.CHANGE_ROLE, request.user, slug)
     membership = get_object_or_404(team.memberships.select_related("team", "user"), pk=membership_id)
     role = request.POST.get("role", "")
     if role not in Role.values:
@@ -80,7 +81,7 @@ def change(request: MemberRequest, slug: str, membership_id: int) -> HttpRespons
 @login_required
 @require_POST
 def remove(request: MemberRequest, slug: str, membership_id: int) -> HttpResponse:
-    team = administered_team(request.user, slug)
+    team = team_for(Right.REMOVE_MEMBER, request.user, slug)
     membership = get_object_or_404(team.memberships.select_related("team", "user"), pk=membership_id)
     try:
         remove_member(membership, actor=request.user)
@@ -95,7 +96,7 @@ def remove(request: MemberRequest, slug: str, membership_id: int) -> HttpRespons
 @require_POST
 def change_hub_token(request: MemberRequest, slug: str) -> HttpResponse:
     """Set or replace the team's token of the Hugging Face hub."""
-    team = administered_team(request.user, slug)
+    team = team_for(Right.SET_HUB_TOKEN, request.user, slug)
     form = HubTokenForm(request.POST, teams=[team])
     if form.is_valid():
         try:
@@ -111,7 +112,7 @@ def change_hub_token(request: MemberRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def drop_hub_token(request: MemberRequest, slug: str) -> HttpResponse:
-    remove_hub_token(administered_team(request.user, slug), actor=request.user)
+    remove_hub_token(team_for(Right.REMOVE_HUB_TOKEN, request.user, slug), actor=request.user)
     messages.success(request, "The hub token is removed.")
     return redirect("team-of", slug)
 
@@ -123,10 +124,9 @@ def render_team(request: MemberRequest, team: Team, *, status: int = 200, **cont
         "team": team,
         "members": members,
         "roles": Role.values,
-        "may_manage": any(member.user == request.user and member.may_manage_members for member in members),
         "events": AuditEvent.objects.seen_by(team)[:SHOWN_EVENTS],
     }
-    if context["may_manage"]:
+    if may(Right.ADD_MEMBER, request.user, team):
         context["webhook"] = ChatWebhook.objects.filter(team=team).first()
         context["chat_problem"] = newest_chat_problem(team)
         context.setdefault("chat_form", ChatForm())

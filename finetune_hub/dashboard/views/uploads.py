@@ -7,10 +7,11 @@ from django.http import JsonResponse
 from django.shortcuts import get_object_or_404
 from django.views.decorators.http import require_POST
 
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.statuses import status_of
 from finetune_hub.catalog.models import Upload
 from finetune_hub.catalog.uploads import MAX_PART_BYTES, add_part, begin_upload, received_bytes
-from finetune_hub.dashboard.access import MemberRequest, submitting_teams
+from finetune_hub.dashboard.access import MemberRequest, teams_for
 from finetune_hub.dashboard.forms import PartForm, UploadBeginForm
 from finetune_hub.spec.refusal import Refusal
 
@@ -19,7 +20,7 @@ from finetune_hub.spec.refusal import Refusal
 @require_POST
 def begin(request: MemberRequest) -> JsonResponse:
     """Begin an upload, or find the one of this fingerprint that is under way."""
-    form = UploadBeginForm(request.POST, teams=submitting_teams(request.user))
+    form = UploadBeginForm(request.POST, teams=teams_for(Right.UPLOAD_FILE, request.user))
     if not form.is_valid():
         return refused(Refusal("invalid_request", "The file has no name or size.", "Choose it again."))
     wanted = {name: form.cleaned_data[name] for name in ("file_name", "size_bytes", "fingerprint")}
@@ -40,7 +41,7 @@ def send_part(request: MemberRequest, upload_id: str) -> JsonResponse:
     if not form.is_valid() or len(data) > MAX_PART_BYTES:
         return refused(Refusal("invalid_request", "This is no part of an upload.", "Load the page again."))
     try:
-        received = add_part(upload, form.cleaned_data["offset"], data)
+        received = add_part(upload, request.user, form.cleaned_data["offset"], data)
     except Refusal as refusal:
         return refused(refusal)
     return JsonResponse({"received_bytes": received})

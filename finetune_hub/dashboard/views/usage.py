@@ -7,12 +7,12 @@ from dataclasses import asdict, fields
 from typing import get_args
 
 from django.contrib.auth.decorators import login_required
-from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 
 from finetune_hub.accounts.models import Team
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.dashboard.access import MemberRequest
 from finetune_hub.operations.usage import By, Month, UsageLine, check_by, total_of, usage_of
 from finetune_hub.spec.refusal import Refusal
@@ -62,11 +62,11 @@ def asked_for(request: MemberRequest, slug: str | None) -> tuple[Team | None, Mo
     """
     Raises:
         Http404: the user is not in the team, or the address names no month.
-        PermissionDenied: the user does not run the hub.
+        Refusal: `forbidden`: the user does not run the hub.
     """
     team = None if slug is None else get_object_or_404(Team.objects.of(request.user), slug=slug)
-    if team is None and not request.user.may_see_all_usage():
-        raise PermissionDenied("Only those who run the hub see what every team used.")
+    if team is None:
+        require_right(Right.SEE_ALL_USAGE, request.user)
     try:
         month = Month.parse(request.GET["month"]) if "month" in request.GET else Month.now()
         return team, month, check_by(request.GET.get("by", "user" if team else "team"))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from datetime import timedelta
 from importlib.metadata import version
+from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.exceptions import PermissionDenied
 from django.db.models import Prefetch
 from django.db.models.functions import Now
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
-from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.models import Team
+from finetune_hub.accounts.rights import Right, may
 from finetune_hub.api.statuses import status_of
 from finetune_hub.dashboard.access import MemberRequest
 from finetune_hub.dashboard.forms import InvitationForm
@@ -56,16 +57,14 @@ def render_workers(
         )
         .order_by("name")
     )
-    context = {
+    context: dict[str, Any] = {
         "workers": workers,
         "team_ids": set(Team.objects.of(request.user).values_list("pk", flat=True)),
-        "may_manage": request.user.may_manage_workers(),
-        "may_see_all_usage": request.user.may_see_all_usage(),
         "version": version("finetune_hub"),
         "refusal": refusal,
         "way_in": way_in,
     }
-    if request.user.may_invite_workers():
+    if may(Right.INVITE_WORKER, request.user):
         context["invitation_form"] = invitation_form or InvitationForm()
         context["invitations"] = WorkerRole.objects.order_by("worker_name")
     return render(request, "workers/list.html", context, status=status_of(refusal) if refusal else status)
@@ -74,14 +73,14 @@ def render_workers(
 @login_required
 @require_POST
 def drain(request: MemberRequest, name: str) -> HttpResponse:
-    drain_worker(managed_worker(request.user, name), actor=request.user)
+    drain_worker(find_worker(name), actor=request.user)
     return redirect("workers")
 
 
 @login_required
 @require_POST
 def resume(request: MemberRequest, name: str) -> HttpResponse:
-    resume_worker(managed_worker(request.user, name), actor=request.user)
+    resume_worker(find_worker(name), actor=request.user)
     return redirect("workers")
 
 
@@ -89,9 +88,7 @@ def resume(request: MemberRequest, name: str) -> HttpResponse:
 @require_POST
 def share(request: MemberRequest, name: str, kind: str, index: int) -> HttpResponse:
     """Let small jobs share the device, or no longer, as `is_shared` says."""
-    share_device(
-        managed_device(request.user, name, kind, index), request.POST.get("is_shared") == "1", actor=request.user
-    )
+    share_device(find_device(name, kind, index), request.POST.get("is_shared") == "1", actor=request.user)
     return redirect("workers")
 
 
@@ -99,7 +96,7 @@ def share(request: MemberRequest, name: str, kind: str, index: int) -> HttpRespo
 @require_POST
 def remove(request: MemberRequest, name: str) -> HttpResponse:
     try:
-        remove_worker(managed_worker(request.user, name), actor=request.user)
+        remove_worker(find_worker(name), actor=request.user)
     except Refusal as refusal:
         return render_workers(request, refusal=refusal)
     messages.success(request, f"{name} is out of the fleet. When it joins again, it is back.")
@@ -109,20 +106,13 @@ def remove(request: MemberRequest, name: str) -> HttpResponse:
 @login_required
 @require_POST
 def release(request: MemberRequest, name: str, kind: str, index: int) -> HttpResponse:
-    release_device(managed_device(request.user, name, kind, index), actor=request.user)
+    release_device(find_device(name, kind, index), actor=request.user)
     return redirect("workers")
 
 
-def managed_device(user: User, name: str, kind: str, index: int) -> Device:
-    devices = managed_worker(user, name).devices.select_related("worker")
-    return get_object_or_404(devices, kind=kind, index=index)
+def find_device(name: str, kind: str, index: int) -> Device:
+    return get_object_or_404(find_worker(name).devices.select_related("worker"), kind=kind, index=index)
 
 
-def managed_worker(user: User, name: str) -> Worker:
-    """
-    Raises:
-        PermissionDenied: the user manages no workers.
-    """
-    if not user.may_manage_workers():
-        raise PermissionDenied("Only an admin of a team manages the workers.")
+def find_worker(name: str) -> Worker:
     return get_object_or_404(Worker.objects.in_fleet(), name=name)

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import transaction
 
 from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.actions import check_name
 from finetune_hub.catalog.models import BaseModel, BaseModelState
@@ -44,8 +45,9 @@ def import_base_model(team: Team, user: User, *, name: str, source: str | None =
     """Queue the import of a base model. A known name needs no source. A failed import may be tried again.
 
     Raises:
-        Refusal: `invalid_name`, `unknown_source`, `invalid_path`, `base_model_exists`.
+        Refusal: `forbidden`, `invalid_name`, `unknown_source`, `invalid_path`, `base_model_exists`.
     """
+    require_right(Right.IMPORT_BASE_MODEL, user, team)
     check_name(name)
     known = KNOWN_MODELS.get(name)
     if source is None:
@@ -73,8 +75,9 @@ def import_uploaded_model(
     """Queue the import of a GGUF file, which is stored first.
 
     Raises:
-        Refusal: `invalid_name`, `not_gguf`, `base_model_exists`.
+        Refusal: `forbidden`, `invalid_name`, `not_gguf`, `base_model_exists`.
     """
+    require_right(Right.IMPORT_BASE_MODEL, user, team)
     check_name(name)
     with file.open("rb") as opened:
         if opened.read(len(GGUF_MAGIC)) != GGUF_MAGIC:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.catalog.actions import OnError, check_name
 from finetune_hub.catalog.dataset_sources import parse_dataset_source
 from finetune_hub.jobs.kinds.kind import Kind
@@ -32,8 +33,9 @@ def import_dataset(
     """Queue the fetching of a dataset's newest version; it is checked like an upload when it is there.
 
     Raises:
-        Refusal: `invalid_name`, `unknown_source`.
+        Refusal: `forbidden`, `invalid_name`, `unknown_source`.
     """
+    require_right(Right.IMPORT_DATASET, user, team)
     checked = parse_dataset_source(source)
     spec = {"name": check_name(name), "source": str(checked), "mapping": mapping, "on_error": on_error}
     return create_job(DatasetImport, team=team, created_by=user, spec=spec)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.catalog.choices import find_dataset_version
 from finetune_hub.jobs.kinds.kind import Kind
 from finetune_hub.jobs.models import Job
@@ -61,8 +62,9 @@ def submit_evaluation(
     """Queue an evaluation: answer the rows with and without the adapter and count exact matches.
 
     Raises:
-        Refusal: `unknown_dataset`, `path_not_allowed`.
+        Refusal: `forbidden`, `unknown_dataset`, `path_not_allowed`.
     """
+    require_right(Right.SUBMIT_EVALUATION, user, team)
     return create_job(
         Evaluation,
         team=team,

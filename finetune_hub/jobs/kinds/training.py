@@ -11,6 +11,7 @@ from typing import Any
 from django.db import transaction
 
 from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.catalog.local_files import dataset_file, tokenizer_folder
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
@@ -102,10 +103,11 @@ def submit_training(
         allow_unfit: Take it although the planner says that no device has room for it.
 
     Raises:
-        Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
+        Refusal: `forbidden`, `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
             `duplicate_dataset`, `not_preference_pairs`, `no_chat_template`, `does_not_fit`, `too_many_gpus`,
             `priority_not_allowed`, `unknown_job`, `wrong_job_state`, `idempotency_key_reused`.
     """
+    require_right(Right.SUBMIT_JOB, user, team)
     known = Job.objects.filter(team=team, idempotency_key=idempotency_key).first() if idempotency_key else None
     if known is not None:  # Whatever has changed since: it may not be possible any more to submit the like.
         return same_again(known, _as_submitted(team, spec, known))
