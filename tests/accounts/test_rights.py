@@ -31,7 +31,10 @@ from finetune_hub.accounts.models import Role, Team, User
 from finetune_hub.accounts.rights import Right, Standing
 from finetune_hub.catalog.models import BaseModelAlias, Upload
 from finetune_hub.fleet.models import Worker
+from finetune_hub.jobs.kinds.kind import KINDS
+from finetune_hub.jobs.kinds.training import Training
 from finetune_hub.jobs.models import Job
+from finetune_hub.jobs.submission import create_job
 from finetune_hub.notifications.models import Wants
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice
@@ -220,6 +223,17 @@ def test_an_action_asks_before_it_writes(action: FunctionType, tmp_path: Path) -
     assert (refused.value.code, refused.value.kind) == ("forbidden", "forbidden")
     assert refused.value.message in {right.sentence for right in Right}
     assert not written
+
+
+@pytest.mark.django_db
+def test_a_job_of_any_kind_is_asked_for(tmp_path: Path) -> None:
+    """Also of one that a plugin adds, whose `submit` page and API call; a child was asked for with its parent."""
+    something = Something(tmp_path)
+    asked = {"team": something.team, "created_by": make_user("charlie"), "spec": {}, "base_model": something.job.over}
+    for kind in KINDS.values():
+        with pytest.raises(Refusal, match="Only a member or an admin of the team submits its jobs"):
+            create_job(type(kind), **asked)
+    assert create_job(Training, **asked, parent=something.job).parent == something.job
 
 
 def test_pages_and_api_write_nothing_themselves() -> None:
