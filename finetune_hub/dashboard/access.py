@@ -5,10 +5,12 @@ The rules are those of `accounts.rights`, which every action asks for itself. A 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from django.http import Http404, HttpRequest
 
 from finetune_hub.accounts.models import Membership, Team, User
-from finetune_hub.accounts.rights import Right, require_right, teams_where
+from finetune_hub.accounts.rights import Right, Standing, require_right, teams_where
 
 
 class MemberRequest(HttpRequest):
@@ -46,3 +48,8 @@ def team_for(right: Right, user: User, slug: str) -> Team:
 def memberships_of(user: User) -> list[Membership]:
     """What the user is in each of their teams, oldest first."""
     return list(user.memberships.select_related("team", "user").order_by("pk"))
+
+
+def standing_of(user: User, memberships: Iterable[Membership]) -> Standing:
+    """What `{% may %}` asks, without asking the database again."""
+    return Standing(user, {membership.team_id: membership.role for membership in memberships})

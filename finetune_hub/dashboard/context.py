@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
-from finetune_hub.accounts.models import Membership, User
-from finetune_hub.accounts.rights import Standing
-from finetune_hub.dashboard.access import memberships_of
+from finetune_hub.accounts.models import User
+from finetune_hub.dashboard.access import memberships_of, standing_of
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,5 @@ def site(request: HttpRequest) -> dict[str, Any]:
         "sections": SECTIONS,
         "section": request.path.split("/")[1] or "home",
         "memberships": memberships,
-        "standing": SimpleLazyObject(lambda: standing_of(user, memberships)),
+        "standing": SimpleLazyObject(lambda: standing_of(user if isinstance(user, User) else User(), memberships)),
     }
-
-
-def standing_of(user: Any, memberships: Iterable[Membership]) -> Standing:
-    """What `{% may %}` asks."""
-    return Standing(user, {membership.team_id: membership.role for membership in memberships})

@@ -15,9 +15,9 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from pydantic import ValidationError
 
 from finetune_hub.accounts.models import Team, User
-from finetune_hub.accounts.rights import Right, may
+from finetune_hub.accounts.rights import Right, Standing
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
-from finetune_hub.dashboard.access import MemberRequest, teams_for
+from finetune_hub.dashboard.access import MemberRequest, memberships_of, standing_of, teams_for
 from finetune_hub.dashboard.curve import curve_points
 from finetune_hub.dashboard.datasets_field import Picked
 from finetune_hub.dashboard.kind_form import KindForm
@@ -82,6 +82,8 @@ def list_jobs(request: MemberRequest) -> HttpResponse:
 @require_safe
 def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
     job = get_object_or_404(Job.objects.visible_to(request.user).for_page(), pk=job_id)
+    memberships = memberships_of(request.user)
+    standing = standing_of(request.user, memberships)
     summary = summary_of(job)
     publications = Publication.objects.filter(job=job).select_related("adapter_version__adapter")
     context = {
@@ -94,7 +96,9 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
         "children": () if job.of_kind.needs_device else job.children.for_list()[:SHOWN_CHILDREN],
         **job.of_kind.page_context(job),
         "checkpoints": job.checkpoints.only("job_id", "step"),
-        "priorities": priorities_of(request.user, job),
+        "priorities": priorities_of(standing, job),
+        "memberships": memberships,
+        "standing": standing,
     }
     return render(request, job.of_kind.page_template, context)
 
@@ -175,9 +179,9 @@ def steer(request: MemberRequest, job_id: str, do: Callable[[Job], object]) -> H
     return redirect("job", job_id)
 
 
-def priorities_of(user: User, job: Job) -> range:
+def priorities_of(standing: Standing, job: Job) -> range:
     """Those that the user may choose, the highest first; what an admin has chosen stays among them."""
-    highest = HIGHEST_PRIORITY if may(Right.RAISE_PRIORITY, user, job.team) else max(0, job.priority)
+    highest = HIGHEST_PRIORITY if standing.may(Right.RAISE_PRIORITY, job.team) else max(0, job.priority)
     return range(highest, LOWEST_PRIORITY - 1, -1)
 
 
