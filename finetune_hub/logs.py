@@ -26,7 +26,7 @@ MIN_SECRET_LENGTH = 8  # Shorter texts stand in too many lines that are no secre
 # What secrets look like, whoever logs them: the part in the last group goes.
 SECRET_SHAPES = re.compile(
     r"""(?x)
-    (fth_|hf_)[A-Za-z0-9_-]{8,}               # tokens: ours, the Hugging Face hub's
+    (fth_|hf_)[A-Za-z0-9_-]{8,}               # tokens: ours, Hugging Face's
     | (/login/link/\d+/)[^/\s"'?]+            # one-time login links
     | (://[^:/@\s"']*:)[^@/\s"']+(?=@)        # passwords in URLs
     | ((?i:bearer\s+))[A-Za-z0-9._~+/=-]{8,}  # any Authorization header

@@ -139,16 +139,19 @@ class ApiToken(models.Model):
         ApiToken.objects.filter(stale, pk=self.pk).update(last_used_at=Now())
 
 
-class HubToken(models.Model):
-    """A team's token of the Hugging Face hub, sealed: see `sealing`."""
+class HuggingFaceToken(models.Model):
+    """A team's Hugging Face token, sealed: see `sealing`."""
 
-    team = models.OneToOneField(Team, models.CASCADE, primary_key=True, related_name="hub_token")
+    team = models.OneToOneField(Team, models.CASCADE, primary_key=True, related_name="huggingface_token")
     sealed = models.TextField()
     set_by = models.ForeignKey(User, models.PROTECT, related_name="+")
     set_at = models.DateTimeField(auto_now=True)
 
+    class Meta:
+        db_table = "accounts_hubtoken"  # Its first name, which workers of an older release and their roles know.
+
     def __str__(self) -> str:
-        return f"Hub token of {self.team}"
+        return f"Hugging Face token of {self.team}"
 
 
 class Verb(models.TextChoices):
@@ -164,8 +167,9 @@ class Verb(models.TextChoices):
     DEVICE_SHARED = "device_shared", "let small jobs share"
     DEVICE_UNSHARED = "device_unshared", "let jobs no longer share"
     QUOTA_CHANGED = "quota_changed", "changed the quota to"
-    HUB_TOKEN_SET = "hub_token_set", "set"
-    HUB_TOKEN_REMOVED = "hub_token_removed", "removed"
+    # These two are kept in the database by their first names: rows of the log are never changed.
+    HUGGINGFACE_TOKEN_SET = "hub_token_set", "set"
+    HUGGINGFACE_TOKEN_REMOVED = "hub_token_removed", "removed"
     WORKER_INVITED = "worker_invited", "invited the worker"
     WORKER_REVOKED = "worker_revoked", "cut off the worker"
     WORKER_REMOVED = "worker_removed", "removed the worker"

@@ -142,8 +142,8 @@ class Right(Enum):
     ADD_MEMBER = ADMINS, "adds members to it"
     CHANGE_ROLE = ADMINS, "changes its members' roles"
     REMOVE_MEMBER = ADMINS, "removes its members"
-    SET_HUB_TOKEN = ADMINS, "sets its hub token"
-    REMOVE_HUB_TOKEN = ADMINS, "removes its hub token"
+    SET_HUGGINGFACE_TOKEN = ADMINS, "sets its Hugging Face token"
+    REMOVE_HUGGINGFACE_TOKEN = ADMINS, "removes its Hugging Face token"
     CONNECT_CHAT = ADMINS, "connects its chat room"
     DISCONNECT_CHAT = ADMINS, "disconnects its chat room"
 

@@ -1,4 +1,4 @@
-"""Secrets that must be read again, such as a team's hub token: sealed in the database with a key made from SECRET_KEY.
+"""Secrets that must be read again, such as a team's Hugging Face token: sealed with a key made from SECRET_KEY.
 
 Fernet: AES-128-CBC with HMAC-SHA-256. Whoever has the database alone reads nothing.
 """

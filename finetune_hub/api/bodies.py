@@ -128,8 +128,8 @@ class NewToken(Part):
     )
 
 
-class NewHubToken(Part):
-    """The team's token of the Hugging Face hub."""
+class NewHuggingFaceToken(Part):
+    """The team's Hugging Face token."""
 
     token: SecretStr = Field(description="Kept sealed, used by imports of gated and private models, never shown again.")
 

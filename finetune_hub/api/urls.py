@@ -10,7 +10,7 @@ from finetune_hub.api.views import (
     base_models,
     dataset_versions,
     datasets,
-    hub_token,
+    huggingface_token,
     invitations,
     job_kinds,
     jobs,
@@ -84,7 +84,8 @@ urlpatterns: list[URLPattern] = [
     path("base-models/<id:id>/chat-template", base_models.ChatTemplates.as_view(), name="chat-template"),
     path("base-model-aliases", aliases.Aliases.as_view(), name="aliases"),
     path("base-model-aliases/<path:alias>", aliases.OneAlias.as_view(), name="alias"),
-    path("hub-token", hub_token.OneHubToken.as_view(), name="hub-token"),
+    path("huggingface-token", huggingface_token.OneHuggingFaceToken.as_view(), name="huggingface-token"),
+    path("hub-token", huggingface_token.OneHubToken.as_view(), name="hub-token"),  # Its former name, for one release.
     path("jobs", jobs.Jobs.as_view(), name="jobs"),
     path("jobs/<id:id>", jobs.OneJob.as_view(), name="job"),
     path("jobs/<id:id>/pause", jobs.PauseJob.as_view(), name="job-pause"),

@@ -1,6 +1,6 @@
 """Where a dataset can be fetched from, as one string.
 
-hf:owner/name@revision:part     of a Hugging Face hub; the part is a file, or a split such as `train`
+hf:owner/name@revision:part     on Hugging Face; the part is a file, or a split such as `train`
 https://host/path/rows.jsonl    anywhere on the public internet
 """
 
@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from django.conf import settings
 from pydantic import BaseModel, ConfigDict
 
-from finetune_hub.spec.hub_reference import HubReference
+from finetune_hub.spec.huggingface_reference import HuggingFaceReference
 from finetune_hub.spec.refusal import Refusal
 
 MAX_LENGTH = 2000
@@ -30,9 +30,9 @@ class DatasetSource(BaseModel):
         return self.value if self.kind == "url" else f"hf:{self.value}"
 
     @property
-    def reference(self) -> HubReference:
+    def reference(self) -> HuggingFaceReference:
         """What an `hf:` source names."""
-        reference = HubReference.parse(self.value)
+        reference = HuggingFaceReference.parse(self.value)
         assert reference is not None  # The source is checked.
         return reference
 
@@ -49,7 +49,7 @@ def parse_dataset_source(text: str) -> DatasetSource:
         Refusal: `unknown_source`.
     """
     kind, _, value = text.partition(":")
-    if kind == "hf" and HubReference.parse(value):
+    if kind == "hf" and HuggingFaceReference.parse(value):
         return DatasetSource(kind="hf", value=value)
     if is_url(text):
         return DatasetSource(kind="url", value=text)

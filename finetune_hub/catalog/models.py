@@ -260,7 +260,7 @@ class BaseModel(models.Model):
         return failed.update(state=BaseModelState.IMPORTING, **changes) == 1
 
     def set_lookup(self, *, commit: str, access: str, license_name: str) -> None:
-        """Keep what its hub says about it; a later attempt fetches the same commit."""
+        """Keep what Hugging Face says about it; a later attempt fetches the same commit."""
         self.commit, self.access, self.license = commit, access, license_name[:100] or self.license
         self.save(update_fields=["commit", "access", "license"])
 

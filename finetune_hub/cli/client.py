@@ -20,7 +20,7 @@ from finetune_hub.cli.answers import (
     Adapter,
     AdapterDetail,
     AdapterVersionDetail,
-    HubToken,
+    HuggingFaceToken,
     Job,
     JobDetail,
     JobEvent,
@@ -74,19 +74,19 @@ class Hub(DataClient):
         """Who the token is: user, team, role."""
         return self._get(Me, "me")
 
-    # ---- the team's token of the Hugging Face hub
+    # ---- the team's Hugging Face token
 
-    def hub_token(self) -> HubToken:
+    def huggingface_token(self) -> HuggingFaceToken:
         """Whether there is one, and who set it."""
-        return self._get(HubToken, "hub-token")
+        return self._get(HuggingFaceToken, "huggingface-token")
 
-    def set_hub_token(self, token: str) -> HubToken:
+    def set_huggingface_token(self, token: str) -> HuggingFaceToken:
         """Set or replace it; it is never shown again."""
-        return self._ask(HubToken, "PUT", "hub-token", json={"token": token})
+        return self._ask(HuggingFaceToken, "PUT", "huggingface-token", json={"token": token})
 
-    def remove_hub_token(self) -> HubToken:
+    def remove_huggingface_token(self) -> HuggingFaceToken:
         """Forget it."""
-        return self._ask(HubToken, "DELETE", "hub-token")
+        return self._ask(HuggingFaceToken, "DELETE", "huggingface-token")
 
     # ---- jobs
 

@@ -27,7 +27,7 @@ from finetune_hub.cli.output import (
     wait_for,
 )
 from finetune_hub.data.report import DatasetReport, look_at
-from finetune_hub.spec.hub_reference import HubReference
+from finetune_hub.spec.huggingface_reference import HuggingFaceReference
 
 app = style.new_group(
     "Datasets: check a file, push it, let the hub fetch one, look at rows as a model does, compare, split, delete."
@@ -291,7 +291,7 @@ def read_mapping(pairs: list[str] | None) -> dict[str, str] | None:
 
 def name_of_source(source: str) -> str:
     """A dataset's name from where it is fetched: `hf:team/Support_Tickets:train` → `support-tickets`."""
-    reference = HubReference.parse(source.removeprefix("hf:"))
+    reference = HuggingFaceReference.parse(source.removeprefix("hf:"))
     return name_of(Path(reference.repository if reference else unquote(urlsplit(source).path)))
 
 

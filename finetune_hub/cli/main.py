@@ -42,11 +42,15 @@ COMMANDS = {
     "base-models": LazyCommand("finetune_hub.cli.base_models:app", "Import a base model, list them."),
     "jobs": LazyCommand("finetune_hub.cli.jobs:app", "Submit a recipe, watch, pause, retry, cancel."),
     "adapters": LazyCommand("finetune_hub.cli.adapters:app", "List adapters, pull one."),
-    "hub-token": LazyCommand("finetune_hub.cli.hub_token:app", "Set the team's Hugging Face token, or remove it."),
+    "huggingface-token": LazyCommand(
+        "finetune_hub.cli.huggingface_token:app", "Set the team's Hugging Face token, or remove it."
+    ),
     "workers": LazyCommand("finetune_hub.cli.workers:app", "List, drain, resume, remove, share, invite."),
     "quotas": LazyCommand("finetune_hub.cli.quotas:app", "What teams may have of the fleet, and have."),
     "usage": LazyCommand("finetune_hub.cli.usage:usage", "Hours that devices were held in a month."),
 }
+# What commands were called a release ago: they still work, and say their new name.
+FORMER_NAMES = {"hub-token": "huggingface-token"}
 # These start processes of this machine, or look at them.
 NEED_UNIX = {"demo", "up", "status", "down", "worker", "train", "export"}
 
@@ -58,6 +62,10 @@ class LazyGroup(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in FORMER_NAMES:
+            name = FORMER_NAMES[cmd_name]
+            print(f"`{cmd_name}` is now called `{name}`; the old name goes with the next release.", file=sys.stderr)
+            return load_command(name)
         return load_command(cmd_name) if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

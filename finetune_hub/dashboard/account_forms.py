@@ -10,7 +10,7 @@ from django import forms
 from django.contrib.auth.forms import PasswordChangeForm, SetPasswordForm
 
 from finetune_hub.accounts.actions import MAX_USERNAME_LENGTH
-from finetune_hub.accounts.hub_tokens import MAX_LENGTH
+from finetune_hub.accounts.huggingface_tokens import MAX_LENGTH
 from finetune_hub.accounts.models import Membership, Role, Scope, User
 from finetune_hub.dashboard.forms import PLAIN_TEXT, TeamForm
 
@@ -33,7 +33,7 @@ class NewMemberForm(TeamForm):
     role = forms.ChoiceField(choices=Role.choices, initial=Role.MEMBER)
 
 
-class HubTokenForm(TeamForm):
+class HuggingFaceTokenForm(TeamForm):
     token = forms.CharField(
         max_length=MAX_LENGTH,
         help_text="One with the role `read`. It is kept sealed and never shown again.",

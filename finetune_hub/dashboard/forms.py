@@ -291,7 +291,7 @@ class BaseModelForm(TeamForm):
     )
     source = forms.CharField(
         max_length=500,
-        help_text="`hf:owner/name@revision` of the Hugging Face hub, with `:FILE.gguf` for a GGUF file there; "
+        help_text="`hf:owner/name@revision` on Hugging Face, with `:FILE.gguf` for a GGUF file there; "
         "or `folder:NAME`, a folder or GGUF file below the service's `models` folder.",
         widget=forms.TextInput(attrs={"placeholder": "hf:Qwen/Qwen2.5-0.5B-Instruct", **PLAIN_TEXT}),
     )

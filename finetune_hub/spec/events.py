@@ -109,7 +109,7 @@ class Progress(Event):
 
 
 class Resolved(Event):
-    """What a source on a hub is, at this moment: a later attempt fetches the same commit."""
+    """What a source on Hugging Face is, at this moment: a later attempt fetches the same commit."""
 
     type: Literal["resolved"] = "resolved"
     repository: str

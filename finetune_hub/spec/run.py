@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from finetune_hub.spec.files import FileEntry
-from finetune_hub.spec.hub_reference import HubReference
+from finetune_hub.spec.huggingface_reference import HuggingFaceReference
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.shape import ModelFacts
 from finetune_hub.spec.training import TrainingSpec
@@ -89,14 +89,16 @@ class FetchRun(Part):
     output_dir: Path
 
 
-class HubFetchRun(Part):
-    """Fetch from a Hugging Face hub: `python -m workers.fetch_hub fetch-hub FILE.json`."""
+class HuggingFaceFetchRun(Part):
+    """Fetch from Hugging Face: `python -m workers.fetch_huggingface fetch-huggingface FILE.json`."""
 
     kind: Literal["model", "dataset"]
-    reference: HubReference = Field(description="Pinned, when an earlier attempt has looked it up.")
+    reference: HuggingFaceReference = Field(description="Pinned, when an earlier attempt has looked it up.")
     folder: Path = Field(description="Where the files come to. What is there of another commit is thrown away.")
     max_bytes: int | None = Field(None, description="Of all files together.")
-    token_file: Path | None = Field(None, description="Holds the team's hub token; it is deleted when it was read.")
+    token_file: Path | None = Field(
+        None, description="Holds the team's Hugging Face token; it is deleted when it was read."
+    )
     output_dir: Path
 
 
@@ -117,7 +119,7 @@ class FetchedDataset(Part):
     file: Path
     file_name: str
     source: str = Field(description="Where it comes from, pinned.")
-    license: str = Field(description="As its hub names it; empty: it names none.")
+    license: str = Field(description="As Hugging Face names it; empty: it names none.")
 
 
 class ImportRun(Part):

@@ -177,7 +177,7 @@ class TrainingSpec(Part):
         Field(
             min_length=1,
             max_length=255,
-            description="A registered base model; without the service, a folder, a known name or an id of the hub.",
+            description="A registered base model; without a hub, a folder, a known name or an id on Hugging Face.",
         ),
     ]
     datasets: list[DatasetChoice] = Field(min_length=1, max_length=16)

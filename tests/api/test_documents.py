@@ -35,7 +35,7 @@ def test_every_error_code_is_documented() -> None:
     service, terminal, rows = documented()
     made = raised("Refusal") | raised("__init__") | raised("Problem", "finetune_hub/data")
     assert service == made | {code for code, _ in REMEDIES.values()} | defaults_of("code") | {BUSY}
-    said = raised("HubError") | raised("HubRefusal") | raised("Problem", "finetune_hub/cli")
+    said = raised("HubError") | raised("HuggingFaceRefusal") | raised("Problem", "finetune_hub/cli")
     assert terminal == said - service - rows
     assert rows == row_codes()
 

@@ -115,15 +115,24 @@ def test_an_address_that_no_row_can_have(path: str, world: World) -> None:
     assert code_of(world["owner"].delete(path), 404) == "not_found"
 
 
-def test_the_hub_token_is_never_answered(world: World) -> None:
+def test_the_huggingface_token_is_never_answered(world: World) -> None:
     admin = world["owner"]
     answers = [
-        admin.put("/api/hub-token", {"token": "hf_secretsecret"}),
-        admin.get("/api/hub-token"),
-        admin.put("/api/hub-token", {"token": "hf_secretsecret with more"}),
-        admin.put("/api/hub-token", {"token": ["hf_secretsecret"]}),
-        admin.put("/api/hub-token", {"token": 1, "x": "hf_secretsecret"}),
+        admin.put("/api/huggingface-token", {"token": "hf_secretsecret"}),
+        admin.get("/api/huggingface-token"),
+        admin.put("/api/huggingface-token", {"token": "hf_secretsecret with more"}),
+        admin.put("/api/huggingface-token", {"token": ["hf_secretsecret"]}),
+        admin.put("/api/huggingface-token", {"token": 1, "x": "hf_secretsecret"}),
     ]
     assert [answer.status_code for answer in answers] == [200, 200, 422, 422, 422]
     assert answers[1].json()["set_by"] == "alice"
     assert not any(b"hf_secretsecret" in answer.content for answer in answers)
+
+
+def test_the_huggingface_token_answers_at_its_former_address(world: World) -> None:
+    admin = world["owner"]
+    answer = admin.put("/api/hub-token", {"token": "hf_secretsecret"})
+    assert answer.json() == admin.get("/api/huggingface-token").json() == admin.get("/api/hub-token").json()
+    assert answer["Link"] == '</api/huggingface-token>; rel="successor-version"'
+    assert code_of(admin.put("/api/hub-token", {"token": "not a token"}), 422) == "invalid_hub_token"
+    assert not admin.delete("/api/hub-token").json()["is_set"]

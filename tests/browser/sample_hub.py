@@ -16,7 +16,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from finetune_hub.accounts.actions import add_member, change_role, create_token
-from finetune_hub.accounts.hub_tokens import set_hub_token
+from finetune_hub.accounts.huggingface_tokens import set_huggingface_token
 from finetune_hub.accounts.models import Role, Team, User
 from finetune_hub.catalog.aliases import set_alias
 from finetune_hub.catalog.models import BaseModel
@@ -86,7 +86,7 @@ def make_sample_hub() -> SampleHub:
         model = factories.make_base_model(team, "smollm2-135m-instruct", folder=Path(folder), facts=FACTS)
     tickets = factories.make_dataset_version(team, "support-tickets", [ticket(number) for number in range(400)])
     held_out = factories.make_dataset_version(team, "support-tickets-held-out", [ticket(n) for n in range(900, 940)])
-    make_from_hub(team, user, model)
+    make_from_huggingface(team, user, model)
     worker = factories.make_worker("gpu-1", devices=0)
     for index in range(2):
         device = worker.devices.create(
@@ -145,19 +145,21 @@ def make_sample_hub() -> SampleHub:
     return SampleHub(user, team, running, succeeded, failed, preferring, paused, evaluation, version)
 
 
-def make_from_hub(team: Team, user: User, model: BaseModel) -> None:
-    """What came from a hub: a base model without a chat template, one whose import failed, and the team's token."""
+def make_from_huggingface(team: Team, user: User, model: BaseModel) -> None:
+    """What came from Hugging Face: a base model without a chat template, a failed import, and the team's token."""
     commit = "7ae557604adf67be50417f59c2c2f167def9a775"
     plain = factories.make_base_model(team, "qwen2.5-0.5b", facts=FACTS | {"chat_template_sha256": None})
     plain.source, plain.commit, plain.access = "hf:Qwen/Qwen2.5-0.5B@main", commit, "open"
     plain.save(update_fields=["source", "commit", "access"])
     gated = import_base_model(team, user, name="llama-3.2-1b", source="hf:meta-llama/Llama-3.2-1B").over
-    message = "meta-llama/Llama-3.2-1B is gated: the hub gives it only to accounts that accepted its terms."
-    remedy = "Accept them at https://huggingface.co/meta-llama/Llama-3.2-1B, then have a team admin set the hub token."
+    message = "meta-llama/Llama-3.2-1B is gated: Hugging Face gives it only to accounts that accepted its terms."
+    remedy = (
+        "Accept them at https://huggingface.co/meta-llama/Llama-3.2-1B, then have a team admin set the team's token."
+    )
     with transaction.atomic():
         end_job(lock_job(gated.jobs.get().pk), JobState.FAILED, message, failed=Failed("bad_config", message, remedy))
     set_alias(team, user, alias="gpt-4o-mini-2024-07-18", base_model=model.name)
-    set_hub_token(team, "hf_sample", actor=user)
+    set_huggingface_token(team, "hf_sample", actor=user)
 
 
 def make_people(team: Team, admin: User) -> None:

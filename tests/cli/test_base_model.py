@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_hub import COMMIT, TOKEN, FakeHub, Repository, running_hub
+from tests.fake_huggingface import COMMIT, TOKEN, FakeHuggingFace, Repository, running_huggingface
 from tests.tiny_models import make_tiny_model
 
 
 @pytest.fixture
-def fake_hub(tmp_path: Path) -> Iterator[FakeHub]:
+def fake_huggingface(tmp_path: Path) -> Iterator[FakeHuggingFace]:
     folder = make_tiny_model(tmp_path / "published")
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
     (folder / "modeling_tiny.py").write_text("raise SystemExit")
-    with running_hub() as hub:
+    with running_huggingface() as hub:
         hub.repositories["models/team/tiny"] = Repository(folder)
         yield hub
 
@@ -51,8 +51,10 @@ def find(name: str, folder: Path, endpoint: str = "http://127.0.0.1:9") -> subpr
 
 
 @pytest.mark.needs_torch
-def test_a_model_of_the_hub_is_fetched_once_at_one_commit(fake_hub: FakeHub, tmp_path: Path) -> None:
-    answer = find("team/tiny@main", tmp_path, fake_hub.url)
+def test_a_model_on_huggingface_is_fetched_once_at_one_commit(
+    fake_huggingface: FakeHuggingFace, tmp_path: Path
+) -> None:
+    answer = find("team/tiny@main", tmp_path, fake_huggingface.url)
 
     assert answer.returncode == 0, answer.stderr
     folder = Path(answer.stdout.strip())
@@ -61,20 +63,20 @@ def test_a_model_of_the_hub_is_fetched_once_at_one_commit(fake_hub: FakeHub, tmp
         *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     }
     assert COMMIT in answer.stderr
-    assert f"Bearer {TOKEN}" in fake_hub.tokens
+    assert f"Bearer {TOKEN}" in fake_huggingface.tokens
     assert TOKEN not in answer.stdout + answer.stderr
-    fake_hub.asked.clear()
-    assert find("team/tiny", tmp_path, fake_hub.url).stdout == answer.stdout
-    assert fake_hub.asked == []
+    fake_huggingface.asked.clear()
+    assert find("team/tiny", tmp_path, fake_huggingface.url).stdout == answer.stdout
+    assert fake_huggingface.asked == []
 
-    unknown = find("team/none", tmp_path, fake_hub.url)
-    assert "unknown_repository: The hub has no model team/none" in unknown.stderr
+    unknown = find("team/none", tmp_path, fake_huggingface.url)
+    assert "unknown_repository: Hugging Face has no model team/none" in unknown.stderr
 
 
-def test_a_hub_out_of_reach_is_named(tmp_path: Path) -> None:
+def test_a_server_out_of_reach_is_named(tmp_path: Path) -> None:
     answer = find("team/tiny", tmp_path)
     assert answer.returncode == 1
-    assert "fetch_failed: team/tiny could not be fetched from the hub at" in answer.stderr
+    assert "fetch_failed: team/tiny could not be fetched from Hugging Face at" in answer.stderr
     assert "HF_ENDPOINT" in answer.stderr
     assert TOKEN not in answer.stderr
 

@@ -1,29 +1,40 @@
-"""Hub tokens, aliases, chat templates, and what the hub fetches, from the command line."""
+"""Hugging Face tokens, aliases, chat templates, and what the hub fetches, from the command line."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_hub.accounts.hub_tokens import open_hub_token
+from finetune_hub.accounts.huggingface_tokens import open_huggingface_token
 from finetune_hub.accounts.models import Team
 from finetune_hub.jobs.models import Job
 from tests.cli.conftest import RunCommand
 from tests.factories import make_base_model
-from tests.fake_hub import TOKEN
+from tests.fake_huggingface import TOKEN
 from tests.tiny_models import make_tokenizer
 
 
-def test_the_hub_token_is_read_from_stdin_and_never_printed(hub: RunCommand, team: Team) -> None:
-    assert hub("hub-token", "show").out == "The team has no hub token.\n"
-    answer = hub("hub-token", "set", stdin=f"{TOKEN}\n")
+def test_the_huggingface_token_is_read_from_stdin_and_never_printed(hub: RunCommand, team: Team) -> None:
+    assert hub("huggingface-token", "show").out == "The team has no Hugging Face token.\n"
+    answer = hub("huggingface-token", "set", stdin=f"{TOKEN}\n")
     assert answer.out.startswith("Set by alice")
-    assert open_hub_token(team) == TOKEN
-    for said in (answer, hub("hub-token", "show"), hub("hub-token", "show", "--json"), hub("hub-token", "remove")):
+    assert open_huggingface_token(team) == TOKEN
+    for said in (
+        answer,
+        hub("huggingface-token", "show"),
+        hub("huggingface-token", "show", "--json"),
+        hub("huggingface-token", "remove"),
+    ):
         assert TOKEN not in said.out + said.err
-    assert open_hub_token(team) is None
-    refused = hub("hub-token", "set", "--json", stdin="not a token\n")
-    assert refused.error["code"] == "invalid_hub_token"
+    assert open_huggingface_token(team) is None
+    refused = hub("huggingface-token", "set", "--json", stdin="not a token\n")
+    assert refused.error["code"] == "invalid_huggingface_token"
     assert "not a token" not in refused.err
+
+
+def test_the_former_name_of_a_command_works_and_says_the_new_one(hub: RunCommand) -> None:
+    answer = hub("hub-token", "show")
+    assert answer.out == "The team has no Hugging Face token.\n"
+    assert "`hub-token` is now called `huggingface-token`" in answer.err
 
 
 def test_aliases(hub: RunCommand, team: Team) -> None:

@@ -64,8 +64,8 @@ DEEDS_OF_ADMINS = {
     "member-add",
     "member-role",
     "member-remove",
-    "hub-token-set",
-    "hub-token-remove",
+    "huggingface-token-set",
+    "huggingface-token-remove",
     "chat-connect",
     "chat-disconnect",
 }
@@ -128,8 +128,8 @@ def address(world: World, name: str) -> str:
         "quota-change": [world.team.slug],
         "chat-template": [world.job.base_model_id],
         "alias-remove": [an_alias_of(world).pk],
-        "hub-token-set": [world.team.slug],
-        "hub-token-remove": [world.team.slug],
+        "huggingface-token-set": [world.team.slug],
+        "huggingface-token-remove": [world.team.slug],
         "worker-revoke": [world.worker.name],
         "worker-remove": [world.worker.name],
         "device-release": [world.worker.name, "cpu", 0],
@@ -283,7 +283,7 @@ def test_a_viewer_sees_no_buttons(world: World) -> None:
 DATA = {
     "member-add": {"username": "bob", "role": "viewer"},
     "member-role": {"role": "viewer"},
-    "hub-token-set": {"token": "hf_x"},
+    "huggingface-token-set": {"token": "hf_x"},
 }
 REFUSED_TO_MEMBERS = {"owner": 302, "teammate": 403, "viewer": 403, "outsider": 404, "anonymous": 302}
 

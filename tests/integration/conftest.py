@@ -20,7 +20,7 @@ from finetune_hub.cli.client import Hub, Progress
 from finetune_hub.embedded.environment import load_environment
 from finetune_hub.embedded.state import UpState, read_state
 from tests.browser.conftest import browser  # noqa: F401  (a fixture)
-from tests.fake_hub import FakeHub, running_hub
+from tests.fake_huggingface import FakeHuggingFace, running_huggingface
 from tests.tiny_models import make_chat_rows, make_tiny_model
 
 START_SECONDS = 90.0
@@ -120,21 +120,21 @@ class RunningHub:
 
 
 @pytest.fixture(scope="session")
-def fake_hub() -> Iterator[FakeHub]:
-    """The Hugging Face hub that workers fetch from."""
-    with running_hub() as server:
+def fake_huggingface() -> Iterator[FakeHuggingFace]:
+    """The Hugging Face that workers fetch from."""
+    with running_huggingface() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def hub(tmp_path_factory: pytest.TempPathFactory, fake_hub: FakeHub) -> Iterator[RunningHub]:
+def hub(tmp_path_factory: pytest.TempPathFactory, fake_huggingface: FakeHuggingFace) -> Iterator[RunningHub]:
     """A hub with the base model `tiny` and the dataset `rows`."""
     folder = tmp_path_factory.mktemp("hub")
     for parent in (folder, folder.parent):
         parent.chmod(0o711)
     environment = {key: value for key, value in os.environ.items() if key not in OWN}
     environment |= {"FINETUNE_HUB_LEASE_SECONDS": str(LEASE_SECONDS), "FINETUNE_HUB_RETRY_SECONDS": "0.5"}
-    environment |= {"HF_ENDPOINT": fake_hub.url, "FINETUNE_HUB_ALLOW_PRIVATE_URLS": "1"}
+    environment |= {"HF_ENDPOINT": fake_huggingface.url, "FINETUNE_HUB_ALLOW_PRIVATE_URLS": "1"}
     running = RunningHub(folder / "home", environment)
     make_tiny_model(folder / "home" / "models" / "tiny")
     rows = folder / "rows.jsonl"

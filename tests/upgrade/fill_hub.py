@@ -114,7 +114,7 @@ class Filling:
         self.send("DELETE", f"tokens/{made['id']}")
         self.send("PUT", "notifications/email", wants="problems", email="owner@example.org")
         self.send("PUT", "notifications/chat", wants="everything", url="http://127.0.0.1:9/hooks/room")
-        self.hub.set_hub_token(HUGGING_FACE_TOKEN)
+        self.hub.set_huggingface_token(HUGGING_FACE_TOKEN)
         self.notes["hugging_face_token"] = HUGGING_FACE_TOKEN
         self.hub.set_quota("team", max_devices=4, max_hours=1000.0, weight=2.0)
 

@@ -348,7 +348,7 @@ HOSTILE = {
         "VALUES ({version}, 'run.py', 1, '')", NOT_YOURS),
     "exchange a base model": ("UPDATE catalog_basemodel SET artifact_prefix = '{prefix}/model'", DENIED),
     "read mails to others": ("SELECT * FROM notifications_notification", DENIED),
-    "read a team's hub token": ("SELECT * FROM accounts_hubtoken", DENIED),
+    "read a team's Hugging Face token": ("SELECT * FROM accounts_hubtoken", DENIED),
     "undrain itself": ("UPDATE fleet_worker SET drain_requested = false", DENIED),
     "take another worker's name": ("UPDATE fleet_worker SET name = 'other'", DENIED),
     "beat for another worker": ("UPDATE fleet_worker SET heartbeat_at = now() WHERE id = {other_worker}", 0),

@@ -13,7 +13,7 @@ from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.spec.run import FetchRun, ImportRun
 from workers.inputs import stored_file
-from workers.kinds.fetching import download_folder, hub_fetch, pinned
+from workers.kinds.fetching import download_folder, huggingface_fetch, pinned
 from workers.kinds.work import ENGINE, Finish, Start, Work
 
 
@@ -43,7 +43,9 @@ def model_of(source: ModelSource, start: Start) -> Path:
     match source.kind:
         case "hf":
             reference = pinned(source.reference, job.over.commit)
-            start.add_command("workers.fetch_hub", "fetch-hub", hub_fetch(job, "model", reference, folder))
+            start.add_command(
+                "workers.fetch_huggingface", "fetch-huggingface", huggingface_fetch(job, "model", reference, folder)
+            )
             return download_folder(job) / (source.reference.part or "")
         case "upload":
             return stored_file(job.over.upload_key, download_folder(job))

@@ -12,7 +12,7 @@ from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.models import Job
 from finetune_hub.spec.run import FetchedDataset, UrlFetchRun
 from workers.attempt_folder import AttemptFolder
-from workers.kinds.fetching import download_folder, hub_fetch, pinned
+from workers.kinds.fetching import download_folder, huggingface_fetch, pinned
 from workers.kinds.work import Finish, Start, Work
 
 
@@ -24,7 +24,9 @@ class DatasetImportWork(Work):
         source = parse_dataset_source(job.spec["source"])
         if source.kind == "hf":
             reference = pinned(source.reference, job.spec.get("commit"))
-            start.add_command("workers.fetch_hub", "fetch-hub", hub_fetch(job, "dataset", reference, folder))
+            start.add_command(
+                "workers.fetch_huggingface", "fetch-huggingface", huggingface_fetch(job, "dataset", reference, folder)
+            )
         else:
             start.add_command("workers.fetch_url", "fetch-url", url_fetch(job, source, folder))
 

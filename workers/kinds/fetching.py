@@ -6,36 +6,38 @@ from pathlib import Path
 
 from django.conf import settings
 
-from finetune_hub.accounts.hub_tokens import open_hub_token
-from finetune_hub.artifacts.hugging_face import Kind
+from finetune_hub.accounts.huggingface_tokens import open_huggingface_token
+from finetune_hub.artifacts.huggingface import RepositoryKind
 from finetune_hub.jobs.models import Job
-from finetune_hub.spec.hub_reference import HubReference
-from finetune_hub.spec.run import HubFetchRun
+from finetune_hub.spec.huggingface_reference import HuggingFaceReference
+from finetune_hub.spec.run import HuggingFaceFetchRun
 from workers.attempt_folder import AttemptFolder
 
 
-def pinned(reference: HubReference, commit: str | None) -> HubReference:
+def pinned(reference: HuggingFaceReference, commit: str | None) -> HuggingFaceReference:
     """At the commit that an earlier attempt found, if there was one."""
     return reference.at(commit) if commit else reference
 
 
-def hub_fetch(job: Job, kind: Kind, reference: HubReference, folder: AttemptFolder) -> HubFetchRun:
-    return HubFetchRun(
+def huggingface_fetch(
+    job: Job, kind: RepositoryKind, reference: HuggingFaceReference, folder: AttemptFolder
+) -> HuggingFaceFetchRun:
+    return HuggingFaceFetchRun(
         kind=kind,
         reference=reference,
         folder=download_folder(job),
         max_bytes=settings.DATASET_UPLOAD_MAX_BYTES if kind == "dataset" else None,
-        token_file=write_hub_token(job, folder),
+        token_file=write_huggingface_token(job, folder),
         output_dir=folder.output,
     )
 
 
-def write_hub_token(job: Job, folder: AttemptFolder) -> Path | None:
-    """The team's hub token in a file for the fetching process alone, which deletes it; None: the team has none."""
-    token = open_hub_token(job.team)
+def write_huggingface_token(job: Job, folder: AttemptFolder) -> Path | None:
+    """The team's Hugging Face token in a file for the fetching process, which deletes it; None: there is none."""
+    token = open_huggingface_token(job.team)
     if token is None:
         return None
-    path = folder.path / "hub-token"
+    path = folder.path / "huggingface-token"
     path.touch(mode=0o600)
     path.write_text(token)
     return path

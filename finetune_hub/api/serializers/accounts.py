@@ -1,4 +1,4 @@
-"""What the API answers about who acts: tokens, members, the hub token."""
+"""What the API answers about who acts: tokens, members, the Hugging Face token."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class AddedMemberSerializer(MemberSerializer):
         fields = [*MemberSerializer.Meta.fields, "login_link"]
 
 
-class HubTokenSerializer(serializers.Serializer[Any]):
-    """Whether the team has a token of the Hugging Face hub. The token itself is never shown."""
+class HuggingFaceTokenSerializer(serializers.Serializer[Any]):
+    """Whether the team has a Hugging Face token. The token itself is never shown."""
 
     is_set = serializers.BooleanField()
     set_by = serializers.CharField(allow_null=True)

@@ -13,12 +13,12 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST, require_safe
 
 from finetune_hub.accounts.actions import add_member, change_role, remove_member
-from finetune_hub.accounts.hub_tokens import remove_hub_token, set_hub_token
-from finetune_hub.accounts.models import AuditEvent, HubToken, Role, Team
+from finetune_hub.accounts.huggingface_tokens import remove_huggingface_token, set_huggingface_token
+from finetune_hub.accounts.models import AuditEvent, HuggingFaceToken, Role, Team
 from finetune_hub.accounts.rights import Right, may
 from finetune_hub.api.statuses import status_of
 from finetune_hub.dashboard.access import MemberRequest, memberships_of, team_for
-from finetune_hub.dashboard.account_forms import HubTokenForm, NewMemberForm
+from finetune_hub.dashboard.account_forms import HuggingFaceTokenForm, NewMemberForm
 from finetune_hub.dashboard.notification_forms import ChatForm
 from finetune_hub.notifications.models import Channel, ChatWebhook, Notification
 from finetune_hub.spec.refusal import Refusal
@@ -94,26 +94,26 @@ def remove(request: MemberRequest, slug: str, membership_id: int) -> HttpRespons
 @sensitive_post_parameters()
 @login_required
 @require_POST
-def change_hub_token(request: MemberRequest, slug: str) -> HttpResponse:
-    """Set or replace the team's token of the Hugging Face hub."""
-    team = team_for(Right.SET_HUB_TOKEN, request.user, slug)
-    form = HubTokenForm(request.POST, teams=[team])
+def change_huggingface_token(request: MemberRequest, slug: str) -> HttpResponse:
+    """Set or replace the team's Hugging Face token."""
+    team = team_for(Right.SET_HUGGINGFACE_TOKEN, request.user, slug)
+    form = HuggingFaceTokenForm(request.POST, teams=[team])
     if form.is_valid():
         try:
-            set_hub_token(team, form.cleaned_data["token"], actor=request.user)
+            set_huggingface_token(team, form.cleaned_data["token"], actor=request.user)
         except Refusal as refusal:
             form.add_refusal(refusal)
         else:
-            messages.success(request, "The hub token is set. Imports of gated and private models use it.")
+            messages.success(request, "The Hugging Face token is set. Imports of gated and private models use it.")
             return redirect("team-of", slug)
-    return render_team(request, team, hub_form=form, status=422)
+    return render_team(request, team, token_form=form, status=422)
 
 
 @login_required
 @require_POST
-def drop_hub_token(request: MemberRequest, slug: str) -> HttpResponse:
-    remove_hub_token(team_for(Right.REMOVE_HUB_TOKEN, request.user, slug), actor=request.user)
-    messages.success(request, "The hub token is removed.")
+def drop_huggingface_token(request: MemberRequest, slug: str) -> HttpResponse:
+    remove_huggingface_token(team_for(Right.REMOVE_HUGGINGFACE_TOKEN, request.user, slug), actor=request.user)
+    messages.success(request, "The Hugging Face token is removed.")
     return redirect("team-of", slug)
 
 
@@ -131,8 +131,8 @@ def render_team(request: MemberRequest, team: Team, *, status: int = 200, **cont
         context["chat_problem"] = newest_chat_problem(team)
         context.setdefault("chat_form", ChatForm())
         context.setdefault("form", NewMemberForm(teams=[team]))
-        context.setdefault("hub_form", HubTokenForm(teams=[team]))
-        context["hub_token"] = HubToken.objects.filter(team=team).select_related("set_by").first()
+        context.setdefault("token_form", HuggingFaceTokenForm(teams=[team]))
+        context["huggingface_token"] = HuggingFaceToken.objects.filter(team=team).select_related("set_by").first()
     return render(request, "team/team.html", context, status=status)
 
 

@@ -84,7 +84,7 @@ def import_uploaded_model(
             raise Refusal(
                 "not_gguf",
                 f"{file_name} is no GGUF file.",
-                "Models in safetensors are imported from a hub (`hf:owner/name`) or from a folder (`folder:NAME`).",
+                "Import models in safetensors from Hugging Face (`hf:owner/name`) or from a folder (`folder:NAME`).",
                 field="file",
             )
     source = ModelSource(kind="upload", value=Path(file_name).name[-200:])

@@ -84,5 +84,5 @@ def _without_repeats(draft: Draft, found: int) -> None:
 
 
 def is_file(path: str) -> bool:
-    """A path of the machine, not an id of the hub or an address."""
+    """A path of the machine, not an id on Hugging Face or an address."""
     return path.startswith((".", "/", "~")) or ("://" not in path and path.endswith(_FILE_ENDINGS))

@@ -67,7 +67,7 @@ schedule: Rule = choose("training.schedule", _EXACT_SCHEDULES, {}, "cosine")
 
 
 def base_model(draft: Draft, key: str, value: Any) -> None:
-    """A folder, or an id of the hub with its revision."""
+    """A folder, or an id on Hugging Face with its revision."""
     name = word_of(value)
     revision = draft.source.get("revision_of_model") or draft.source.get("model_revision") or "main"
     if revision != "main":

@@ -1,11 +1,11 @@
-"""Which files of a hub's repository a base model or a dataset is made of, and which are refused."""
+"""Which files of a Hugging Face repository a base model or a dataset is made of, and which are refused."""
 
 from __future__ import annotations
 
 import re
 from fnmatch import fnmatch
 
-from finetune_hub.artifacts.hugging_face import HubFile, HubRefusal, HubRepository
+from finetune_hub.artifacts.huggingface import HuggingFaceFile, HuggingFaceRefusal, HuggingFaceRepository
 from finetune_hub.spec.model_files import CONFIG_FILES, TOKENIZER_FILES, WEIGHTS_INDEX
 from finetune_hub.spec.sizes import size_in_words
 
@@ -16,48 +16,52 @@ JOINABLE = {".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst"}  # Files of these m
 NO_DATA = {"config.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json", "package.json", "state.json"}
 
 
-def model_files(repository: HubRepository) -> list[HubFile]:
+def model_files(repository: HuggingFaceRepository) -> list[HuggingFaceFile]:
     """The files of a model: safetensors, config and tokenizer; or the one GGUF file that the reference names.
 
     Raises:
-        HubRefusal: `unknown_file`, `unsafe_weights`, `no_weights`.
+        HuggingFaceRefusal: `unknown_file`, `unsafe_weights`, `no_weights`.
     """
     name, part = repository.reference.repository, repository.reference.part
     paths = [file.path for file in repository.files]
     if part is not None:
         found = [file for file in repository.files if file.path == part and part.endswith(".gguf")]
         if not found:
-            raise HubRefusal("unknown_file", f"{name} has no GGUF file {part!r}.", _one_of(_gguf_of(paths), name))
+            raise HuggingFaceRefusal(
+                "unknown_file", f"{name} has no GGUF file {part!r}.", _one_of(_gguf_of(paths), name)
+            )
         return found
     if weights := _weights_of(paths):
         if "config.json" in paths:
             wanted = {*weights, WEIGHTS_INDEX, *CONFIG_FILES, *TOKENIZER_FILES}
             return [file for file in repository.files if file.path in wanted]
         if "adapter_config.json" in paths:
-            raise HubRefusal("no_weights", f"{name} is an adapter, no base model.", "Import the model it was made for.")
-        raise HubRefusal("no_weights", f"{name} has no config.json.", "Choose a model in transformers' format.")
+            raise HuggingFaceRefusal(
+                "no_weights", f"{name} is an adapter, no base model.", "Import the model it was made for."
+            )
+        raise HuggingFaceRefusal("no_weights", f"{name} has no config.json.", "Choose a model in transformers' format.")
     if pickle := next((path for path in paths if path.endswith(PICKLES)), None):
-        raise HubRefusal(
+        raise HuggingFaceRefusal(
             "unsafe_weights",
             f"{name} has its weights as a pickle ({pickle}), and reading one runs the code in it.",
             "Choose a revision with safetensors (many have one at `@refs/pr/N`), or convert a copy that you trust: "
             "`AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)`, then import that folder.",
         )
-    raise HubRefusal("no_weights", f"{name} has no safetensors.", _one_of(_gguf_of(paths), name))
+    raise HuggingFaceRefusal("no_weights", f"{name} has no safetensors.", _one_of(_gguf_of(paths), name))
 
 
-def dataset_files(repository: HubRepository, *, max_bytes: int | None) -> list[HubFile]:
+def dataset_files(repository: HuggingFaceRepository, *, max_bytes: int | None) -> list[HuggingFaceFile]:
     """The files of a dataset that the reference names: one file, or those of a split, `train` if it names none.
 
     Raises:
-        HubRefusal: `unknown_file`, `upload_too_large`.
+        HuggingFaceRefusal: `unknown_file`, `upload_too_large`.
     """
     name, part = repository.reference.repository, repository.reference.part
     exact = [file for file in repository.files if file.path == part]
     data = [file for file in repository.files if _data_kind(file.path)]
     found = exact or (data if part is None and len(data) == 1 else _split_of(data, part or "train"))
     if not found:
-        raise HubRefusal(
+        raise HuggingFaceRefusal(
             "unknown_file",
             f"{name} has no file or split {part!r}." if part else f"{name} has no split `train`.",
             _one_of([file.path for file in data], name)
@@ -66,14 +70,14 @@ def dataset_files(repository: HubRepository, *, max_bytes: int | None) -> list[H
         )
     kinds = {(file.path.rpartition("/")[0], _data_kind(file.path)) for file in found}
     if len(kinds) > 1 or (len(found) > 1 and _data_kind(found[0].path) not in JOINABLE):
-        raise HubRefusal(
+        raise HuggingFaceRefusal(
             "unknown_file",
             f"{part or 'train'!r} is {len(found)} files of {name} that do not belong together.",
             _one_of([file.path for file in found], name),
         )
     total_bytes = sum(file.size_bytes or 0 for file in found)
     if max_bytes is not None and total_bytes > max_bytes:
-        raise HubRefusal(
+        raise HuggingFaceRefusal(
             "upload_too_large",
             f"These files of {name} have {size_in_words(total_bytes)}; at most {size_in_words(max_bytes)} are fetched.",
             _one_of([file.path for file in found], name),
@@ -93,7 +97,7 @@ def _data_kind(path: str) -> str | None:
     return match[0] if match and name not in NO_DATA else None
 
 
-def _split_of(files: list[HubFile], part: str) -> list[HubFile]:
+def _split_of(files: list[HuggingFaceFile], part: str) -> list[HuggingFaceFile]:
     """The files that carry the split in their path: `train` in `data/train-00000-of-00002.parquet`."""
     folder, _, split = part.rpartition("/")
     return [file for file in files if file.path.startswith(folder) and split in re.split(r"[^A-Za-z0-9]+", file.path)]

@@ -1,4 +1,4 @@
-"""`finetune-hub hub-token`: the team's token of the Hugging Face hub, read from the terminal or stdin, never shown."""
+"""`finetune-hub huggingface-token`: the team's token, read from the terminal or stdin, never shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetune_hub.cli.answers import HubToken
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, day, print_json, reports_errors
 
-app = style.new_group("The team's token of the Hugging Face hub, which imports of gated and private models use.")
+app = style.new_group("The team's Hugging Face token, which imports of gated and private models use.")
 
 
 @app.command()
@@ -19,7 +19,7 @@ app = style.new_group("The team's token of the Hugging Face hub, which imports o
 def show(as_json: Json = False) -> None:
     """Say whether there is one, and who set it."""
     with connect() as hub:
-        _print_facts(hub.hub_token(), as_json)
+        _print_facts(hub.huggingface_token(), as_json)
 
 
 @app.command("set")
@@ -28,7 +28,7 @@ def set_token(as_json: Json = False) -> None:
     """Set or replace it: asked for without echo, or read from stdin. Admins of the team only."""
     token = typer.prompt("Token", hide_input=True) if sys.stdin.isatty() else sys.stdin.readline()
     with connect() as hub:
-        _print_facts(hub.set_hub_token(token.strip()), as_json)
+        _print_facts(hub.set_huggingface_token(token.strip()), as_json)
 
 
 @app.command()
@@ -36,8 +36,8 @@ def set_token(as_json: Json = False) -> None:
 def remove() -> None:
     """Forget it."""
     with connect() as hub:
-        hub.remove_hub_token()
-    print("The team has no hub token any more.")
+        hub.remove_huggingface_token()
+    print("The team has no Hugging Face token any more.")
 
 
 def _print_facts(facts: HubToken, as_json: bool) -> None:
@@ -46,4 +46,4 @@ def _print_facts(facts: HubToken, as_json: bool) -> None:
     elif facts.is_set:
         print(f"Set by {facts.set_by}, {day(facts.set_at)}.")
     else:
-        print("The team has no hub token.")
+        print("The team has no Hugging Face token.")

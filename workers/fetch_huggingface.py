@@ -1,6 +1,6 @@
-"""Fetch a base model or dataset from a Hugging Face hub: at one commit, resumed after a break, kept until imported.
+"""Fetch a base model or dataset from Hugging Face: at one commit, resumed after a break, kept until imported.
 
-python -m workers.fetch_hub fetch-hub FILE.json
+python -m workers.fetch_huggingface fetch-huggingface FILE.json
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from finetune_hub.artifacts.hub_files import dataset_files, model_files
-from finetune_hub.artifacts.hugging_face import Token, fetch_files, look_up
+from finetune_hub.artifacts.huggingface_files import dataset_files, model_files
+from finetune_hub.artifacts.huggingface import Token, fetch_files, look_up
 from finetune_hub.spec.events import Resolved
-from finetune_hub.spec.run import FetchedDataset, HubFetchRun
+from finetune_hub.spec.run import FetchedDataset, HuggingFaceFetchRun
 from workers.fetch import Reporter, ended, report
 from workers.join_files import join_files
 from workers.supervisor import write_json
@@ -20,11 +20,11 @@ from workers.supervisor import write_json
 COMMIT_FILE = ".commit"
 
 
-def fetch(run: HubFetchRun) -> None:
+def fetch(run: HuggingFaceFetchRun) -> None:
     """Look the repository up, say what it is, and bring its files into `run.folder`.
 
     Raises:
-        HubRefusal: see `look_up`, `model_files`, `dataset_files` and `fetch_files`.
+        HuggingFaceRefusal: see `look_up`, `model_files`, `dataset_files` and `fetch_files`.
     """
     token = take_token(run)
     found = look_up(run.reference, run.kind, token=token)
@@ -42,7 +42,7 @@ def fetch(run: HubFetchRun) -> None:
         write_json(run.output_dir / "result.json", fetched.model_dump(mode="json"))
 
 
-def take_token(run: HubFetchRun) -> Token:
+def take_token(run: HuggingFaceFetchRun) -> Login:
     """The team's token. Whatever this machine's own user is signed in with belongs to no team."""
     if run.token_file is None:
         return False
@@ -61,7 +61,7 @@ def keep_commit(folder: Path, commit: str) -> None:
 
 
 def main() -> int:
-    run = HubFetchRun.model_validate_json(Path(sys.argv[2]).read_text())
+    run = HuggingFaceFetchRun.model_validate_json(Path(sys.argv[2]).read_text())
     return ended(lambda: fetch(run), run.output_dir)
 
 

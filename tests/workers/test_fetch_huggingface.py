@@ -1,4 +1,4 @@
-"""Fetching from a hub, on loopback: pinned, resumed after a cancel, and refused with a way out."""
+"""Fetching from Hugging Face, on loopback: pinned, resumed after a cancel, and refused with a way out."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from pathlib import Path
 
 import pytest
 
-from finetune_hub.spec.hub_reference import HubReference
-from finetune_hub.spec.run import HubFetchRun
-from tests.fake_hub import COMMIT, TOKEN, Asked, FakeHub, Repository, running_hub
+from finetune_hub.spec.huggingface_reference import HuggingFaceReference
+from finetune_hub.spec.run import HuggingFaceFetchRun
+from tests.fake_huggingface import COMMIT, TOKEN, Asked, FakeHuggingFace, Repository, running_huggingface
 
 WEIGHTS = bytes(range(256)) * 100_000
-CHUNK_BYTES = 10 << 20  # What the hub's client reads before it writes.
+CHUNK_BYTES = 10 << 20  # What huggingface_hub reads before it writes.
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[FakeHub]:
+def hub(tmp_path: Path) -> Iterator[FakeHuggingFace]:
     folder = tmp_path / "published"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(WEIGHTS)
     (folder / "consolidated.safetensors").write_bytes(WEIGHTS)
     for name in ("config.json", "tokenizer.json", "modeling_evil.py"):
         (folder / name).write_text("{}")
-    with running_hub() as server:
+    with running_huggingface() as server:
         server.repositories["models/team/tiny"] = Repository(folder)
         yield server
 
@@ -38,8 +38,8 @@ def hub(tmp_path: Path) -> Iterator[FakeHub]:
 class Fetching:
     """The fetcher as a worker starts it, in a process of its own."""
 
-    def __init__(self, hub: FakeHub, home: Path, reference: str, token: str | None = None) -> None:
-        parsed = HubReference.parse(reference)
+    def __init__(self, hub: FakeHuggingFace, home: Path, reference: str, token: str | None = None) -> None:
+        parsed = HuggingFaceReference.parse(reference)
         assert parsed is not None
         self.folder, self.output = home / "downloads", home / "output"
         shutil.rmtree(self.output, ignore_errors=True)
@@ -48,10 +48,10 @@ class Fetching:
         if token is not None:
             token_file = home / "token"
             token_file.write_text(token)
-        run = HubFetchRun(
+        run = HuggingFaceFetchRun(
             kind="model", reference=parsed, folder=self.folder, token_file=token_file, output_dir=self.output
         )
-        document = home / "fetch-hub.json"
+        document = home / "fetch-huggingface.json"
         document.write_text(run.model_dump_json())
         environment = {
             "PATH": "/usr/bin:/bin",
@@ -61,7 +61,7 @@ class Fetching:
             "HF_TOKEN": "hf_of_the_machine",  # It belongs to no team.
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "workers.fetch_hub", "fetch-hub", str(document)],
+            [sys.executable, "-m", "workers.fetch_huggingface", "fetch-huggingface", str(document)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -80,7 +80,7 @@ class Fetching:
         return {path.name for path in self.folder.iterdir() if path.is_file()}
 
 
-def test_what_is_needed_comes_at_one_commit(hub: FakeHub, tmp_path: Path) -> None:
+def test_what_is_needed_comes_at_one_commit(hub: FakeHuggingFace, tmp_path: Path) -> None:
     fetching = Fetching(hub, tmp_path, "team/tiny@main")
     assert fetching.end() == (0, "")
     assert fetching.files() == {".commit", "config.json", "model.safetensors", "tokenizer.json"}
@@ -91,7 +91,7 @@ def test_what_is_needed_comes_at_one_commit(hub: FakeHub, tmp_path: Path) -> Non
     assert hub.tokens == {None}
 
 
-def test_a_cancelled_download_goes_on_where_it_was(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_cancelled_download_goes_on_where_it_was(hub: FakeHuggingFace, tmp_path: Path) -> None:
     hub.stops_at = len(WEIGHTS) // 2
     first = Fetching(hub, tmp_path, "team/tiny")
     partial = first.folder / "model.safetensors.part"
@@ -112,7 +112,7 @@ def test_a_cancelled_download_goes_on_where_it_was(hub: FakeHub, tmp_path: Path)
     assert "config.json" not in [asked.name for asked in hub.asked]
 
 
-def test_another_commit_throws_away_what_was_there(hub: FakeHub, tmp_path: Path) -> None:
+def test_another_commit_throws_away_what_was_there(hub: FakeHuggingFace, tmp_path: Path) -> None:
     assert Fetching(hub, tmp_path, "team/tiny").end()[0] == 0
     hub.repositories["models/team/tiny"].commit = "f" * 40
     hub.asked.clear()
@@ -120,7 +120,7 @@ def test_another_commit_throws_away_what_was_there(hub: FakeHub, tmp_path: Path)
     assert Asked("model.safetensors", 0) in hub.asked
 
 
-def test_other_bytes_are_thrown_away(hub: FakeHub, tmp_path: Path) -> None:
+def test_other_bytes_are_thrown_away(hub: FakeHuggingFace, tmp_path: Path) -> None:
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads" / ".commit").write_text(COMMIT)
     (tmp_path / "downloads" / "model.safetensors.part").write_bytes(b"nothing of it")
@@ -140,10 +140,12 @@ def test_other_bytes_are_thrown_away(hub: FakeHub, tmp_path: Path) -> None:
         ("team/gguf", "has no safetensors", "`hf:team/gguf:q4.gguf`"),
         ("team/gguf:q8.gguf", "has no GGUF file 'q8.gguf'", "`hf:team/gguf:q4.gguf`"),
         ("team/adapter", "is an adapter", "the model it was made for"),
-        ("team/gated", "team/gated is gated", "hub-token set"),
+        ("team/gated", "team/gated is gated", "huggingface-token set"),
     ],
 )
-def test_a_refusal_says_the_way_out(hub: FakeHub, tmp_path: Path, reference: str, words: str, way_out: str) -> None:
+def test_a_refusal_says_the_way_out(
+    hub: FakeHuggingFace, tmp_path: Path, reference: str, words: str, way_out: str
+) -> None:
     for name, files in {
         "pickled": ["config.json", "pytorch_model.bin"],
         "gguf": ["q4.gguf"],
@@ -163,7 +165,7 @@ def test_a_refusal_says_the_way_out(hub: FakeHub, tmp_path: Path, reference: str
     assert way_out in str(failure["remedy"])
 
 
-def test_a_token_opens_what_is_gated_and_is_never_written_down(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_token_opens_what_is_gated_and_is_never_written_down(hub: FakeHuggingFace, tmp_path: Path) -> None:
     hub.repositories["models/team/tiny"].gated = True
     fetching = Fetching(hub, tmp_path, "team/tiny", token=TOKEN)
     assert fetching.end() == (0, "")
@@ -177,7 +179,7 @@ def test_a_token_opens_what_is_gated_and_is_never_written_down(hub: FakeHub, tmp
     assert "hf_expired" not in said
 
 
-def test_one_gguf_file_of_a_repository(hub: FakeHub, tmp_path: Path) -> None:
+def test_one_gguf_file_of_a_repository(hub: FakeHuggingFace, tmp_path: Path) -> None:
     (tmp_path / "published" / "q4.gguf").write_bytes(b"GGUF")
     fetching = Fetching(hub, tmp_path, "team/tiny:q4.gguf")
     assert fetching.end()[0] == 0

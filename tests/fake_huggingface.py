@@ -1,4 +1,4 @@
-"""A Hugging Face hub on loopback: as much of it as its own client asks when it looks up and downloads."""
+"""Hugging Face on loopback: as much of it as its own client asks when it looks up and downloads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secretsecretsecret"
-LARGE_FILES = (".safetensors", ".gguf", ".parquet")  # Of these the hub knows a SHA-256.
+LARGE_FILES = (".safetensors", ".gguf", ".parquet")  # Of these Hugging Face knows a SHA-256.
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Asked:
     start: int
 
 
-class FakeHub(ThreadingHTTPServer):
+class FakeHuggingFace(ThreadingHTTPServer):
     """Repositories by `models/owner/name` or `datasets/owner/name`.
 
     Attributes:
@@ -80,7 +80,7 @@ class FakeHub(ThreadingHTTPServer):
 
 
 class Answer(BaseHTTPRequestHandler):
-    server: FakeHub
+    server: FakeHuggingFace
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -157,9 +157,9 @@ class Answer(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def running_hub() -> Iterator[FakeHub]:
+def running_huggingface() -> Iterator[FakeHuggingFace]:
     """An empty hub that answers until the block ends."""
-    with FakeHub() as server:
+    with FakeHuggingFace() as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server

@@ -1,4 +1,4 @@
-"""What lies on a Hugging Face hub, as one text: `owner/name`, `owner/name@revision`, `owner/name@revision:part`.
+"""What is on Hugging Face, as one text: `owner/name`, `owner/name@revision`, `owner/name@revision:part`.
 
 Qwen/Qwen2.5-0.5B-Instruct@main          a model at what `main` is today
 team/tickets@refs/convert/parquet:train  a dataset's split, or a file in it, such as `data/train.jsonl`
@@ -18,7 +18,7 @@ _REFERENCE = re.compile(
 )
 
 
-class HubReference(Part):
+class HuggingFaceReference(Part):
     """A repository, or a part of it, at a revision."""
 
     repository: str = Field(max_length=200, description="`owner/name`.")
@@ -42,6 +42,6 @@ class HubReference(Part):
             ]
         )
 
-    def at(self, commit: str) -> HubReference:
+    def at(self, commit: str) -> HuggingFaceReference:
         """The same, pinned."""
         return self.model_copy(update={"revision": commit})

@@ -1,7 +1,8 @@
-"""What a Hugging Face hub holds: looked up once, pinned to a commit, and fetched by the hub's own client.
+"""What Hugging Face holds: looked up once, pinned to a commit, and fetched by its own client.
 
-`HF_ENDPOINT` names another hub. A file that broke off goes on from its last byte, also in another process: the client's
-own `hf_hub_download` begins such a file anew. Files that the hub knows a SHA-256 of are checked against it.
+`HF_ENDPOINT` names another server of the same kind, such as a mirror. A broken download is resumed from its last byte,
+also in another process: the client's own `hf_hub_download` starts such a file again. Files that Hugging Face gives a
+SHA-256 of are checked against it.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from typing import Any, Literal
 
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.spec.files import InvalidArtifactPath, check_relative_path
-from finetune_hub.spec.hub_reference import HubReference
+from finetune_hub.spec.huggingface_reference import HuggingFaceReference
 from finetune_hub.spec.refusal import Refusal
 
-Kind = Literal["model", "dataset"]
+RepositoryKind = Literal["model", "dataset"]
 Access = Literal["open", "gated", "private"]
-Token = str | Literal[False] | None  # False: none. None: whatever this machine's user is signed in with.
+Login = str | Literal[False] | None  # False: none. None: whatever this machine's user is signed in with.
 Report = Callable[[int, int], None]  # Bytes that are there, and all of them.
 
 TIMEOUT_SECONDS = 30.0
 
 
-class HubRefusal(Refusal):
+class HuggingFaceRefusal(Refusal):
     """The hub does not give what was asked for."""
 
     def __init__(self, code: str, message: str, remedy: str, *, may_pass: bool = False) -> None:
@@ -39,8 +40,8 @@ class HubRefusal(Refusal):
 
 
 @dataclass(frozen=True, slots=True)
-class HubFile:
-    """One file of a repository; what the hub does not say is None."""
+class HuggingFaceFile:
+    """One file of a repository; what Hugging Face does not say is None."""
 
     path: str
     size_bytes: int | None
@@ -48,22 +49,22 @@ class HubFile:
 
 
 @dataclass(frozen=True, slots=True)
-class HubRepository:
+class HuggingFaceRepository:
     """A repository at one commit."""
 
-    reference: HubReference  # Pinned.
-    kind: Kind
+    reference: HuggingFaceReference  # Pinned.
+    kind: RepositoryKind
     commit: str
     license: str
     access: Access
-    files: list[HubFile]
+    files: list[HuggingFaceFile]
 
 
-def look_up(reference: HubReference, kind: Kind, *, token: Token) -> HubRepository:
+def look_up(reference: HuggingFaceReference, kind: RepositoryKind, *, token: Login) -> HuggingFaceRepository:
     """The repository as it is at the revision.
 
     Raises:
-        HubRefusal: `unknown_repository`, `unknown_revision`, `repository_gated`, `hub_token_refused`,
+        HuggingFaceRefusal: `unknown_repository`, `unknown_revision`, `repository_gated`, `huggingface_token_refused`,
             `fetch_failed`.
     """
     with _refusals(reference, kind):
@@ -72,14 +73,14 @@ def look_up(reference: HubReference, kind: Kind, *, token: Token) -> HubReposito
         api = HfApi(token=token)
         options: dict[str, Any] = {"revision": reference.revision, "files_metadata": True, "timeout": TIMEOUT_SECONDS}
         info: Any = (api.model_info if kind == "model" else api.dataset_info)(reference.repository, **options)
-        return HubRepository(
+        return HuggingFaceRepository(
             reference=reference.at(info.sha),
             kind=kind,
             commit=info.sha,
             license=_license_of(info.card_data),
             access="gated" if info.gated else "private" if info.private else "open",
             files=[
-                HubFile(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None)
+                HuggingFaceFile(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None)
                 for file in info.siblings
                 if _stays_inside(file.rfilename)
             ],
@@ -87,17 +88,17 @@ def look_up(reference: HubReference, kind: Kind, *, token: Token) -> HubReposito
 
 
 def fetch_files(
-    repository: HubRepository,
-    files: Sequence[HubFile],
+    repository: HuggingFaceRepository,
+    files: Sequence[HuggingFaceFile],
     folder: Path,
     *,
-    token: Token,
+    token: Login,
     report: Report = lambda done, total: None,
 ) -> None:
     """Bring the files into the folder, going on where an earlier call was broken off.
 
     Raises:
-        HubRefusal: as `look_up`, or `download_damaged`.
+        HuggingFaceRefusal: as `look_up`, or `download_damaged`.
     """
     total = sum(file.size_bytes or 0 for file in files)
     before = 0
@@ -113,7 +114,9 @@ def fetch_files(
         report_file(0)
 
 
-def _fetch(repository: HubRepository, file: HubFile, target: Path, token: Token, report: Callable[[int], None]) -> None:
+def _fetch(
+    repository: HuggingFaceRepository, file: HuggingFaceFile, target: Path, token: Login, report: Callable[[int], None]
+) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.part")
     with _refusals(repository.reference, repository.kind):
@@ -135,9 +138,9 @@ def _fetch(repository: HubRepository, file: HubFile, target: Path, token: Token,
             )
     if file.sha256 is not None and sha256_of(partial) != file.sha256:
         partial.unlink()
-        raise HubRefusal(
+        raise HuggingFaceRefusal(
             "download_damaged",
-            f"{file.path} does not have the SHA-256 that the hub names; it was thrown away.",
+            f"{file.path} does not have the SHA-256 that Hugging Face names; it was thrown away.",
             "Try again.",
             may_pass=True,
         )
@@ -158,12 +161,12 @@ class _Counted(io.BufferedWriter):
 
 
 @contextmanager
-def _refusals(reference: HubReference, kind: Kind) -> Iterator[None]:
-    """Turn what the hub's client raises into words; its own may quote headers, ours never do."""
+def _refusals(reference: HuggingFaceReference, kind: RepositoryKind) -> Iterator[None]:
+    """Turn what huggingface_hub raises into words; its own may quote headers, ours never do."""
     try:
         from huggingface_hub import errors
     except ModuleNotFoundError as missing:
-        raise HubRefusal(
+        raise HuggingFaceRefusal(
             "fetch_failed",
             "huggingface_hub is not installed here.",
             'Install it with `pip install "finetune_hub[all]"`.',
@@ -174,41 +177,45 @@ def _refusals(reference: HubReference, kind: Kind) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError as gated:
-        raise HubRefusal(
+        raise HuggingFaceRefusal(
             "repository_gated",
-            f"{name} is gated: the hub gives it only to accounts that accepted its terms.",
-            f"Accept them at {page}, then have a team admin set the team's hub token (Team page, or `finetune-hub "
-            "hub-token set`) to one of that account. `finetune-hub train` reads HF_TOKEN.",
+            f"{name} is gated: Hugging Face gives it only to accounts that accepted its terms.",
+            f"Accept them at {page}, then have a team admin set the team's Hugging Face token (Team page, or "
+            "`finetune-hub huggingface-token set`) to one of that account. `finetune-hub train` reads HF_TOKEN.",
         ) from gated
     except errors.RevisionNotFoundError as unknown:
-        raise HubRefusal(
+        raise HuggingFaceRefusal(
             "unknown_revision",
             f"{name} has no revision {reference.revision!r}.",
             f"Give a branch, tag or commit of {page}, or leave it out for the main branch.",
         ) from unknown
     except errors.RepositoryNotFoundError as unknown:
-        raise HubRefusal(
+        raise HuggingFaceRefusal(
             "unknown_repository",
-            f"The hub has no {kind} {name}, or shows it to its members only.",
-            "Check the id; a private one needs the team's hub token (for `finetune-hub train`: HF_TOKEN).",
+            f"Hugging Face has no {kind} {name}, or shows it to its members only.",
+            "Check the id; a private one needs the team's Hugging Face token (for `finetune-hub train`: HF_TOKEN).",
         ) from unknown
     except errors.HFValidationError as invalid:
-        raise HubRefusal("unknown_repository", f"{name!r} is no id of the hub.", "Write `owner/name`.") from invalid
+        raise HuggingFaceRefusal(
+            "unknown_repository", f"{name!r} is no id on Hugging Face.", "Write `owner/name`."
+        ) from invalid
     except errors.HfHubHTTPError as refused:
         status = refused.response.status_code
         if status in (401, 403):
-            raise HubRefusal(
-                "hub_token_refused", f"The hub refuses the token ({status}).", "Set one that is valid and may read."
+            raise HuggingFaceRefusal(
+                "huggingface_token_refused",
+                f"Hugging Face refuses the token ({status}).",
+                "Set one that is valid and may read.",
             ) from refused
         raise _unreachable(name, f"status {status}", endpoint) from refused
     except Exception as broken:  # The client changes its HTTP library, and so its errors, from version to version.
         raise _unreachable(name, type(broken).__name__, endpoint) from broken
 
 
-def _unreachable(name: str, why: str, endpoint: str) -> HubRefusal:
-    return HubRefusal(
+def _unreachable(name: str, why: str, endpoint: str) -> HuggingFaceRefusal:
+    return HuggingFaceRefusal(
         "fetch_failed",
-        f"{name} could not be fetched from the hub at {endpoint} ({why}).",
+        f"{name} could not be fetched from Hugging Face at {endpoint} ({why}).",
         "Check the network and HF_ENDPOINT and try again: it goes on from here. Or give the folder of a copy.",
         may_pass=True,
     )

@@ -1,4 +1,4 @@
-"""Base models and datasets from a hub, by a whole running service: cancelled, gone on with, and no secret left."""
+"""Base models and datasets from Hugging Face, by a whole running hub: cancelled, resumed, and no secret left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from finetune_hub.cli.answers import JobDetail
 from finetune_hub.cli.client import Hub
-from tests.fake_hub import COMMIT, TOKEN, FakeHub, Repository
+from tests.fake_huggingface import COMMIT, TOKEN, FakeHuggingFace, Repository
 from tests.integration.conftest import RunningHub, wait_until
 from tests.tiny_models import make_chat_rows, make_tiny_model
 
@@ -23,12 +23,14 @@ def ended(client: Hub, job_id: str) -> JobDetail:
     return list(client.watch(job_id, poll_seconds=0.2))[-1].job
 
 
-def test_a_cancelled_import_goes_on_from_what_is_there(hub: RunningHub, fake_hub: FakeHub, tmp_path: Path) -> None:
+def test_a_cancelled_import_goes_on_from_what_is_there(
+    hub: RunningHub, fake_huggingface: FakeHuggingFace, tmp_path: Path
+) -> None:
     folder = make_tiny_model(tmp_path / "published", hidden=1024, layers=3)
     size_bytes = (folder / "model.safetensors").stat().st_size
     assert size_bytes > 3 * CHUNK_BYTES
-    fake_hub.repositories["models/team/large"] = Repository(folder)
-    fake_hub.stops_at = 2 * CHUNK_BYTES
+    fake_huggingface.repositories["models/team/large"] = Repository(folder)
+    fake_huggingface.stops_at = 2 * CHUNK_BYTES
     with hub.client() as client:
         first = client.import_base_model("large", "hf:team/large@main")
         partial = hub.home / "cache" / "downloads" / first.id / "model.safetensors.part"
@@ -39,34 +41,34 @@ def test_a_cancelled_import_goes_on_from_what_is_there(hub: RunningHub, fake_hub
         assert ended(client, first.job_id).state == "cancelled"
         assert client.base_models("large")[0].state == "failed"
 
-        fake_hub.stops_at = None
-        fake_hub.asked.clear()
+        fake_huggingface.stops_at = None
+        fake_huggingface.asked.clear()
         second = client.import_base_model("large", "hf:team/large@main")
         job = ended(client, second.job_id)
         assert job.state == "succeeded", job
         model = client.base_model(second.id)
-    starts = [asked.start for asked in fake_hub.asked if asked.name == "model.safetensors"]
+    starts = [asked.start for asked in fake_huggingface.asked if asked.name == "model.safetensors"]
     assert starts[0] >= CHUNK_BYTES
     assert (model.state, model.commit, model.access, model.license) == ("ready", COMMIT, "open", "mit")
-    assert "config.json" not in [asked.name for asked in fake_hub.asked]
+    assert "config.json" not in [asked.name for asked in fake_huggingface.asked]
     assert not list((hub.home / "cache" / "downloads").glob("bm-*"))
 
 
 def test_a_gated_model_needs_the_teams_token_which_stays_secret(
-    hub: RunningHub, fake_hub: FakeHub, tmp_path: Path
+    hub: RunningHub, fake_huggingface: FakeHuggingFace, tmp_path: Path
 ) -> None:
-    fake_hub.repositories["models/team/gated"] = Repository(make_tiny_model(tmp_path / "published"), gated=True)
+    fake_huggingface.repositories["models/team/gated"] = Repository(make_tiny_model(tmp_path / "published"), gated=True)
     with hub.client() as client:
         refused = ended(client, client.import_base_model("gated", "hf:team/gated").job_id)
         assert refused.failure.failure_class == "bad_config"
         assert "team/gated is gated" in refused.failure.message
-        assert client.set_hub_token(TOKEN).is_set
+        assert client.set_huggingface_token(TOKEN).is_set
         job = ended(client, client.import_base_model("gated", "hf:team/gated").job_id)
         assert job.state == "succeeded", job
         model = client.base_models("gated")[0]
         assert (model.access, model.commit) == ("gated", COMMIT)
-        assert client.remove_hub_token().model_dump() == {"is_set": False, "set_by": None, "set_at": None}
-    assert f"Bearer {TOKEN}" in fake_hub.tokens
+        assert client.remove_huggingface_token().model_dump() == {"is_set": False, "set_by": None, "set_at": None}
+    assert f"Bearer {TOKEN}" in fake_huggingface.tokens
     found = subprocess.run(["grep", "-rl", TOKEN, hub.home], capture_output=True, text=True, check=False)
     assert (found.stdout, found.stderr) == ("", "")
     rows = all_rows(hub)
@@ -84,13 +86,15 @@ def all_rows(hub: RunningHub) -> str:
     return hub.manage("shell", "--no-imports", "-c", code)
 
 
-def test_a_dataset_comes_from_the_hub_with_its_origin(hub: RunningHub, fake_hub: FakeHub, tmp_path: Path) -> None:
+def test_a_dataset_comes_from_the_hub_with_its_origin(
+    hub: RunningHub, fake_huggingface: FakeHuggingFace, tmp_path: Path
+) -> None:
     folder = tmp_path / "published"
     (folder / "data").mkdir(parents=True)
     make_chat_rows(folder / "data" / "train-00000-of-00002.jsonl", 30, seed=1)
     make_chat_rows(folder / "data" / "train-00001-of-00002.jsonl", 20, seed=2)
     make_chat_rows(folder / "data" / "test.jsonl", 10, seed=3)
-    fake_hub.repositories["datasets/team/rows"] = Repository(folder, license="cc-by-4.0")
+    fake_huggingface.repositories["datasets/team/rows"] = Repository(folder, license="cc-by-4.0")
     with hub.client() as client:
         job = ended(client, client.import_dataset("hub-rows", "hf:team/rows@main:train").id)
         assert job.state == "succeeded", job
@@ -105,12 +109,14 @@ def test_a_dataset_comes_from_the_hub_with_its_origin(hub: RunningHub, fake_hub:
         assert "data/test.jsonl" in failed.failure.remedy
 
 
-def test_a_dataset_comes_from_an_address_and_is_checked(hub: RunningHub, fake_hub: FakeHub, tmp_path: Path) -> None:
+def test_a_dataset_comes_from_an_address_and_is_checked(
+    hub: RunningHub, fake_huggingface: FakeHuggingFace, tmp_path: Path
+) -> None:
     folder = tmp_path / "published"
     folder.mkdir()
     (folder / "rows.csv").write_text("question,answer\n2 + 2?,4\n3 + 3?,\n")
-    fake_hub.repositories["datasets/team/table"] = Repository(folder)
-    url = f"{fake_hub.url}/datasets/team/table/resolve/main/rows.csv"
+    fake_huggingface.repositories["datasets/team/table"] = Repository(folder)
+    url = f"{fake_huggingface.url}/datasets/team/table/resolve/main/rows.csv"
     with hub.client() as client:
         job = ended(client, client.import_dataset("table", url).id)
         assert (job.state, job.failure.failure_class) == ("failed", "bad_data")
@@ -121,12 +127,14 @@ def test_a_dataset_comes_from_an_address_and_is_checked(hub: RunningHub, fake_hu
     assert re.fullmatch(rf"{re.escape(url)} \(SHA-256 [0-9a-f]{{64}}\)", version.source)
 
 
-def test_unknown_columns_are_told_and_can_be_mapped(hub: RunningHub, fake_hub: FakeHub, tmp_path: Path) -> None:
+def test_unknown_columns_are_told_and_can_be_mapped(
+    hub: RunningHub, fake_huggingface: FakeHuggingFace, tmp_path: Path
+) -> None:
     folder = tmp_path / "published"
     folder.mkdir()
     (folder / "rows.csv").write_text("frage,antwort\n2 + 2?,4\n")
-    fake_hub.repositories["datasets/team/foreign"] = Repository(folder)
-    url = f"{fake_hub.url}/datasets/team/foreign/resolve/main/rows.csv"
+    fake_huggingface.repositories["datasets/team/foreign"] = Repository(folder)
+    url = f"{fake_huggingface.url}/datasets/team/foreign/resolve/main/rows.csv"
     with hub.client() as client:
         job = ended(client, client.import_dataset("foreign", url).id)
         assert job.result == {"unknown_columns": ["antwort", "frage"]}
