@@ -1,4 +1,4 @@
-"""Fixtures for all tests. The servers that they need start in tests/services.py."""
+"""Fixtures for all tests. The servers that they need start in tests/servers.py."""
 
 from __future__ import annotations
 

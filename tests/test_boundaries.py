@@ -12,7 +12,7 @@ LOADED_AFTER = "import django, sys; django.setup(); import {modules}; print(*sys
 
 
 def test_web_control_and_worker_load_no_torch() -> None:
-    modules = "finetune_hub.asgi, finetune_hub.urls, workers.control, workers.gpu, workers.fetch"
+    modules = "finetune_hub.asgi, finetune_hub.urls, workers.control, workers.gpu, workers.fetch_pypi"
     program = LOADED_AFTER.format(modules=modules)
     loaded = subprocess.run(
         [sys.executable, "-c", program],

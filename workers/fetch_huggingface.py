@@ -9,11 +9,11 @@ import shutil
 import sys
 from pathlib import Path
 
+from finetune_hub.artifacts.huggingface import fetch_files, look_up
 from finetune_hub.artifacts.huggingface_files import dataset_files, model_files
-from finetune_hub.artifacts.huggingface import Token, fetch_files, look_up
 from finetune_hub.spec.events import Resolved
 from finetune_hub.spec.run import FetchedDataset, HuggingFaceFetchRun
-from workers.fetch import Reporter, ended, report
+from workers.downloading import Reporter, ended, report
 from workers.join_files import join_files
 from workers.supervisor import write_json
 

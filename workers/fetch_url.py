@@ -17,11 +17,10 @@ import httpx
 
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.machine.public_addresses import NotPublic, look_up
-from finetune_hub.spec.events import Log
 from finetune_hub.spec.problem import Explained, Failed, FailureClass
 from finetune_hub.spec.run import FetchedDataset, UrlFetchRun
 from finetune_hub.spec.sizes import size_in_words
-from workers.fetch import CHUNK_BYTES, TRIES, Reporter, ended, going_on, report
+from workers.downloading import CHUNK_BYTES, TRIES, Reporter, ended, going_on
 from workers.supervisor import write_json
 
 MAX_REDIRECTS = 5

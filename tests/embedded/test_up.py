@@ -29,7 +29,7 @@ from tests.embedded import test_postgres, test_valkey
 from tests.embedded.conftest import mode_of, wait_for
 
 CLI = [sys.executable, "-m", "finetune_hub.cli.main"]
-# What tests/services.py sets for the tests' own Django is none of this hub's business.
+# What tests/servers.py sets for the tests' own Django is none of this hub's business.
 OWN = ("FINETUNE_HUB_", "DATABASE_URL", "REDIS_URL", "ARTIFACT_URL", "SECRET_KEY", "ALLOWED_HOSTS")
 # What a hub may take when nobody uses it; `benchmarks/hub.py` has the figures, part by part.
 AT_REST_BYTES = 600_000_000

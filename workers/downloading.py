@@ -1,0 +1,65 @@
+"""What all downloads share: how much they read at once, how often they try, how they report what they have, and how they end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import tenacity
+
+from finetune_hub.machine.event_file import EventLog
+from finetune_hub.spec.events import EXIT_FAILED, EngineEvent, Failure, Log, Progress
+from finetune_hub.spec.problem import Explained
+
+CHUNK_BYTES = 1 << 20
+TRIES = 5
+MB = 10**6
+REPORT_SECONDS = 1.0
+
+
+class Reporter:
+    """Reports how many bytes are there, once a second at most."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self._output_dir, self._due = output_dir, 0.0
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        if time.monotonic() >= self._due or done_bytes == total_bytes:
+            self._due = time.monotonic() + REPORT_SECONDS
+            report(self._output_dir, Progress(done=done_bytes // MB, total=total_bytes // MB, unit="MB"))
+
+
+def report(output_dir: Path, event: EngineEvent) -> None:
+    """Add the event to the folder's `events.jsonl`."""
+    with EventLog(output_dir) as log:
+        log.emit(event)
+
+
+def going_on(output_dir: Path, *broken: type[Exception]) -> tenacity.Retrying:
+    """Calls again after such errors, TRIES times in all, with longer and longer pauses; each is reported."""
+
+    def tell(state: tenacity.RetryCallState) -> None:
+        assert state.outcome is not None
+        error = type(state.outcome.exception()).__name__
+        report(output_dir, Log(level="warn", message=f"The download broke ({error}); going on."))
+
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(broken),
+        stop=tenacity.stop_after_attempt(TRIES),
+        wait=tenacity.wait_exponential(),
+        before_sleep=tell,
+        reraise=True,
+    )
+
+
+def ended(fetch: Callable[[], None], output_dir: Path) -> int:
+    """Fetch; the exit status, as the engine's: why it failed is the last event."""
+    try:
+        fetch()
+    except Explained as error:
+        report(output_dir, Failure.of(error.failed))
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
+    return 0
