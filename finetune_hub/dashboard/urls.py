@@ -97,6 +97,9 @@ urlpatterns = [
     path("team/<slug:slug>/members/<int:membership_id>/remove", team.remove, name="member-remove"),
     path("team/<slug:slug>/huggingface-token", team.change_huggingface_token, name="huggingface-token-set"),
     path("team/<slug:slug>/huggingface-token/remove", team.drop_huggingface_token, name="huggingface-token-remove"),
+    # Their former addresses, for one release: pages that are still open send there.
+    path("team/<slug:slug>/hub-token", team.change_huggingface_token, name="hub-token-set"),
+    path("team/<slug:slug>/hub-token/remove", team.drop_huggingface_token, name="hub-token-remove"),
     path("docs/", guides.show_docs, name="docs"),
     path("docs/<path:name>/", guides.show_guide, name="guide"),
     path("account/", account.show_account, name="account"),

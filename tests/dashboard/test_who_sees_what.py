@@ -66,6 +66,8 @@ DEEDS_OF_ADMINS = {
     "member-remove",
     "huggingface-token-set",
     "huggingface-token-remove",
+    "hub-token-set",
+    "hub-token-remove",
     "chat-connect",
     "chat-disconnect",
 }
@@ -130,6 +132,8 @@ def address(world: World, name: str) -> str:
         "alias-remove": [an_alias_of(world).pk],
         "huggingface-token-set": [world.team.slug],
         "huggingface-token-remove": [world.team.slug],
+        "hub-token-set": [world.team.slug],
+        "hub-token-remove": [world.team.slug],
         "worker-revoke": [world.worker.name],
         "worker-remove": [world.worker.name],
         "device-release": [world.worker.name, "cpu", 0],
@@ -284,6 +288,7 @@ DATA = {
     "member-add": {"username": "bob", "role": "viewer"},
     "member-role": {"role": "viewer"},
     "huggingface-token-set": {"token": "hf_x"},
+    "hub-token-set": {"token": "hf_x"},
 }
 REFUSED_TO_MEMBERS = {"owner": 302, "teammate": 403, "viewer": 403, "outsider": 404, "anonymous": 302}
 
