@@ -26,8 +26,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3MoeConfig, 
 from benchmarks.engine import SKIPPED_STEPS, cpu_name
 from finetune_hub.engine.adapters.lora import LoraAdapter
 from finetune_hub.engine.fast import fast_modules
-from finetune_hub.engine.memory import peak_memory_bytes
 from finetune_hub.engine.model import DTYPES, load_base_model
+from finetune_hub.engine.process_memory import peak_memory_bytes
 from finetune_hub.spec.methods.low_rank import LoraMethod
 
 STEPS = 8

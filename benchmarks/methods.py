@@ -35,10 +35,10 @@ from finetune_hub.engine.adapters.adapter import Adapter, parameter_groups
 from finetune_hub.engine.allocator import start_again_tuned
 from finetune_hub.engine.dataset import RowOrder, TokenRow, load_dataset
 from finetune_hub.engine.fast import fast_modules
-from finetune_hub.engine.memory import bound_kernel_caches
 from finetune_hub.engine.model import prove_fast_paths
 from finetune_hub.engine.objectives.objective import Setting, backward
 from finetune_hub.engine.objectives.sft import Sft
+from finetune_hub.engine.process_memory import bound_kernel_caches
 from finetune_hub.engine.train import held_out
 from finetune_hub.engine.train.ranks import Ranks
 from finetune_hub.engine.train.step import schedule

@@ -27,7 +27,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from finetune_hub.scheduling.placement.plan import Placing, plan
+from finetune_hub.scheduling.placement.placing import Placing, place_jobs
 from finetune_hub.scheduling.placement.situation import Assignment, Device, Run, Situation, TeamShare, WaitingJob
 from finetune_hub.scheduling.placement.turns import HALF_LIFE_SECONDS
 
@@ -186,7 +186,7 @@ class Fleet:
     def schedule(self, *, explain: bool) -> None:
         seen = self.situation()
         began = time.process_time()
-        made = plan(seen) if explain else Placing(seen)
+        made = place_jobs(seen) if explain else Placing(seen)
         took = time.process_time() - began
         (self.measured.explained_seconds if explain else self.measured.pass_seconds).append(took)
         self.measured.queue_lengths.append(len(seen.queue))

@@ -18,10 +18,10 @@ from django.db import InterfaceError, OperationalError, connection
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs import worker_port
 from finetune_hub.spec.problem import Failed
-from workers.attempt import LOOK_AT_THE_DISK, AttemptThread
 from workers.attempt_folder import AttemptFolder
+from workers.attempt_run import LOOK_AT_THE_DISK, AttemptThread
 from workers.device_watch import DeviceWatch
-from workers.disk import free_bytes_at
+from workers.free_disk import free_bytes_at
 from workers.inputs import cached_revisions
 from workers.inventory import find_devices
 from workers.supervisor import boot_clock

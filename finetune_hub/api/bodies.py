@@ -27,7 +27,7 @@ MAX_JSON_BYTES = 1 << 20
 FORM_OVERHEAD_BYTES = 64 * 1024  # The multipart borders and the other fields of an upload.
 
 
-class BaseModelImport(Part):
+class NewBaseModelImport(Part):
     """A base model to import."""
 
     name: str = Field(max_length=255, description="The name it gets; one of the known models needs no source.")
@@ -40,7 +40,7 @@ class BaseModelImport(Part):
     license: str = Field("", max_length=100, description="The model's licence, where its source names none.")
 
 
-class DatasetImport(Part):
+class NewDatasetImport(Part):
     """A dataset to fetch."""
 
     name: str = Field(max_length=255, description="The dataset; made when it is new.")
@@ -194,7 +194,7 @@ class JobChange(Part):
     priority: int = Field(description="See `submit_job`.")
 
 
-class Evaluation(Part):
+class NewEvaluation(Part):
     """A held-out dataset to answer with and without an adapter."""
 
     kind: Literal["evaluate"] = "evaluate"

@@ -16,7 +16,7 @@ from rest_framework.response import Response
 
 from finetune_hub.api.statuses import KIND_OF_STATUS, status_of
 from finetune_hub.artifacts.manifest import ArtifactError
-from finetune_hub.spec.defects import refuse_document
+from finetune_hub.spec.document_defects import refuse_document
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingSpec
 

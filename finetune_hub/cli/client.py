@@ -54,7 +54,7 @@ ENDED_STATES = frozenset({"succeeded", "failed", "cancelled"})
 
 
 @dataclass(frozen=True)
-class Progress:
+class JobLook:
     """One look at a job, with what is new since the look before."""
 
     job: JobDetail
@@ -207,7 +207,7 @@ class Hub(DataClient):
         """The end of what the engine printed."""
         return self._get(Log, f"jobs/{job_id}/log").text
 
-    def watch(self, job_id: str, *, poll_seconds: float = POLL_SECONDS) -> Iterator[Progress]:
+    def watch(self, job_id: str, *, poll_seconds: float = POLL_SECONDS) -> Iterator[JobLook]:
         """Look at the job again and again until it has ended; the last look is of the ended job.
 
         Short outages of the web process are waited for, up to a minute.
@@ -215,11 +215,11 @@ class Hub(DataClient):
         last_event = last_step = 0
         newest: MetricPoint | None = None
 
-        def look() -> Progress:
+        def look() -> JobLook:
             # The job comes first: once it has ended, its last event and step are there to be read.
             job = self.job(job_id)
             points, events = self.metrics(job_id, last_step), self.events(job_id, last_event)
-            return Progress(job, events, points, points[-1] if points else newest)
+            return JobLook(job, events, points, points[-1] if points else newest)
 
         while True:
             progress = through_outages(poll_seconds)(look)

@@ -23,8 +23,8 @@ from finetune_hub.cli.client import Document, Hub
 from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.output import EXIT_JOB_FAILED, failure_of, size, wait_for
 from finetune_hub.data.sample_tickets import write_tickets
-from finetune_hub.embedded.environment import manage
 from finetune_hub.embedded.folders import default_home, prepare_home
+from finetune_hub.embedded.hub_environment import manage
 from finetune_hub.embedded.state import UpState, read_state
 from finetune_hub.spec.problem import Problem
 from finetune_hub.spec.run import EvaluateResult, EvaluateSample

@@ -29,7 +29,7 @@ from finetune_hub.cli.output import (
     wait_for,
 )
 from finetune_hub.cli.recipes import read_recipe
-from finetune_hub.spec.merge import merge_patch
+from finetune_hub.spec.merge_patch import merge_patch
 from finetune_hub.spec.training import TrainingSpec
 
 app = style.new_group("Jobs: submit a recipe, watch it, pause, resume, retry or cancel it.")

@@ -22,7 +22,7 @@ from pydantic_core import to_jsonable_python
 
 from finetune_hub.cli import style
 from finetune_hub.cli.answers import Attempt, JobDetail, JobEvent
-from finetune_hub.cli.client import Hub, Progress
+from finetune_hub.cli.client import Hub, JobLook
 from finetune_hub.cli.connection import HubError
 from finetune_hub.spec.measures import MEASURES
 from finetune_hub.spec.problem import Problem
@@ -150,7 +150,7 @@ def published(job: JobDetail) -> str:
     return f": adapter {adapter.name}:{adapter.version} ({adapter.adapter_id})" if adapter else ""
 
 
-def progress_line(progress: Progress) -> str:
+def progress_line(progress: JobLook) -> str:
     """`steps 12/100, loss 1.2345, 0:01:05 left`, as far as it is known; of DPO its rewards too."""
     job = progress.job
     if not job.total_steps:
@@ -175,7 +175,7 @@ def event_line(event: JobEvent) -> str:
     return f"{event.created_at[11:19]}  {mark}{event.message}"
 
 
-def _show_lines(looks: Iterable[Progress]) -> JobDetail:
+def _show_lines(looks: Iterable[JobLook]) -> JobDetail:
     said_at = time.monotonic()
     for look in looks:
         for event in look.events:
@@ -186,10 +186,10 @@ def _show_lines(looks: Iterable[Progress]) -> JobDetail:
     return look.job
 
 
-def _show_bar(looks: Iterable[Progress]) -> JobDetail:
+def _show_bar(looks: Iterable[JobLook]) -> JobDetail:
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import JobLook as Bar
 
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.fields[state]}"), BarColumn(), TextColumn("{task.description}"))

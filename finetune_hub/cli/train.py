@@ -28,9 +28,9 @@ from finetune_hub.cli.output import (
     size,
 )
 from finetune_hub.cli.recipes import Recipe, read_recipe
-from finetune_hub.cli.training_progress import Progress, follow
+from finetune_hub.cli.training_progress import RunSoFar, follow
 from finetune_hub.machine.event_file import EVENTS_FILE, read_events
-from finetune_hub.spec.defects import refuse_document
+from finetune_hub.spec.document_defects import refuse_document
 from finetune_hub.spec.events import EXIT_STOPPED, Failure, Log, Plan, Step
 from finetune_hub.spec.problem import Problem
 from finetune_hub.spec.refusal import Refusal
@@ -156,7 +156,7 @@ def found_device() -> str:
 # ---- how it ends
 
 
-def end_unless_succeeded(engine: EngineProcess, progress: Progress, *, as_json: bool) -> None:
+def end_unless_succeeded(engine: EngineProcess, progress: RunSoFar, *, as_json: bool) -> None:
     """Say why the run did not end well, and end with the exit code of it."""
     if engine.exit_status == 0:
         return

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from finetune_hub.cli.engine_process import EngineProcess
 from finetune_hub.cli.output import measures, size
-from finetune_hub.spec.events import EngineEvent, Evaluation, Failure, Log, Plan, Step
+from finetune_hub.spec.events import EngineEvent, Evaluated, Failure, Log, Plan, Step
 from finetune_hub.spec.problem import Failed
 
 LINE_EVERY_STEPS = 10
@@ -17,7 +17,7 @@ RECENT_STEPS = 20  # What speed and time left are told from.
 
 
 @dataclass
-class Progress:
+class RunSoFar:
     """What the run has said so far."""
 
     resume_command: str
@@ -37,7 +37,7 @@ class Progress:
                 )
             case Step():
                 self.steps.append(event)
-            case Evaluation():
+            case Evaluated():
                 shown = [f"  {sample.answer!r} (expected {sample.expected!r})" for sample in event.samples]
                 mark = ", the lowest so far" if event.is_best else ""
                 return "\n".join([f"step {event.step}: held-out loss {event.loss:.4f}{mark}", *shown])
@@ -66,9 +66,9 @@ class Progress:
         )
 
 
-def follow(engine: EngineProcess, resume_command: str) -> Progress:
+def follow(engine: EngineProcess, resume_command: str) -> RunSoFar:
     """Show the run until it has ended. Ctrl-C asks it to stop, and what it writes meanwhile is shown too."""
-    progress = Progress(resume_command)
+    progress = RunSoFar(resume_command)
     show = _show_bar if sys.stderr.isatty() else _show_lines
     while engine.exit_status is None:
         try:
@@ -79,7 +79,7 @@ def follow(engine: EngineProcess, resume_command: str) -> Progress:
     return progress
 
 
-def _show_lines(events: Iterable[EngineEvent], progress: Progress) -> None:
+def _show_lines(events: Iterable[EngineEvent], progress: RunSoFar) -> None:
     for event in events:
         line = progress.add(event)
         if isinstance(event, Step) and event.step % LINE_EVERY_STEPS == 0:
@@ -88,7 +88,7 @@ def _show_lines(events: Iterable[EngineEvent], progress: Progress) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
-def _show_bar(events: Iterable[EngineEvent], progress: Progress) -> None:
+def _show_bar(events: Iterable[EngineEvent], progress: RunSoFar) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from finetune_hub.cli import style
-from finetune_hub.embedded.environment import load_environment
 from finetune_hub.embedded.folders import default_home, prepare_home
+from finetune_hub.embedded.hub_environment import load_environment
 from finetune_hub.embedded.stack import PYTHON, default_worker_name, worker_command
 from finetune_hub.embedded.state import read_state
 from finetune_hub.spec.ids import WORKER_NAME

@@ -137,8 +137,8 @@ def _manage(home: Path | None, command: str, name: str) -> None:
     if not re.fullmatch(WORKER_NAME, name):
         raise style.CommandError(f"{name!r} is no worker's name.", "Write up to 64 of a-z, 0-9 and -.", exit_code=2)
     require_unix(f"workers {command.removesuffix('_worker')}")
-    from finetune_hub.embedded.environment import manage
     from finetune_hub.embedded.folders import default_home
+    from finetune_hub.embedded.hub_environment import manage
 
     done = manage((home.expanduser() if home else default_home()).absolute(), command, name)
     print(done.stdout, end="")

@@ -13,7 +13,7 @@ from finetune_hub.dashboard.access import memberships_of, standing_of
 
 
 @dataclass(frozen=True)
-class Section:
+class NavigationEntry:
     """An entry of the navigation; its pages lie below `/<url_name>/`, and home itself at `/`."""
 
     url_name: str
@@ -22,13 +22,13 @@ class Section:
 
 
 SECTIONS = [
-    Section("home", "Home", "home"),
-    Section("jobs", "Jobs", "activity"),
-    Section("datasets", "Datasets", "rows"),
-    Section("base-models", "Base models", "cube"),
-    Section("adapters", "Adapters", "layers"),
-    Section("workers", "Workers", "chip"),
-    Section("team", "Team", "people"),
+    NavigationEntry("home", "Home", "home"),
+    NavigationEntry("jobs", "Jobs", "activity"),
+    NavigationEntry("datasets", "Datasets", "rows"),
+    NavigationEntry("base-models", "Base models", "cube"),
+    NavigationEntry("adapters", "Adapters", "layers"),
+    NavigationEntry("workers", "Workers", "chip"),
+    NavigationEntry("team", "Team", "people"),
 ]
 
 

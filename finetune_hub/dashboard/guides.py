@@ -18,7 +18,7 @@ from django.templatetags.static import static
 from django.urls import reverse
 from markdown_it.token import Token
 
-from finetune_hub.dashboard.markdown import Document, parse_guide, render_guide, words_of
+from finetune_hub.dashboard.markdown import RenderedGuide, parse_guide, render_guide, words_of
 
 INDEX = "README"
 SCHEMA = "openapi.yaml"
@@ -44,7 +44,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Group:
+class GuideGroup:
     title: str
     entries: tuple[Entry, ...]
 
@@ -52,7 +52,7 @@ class Group:
 @dataclass(frozen=True)
 class Guide:
     entry: Entry
-    document: Document
+    document: RenderedGuide
 
     @property
     def contents(self) -> list[tuple[int, str, str]]:
@@ -69,7 +69,7 @@ def docs_folder() -> Path:
 
 
 @cache
-def groups() -> tuple[Group, ...]:
+def groups() -> tuple[GuideGroup, ...]:
     """The index: its headings, with the links of the lists below them."""
     found: list[tuple[str, list[Entry]]] = []
     tokens = parse_guide(read(INDEX))
@@ -78,7 +78,7 @@ def groups() -> tuple[Group, ...]:
             found.append((words_of(tokens[place + 1]), []))
         elif token.type == "list_item_open" and found:
             found[-1][1].extend(_entries_of(tokens[place + 2]))
-    return tuple(Group(title, tuple(entries)) for title, entries in found)
+    return tuple(GuideGroup(title, tuple(entries)) for title, entries in found)
 
 
 def _entries_of(line: Token) -> Iterator[Entry]:

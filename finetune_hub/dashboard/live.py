@@ -32,7 +32,7 @@ from redis.exceptions import RedisError
 
 from finetune_hub.accounts.models import User
 from finetune_hub.dashboard.curve import point_json
-from finetune_hub.jobs.live import channel
+from finetune_hub.jobs.fan_out import channel
 from finetune_hub.jobs.models import Job, MetricPoint
 
 KEEP_ALIVE_SECONDS = 15.0

@@ -54,7 +54,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Document:
+class RenderedGuide:
     html: SafeString
     sections: tuple[Section, ...]
 
@@ -63,7 +63,7 @@ def parse_guide(text: str) -> list[Token]:
     return _guide_parser().parse(text)
 
 
-def render_guide(text: str, *, resolve: Callable[[str], str | None]) -> Document:
+def render_guide(text: str, *, resolve: Callable[[str], str | None]) -> RenderedGuide:
     """A guide of ours.
 
     Args:
@@ -82,7 +82,7 @@ def render_guide(text: str, *, resolve: Callable[[str], str | None]) -> Document
         attribute_filter=keep_attribute,
         link_rel="noopener",
     )
-    return Document(_with_furniture(html, prefix="code"), tuple(sections_of(tokens)))
+    return RenderedGuide(_with_furniture(html, prefix="code"), tuple(sections_of(tokens)))
 
 
 @lru_cache(maxsize=64)

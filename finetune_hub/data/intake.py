@@ -18,8 +18,8 @@ import orjson
 
 from finetune_hub.data.defects import BadRow, BrokenFile, Defect, InvalidDataset, RowProblem, json_type
 from finetune_hub.data.formats.format import Format
+from finetune_hub.data.formats.known_formats import recognise
 from finetune_hub.data.formats.mapped import Mapped
-from finetune_hub.data.formats.registry import recognise
 from finetune_hub.data.places import place_of
 from finetune_hub.data.readers.container import Container, find_container
 from finetune_hub.data.readers.records import Found, Record, Unread
@@ -58,7 +58,7 @@ class UnknownFormat(Exception):
         self.columns = columns
 
 
-class DatasetFile:
+class RecognisedFile:
     """A dataset file whose container and format are known; `rows` reads it from the beginning."""
 
     def __init__(self, path: Path, file_name: str | None = None, mapping: Mapping[str, str] | None = None) -> None:
@@ -136,7 +136,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
         InvalidDataset: at the first defect.
     """
     try:
-        file = DatasetFile(path)
+        file = RecognisedFile(path)
     except BrokenFile as broken:
         raise InvalidDataset(path.name, [broken.at(1)]) from broken
     except UnknownFormat as unknown:

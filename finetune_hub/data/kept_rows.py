@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 
-from finetune_hub.data.formats.registry import KEPT_FORMATS
+from finetune_hub.data.formats.known_formats import KEPT_FORMATS
 from finetune_hub.data.report import ROWS_PER_OFFSET
 from finetune_hub.data.rows import Row
 from finetune_hub.spec.row_kinds import RowKind

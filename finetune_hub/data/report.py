@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from finetune_hub.data.defects import BrokenFile, Defect, InvalidDataset, refusal_of
 from finetune_hub.data.formats.mapped import PARTS
-from finetune_hub.data.intake import DatasetFile, Rejected, UnknownFormat, unknown_format
+from finetune_hub.data.intake import RecognisedFile, Rejected, UnknownFormat, unknown_format
 from finetune_hub.data.rows import ChatRow, CompletionRow, LabelledRow, PreferenceRow, TextRow
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.row_kinds import RowKind
@@ -125,7 +125,7 @@ def look_at(
     """
     report = DatasetReport(file_name=file_name or path.name, recognised=None)
     try:
-        file = DatasetFile(path, report.file_name, mapping)
+        file = RecognisedFile(path, report.file_name, mapping)
     except (BrokenFile, UnknownFormat, InvalidDataset) as unusable:
         report.errors = _defects_of(unusable)
         report.columns = unusable.columns if isinstance(unusable, UnknownFormat) else []
@@ -150,7 +150,7 @@ def look_at(
 
 
 def _read(
-    file: DatasetFile, report: DatasetReport, rows: BinaryIO | None, quarantine: BinaryIO | None, max_defects: int
+    file: RecognisedFile, report: DatasetReport, rows: BinaryIO | None, quarantine: BinaryIO | None, max_defects: int
 ) -> None:
     digest = hashlib.sha256()
     row_count = size_bytes = 0

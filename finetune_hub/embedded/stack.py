@@ -21,12 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune_hub.embedded.children import Child, Program, Supervisor, rotate
-from finetune_hub.embedded.environment import EVERY_ADDRESS, build_environment, save_environment
 from finetune_hub.embedded.errors import BadAddress, PortTaken, ProgramFailed
 from finetune_hub.embedded.folders import prepare_home
+from finetune_hub.embedded.hub_environment import EVERY_ADDRESS, build_environment, save_environment
 from finetune_hub.embedded.postgres import Postgres, choose_folder
-from finetune_hub.embedded.state import Part, UpState, end_leftovers, write_state
-from finetune_hub.embedded.upgrade import Upgrade
+from finetune_hub.embedded.state import HubPart, UpState, end_leftovers, write_state
+from finetune_hub.embedded.upgrade_report import Upgrade
 from finetune_hub.embedded.valkey import Valkey
 from finetune_hub.machine.processes import identify
 
@@ -210,7 +210,7 @@ class Stack:
     def _write_state(self) -> None:
         identity = identify(os.getpid())
         assert identity is not None
-        parts = [Part.of(child) for child in self.supervisor.children]
+        parts = [HubPart.of(child) for child in self.supervisor.children]
         state = UpState(
             identity=identity,
             url=self.url,

@@ -17,7 +17,7 @@ from finetune_hub.embedded.folders import write_private
 from finetune_hub.machine.processes import ProcessIdentity
 
 
-class Part(BaseModel):
+class HubPart(BaseModel):
     """One child of `up`."""
 
     name: str
@@ -28,7 +28,7 @@ class Part(BaseModel):
     log: Path
 
     @classmethod
-    def of(cls, child: Child) -> Part:
+    def of(cls, child: Child) -> HubPart:
         return cls(
             name=child.program.name,
             state=child.state,
@@ -51,7 +51,7 @@ class UpState(BaseModel):
     started_at: float  # unix time
     has_started: bool  # every part has been ready once
     sockets: dict[str, Path]
-    parts: list[Part]
+    parts: list[HubPart]
 
     def is_healthy(self) -> bool:
         return self.has_started and all(part.is_healthy() for part in self.parts)

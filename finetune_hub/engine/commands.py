@@ -24,7 +24,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from finetune_hub import plugins
-from finetune_hub.engine.errors import EngineError, Infrastructure, OutOfMemory, Stopped
+from finetune_hub.engine.errors import EngineError, Infrastructure, OutOfMemory, StopRequested
 from finetune_hub.machine.durable_files import write_durably
 from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec import events, run
@@ -57,12 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
         return events.EXIT_UNSAID
 
 
-def _run(command: Command, document: Any, log: EventLog) -> int:
+def _run(command: EngineCommand, document: Any, log: EventLog) -> int:
     try:
         plugins.load("engine")
         result = command.start(document, log)
         write_durably(document.output_dir / "result.json", result.model_dump_json(indent=2).encode() + b"\n")
-    except Stopped as stopped:
+    except StopRequested as stopped:
         log.emit(events.Stopped(step=stopped.step))
         return events.EXIT_STOPPED
     except Exception as error:  # noqa: BLE001 - the process ends here, and its last line must say why
@@ -114,7 +114,7 @@ def _silence_libraries() -> None:
 
 
 def _stop_at_once(*_: object) -> None:
-    raise Stopped
+    raise StopRequested
 
 
 def _use_threads(threads: int | None) -> None:
@@ -172,7 +172,7 @@ def _export(document: run.ExportRun, log: EventLog) -> BaseModel:
 
 
 @dataclass(frozen=True)
-class Command:
+class EngineCommand:
     """One command: the document it reads, what runs it, and the module whose import takes its time."""
 
     help: str
@@ -182,23 +182,23 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command("train one adapter", run.TrainRun, _train, "finetune_hub.engine.train.loop"),
-    "verify": Command(
+    "train": EngineCommand("train one adapter", run.TrainRun, _train, "finetune_hub.engine.train.loop"),
+    "verify": EngineCommand(
         "reload an adapter and compare its logits with the trainer's",
         run.VerifyRun,
         _verify,
         "finetune_hub.engine.verify",
     ),
-    "evaluate": Command(
+    "evaluate": EngineCommand(
         "answer held-out rows with and without an adapter", run.EvaluateRun, _evaluate, "finetune_hub.engine.evaluate"
     ),
-    "import": Command(
+    "import": EngineCommand(
         "turn a GGUF file or a folder of safetensors into a base model",
         run.ImportRun,
         _import,
         "finetune_hub.engine.import_model",
     ),
-    "export": Command(
+    "export": EngineCommand(
         "write an adapter or a merged model for other programs",
         run.ExportRun,
         _export,

@@ -74,7 +74,7 @@ class PairRow(TokenRow):
 
 
 @dataclass(frozen=True)
-class Dataset:
+class WeightedRows:
     """The rows of one file and how often they are drawn."""
 
     rows: list[TokenRow]
@@ -129,7 +129,9 @@ class Batch:
 Encode = Callable[[ChatTemplate, Row, int, str], TokenRow]
 
 
-def load_dataset(file: DatasetFile, template: ChatTemplate, max_seq_len: int, log: EventLog, encode: Encode) -> Dataset:
+def load_dataset(
+    file: DatasetFile, template: ChatTemplate, max_seq_len: int, log: EventLog, encode: Encode
+) -> WeightedRows:
     """Check, read and tokenise one file, as the objective wants its rows.
 
     Rows whose supervised tokens were all cut away teach nothing: they are left out, and named in the log.
@@ -158,7 +160,7 @@ def load_dataset(file: DatasetFile, template: ChatTemplate, max_seq_len: int, lo
         )
     if mute:
         log.warn(f"{len(mute)} rows have no supervised token within {max_seq_len} tokens and are left out: {named}.")
-    return Dataset(rows, file.weight)
+    return WeightedRows(rows, file.weight)
 
 
 def _rows_of(path: Path) -> Iterator[tuple[int, Row]]:
@@ -192,7 +194,7 @@ class RowOrder:
     An epoch draws the least-weighted dataset once; one with twice that weight twice; a fraction is drawn at random.
     """
 
-    def __init__(self, datasets: Sequence[Dataset], seed: int) -> None:
+    def __init__(self, datasets: Sequence[WeightedRows], seed: int) -> None:
         self._datasets = datasets
         self._seed = seed
         least = min(dataset.weight for dataset in datasets)

@@ -44,7 +44,7 @@ class Infrastructure(EngineError):
     failure_class: FailureClass = "infrastructure"
 
 
-class Stopped(BaseException):
+class StopRequested(BaseException):
     """The run was asked to stop; not an error, so that no `except Exception` swallows it."""
 
     def __init__(self, step: int = 0) -> None:

@@ -30,7 +30,7 @@ SAMPLES = 10
 
 
 @dataclass(frozen=True)
-class Question:
+class HeldOutQuestion:
     """A held-out row, ready to be asked."""
 
     prompt: str
@@ -95,19 +95,19 @@ def _rows(run: EvaluateRun) -> Iterator[tuple[int, Row]]:
     return chain.from_iterable(read_rows(file.path) for file in run.datasets)
 
 
-def _question(template: ChatTemplate, line: int, row: Row) -> Question:
+def _question(template: ChatTemplate, line: int, row: Row) -> HeldOutQuestion:
     if isinstance(row, TextRow):
         raise BadData(
             f"Line {line}: a plain text asks nothing that could be answered.",
             "Evaluate with chats, or with prompts and completions.",
         )
     if isinstance(row, CompletionRow):
-        return Question(row.prompt, template.encode_text(row.prompt, "").input_ids[:-1], row.completion.strip())
+        return HeldOutQuestion(row.prompt, template.encode_text(row.prompt, "").input_ids[:-1], row.completion.strip())
     chat = as_chat(row)
     last = max(index for index, message in enumerate(chat.messages) if message["role"] == "assistant")
     before = chat.messages[:last]
     try:
-        return Question(
+        return HeldOutQuestion(
             prompt=template.render(before, chat.tools, generation_prompt=True),
             input_ids=template.encode_prompt(before, chat.tools),
             expected=(chat.messages[last].get("content") or "").strip(),

@@ -18,7 +18,7 @@ from django.db.models.functions import Now
 from finetune_hub.accounts.models import User
 from finetune_hub.fleet.models import Worker
 from finetune_hub.fleet.pokes import poke_control, poke_worker
-from finetune_hub.jobs.live import announce
+from finetune_hub.jobs.fan_out import announce
 from finetune_hub.jobs.models import (
     Attempt,
     AttemptState,

@@ -37,7 +37,7 @@ GUESSED = "The rows' lengths are guessed from the file's size: four bytes a toke
 
 
 @dataclass(frozen=True)
-class Question:
+class PlanInputs:
     """What a plan is made of but for the spec: the base model's shape, the rows, kinds of devices and finished runs."""
 
     versions: Sequence[DatasetVersion]
@@ -51,7 +51,7 @@ class Question:
     runs: Sequence[FinishedRun]
 
     @classmethod
-    def ask(cls, team: Team, base_model_name: str, choices: Sequence[DatasetChoice]) -> Question:
+    def of(cls, team: Team, base_model_name: str, choices: Sequence[DatasetChoice]) -> PlanInputs:
         """
         Raises:
             Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
@@ -87,15 +87,15 @@ def plan_training(team: Team, spec: TrainingSpec) -> PlanAnswer:
     """The spec on every kind of device that the hub has.
 
     Raises:
-        Refusal: as `Question.ask`.
+        Refusal: as `PlanInputs.of`.
     """
-    question = Question.ask(team, spec.base_model, spec.datasets)
-    assumptions = [question.rows_in_words]
-    if not question.shape.is_understood:
+    inputs = PlanInputs.of(team, spec.base_model, spec.datasets)
+    assumptions = [inputs.rows_in_words]
+    if not inputs.shape.is_understood:
         assumptions.append("The model's layers are of a kind that planning knows roughly; expect larger errors.")
     if spec.runtime.dtype == "auto":
         assumptions.append("`dtype: auto` is taken for bfloat16 on a GPU, and on a CPU for float32, which needs more.")
-    plans = question.plans(spec)
+    plans = inputs.plans(spec)
     uneven = uneven_needs([plan for plan, _ in plans])
     assumptions += [uneven] if uneven and spec.runtime.device is None else []
     return PlanAnswer.of(plans, gpus=spec.runtime.gpus, assumptions=assumptions)
@@ -105,16 +105,14 @@ def presets_for(team: Team, base_model: str, datasets: Sequence[DatasetChoice], 
     """Trainings filled in for these datasets and this base model, micro batches by the hub's own devices.
 
     Raises:
-        Refusal: `unknown_preset`, or as `Question.ask`.
+        Refusal: `unknown_preset`, or as `PlanInputs.of`.
     """
     for name in names:
         aim_of(name)
-    question = Question.ask(team, base_model, datasets)
+    inputs = PlanInputs.of(team, base_model, datasets)
     asked = TrainingSpec(base_model=base_model, datasets=list(datasets))
-    asked = asked.model_copy(update={"objective": objective_for(version.kind for version in question.versions)})
-    return [
-        make_preset(name, asked, question.shape, question.rows, list(question.kinds), question.runs) for name in names
-    ]
+    asked = asked.model_copy(update={"objective": objective_for(version.kind for version in inputs.versions)})
+    return [make_preset(name, asked, inputs.shape, inputs.rows, list(inputs.kinds), inputs.runs) for name in names]
 
 
 def memory_needed(team: Team, spec: TrainingSpec, *, allow_unfit: bool = False) -> int | None:
@@ -126,7 +124,7 @@ def memory_needed(team: Team, spec: TrainingSpec, *, allow_unfit: bool = False) 
         Refusal: `does_not_fit`: no device of the hub has room for it, be it busy, drained or offline.
     """
     try:
-        plans = Question.ask(team, spec.base_model, spec.datasets).plans(spec)
+        plans = PlanInputs.of(team, spec.base_model, spec.datasets).plans(spec)
     except Refusal as refusal:
         if refusal.code == "base_model_without_facts":
             return None
@@ -280,7 +278,7 @@ def estimate_of(attempt: Attempt) -> Estimate | None:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class EstimateCheck:
     """A run's estimate beside what it took so far."""
 
     estimated_bytes: float
@@ -294,10 +292,10 @@ class Comparison:
         return self.estimated_bytes / self.measured_bytes - 1
 
 
-def compare_with_estimate(job: Job) -> Comparison | None:
+def compare_with_estimate(job: Job) -> EstimateCheck | None:
     """The newest attempt that has taken a few steps; None: there is none, or its model or device is unknown."""
     attempt = Attempt.objects.filter(job=job).with_measures().order_by("-number").first()
     estimate = None if attempt is None else estimate_of(attempt)
     if attempt is None or estimate is None:
         return None
-    return Comparison(estimate.measurable_bytes, attempt.peak_bytes, estimate.seconds_per_step, attempt.mean_seconds)
+    return EstimateCheck(estimate.measurable_bytes, attempt.peak_bytes, estimate.seconds_per_step, attempt.mean_seconds)

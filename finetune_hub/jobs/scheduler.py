@@ -1,4 +1,4 @@
-"""One scheduler at a time: read jobs, devices and teams, call the pure `placement.plan`, and write what it decides."""
+"""One scheduler at a time: read jobs, devices and teams, call the pure `place_jobs`, and write what it decides."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from finetune_hub.fleet.models import Device, DeviceKind, Worker
 from finetune_hub.fleet.pokes import poke_worker
 from finetune_hub.fleet.worker_role import invited_workers
 from finetune_hub.jobs.expectations import expected_end, seconds_left
+from finetune_hub.jobs.fan_out import announce_all
 from finetune_hub.jobs.kinds.kind import KINDS
 from finetune_hub.jobs.lifecycle import lock_job, preempt
-from finetune_hub.jobs.live import announce_all
 from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, DeviceUse, Job, JobState
 from finetune_hub.jobs.team_use import uses_of_teams
 from finetune_hub.scheduling.placement import situation
-from finetune_hub.scheduling.placement.plan import Plan, plan
+from finetune_hub.scheduling.placement.placing import Placements, place_jobs
 from finetune_hub.scheduling.placement.reasons import Wait
 
 SCHEDULER_LOCK = 0x46485343  # Any fixed number: the key of the advisory lock.
@@ -51,7 +51,7 @@ def schedule_pass() -> int:
     barred = frozenset(device.device_id for device in known if device.worker_id in invited)
     here = frozenset(device.device_id for device in known if not device.away and device.kind != situation.IMPORTS)
     holders = holders_of_base_models(workers.values())
-    planned = plan(
+    planned = place_jobs(
         situation.Situation(
             now=now.timestamp(),
             next_month=month_after(now).timestamp(),
@@ -231,7 +231,7 @@ def month_after(moment: datetime) -> datetime:
 # ---- writing
 
 
-def lock_rows(planned: Plan) -> None:
+def lock_rows(planned: Placements) -> None:
     """Lock what the pass is about to write: jobs, then devices, each by their key.
 
     Whoever locks several of a kind takes this order, so that nobody waits in a circle with us. Those who end a job lock

@@ -31,7 +31,7 @@ from finetune_hub.jobs.lifecycle import (
 )
 from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, Job, JobState
 from finetune_hub.jobs.submission import check_priority
-from finetune_hub.spec.merge import merge_patch
+from finetune_hub.spec.merge_patch import merge_patch
 from finetune_hub.spec.refusal import Refusal
 
 

@@ -21,6 +21,7 @@ from django.db.models.functions import Now
 from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.fleet.models import Device, DeviceSample, Worker
 from finetune_hub.fleet.pokes import poke_control
+from finetune_hub.jobs.fan_out import announce
 from finetune_hub.jobs.lifecycle import (
     EventDraft,
     add_events,
@@ -30,7 +31,6 @@ from finetune_hub.jobs.lifecycle import (
     settle_stop,
     start_attempt,
 )
-from finetune_hub.jobs.live import announce
 from finetune_hub.jobs.models import (
     Attempt,
     AttemptState,
@@ -43,8 +43,7 @@ from finetune_hub.jobs.models import (
 )
 from finetune_hub.registry import actions as registry
 from finetune_hub.registry.models import AdapterVersion
-from finetune_hub.spec.events import Checkpoint as CheckpointEvent
-from finetune_hub.spec.events import EngineEvent, Evaluation, Listening, Log, Plan, Progress, Resolved, Step, Stopped
+from finetune_hub.spec import events as engine_events
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.problem import Failed
 
@@ -228,7 +227,7 @@ def events_offset(lease: Lease) -> int:
     return Attempt.objects.values_list("events_offset", flat=True).get(pk=lease.attempt_id)
 
 
-def record_events(lease: Lease, events: Sequence[EngineEvent], *, start: int, end: int) -> None:
+def record_events(lease: Lease, events: Sequence[engine_events.EngineEvent], *, start: int, end: int) -> None:
     """Record the events that lie between two offsets of the attempt's event file, once.
 
     Raises:
@@ -237,7 +236,7 @@ def record_events(lease: Lease, events: Sequence[EngineEvent], *, start: int, en
     with fenced(lease) as (job, attempt):
         if attempt.events_offset != start:  # Recorded before, by this worker's earlier life.
             return
-        steps = [event for event in events if isinstance(event, Step)]
+        steps = [event for event in events if isinstance(event, engine_events.Step)]
         MetricPoint.objects.bulk_create(MetricPoint.of_step(attempt, step) for step in steps)
         drafts = [draft for event in events if (draft := describe(event))]
         if drafts:
@@ -245,40 +244,40 @@ def record_events(lease: Lease, events: Sequence[EngineEvent], *, start: int, en
         else:
             announce(job.pk)
         Attempt.objects.filter(pk=attempt.pk).update(events_offset=end, progress_at=Now())
-        for resolved in (event for event in events if isinstance(event, Resolved)):
+        for resolved in (event for event in events if isinstance(event, engine_events.Resolved)):
             _pin(job, resolved)
         _record_progress(job, attempt, events)
 
 
-def describe(event: EngineEvent) -> EventDraft | None:
+def describe(event: engine_events.EngineEvent) -> EventDraft | None:
     """The event as a line of the job's history; None for what curve, progress bar or the attempt's end tell."""
     match event:
-        case Log():
+        case engine_events.Log():
             return EventDraft(event.message, event.level)
-        case Plan():
+        case engine_events.Plan():
             again = f", from step {event.first_step}" if event.first_step else ""
             return EventDraft(
                 f"{event.total_steps} steps over {event.rows} rows{again}: {event.trainable_parameters:,} of "
                 f"{event.total_parameters:,} parameters are trained, in {event.dtype} on {event.device}."
             )
-        case CheckpointEvent():
+        case engine_events.Checkpointed():
             return EventDraft(f"Checkpoint at step {event.step}.")
-        case Evaluation():
+        case engine_events.Evaluated():
             mark = ", the lowest so far" if event.is_best else ""
             return EventDraft(f"Held-out loss {event.loss:.4f} at step {event.step}{mark}.")
-        case Resolved():
+        case engine_events.Resolved():
             licence = event.license or "none named"
             return EventDraft(
                 f"{event.repository} is at commit {event.commit}; access {event.access}, licence {licence}."
             )
-        case Listening():
+        case engine_events.Listening():
             return EventDraft(f"It can be called at {event.address}.")
-        case Stopped():
+        case engine_events.Stopped():
             return EventDraft(f"Stopped at step {event.step}.")
     return None
 
 
-def _pin(job: Job, found: Resolved) -> None:
+def _pin(job: Job, found: engine_events.Resolved) -> None:
     """Keep the commit that the job's source is, so that its next attempt fetches the same."""
     if job.base_model:
         job.base_model.set_lookup(commit=found.commit, access=found.access, license_name=found.license)
@@ -286,19 +285,19 @@ def _pin(job: Job, found: Resolved) -> None:
         Job.objects.filter(pk=job.pk).update(spec=job.spec | {"commit": found.commit})
 
 
-def _record_progress(job: Job, attempt: Attempt, events: Sequence[EngineEvent]) -> None:
+def _record_progress(job: Job, attempt: Attempt, events: Sequence[engine_events.EngineEvent]) -> None:
     changes: dict[str, Any] = {}
     for event in events:
         match event:
-            case Plan():
+            case engine_events.Plan():
                 changes |= {"total_steps": event.total_steps, "step": event.first_step, "progress_unit": "steps"}
-            case Step():
+            case engine_events.Step():
                 changes["step"] = event.step
-            case Progress():
+            case engine_events.Progress():
                 changes |= {"step": event.done, "total_steps": event.total, "progress_unit": event.unit}
-            case Listening():
+            case engine_events.Listening():
                 changes["address"] = event.address
-    if any(isinstance(event, Step) for event in events):
+    if any(isinstance(event, engine_events.Step) for event in events):
         newest = attempt.metrics.order_by("-step").values_list("seconds", flat=True)[:ETA_STEPS]
         left = (changes.get("total_steps") or job.total_steps or changes["step"]) - changes["step"]
         changes["eta_seconds"] = left * fmean(newest)

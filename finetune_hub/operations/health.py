@@ -23,7 +23,7 @@ from django.db.models.functions import Coalesce, Now
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import ArtifactStore, shared_store
 from finetune_hub.fleet.models import Device, Worker
-from finetune_hub.jobs.live import ping_redis
+from finetune_hub.jobs.fan_out import ping_redis
 from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobState, wait_of_job
 from finetune_hub.jobs.news import tell_of
 from finetune_hub.operations.models import Round, RoundName

@@ -15,7 +15,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from finetune_hub.embedded.errors import DatabaseNewer
-from finetune_hub.embedded.upgrade import Upgrade
+from finetune_hub.embedded.upgrade_report import Upgrade
 from finetune_hub.operations.models import Release
 
 

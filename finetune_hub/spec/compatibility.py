@@ -15,7 +15,7 @@ from typing import Literal
 
 from finetune_hub.spec.methods.method import Method
 
-Program = Literal["PEFT", "vLLM", "llama.cpp", "LoRAX"]
+ServingProgram = Literal["PEFT", "vLLM", "llama.cpp", "LoRAX"]
 Answer = Literal["yes", "export", "no"]
 
 # Types of base models, as their config.json calls them, that the engine writes GGUF for.
@@ -27,7 +27,7 @@ VLLM_LARGEST_RANK = 512
 class Compatibility:
     """Whether one program can serve one adapter."""
 
-    program: Program
+    program: ServingProgram
     answer: Answer
     reason: str
     """A sentence for people; where the answer is no, with the way out."""
@@ -52,7 +52,7 @@ def _vllm(method: Method) -> Compatibility:
     return _multi_lora(method, "vLLM")
 
 
-def _multi_lora(method: Method, program: Program) -> Compatibility:
+def _multi_lora(method: Method, program: ServingProgram) -> Compatibility:
     if not method.is_even:
         reason = "It knows one rank and one scale for all layers; the portable export makes them equal."
         return Compatibility(program, "export", reason, "portable")

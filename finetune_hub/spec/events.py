@@ -76,7 +76,7 @@ class Sample(Part):
     answer: str
 
 
-class Evaluation(Event):
+class Evaluated(Event):
     """The held-out rows were measured."""
 
     type: Literal["evaluation"] = "evaluation"
@@ -90,7 +90,7 @@ class Evaluation(Event):
     samples: list[Sample] = []
 
 
-class Checkpoint(Event):
+class Checkpointed(Event):
     """A checkpoint is complete on disk: `path` is relative to the run's `output_dir`, `files` to it."""
 
     type: Literal["checkpoint"] = "checkpoint"
@@ -150,7 +150,7 @@ class Stopped(Event):
 
 
 EngineEvent = Annotated[
-    Log | Plan | Step | Evaluation | Checkpoint | Progress | Resolved | Listening | Failure | Stopped,
+    Log | Plan | Step | Evaluated | Checkpointed | Progress | Resolved | Listening | Failure | Stopped,
     Field(discriminator="type"),
 ]
 engine_event: TypeAdapter[EngineEvent] = TypeAdapter(EngineEvent)

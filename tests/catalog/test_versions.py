@@ -15,7 +15,7 @@ from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog import compare
 from finetune_hub.catalog.choices import find_dataset_version
-from finetune_hub.catalog.downloads import find_download
+from finetune_hub.catalog.dataset_downloads import find_download
 from finetune_hub.catalog.local_files import dataset_file
 from finetune_hub.catalog.models import DatasetVersion
 from finetune_hub.catalog.search import find_rows

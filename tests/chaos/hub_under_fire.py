@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 
 from finetune_hub.cli.client import Hub
 from finetune_hub.cli.connection import HubError
-from finetune_hub.embedded.environment import load_environment
+from finetune_hub.embedded.hub_environment import load_environment
 from finetune_hub.embedded.stack import worker_command
 from finetune_hub.machine.processes import command_line
 from tests.chaos.cable import Cable

@@ -1,4 +1,4 @@
-"""Progress: a bar where somebody watches, plain lines elsewhere, and both end with the ended job."""
+"""JobLook: a bar where somebody watches, plain lines elsewhere, and both end with the ended job."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 
 from finetune_hub.cli import output
 from finetune_hub.cli.answers import JobDetail, JobEvent, MetricPoint
-from finetune_hub.cli.client import Progress
+from finetune_hub.cli.client import JobLook
 
 
-def look(state: str, step: int, *, total: int | None = 10, loss: float | None = None, message: str = "") -> Progress:
+def look(state: str, step: int, *, total: int | None = 10, loss: float | None = None, message: str = "") -> JobLook:
     job = JobDetail.model_construct(
         state=state,
         step=step,
@@ -20,7 +20,7 @@ def look(state: str, step: int, *, total: int | None = 10, loss: float | None = 
     )
     point = MetricPoint.model_construct(step=step, loss=loss) if loss else None
     events = [JobEvent.model_construct(number=step, level="warn", created_at="2026-01-31T12:34:56Z", message=message)]
-    return Progress(job, events if message else [], [point] if point else [], point)
+    return JobLook(job, events if message else [], [point] if point else [], point)
 
 
 LOOKS = [

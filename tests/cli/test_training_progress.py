@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_hub.cli.training_progress import Progress
+from finetune_hub.cli.training_progress import RunSoFar
 from finetune_hub.spec.events import Plan, Step
 
 
@@ -22,7 +22,7 @@ def step_event(**rewards: float) -> Step:
 
 
 def test_a_line_tells_rewards_of_pairs_alone() -> None:
-    progress = Progress("finetune-hub train r.yaml --output o --resume")
+    progress = RunSoFar("finetune-hub train r.yaml --output o --resume")
     progress.plan = Plan.model_construct(total_steps=10)
     progress.add(step_event())
     assert progress.line() == "step 3/10  loss 0.5000  200 tokens/s  1.1 GB  0:00:04 left"

@@ -18,9 +18,9 @@ import pytest
 
 from benchmarks.resting import memory_of_hub
 from finetune_hub.embedded.children import Supervisor
-from finetune_hub.embedded.environment import NEEDED, build_environment, load_environment, own_names
 from finetune_hub.embedded.errors import BadAddress, HomeInUse, NotRunning, PortTaken
 from finetune_hub.embedded.folders import prepare_home
+from finetune_hub.embedded.hub_environment import NEEDED, build_environment, load_environment, own_names
 from finetune_hub.embedded.postgres import Postgres
 from finetune_hub.embedded.stack import FIRST_PORT, choose_port, default_worker_name, worker_command
 from finetune_hub.embedded.state import hold_lock, read_state

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_hub.engine.errors import Stopped
+from finetune_hub.engine.errors import StopRequested
 from finetune_hub.engine.train import loop
 from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.events import Event, Step
@@ -29,6 +29,6 @@ class StopsAt(EventLog):
 
 def interrupt(run: TrainRun, step: int) -> TrainRun:
     """Train until the step. Returns the run that goes on from there."""
-    with StopsAt(run.output_dir, step) as log, pytest.raises(Stopped):
+    with StopsAt(run.output_dir, step) as log, pytest.raises(StopRequested):
         loop.train(run, log)
     return run.model_copy(update={"resume_from": run.output_dir / "checkpoints" / f"step-{step}"})

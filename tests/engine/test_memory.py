@@ -29,7 +29,7 @@ library.mallinfo2.restype = Mallinfo2
 """
 
 KERNELS = """
-from finetune_hub.engine.memory import bound_kernel_caches
+from finetune_hub.engine.process_memory import bound_kernel_caches
 bound_kernel_caches()
 weight = torch.ones(64, 64, dtype=torch.bfloat16)
 for tokens in range(100, 600):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune_hub.data.defects import InvalidDataset
-from finetune_hub.engine.dataset import Dataset, RowOrder, TokenRow
+from finetune_hub.engine.dataset import RowOrder, TokenRow, WeightedRows
 from finetune_hub.engine.errors import BadConfig, BadData, Diverged
 from finetune_hub.engine.train.step import schedule
 from finetune_hub.spec import events
@@ -199,7 +199,9 @@ def test_dataset_weights_say_how_often_rows_are_drawn() -> None:
         empty = torch.zeros(0, dtype=torch.int32)
         return [TokenRow(f"{name}{i}", empty, empty, 0) for i in range(count)]
 
-    order = RowOrder([Dataset(rows("a", 4), 2.0), Dataset(rows("b", 6), 0.8), Dataset(rows("c", 4), 1.0)], seed=3)
+    order = RowOrder(
+        [WeightedRows(rows("a", 4), 2.0), WeightedRows(rows("b", 6), 0.8), WeightedRows(rows("c", 4), 1.0)], seed=3
+    )
     assert order.rows_per_epoch == 10 + 6 + 5
     epoch = [row.name for row in order.rows(0, 21)]
     assert {epoch.count(f"a{i}") for i in range(4)} <= {2, 3}

@@ -17,7 +17,7 @@ import pytest
 
 from finetune_hub.cli.answers import JobDetail
 from finetune_hub.cli.client import Hub, Progress
-from finetune_hub.embedded.environment import load_environment
+from finetune_hub.embedded.hub_environment import load_environment
 from finetune_hub.embedded.state import UpState, read_state
 from tests.browser.conftest import browser  # noqa: F401  (a fixture)
 from tests.fake_huggingface import FakeHuggingFace, running_huggingface

@@ -15,7 +15,7 @@ from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs import scheduler, worker_port
 from finetune_hub.jobs.models import Attempt, AttemptState, Job
 from finetune_hub.jobs.scheduler import schedule_pass
-from finetune_hub.scheduling.placement.plan import plan
+from finetune_hub.scheduling.placement.placing import place_jobs
 from tests.factories import make_attempt, make_job, make_team, make_user, make_worker
 
 
@@ -73,10 +73,10 @@ def test_a_drain_waits_for_the_pass_under_way_and_nothing_comes_after_it(
     is_planning, may_go_on = threading.Event(), threading.Event()
     placed_when_drained: list[int] = []
 
-    def slow_plan(*arguments: Any) -> Any:
+    def place_slowly(*arguments: Any) -> Any:
         is_planning.set()
         assert may_go_on.wait(20)
-        return plan(*arguments)
+        return place_jobs(*arguments)
 
     def schedule() -> None:
         try:
@@ -91,7 +91,7 @@ def test_a_drain_waits_for_the_pass_under_way_and_nothing_comes_after_it(
         finally:
             connection.close()
 
-    monkeypatch.setattr(scheduler, "plan", slow_plan)
+    monkeypatch.setattr(scheduler, "place_jobs", place_slowly)
     threads = [threading.Thread(target=schedule), threading.Thread(target=drain)]
     threads[0].start()
     assert is_planning.wait(20)

@@ -19,7 +19,7 @@ from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 
 from finetune_hub.embedded.errors import DatabaseNewer
-from finetune_hub.embedded.upgrade import Upgrade
+from finetune_hub.embedded.upgrade_report import Upgrade
 from finetune_hub.operations.models import Release
 from finetune_hub.operations.upgrade import find_upgrade, note_release
 

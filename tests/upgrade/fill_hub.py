@@ -26,7 +26,7 @@ import finetune_hub
 from finetune_hub.cli.answers import JobDetail
 from finetune_hub.cli.client import Hub
 from finetune_hub.embedded.children import Supervisor
-from finetune_hub.embedded.environment import load_environment
+from finetune_hub.embedded.hub_environment import load_environment
 from finetune_hub.embedded.postgres import DATABASE, USER, Postgres, choose_folder, find_binaries
 from finetune_hub.embedded.state import read_state
 

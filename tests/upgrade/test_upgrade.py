@@ -20,7 +20,7 @@ from finetune_hub.accounts.sealing import unseal
 from finetune_hub.api import urls as api
 from finetune_hub.cli.client import Hub
 from finetune_hub.dashboard import urls as dashboard
-from finetune_hub.embedded.environment import load_environment
+from finetune_hub.embedded.hub_environment import load_environment
 from finetune_hub.embedded.postgres import DATABASE
 from finetune_hub.spec.training import TrainingSpec
 from tests.integration.conftest import COMMAND

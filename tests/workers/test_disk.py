@@ -21,10 +21,10 @@ from finetune_hub.jobs.scheduler import schedule_pass
 from finetune_hub.scheduling.disk import run_bytes
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import make_base_model, make_job, make_team, make_user, make_worker
-from workers import attempt as attempt_module
-from workers.attempt import AttemptThread
+from workers import attempt_run as attempt_module
 from workers.attempt_folder import AttemptFolder
-from workers.disk import NoRoom, free_bytes_at, require_room
+from workers.attempt_run import AttemptThread
+from workers.free_disk import NoRoom, free_bytes_at, require_room
 from workers.kinds.registry import WORK
 
 pytestmark = pytest.mark.django_db

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from rest_framework import serializers
 
-from finetune_hub.spec.compatibility import Answer, Program
+from finetune_hub.spec.compatibility import Answer, ServingProgram
 
 
 class FileSerializer(serializers.Serializer[Any]):
@@ -18,7 +18,7 @@ class FileSerializer(serializers.Serializer[Any]):
 class CompatibilitySerializer(serializers.Serializer[Any]):
     """Whether a program can serve an adapter: known from its settings."""
 
-    program = serializers.ChoiceField(choices=get_args(Program))
+    program = serializers.ChoiceField(choices=get_args(ServingProgram))
     answer = serializers.ChoiceField(choices=get_args(Answer), help_text="export: after `finetune-hub export`.")
     export_format = serializers.CharField(allow_null=True, help_text="What to export it as; null: nothing.")
     reason = serializers.CharField(help_text="For people.")

@@ -8,7 +8,7 @@ from rest_framework.response import Response
 
 from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of, user_of
-from finetune_hub.api.bodies import BaseModelImport, NewChatTemplate, read_body
+from finetune_hub.api.bodies import NewBaseModelImport, NewChatTemplate, read_body
 from finetune_hub.api.lookups import get_row, named
 from finetune_hub.api.paging import page_of
 from finetune_hub.api.serializers.base_models import (
@@ -41,24 +41,24 @@ class BaseModels(HubView):
 
     @extend_schema(
         operation_id="import_base_model",
-        request=BaseModelImport,
+        request=NewBaseModelImport,
         responses={201: ImportedBaseModelSerializer, **errors(400, 401, 403, 404, 409, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
         """Import a base model. It is ready when the job that is named in the answer has succeeded."""
-        body = read_body(request, BaseModelImport)
+        body = read_body(request, NewBaseModelImport)
         job = import_upload(request, body) if body.upload else import_source(request, body)
         answer = {**BaseModelSerializer(job.over).data, "job_id": job.pk}
         return Response(answer, status=201)
 
 
-def import_source(request: Request, body: BaseModelImport) -> Job:
+def import_source(request: Request, body: NewBaseModelImport) -> Job:
     return import_base_model(
         team_of(request), user_of(request), name=body.name, source=body.source, license_name=body.license
     )
 
 
-def import_upload(request: Request, body: BaseModelImport) -> Job:
+def import_upload(request: Request, body: NewBaseModelImport) -> Job:
     upload = get_upload(request, body.upload or "")
     job = import_uploaded_model(
         team_of(request),

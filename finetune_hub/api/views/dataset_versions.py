@@ -21,7 +21,7 @@ from finetune_hub.api.serializers.datasets import (
 from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.catalog.compare import compare_versions
-from finetune_hub.catalog.downloads import find_download
+from finetune_hub.catalog.dataset_downloads import find_download
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.catalog.preview import preview_row, token_statistics
 from finetune_hub.catalog.search import find_rows

@@ -13,7 +13,7 @@ from rest_framework.response import Response
 
 from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of, user_of
-from finetune_hub.api.bodies import DatasetImport, check_text, read_body, uploaded_file
+from finetune_hub.api.bodies import NewDatasetImport, check_text, read_body, uploaded_file
 from finetune_hub.api.lookups import get_row, named
 from finetune_hub.api.paging import page_of
 from finetune_hub.api.serializers.datasets import AddedVersionSerializer, DatasetDetailSerializer, DatasetSerializer
@@ -107,12 +107,12 @@ class DatasetImports(HubView):
 
     @extend_schema(
         operation_id="import_dataset",
-        request=DatasetImport,
+        request=NewDatasetImport,
         responses={201: JobDetailSerializer, **errors(400, 401, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
         """Fetch a dataset's newest version. It is there when the job has succeeded; `result` names it then."""
-        team, body = team_of(request), read_body(request, DatasetImport)
+        team, body = team_of(request), read_body(request, NewDatasetImport)
         job = import_dataset(team, user_of(request), **body.model_dump())
         return Response(job_detail(team, job.pk), status=201)
 

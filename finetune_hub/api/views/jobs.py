@@ -15,8 +15,8 @@ from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.bodies import (
     Clone,
-    Evaluation,
     JobChange,
+    NewEvaluation,
     Reason,
     Retry,
     Submission,
@@ -47,7 +47,7 @@ from finetune_hub.jobs.steering import (
     resume_job,
     retry_job,
 )
-from finetune_hub.registry.choices import find_adapter_version
+from finetune_hub.registry.adapter_choices import find_adapter_version
 from finetune_hub.spec.training import TrainingSpec
 
 AFTER = OpenApiParameter("after", int, description="Only what comes after this number; 0 from the beginning.")
@@ -104,12 +104,12 @@ class Evaluations(HubView):
 
     @extend_schema(
         operation_id="submit_evaluation",
-        request=Evaluation,
+        request=NewEvaluation,
         responses={201: JobDetailSerializer, **errors(400, 401, 403, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
         """Answer a dataset's rows with and without an adapter, and count exact matches. `result` holds the counts."""
-        team, body = team_of(request), read_body(request, Evaluation)
+        team, body = team_of(request), read_body(request, NewEvaluation)
         job = submit_evaluation(
             team,
             user_of(request),

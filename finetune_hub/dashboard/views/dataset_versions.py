@@ -14,7 +14,7 @@ from django.views.decorators.http import require_POST, require_safe
 from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.catalog.compare import compare_versions
-from finetune_hub.catalog.downloads import find_download
+from finetune_hub.catalog.dataset_downloads import find_download
 from finetune_hub.catalog.models import BaseModel, BaseModelQuerySet, Dataset, DatasetVersion
 from finetune_hub.catalog.preview import SHOWN_TOKENS, preview_row, token_statistics
 from finetune_hub.catalog.search import find_rows

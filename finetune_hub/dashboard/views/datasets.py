@@ -15,7 +15,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.rights import Right
 from finetune_hub.catalog.actions import add_dataset_version
-from finetune_hub.catalog.downloads import downloads_of
+from finetune_hub.catalog.dataset_downloads import downloads_of
 from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion, Upload
 from finetune_hub.catalog.uploads import finished_file, forget_upload
 from finetune_hub.dashboard.access import MemberRequest, teams_for

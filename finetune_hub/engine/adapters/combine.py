@@ -27,7 +27,7 @@ Combination = Literal["cat", "svd", "linear", "ties", "dare"]
 
 
 @dataclass(frozen=True)
-class Part:
+class AdapterShare:
     """One adapter's share of one layer's update."""
 
     lora_a: Tensor  # (R, I)
@@ -58,20 +58,20 @@ def combined_factors(
     Raises:
         BadConfig: an adapter is no plain update (DoRA, embeddings, experts), or the ranks or weights do not fit `how`.
     """
-    parts: dict[str, list[Part]] = {}
+    parts: dict[str, list[AdapterShare]] = {}
     for name, adapter in adapters.items():
         for path, layer in adapter.layers.items():
             if type(layer) is not LoraLinear:
                 raise BadConfig(
                     f"{path} of {name} is no plain update of a linear layer.", "Combine plain LoRA adapters alone."
                 )
-            parts.setdefault(path, []).append(Part(*layer.factors(), layer.scale, weights[name]))
+            parts.setdefault(path, []).append(AdapterShare(*layer.factors(), layer.scale, weights[name]))
     ranks = {part.lora_a.shape[0] for own in parts.values() for part in own}
     if how == "linear" and (len(ranks) != 1 or min(weights.values()) < 0):
         raise BadConfig("`linear` needs adapters of one rank and weights that are not negative.", "Use `cat` or `svd`.")
     generator = torch.Generator().manual_seed(seed)
     target = rank or max(ranks)
-    ways: dict[Combination, Callable[[list[Part]], tuple[Tensor, Tensor]]] = {
+    ways: dict[Combination, Callable[[list[AdapterShare]], tuple[Tensor, Tensor]]] = {
         "cat": _concatenated,
         "linear": _linear,
         "svd": lambda own: _closest(_sum([part.update() for part in own]), target),
@@ -81,14 +81,14 @@ def combined_factors(
     return {path: ways[how](own) for path, own in parts.items()}
 
 
-def _concatenated(parts: list[Part]) -> tuple[Tensor, Tensor]:
+def _concatenated(parts: list[AdapterShare]) -> tuple[Tensor, Tensor]:
     return (
         torch.cat([part.lora_a for part in parts]),
         torch.cat([part.weight * part.scale * part.lora_b for part in parts], dim=1),
     )
 
 
-def _linear(parts: list[Part]) -> tuple[Tensor, Tensor]:
+def _linear(parts: list[AdapterShare]) -> tuple[Tensor, Tensor]:
     roots = [math.sqrt(part.weight * part.scale) for part in parts]
     return (
         _sum([root * part.lora_a for root, part in zip(roots, parts, strict=True)]),

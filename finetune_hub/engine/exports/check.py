@@ -35,7 +35,7 @@ _WORTH_A_WARNING = 0.1
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceLogits:
     """What an adapted model computes, kept to compare with."""
 
     input_ids: Tensor
@@ -67,12 +67,12 @@ def sample_ids(folder: Path, vocab_size: int) -> Tensor:
     return torch.tensor([ids[:_MAX_TOKENS]])
 
 
-def reference_of(adapter: Adapter, input_ids: Tensor) -> Reference:
+def reference_of(adapter: Adapter, input_ids: Tensor) -> ReferenceLogits:
     """Run the adapted model, and the base model alone."""
     logits = logits_of(adapter.model, input_ids)
     with adapter.disabled():
         base = logits_of(adapter.model, input_ids)
-    return Reference(input_ids, logits, _distance(logits, base))
+    return ReferenceLogits(input_ids, logits, _distance(logits, base))
 
 
 @torch.no_grad()
@@ -82,7 +82,9 @@ def logits_of(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
     return logits[-input_ids.shape[1] :].float().cpu()
 
 
-def compare(reference: Reference, model: PreTrainedModel, *, rounded_to: str, computed_in: torch.dtype) -> Agreement:
+def compare(
+    reference: ReferenceLogits, model: PreTrainedModel, *, rounded_to: str, computed_in: torch.dtype
+) -> Agreement:
     """Compare the model, made from the exported files, with the reference.
 
     Args:

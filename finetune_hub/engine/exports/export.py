@@ -46,7 +46,7 @@ _ADAPTERS = ("peft", "portable", "gguf-adapter")  # Formats that leave the base 
 
 
 @dataclass
-class Work:
+class ExportUnderWay:
     """An export under way."""
 
     run: ExportRun
@@ -54,7 +54,7 @@ class Work:
     """Where the files go; it gets its name when they have passed."""
     number_format: NumberFormat
     adapter: Any  # An Adapter; a LoraAdapter where `_check_format` let nothing else pass.
-    reference: check.Reference
+    reference: check.ReferenceLogits
     merged_onto: DenseBase | None = None
     merge_distances: dict[DenseBase, float] | None = None
 
@@ -105,7 +105,7 @@ def export(run: ExportRun, log: EventLog) -> ExportResult:
     )
 
 
-def _load(run: ExportRun, folder: Path) -> Work:
+def _load(run: ExportRun, folder: Path) -> ExportUnderWay:
     """The adapted model, and what it computes; in the dtype that is stored, or that is merged into."""
     config = read_config(run.base_model_dir)
     stored = config.dtype if config.dtype in check.FORMAT_OF else torch.float32
@@ -118,7 +118,7 @@ def _load(run: ExportRun, folder: Path) -> Work:
     model = load_base_model(run.base_model_dir, dtype=dtype, device=run.device, quantization=quantization)
     ids = check.sample_ids(run.base_model_dir, config.get_text_config().vocab_size)
     adapter = peft_format.attach_adapter(model, run.adapter_dir)
-    return Work(run, folder, number_format, adapter, check.reference_of(adapter, ids))
+    return ExportUnderWay(run, folder, number_format, adapter, check.reference_of(adapter, ids))
 
 
 def _check_format(run: ExportRun, number_format: NumberFormat, config: Any) -> None:
@@ -132,9 +132,9 @@ def _check_format(run: ExportRun, number_format: NumberFormat, config: Any) -> N
     if run.format == "merged" and number_format == "q8_0":
         raise BadConfig("safetensors has no q8_0.", "Export `gguf-merged` for it, or take f32, f16 or bf16.")
     if run.format.startswith("gguf"):
-        from finetune_hub.engine.exports.gguf_family import Spelling
+        from finetune_hub.engine.exports.gguf_family import GgufSpelling
 
-        Spelling(config)
+        GgufSpelling(config)
     method = peft_format.read_method(run.adapter_dir)
     if run.format != "peft" and not method.is_lora:
         raise BadConfig(
@@ -146,24 +146,24 @@ def _check_format(run: ExportRun, number_format: NumberFormat, config: Any) -> N
 # ---- one writer a format: it writes into the work's folder and returns how to load that back
 
 
-def _write_peft(work: Work) -> Callable[[], check.Agreement]:
+def _write_peft(work: ExportUnderWay) -> Callable[[], check.Agreement]:
     peft_format.write_adapter(work.folder, work.adapter, base_model_name=work.base_model_name)
     return lambda: _reattach(work)
 
 
-def _write_portable(work: Work) -> Callable[[], check.Agreement]:
+def _write_portable(work: ExportUnderWay) -> Callable[[], check.Agreement]:
     peft_format.write_files(work.folder, *peft_lora.portable(work.adapter), base_model_name=work.base_model_name)
     return lambda: _reattach(work)
 
 
-def _reattach(work: Work) -> check.Agreement:
+def _reattach(work: ExportUnderWay) -> check.Agreement:
     model: PreTrainedModel = work.adapter.model
     work.adapter.remove()
     peft_format.attach_adapter(model, work.folder)
     return work.compare(model)
 
 
-def _write_merged(work: Work) -> Callable[[], check.Agreement]:
+def _write_merged(work: ExportUnderWay) -> Callable[[], check.Agreement]:
     model = _merge(work)
     model.save_pretrained(work.folder, max_shard_size=SHARD_BYTES)
     for name in MERGED_FILES:
@@ -181,7 +181,7 @@ def _write_merged(work: Work) -> Callable[[], check.Agreement]:
     return load_back
 
 
-def _write_gguf_merged(work: Work) -> Callable[[], check.Agreement]:
+def _write_gguf_merged(work: ExportUnderWay) -> Callable[[], check.Agreement]:
     from finetune_hub.engine.exports import gguf_file
 
     model = _merge(work)
@@ -197,7 +197,7 @@ def _write_gguf_merged(work: Work) -> Callable[[], check.Agreement]:
     return load_back
 
 
-def _write_gguf_adapter(work: Work) -> Callable[[], check.Agreement]:
+def _write_gguf_adapter(work: ExportUnderWay) -> Callable[[], check.Agreement]:
     from finetune_hub.engine.exports import gguf_file
 
     adapter, model = work.adapter, work.adapter.model
@@ -226,7 +226,7 @@ def _attach_factors(
     return adapter
 
 
-def _merge(work: Work) -> PreTrainedModel:
+def _merge(work: ExportUnderWay) -> PreTrainedModel:
     """The plain model with the update in its weights."""
     adapter: LoraAdapter = work.adapter
     if work.run.quantization is None:
@@ -240,13 +240,13 @@ def _merge(work: Work) -> PreTrainedModel:
     )
     work.merged_onto, work.merge_distances = merged.base, merged.distances
     # Dense weights do not compute what quantised ones do: from here on the files answer for the merged model.
-    work.reference = check.Reference(
+    work.reference = check.ReferenceLogits(
         work.reference.input_ids, check.logits_of(merged.model, work.reference.input_ids), work.reference.moved
     )
     return merged.model
 
 
-_WRITERS: dict[str, Callable[[Work], Callable[[], check.Agreement]]] = {
+_WRITERS: dict[str, Callable[[ExportUnderWay], Callable[[], check.Agreement]]] = {
     "peft": _write_peft,
     "portable": _write_portable,
     "merged": _write_merged,

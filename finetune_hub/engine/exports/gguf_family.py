@@ -46,7 +46,7 @@ FAMILIES = {
 _LARGE_GEMMA_LAYERS = {"gemma2": 46, "gemma3_text": 62}
 
 
-class Spelling:
+class GgufSpelling:
     """One model's tensors under llama.cpp's names and in its order, and back.
 
     Raises:

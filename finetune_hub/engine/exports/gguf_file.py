@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.engine.exports.gguf_family import Array, Spelling
+from finetune_hub.engine.exports.gguf_family import Array, GgufSpelling
 from finetune_hub.engine.exports.gguf_vocabulary import add_vocabulary
 
 _FORMATS = {
@@ -41,7 +41,7 @@ def write_merged(path: Path, model: PreTrainedModel, *, folder: Path, name: str,
         BadConfig: the model or its tokenizer cannot be said in GGUF.
     """
     config = model.config
-    spelling = Spelling(config)
+    spelling = GgufSpelling(config)
     writer = GGUFWriter(path, spelling.family.architecture)
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(name)
@@ -65,7 +65,7 @@ def write_adapter(
         factors: A and B of each module, by its path in the model.
         config: The base model's.
     """
-    spelling = Spelling(config)
+    spelling = GgufSpelling(config)
     writer = GGUFWriter(path, spelling.family.architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
@@ -85,7 +85,7 @@ def read_merged(path: Path, model: PreTrainedModel) -> None:
     Raises:
         BadConfig: the file lacks a tensor of the model, or has one more.
     """
-    spelling = Spelling(model.config)
+    spelling = GgufSpelling(model.config)
     expected = {spelling.name(key): (key, tensor) for key, tensor in _stored_tensors(model).items()}
     found = {tensor.name: tensor for tensor in GGUFReader(path).tensors if tensor.name != "rope_freqs.weight"}
     if difference := sorted(expected.keys() ^ found.keys()):
@@ -96,7 +96,7 @@ def read_merged(path: Path, model: PreTrainedModel) -> None:
 
 def read_adapter(path: Path, modules: list[str], config: Any) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
     """A and B of each module, and alpha."""
-    spelling, reader = Spelling(config), GGUFReader(path)
+    spelling, reader = GgufSpelling(config), GGUFReader(path)
     found = {tensor.name: _dense(tensor) for tensor in reader.tensors}
     factors = {}
     for module in modules:
@@ -151,7 +151,7 @@ def _stored_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in model.state_dict().items() if not (tied and key == "lm_head.weight")}
 
 
-def _exporter(spelling: Spelling, key: str, tensor: Tensor) -> Callable[[], Array]:
+def _exporter(spelling: GgufSpelling, key: str, tensor: Tensor) -> Callable[[], Array]:
     return lambda: spelling.to_gguf(key, _array(tensor))
 
 

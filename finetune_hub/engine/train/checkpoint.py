@@ -33,7 +33,7 @@ from finetune_hub.engine.train.held_out import BestWeights
 from finetune_hub.engine.train.loss_scale import LossScale
 from finetune_hub.engine.train.ranks import Ranks
 from finetune_hub.machine.durable_files import sync_folder
-from finetune_hub.spec.events import Checkpoint
+from finetune_hub.spec.events import Checkpointed
 
 CHECKPOINTS_DIR = "checkpoints"
 KEPT_CHECKPOINTS = 2
@@ -106,7 +106,7 @@ def write_checkpoint(
     best: dict[str, Tensor],
     random_states: dict[str, Tensor],
     base_model_name: str,
-) -> Checkpoint:
+) -> Checkpointed:
     """Write `checkpoints/step-N` durably and delete all but the newest; returns the event to send."""
     parent = output_dir / CHECKPOINTS_DIR
     folder, temporary = parent / f"step-{state.step}", parent / f".step-{state.step}.tmp"
@@ -129,7 +129,7 @@ def write_checkpoint(
     for old in sorted(parent.glob("step-*"), key=_step_of)[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
     path = folder.relative_to(output_dir).as_posix()
-    return Checkpoint(step=state.step, path=path, files=manifest_of(folder))
+    return Checkpointed(step=state.step, path=path, files=manifest_of(folder))
 
 
 def read_state(folder: Path) -> CheckpointState:

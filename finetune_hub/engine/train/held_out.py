@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from finetune_hub.data.chat_template import ChatTemplate
 from finetune_hub.engine.adapters.adapter import Adapter
-from finetune_hub.engine.dataset import Dataset, TokenRow
+from finetune_hub.engine.dataset import TokenRow, WeightedRows
 from finetune_hub.engine.errors import BadData
 from finetune_hub.engine.generate import generate
 from finetune_hub.engine.model import plain_attention
@@ -25,7 +25,7 @@ from finetune_hub.engine.transfer import read
 from finetune_hub.spec.events import Sample
 
 
-def split(datasets: Sequence[Dataset], fraction: float, seed: int) -> tuple[list[Dataset], list[TokenRow]]:
+def split(datasets: Sequence[WeightedRows], fraction: float, seed: int) -> tuple[list[WeightedRows], list[TokenRow]]:
     """Hold out a share of each dataset, at least one row of it, drawn by the seed.
 
     Raises:
@@ -44,7 +44,9 @@ def split(datasets: Sequence[Dataset], fraction: float, seed: int) -> tuple[list
             )
         chosen = set(torch.randperm(len(dataset.rows), generator=generator)[:count].tolist())
         held_out += [row for index, row in enumerate(dataset.rows) if index in chosen]
-        kept.append(Dataset([row for index, row in enumerate(dataset.rows) if index not in chosen], dataset.weight))
+        kept.append(
+            WeightedRows([row for index, row in enumerate(dataset.rows) if index not in chosen], dataset.weight)
+        )
     return kept, held_out
 
 

@@ -16,11 +16,11 @@ from typing import Literal
 from torch import nn
 
 from finetune_hub.engine import verify
-from finetune_hub.engine.errors import Stopped
+from finetune_hub.engine.errors import StopRequested
 from finetune_hub.engine.kernels.document_attention import take_learned_on
-from finetune_hub.engine.memory import bound_kernel_caches
 from finetune_hub.engine.model import plain_attention
 from finetune_hub.engine.peft import peft_format
+from finetune_hub.engine.process_memory import bound_kernel_caches
 from finetune_hub.engine.train import held_out
 from finetune_hub.engine.train.checkpoint import collect_random_states, write_checkpoint
 from finetune_hub.engine.train.data import read_data
@@ -28,7 +28,7 @@ from finetune_hub.engine.train.ranks import Ranks
 from finetune_hub.engine.train.setup import Training, set_up, tell_plan
 from finetune_hub.engine.train.step import take_step
 from finetune_hub.machine.event_file import EventLog
-from finetune_hub.spec.events import Evaluation
+from finetune_hub.spec.events import Evaluated
 from finetune_hub.spec.run import TrainResult, TrainRun
 
 ADAPTER_DIR = "adapter"
@@ -42,7 +42,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
 
     Raises:
         EngineError: the run cannot start or go on; says why.
-        Stopped: SIGTERM or SIGINT came; the step at hand was finished and a checkpoint written.
+        StopRequested: SIGTERM or SIGINT came; the step at hand was finished and a checkpoint written.
     """
     ends_at, stop_was_asked = _end_of(run), _catch_stop_signals()
     bound_kernel_caches()
@@ -63,7 +63,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             if training.state.step > checkpointed_step:
                 _write_checkpoint(training)
             ranks.leave()
-            raise Stopped(training.state.step)
+            raise StopRequested(training.state.step)
 
         log_step = take_step(training)
         if step == first_step:
@@ -85,7 +85,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     return _finish(training, stopped_by)
 
 
-def _evaluate(training: Training) -> Evaluation:
+def _evaluate(training: Training) -> Evaluated:
     """Measure the held-out rows, keep the weights that did best, and answer a few of the rows."""
     started = time.perf_counter()
     options, rows = training.run.spec.evaluation, training.data.held_out_rows
@@ -93,7 +93,7 @@ def _evaluate(training: Training) -> Evaluation:
     loss = held_out.measure(training.objective, rows, training.run.spec.training.micro_batch_size, training.ranks)
     is_best = best.offer(loss, step, training.adapter)
     training.state = training.state.after_evaluation(loss, best)
-    return Evaluation(
+    return Evaluated(
         step=step,
         loss=loss,
         is_best=is_best,

@@ -17,8 +17,8 @@ from torch import nn
 
 from finetune_hub.engine.dataset import TokenRow
 from finetune_hub.engine.errors import Diverged
-from finetune_hub.engine.memory import peak_memory_bytes
 from finetune_hub.engine.objectives.objective import backward
+from finetune_hub.engine.process_memory import peak_memory_bytes
 from finetune_hub.engine.train.setup import Training
 from finetune_hub.engine.transfer import read
 from finetune_hub.spec.events import Step

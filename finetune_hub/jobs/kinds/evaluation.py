@@ -10,14 +10,14 @@ from finetune_hub.catalog.choices import find_dataset_version
 from finetune_hub.jobs.kinds.kind import Kind
 from finetune_hub.jobs.models import Job
 from finetune_hub.jobs.submission import create_job
-from finetune_hub.registry.choices import find_adapter_version
+from finetune_hub.registry.adapter_choices import find_adapter_version
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.references import AdapterName, DatasetName, split_version
 from finetune_hub.spec.training import DatasetChoice
 
 
-class EvaluationOptions(Part):
+class EvaluateOptions(Part):
     """Answer held-out rows with and without an adapter, and count exact matches."""
 
     adapter: AdapterName = Field(description="The adapter; its newest version, or `name@2`.")
@@ -30,9 +30,9 @@ class Evaluation(Kind):
     name, label, noun = "evaluate", "Evaluate", "an evaluation"
     result_template = "jobs/kinds/evaluation_result.html"
 
-    options = EvaluationOptions
+    options = EvaluateOptions
 
-    def submit(self, team: Team, user: User, options: EvaluationOptions, *, idempotency_key: str | None = None) -> Job:
+    def submit(self, team: Team, user: User, options: EvaluateOptions, *, idempotency_key: str | None = None) -> Job:
         adapter, number = split_version(options.adapter)
         dataset, version = split_version(options.dataset)
         return submit_evaluation(

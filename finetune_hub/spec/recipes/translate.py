@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import yaml
 from pydantic import ValidationError
 
-from finetune_hub.spec.defects import defects_of
+from finetune_hub.spec.document_defects import defects_of
 from finetune_hub.spec.recipes import axolotl, llama_factory, llama_factory_v1
 from finetune_hub.spec.recipes.draft import Draft, Note, Rule, word_of
 from finetune_hub.spec.refusal import Refusal

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from finetune_hub.data.defects import BadRow
+from finetune_hub.data.formats.known_formats import recognise
 from finetune_hub.data.formats.mapped import Mapped
-from finetune_hub.data.formats.registry import recognise
 from finetune_hub.data.report import look_at
 from finetune_hub.data.rows import LabelledRow, PreferenceRow, as_chat, is_supervised
 from finetune_hub.spec.refusal import Refusal

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 
-from finetune_hub.scheduling.placement.plan import Placing, plan
+from finetune_hub.scheduling.placement.placing import Placing, place_jobs
 from finetune_hub.scheduling.placement.pools import matches
 from finetune_hub.scheduling.placement.situation import Situation
 from tests.scheduling.placement.situations import NOW, situations
@@ -21,7 +21,7 @@ MANY = settings(max_examples=100, deadline=None)
 @given(situations())
 def test_no_device_is_lent_beyond_its_memory(found: Situation) -> None:
     lent: defaultdict[int, list[int | None]] = defaultdict(list)
-    for one in [*found.runs, *plan(found).assignments]:
+    for one in [*found.runs, *place_jobs(found).assignments]:
         for device_id in one.device_ids:
             lent[device_id].append(one.memory_bytes)
     by_id = {device.device_id: device for device in found.devices}
@@ -35,7 +35,7 @@ def test_no_device_is_lent_beyond_its_memory(found: Situation) -> None:
 @MANY
 @given(situations())
 def test_each_job_is_placed_where_it_fits_or_told_why_not(found: Situation) -> None:
-    made = plan(found)
+    made = place_jobs(found)
     jobs = {job.job_id: job for job in found.queue}
     by_id = {device.device_id: device for device in found.devices}
     placed = [assignment.job_id for assignment in made.assignments]
@@ -56,7 +56,7 @@ def test_each_job_is_placed_where_it_fits_or_told_why_not(found: Situation) -> N
 @MANY
 @given(situations())
 def test_no_team_gets_more_than_its_quota(found: Situation) -> None:
-    made = plan(found)
+    made = place_jobs(found)
     jobs = {job.job_id: job for job in found.queue}
     started = Counter[int]()
     for assignment in made.assignments:
@@ -105,7 +105,7 @@ def test_the_order_of_the_rows_changes_nothing(found: Situation) -> None:
         runs=draw.sample(found.runs, len(found.runs)),
         teams=draw.sample(found.teams, len(found.teams)),
     )
-    assert plan(shuffled) == plan(found)
+    assert place_jobs(shuffled) == place_jobs(found)
 
 
 @MANY
@@ -113,7 +113,7 @@ def test_the_order_of_the_rows_changes_nothing(found: Situation) -> None:
 def test_only_runs_of_lower_priority_make_room(found: Situation) -> None:
     runs = {run.attempt_id: run for run in found.runs}
     jobs = {job.job_id: job for job in found.queue}
-    made = plan(found)
+    made = place_jobs(found)
     stopped = [preemption.attempt_id for preemption in made.preemptions]
     assert len(stopped) == len(set(stopped))
     for preemption in made.preemptions:

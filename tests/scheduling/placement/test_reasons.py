@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_hub.scheduling.placement.plan import plan
+from finetune_hub.scheduling.placement.placing import place_jobs
 from finetune_hub.scheduling.placement.situation import Device, WaitingJob
 from tests.scheduling.placement.situations import GB, HOUR, NOW, device, job, run, situation, team
 
@@ -13,7 +13,7 @@ SOON = " It is expected to start about 09:00 UTC."
 
 
 def sentence(queue: list[WaitingJob], *arguments: object, of: str = "a", **keywords: object) -> str:
-    return plan(situation(queue, *arguments, **keywords)).waits[of].sentence  # type: ignore[arg-type]
+    return place_jobs(situation(queue, *arguments, **keywords)).waits[of].sentence  # type: ignore[arg-type]
 
 
 def test_place_devices_and_expected_start() -> None:
@@ -39,7 +39,7 @@ def test_a_start_on_another_day_is_dated() -> None:
 
 def test_what_is_far_off_is_told_roughly() -> None:
     queue = [job(f"job-{n:04}", expected_seconds=HOUR) for n in range(260)]
-    waits = plan(situation(queue, [device(1)], run(1, 1, expected_end=NOW + 100))).waits
+    waits = place_jobs(situation(queue, [device(1)], run(1, 1, expected_end=NOW + 100))).waits
     assert waits["job-0099"].sentence.startswith("Number 100 in line")
     assert waits["job-0149"].sentence.startswith("About number 200 in line")
     assert waits["job-0259"].sentence.startswith("About number 300 in line")
@@ -99,6 +99,6 @@ def test_quota_of_hours() -> None:
     ],
 )
 def test_what_no_device_can_give_is_named(devices: list[Device], wants: dict[str, object], words: str) -> None:
-    said = plan(situation([job(**wants)], devices)).waits["a"]
+    said = place_jobs(situation([job(**wants)], devices)).waits["a"]
     assert words in said.sentence
     assert (said.code, said.expected_start) == ("no_device", None)

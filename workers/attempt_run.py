@@ -26,13 +26,13 @@ from finetune_hub.spec.events import (
     EXIT_STOPPED,
     EXIT_SUCCEEDED,
     EXIT_UNSAID,
-    Checkpoint,
+    Checkpointed,
 )
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.problem import Explained, Failed
 from finetune_hub.spec.refusal import Refusal
 from workers.attempt_folder import AttemptFolder, ExitReport
-from workers.disk import require_room
+from workers.free_disk import require_room
 from workers.kinds.registry import work_of
 from workers.kinds.work import Finish, Start
 from workers.supervisor import boot_clock
@@ -161,7 +161,7 @@ class AttemptThread(threading.Thread):
         if end == start:
             return False
         for event in events:
-            if isinstance(event, Checkpoint):
+            if isinstance(event, Checkpointed):
                 self._store_checkpoint(event)
         worker_port.record_events(self.lease, events, start=start, end=end)
         return True
@@ -172,7 +172,7 @@ class AttemptThread(threading.Thread):
             worker_port.record_log_tail(self.lease, tail)
             self.shown_log = tail
 
-    def _store_checkpoint(self, event: Checkpoint) -> None:
+    def _store_checkpoint(self, event: Checkpointed) -> None:
         prefix = f"{self._artifact_prefix()}/checkpoints/step-{event.step}"
         store = shared_store(settings.ARTIFACT_URL)
         try:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from finetune_hub.api.bodies import NewToken
-from finetune_hub.spec.defects import defects_of
+from finetune_hub.spec.document_defects import defects_of
 from finetune_hub.spec.training import TrainingSpec
 
 SPEC = {"base_model": "tiny", "datasets": [{"name": "rows"}]}

@@ -29,20 +29,20 @@ RESERVED_SHARE = 0.5  # Of the devices: for jobs that must wait, in order. More 
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Placements:
     assignments: tuple[Assignment, ...]
     preemptions: tuple[Preemption, ...]
     waits: Mapping[str, Wait]
     """Of every job that got nothing, in line: what blocks it, and when it is expected to start."""
 
 
-def plan(situation: Situation) -> Plan:
+def place_jobs(situation: Situation) -> Placements:
     """Assign devices, propose preemptions, and say to everyone else why they wait.
 
-    The same situation gives the same plan.
+    The same situation gives the same answer.
     """
     placing = Placing(situation)
-    return Plan(tuple(placing.assignments), tuple(placing.preemptions), explain(situation, placing))
+    return Placements(tuple(placing.assignments), tuple(placing.preemptions), explain(situation, placing))
 
 
 class Placing:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_hub.spec.merge import merge_patch
+from finetune_hub.spec.merge_patch import merge_patch
 
 
 @pytest.mark.parametrize(
