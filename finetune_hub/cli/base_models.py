@@ -148,16 +148,16 @@ def aliases(as_json: Json = False) -> None:
 @reports_errors
 def alias(
     other_name: Annotated[str, typer.Argument(help="What a pipeline sends, such as gpt-4o-mini-2024-07-18.")],
-    name: Annotated[str | None, typer.Argument(help="The base model that it stands for.")] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Let it stand for nothing.")] = False,
+    name: Annotated[str | None, typer.Argument(help="The base model that it is an alias of.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the alias.")] = False,
 ) -> None:
     """Let another name stand for a base model, wherever one is named."""
     with connect() as hub:
         if remove:
             hub.remove_alias(other_name)
-            print(f"{other_name} stands for nothing now.")
+            print(f"{other_name} is no alias any more.")
             return
         if name is None:
             raise HubError("unknown_base_model", "No base model is named.", "Write `alias OTHER_NAME BASE_MODEL`.")
         hub.set_alias(other_name, name)
-    print(f"{other_name} stands for {name}.")
+    print(f"{other_name} is an alias of {name} now.")

@@ -34,13 +34,13 @@ app = style.new_group(
 )
 
 DatasetPath = Annotated[
-    Path, typer.Argument(help="JSONL, JSON, CSV, TSV, Parquet or text, also packed with gzip or zstd.")
+    Path, typer.Argument(help="JSONL, JSON, CSV, TSV, Parquet or text, also compressed (gzip, zstd).")
 ]
 Mapping = Annotated[
     list[str] | None,
     typer.Option("--map", metavar="COLUMN=PART", help="Where the columns belong to no known format: q=user."),
 ]
-Quarantine = Annotated[bool, typer.Option(help="Go on with the good rows, and set the others aside.")]
+Quarantine = Annotated[bool, typer.Option(help="Keep the good rows, and set the others aside.")]
 Reference = Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="The newest version when none is given.")]
 BAR_WIDTH = 40
 
@@ -55,7 +55,7 @@ def check(file: DatasetPath, map_: Mapping = None, as_json: Json = False) -> Non
     if not report.is_sound:
         raise report.refusal()
     if not as_json and report.recognised:
-        print(f"{report.recognised.sentence} {report.row_count:,} rows, all of them good.")
+        print(f"{report.recognised.sentence} {report.row_count:,} rows, all good.")
         print(json.dumps(report.first_rows[0], ensure_ascii=False, indent=2))
 
 
@@ -157,8 +157,8 @@ def preview(
 @reports_errors
 def rows(
     dataset: Reference,
-    search: Annotated[str, typer.Option(help="Only rows that hold these words, in any case.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="So many rows.")] = 20,
+    search: Annotated[str, typer.Option(help="Only rows that contain these words, in any case.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="How many rows.")] = 20,
 ) -> None:
     """Print rows as JSON lines, each with its number."""
     with connect() as hub:
@@ -239,7 +239,7 @@ def print_lengths(lengths: TokenStatistics) -> None:
     )
     if lengths.silent_count:
         named = ", ".join(map(str, lengths.silent_rows))
-        print(f"{lengths.silent_count} rows have nothing to learn within {lengths.max_seq_len} tokens: {named}.")
+        print(f"{lengths.silent_count} rows have no token to learn within {lengths.max_seq_len} tokens: {named}.")
     if lengths.refused_count:
         named = ", ".join(map(str, lengths.refused_rows))
         print(f"The chat template refuses {lengths.refused_count} rows ({named}): {lengths.refusal}")

@@ -52,7 +52,7 @@ def demo(
     home: Annotated[Path | None, typer.Option(help="Folder of the hub's data. Default: ~/.finetune-hub.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the dashboard. Default: the first free one.")] = None,
     exit_at_end: Annotated[bool, typer.Option("--exit", help="Stop the hub at the end.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write what came out to this file.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
 ) -> None:
     """Start the hub, train a real adapter on sample tickets, and show what it learnt. Leaves the dashboard up."""
     began = time.monotonic()
@@ -70,7 +70,7 @@ def demo(
         if exit_at_end and started:
             finetune_hub("down", "--home", str(folder))
     adapter_dir = style.literal(outcome["adapter_dir"])
-    style.say(f"\nDone in {outcome['seconds']:.0f} s. The adapter lies in [bold]{adapter_dir}[/bold]")
+    style.say(f"\nDone in {outcome['seconds']:.0f} s. The adapter is in [bold]{adapter_dir}[/bold]")
     if not (exit_at_end and started):
         say_farewell(folder, state, outcome)
 
@@ -110,7 +110,7 @@ def start_hub(folder: Path, port: int | None) -> UpState:
     """
     state = read_state(folder)
     if state is not None and state.is_healthy():
-        style.say(f"The hub runs already at [bold]{style.literal(state.url)}[/bold].")
+        style.say(f"The hub is already running at [bold]{style.literal(state.url)}[/bold].")
         return state
     style.say("Starting the hub: Postgres, Valkey, web, scheduler and a worker …")
     log = folder / "logs" / "up.log"

@@ -59,7 +59,7 @@ def export(
     quantization: Annotated[
         QuantizationKind | None,
         typer.Option(
-            help="How QLoRA kept the base model: it is merged onto the weights that come closer.",
+            help="How QLoRA stored the base model: the adapter is merged into the weights that come closer.",
         ),
     ] = None,
     double_quantization: Annotated[

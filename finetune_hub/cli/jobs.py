@@ -133,7 +133,7 @@ def read_changes(texts: list[str]) -> Document:
 @app.command("list")
 @reports_errors
 def list_jobs(
-    limit: Annotated[int, typer.Option(help="The newest so many.", min=1)] = 20, as_json: Json = False
+    limit: Annotated[int, typer.Option(help="How many, newest first.", min=1)] = 20, as_json: Json = False
 ) -> None:
     """List the team's newest jobs."""
     with connect() as hub:

@@ -19,7 +19,8 @@ from finetune_hub.cli.output import Json, print_json, reports_errors
 def login(
     url: Annotated[str, typer.Option(help="Address of the hub, such as http://127.0.0.1:8000.")],
     token: Annotated[
-        str | None, typer.Option(help="The token; `-` reads it from stdin. Asked for, unseen, when left out.")
+        str | None,
+        typer.Option(help="The token; `-` reads it from stdin. Asked for when left out."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -36,7 +36,7 @@ COMMANDS = {
     "train": LazyCommand("finetune_hub.cli.train:train", "Train a recipe on this machine, without the hub."),
     "recipe": LazyCommand("finetune_hub.cli.recipe:app", "Make a recipe for a dataset, or import one."),
     "export": LazyCommand("finetune_hub.cli.export:export", "Write an adapter for other programs, or merged."),
-    "plan": LazyCommand("finetune_hub.cli.plan:plan", "Will a recipe fit, where, and what would fit instead."),
+    "plan": LazyCommand("finetune_hub.cli.plan:plan", "Check where a recipe fits, or what would fit."),
     "login": LazyCommand("finetune_hub.cli.login:login", "Choose the hub that the commands below talk to."),
     "datasets": LazyCommand("finetune_hub.cli.datasets:app", "Check, push, preview, compare and split datasets."),
     "base-models": LazyCommand("finetune_hub.cli.base_models:app", "Import a base model, list them."),
@@ -46,7 +46,7 @@ COMMANDS = {
         "finetune_hub.cli.huggingface_token:app", "Set the team's Hugging Face token, or remove it."
     ),
     "workers": LazyCommand("finetune_hub.cli.workers:app", "List, drain, resume, remove, share, invite."),
-    "quotas": LazyCommand("finetune_hub.cli.quotas:app", "What teams may have of the fleet, and have."),
+    "quotas": LazyCommand("finetune_hub.cli.quotas:app", "What teams may use of the fleet, and what they use."),
     "usage": LazyCommand("finetune_hub.cli.usage:usage", "Hours that devices were held in a month."),
 }
 # What commands were called a release ago: they still work, and say their new name.

@@ -11,7 +11,7 @@ from finetune_hub.cli.answers import Quota
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, print_json, print_table, reports_errors
 
-app = style.new_group("Quotas: what teams may have of the fleet, beside what they have.")
+app = style.new_group("Quotas: what teams may use of the fleet, and what they use.")
 
 
 @app.command("list")

@@ -45,7 +45,7 @@ BAD_INPUT_CLASSES = {"bad_config", "bad_data"}
 def train(
     recipe: Annotated[Path, typer.Argument(help="A training spec in YAML; paths in it are relative to the file.")],
     output: Annotated[Path, typer.Option(help="Folder for the adapter, checkpoints and the run's events.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in --output.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda. Default: cuda where there is an NVIDIA GPU.")] = "",
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.", min=1)] = None,
     as_json: Json = False,

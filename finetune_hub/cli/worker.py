@@ -28,11 +28,11 @@ ADDRESSES = {
 
 def worker(
     name: Annotated[
-        str | None, typer.Option(help="Its name, one of its own on the hub. Default: the machine's short name.")
+        str | None, typer.Option(help="Its name, unique on the hub. Default: the machine's short name.")
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="Words by which jobs may choose it, such as `a100,eu`.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Labels by which jobs may choose it, such as `a100,eu`.")] = None,
     cpu_devices: Annotated[
-        int | None, typer.Option(help="Where there is no GPU: lend the processors as so many devices.", min=1)
+        int | None, typer.Option(help="Where there is no GPU: how many devices the processors are offered as.", min=1)
     ] = None,
     home: Annotated[
         Path | None,

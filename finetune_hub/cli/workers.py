@@ -69,7 +69,7 @@ def resume_worker(name: Name, as_json: Json = False) -> None:
 def share_device(
     name: Name,
     device: Device,
-    off: Annotated[bool, typer.Option("--off", help="Let them no longer share it.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Stop sharing it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Let small jobs share a device, as far as its memory goes."""
@@ -78,7 +78,7 @@ def share_device(
     if as_json:
         print_json(worker)
     else:
-        print(f"{device} of {name} is lent {'whole' if off else 'in parts to jobs whose memory is known'}.")
+        print(f"{device} of {name} is given {'to one job at a time' if off else 'to several small jobs at a time'}.")
 
 
 @app.command("remove")

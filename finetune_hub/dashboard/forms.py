@@ -137,7 +137,7 @@ class DatasetUploadForm(FileForm, MappingForm):
     file = forms.FileField(
         error_messages=NO_FILE,
         allow_empty_file=True,  # The check of the rows says more about an empty file.
-        help_text="JSONL, JSON, CSV, TSV, Parquet or text, also packed with gzip or zstd. What is in it is found out.",
+        help_text="JSONL, JSON, CSV, TSV, Parquet or text, also compressed (gzip, zstd). What is in it is found out.",
         # Kept by htmx when the form comes back with errors: nobody picks the file twice.
         widget=forms.FileInput(attrs={"hx-preserve": "true"}),
     )

@@ -98,7 +98,7 @@ def test_several_datasets_are_weighed_and_submitted(open_page: OpenPage) -> None
     assert [choice.weight for choice in job.training_spec().datasets] == [1.0, 0.5]
     page.goto("/jobs/new/")
     page.get_by_role("button", name="Add another dataset").click()
-    page.get_by_role("button", name="Leave this dataset out").first.click()
+    page.get_by_role("button", name="Remove this dataset").first.click()
     expect(page.locator("[name=dataset]")).to_have_count(1)
     page.errors.clear()  # A request that is replaced on its way is an error to the console.
 

@@ -67,7 +67,7 @@ def test_check_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     mapped = run_command("datasets", "check", "sums.csv", "--map", "frage=user", "--map", "antwort=assistant")
     assert mapped.code == 0
     assert mapped.out.startswith("Mapped columns in CSV: ")
-    assert "1 rows, all of them good" in mapped.out
+    assert "1 rows, all good" in mapped.out
     wrong = run_command("datasets", "check", "sums.csv", "--map", "frage", "--json")
     assert wrong.error["code"] == "invalid_mapping"
     assert run_command("datasets", "check", "sums.csv", "--map", "frage=usr", "--json").error["field"] == "mapping"
@@ -128,7 +128,7 @@ def test_preview_marks_what_is_learned(hub: RunCommand, team: Team, tmp_path: Pa
     assert "[[2<|im_end|>]]" in shown
     assert "Tokens of 8 of 8 rows" in shown
     cut = hub("datasets", "preview", "tickets:1", "--base-model", "tiny", "--max-seq-len", "40")
-    assert "8 rows have nothing to learn within 40 tokens: 1, 2, 3, 4, 5, 6, 7, 8." in cut.out
+    assert "8 rows have no token to learn within 40 tokens: 1, 2, 3, 4, 5, 6, 7, 8." in cut.out
     assert hub("datasets", "preview", "tickets", "--base-model", "tiny", "--json").json["row"]["number"] == 1
     assert hub("datasets", "preview", "absent", "--base-model", "tiny", "--json").error["code"] == "unknown_dataset"
 
@@ -251,7 +251,7 @@ def test_import_names_its_job(hub: RunCommand, team: Team) -> None:
 def test_workers_are_listed(hub: RunCommand, team: Team) -> None:
     make_worker("gpu-1")
     assert "gpu-1  healthy" in hub("workers", "list").out
-    assert "in parts" in hub("workers", "share", "gpu-1", "cpu:0").out
+    assert "several small jobs" in hub("workers", "share", "gpu-1", "cpu:0").out
     assert hub("workers", "list", "--json").json[0]["devices"][0]["is_shared"]
     assert "is lent whole" in hub("workers", "share", "gpu-1", "cpu:0", "--off").out
     assert hub("workers", "list", "--json").json[0]["health"] == "healthy"

@@ -39,7 +39,7 @@ def test_the_former_name_of_a_command_works_and_says_the_new_one(hub: RunCommand
 
 def test_aliases(hub: RunCommand, team: Team) -> None:
     make_base_model(team, "tiny")
-    assert hub("base-models", "alias", "openai/gpt-4o", "tiny").out == "openai/gpt-4o stands for tiny.\n"
+    assert hub("base-models", "alias", "openai/gpt-4o", "tiny").out == "openai/gpt-4o is an alias of tiny now.\n"
     assert hub("base-models", "aliases", "--json").json[0]["alias"] == "openai/gpt-4o"
     assert hub("base-models", "alias", "openai/gpt-4o", "--remove").code == 0
     assert hub("base-models", "aliases", "--json").json == []

@@ -297,7 +297,7 @@ def test_an_adapter_shows_its_model_card(world: World) -> None:
     version = make_adapter_version(world.team, "carded", model_card="# carded\n<b>by hand</b>")
     page = world["viewer"].get(reverse("adapter", args=[version.adapter_id])).content.decode()
     assert "<h3>carded</h3>\n<p>&lt;b&gt;by hand&lt;/b&gt;</p>" in page
-    assert "# carded\n&lt;b&gt;by hand&lt;/b&gt;" in page  # As it is in the file.
+    assert "# carded\n&lt;b&gt;by hand&lt;/b&gt;" in page  # As in the file.
     assert "finetune-hub adapters pull carded:1" in page
 
 

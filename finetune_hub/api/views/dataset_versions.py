@@ -64,7 +64,7 @@ class DatasetRows(HubView):
     @extend_schema(
         operation_id="list_dataset_rows",
         parameters=[
-            OpenApiParameter("q", str, description="Only rows that hold these words, in any case."),
+            OpenApiParameter("q", str, description="Only rows that contain these words, in any case."),
             OpenApiParameter("after", int, description="Only rows behind this number."),
         ],
         responses={200: FoundRowsSerializer, **errors(401, 404, 410, 422, 503)},

@@ -103,7 +103,7 @@ def add_alias(request: MemberRequest) -> HttpResponse:
         except Refusal as refusal:
             form.add_refusal(refusal)
         else:
-            messages.success(request, f"{kept.alias} stands for {kept.base_model.name}.")
+            messages.success(request, f"{kept.alias} is an alias of {kept.base_model.name} now.")
             return redirect("base-models")
     return render_list(request, alias_form=form, status=422)
 
@@ -113,7 +113,7 @@ def add_alias(request: MemberRequest) -> HttpResponse:
 def drop_alias(request: MemberRequest, alias_id: int) -> HttpResponse:
     alias = get_object_or_404(BaseModelAlias.objects.visible_to(request.user), pk=alias_id)
     remove_alias(alias, request.user)
-    messages.success(request, f"{alias.alias} stands for nothing now.")
+    messages.success(request, f"{alias.alias} is no alias any more.")
     return redirect("base-models")
 
 
