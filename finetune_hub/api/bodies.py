@@ -142,7 +142,7 @@ class EmailNotifications(Part):
 
 
 class NewChatWebhook(Part):
-    """Where a chat room is told of the team's jobs."""
+    """The chat room that gets messages about the team's jobs."""
 
     url: str = Field(min_length=1, max_length=2000, description="Over HTTPS. It is never shown again.")
     wants: Wants = Field(Wants.EVERYTHING, description="problems, or everything.")

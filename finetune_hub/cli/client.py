@@ -300,7 +300,7 @@ class Hub(DataClient):
         return self._ask(Worker, "PATCH", f"workers/{name}/devices/{kind}/{index}", json={"is_shared": is_shared})
 
     def quotas(self) -> list[Quota]:
-        """What the user's teams may have, and have; all teams, for the hub's staff."""
+        """What the user's teams may use, and what they use; all teams, for the hub's staff."""
         return self._get(Quotas, "quotas").data
 
     def set_quota(self, team: str, *, max_devices: int | None, max_hours: float | None, weight: float) -> Quota:

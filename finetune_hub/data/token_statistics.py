@@ -62,7 +62,7 @@ class TokenStatistics(BaseModel):
     silent_rows: list[int] = Field(description="The first of them, by number.")
     refused_count: int = Field(description="Measured rows that the chat template refuses.")
     refused_rows: list[int] = Field(description="The first of them, by number.")
-    refusal: str | None = Field(description="What the template says of the first of them.")
+    refusal: str | None = Field(description="What the template says about the first of them.")
 
 
 def numbers_to_measure(row_count: int, size_bytes: int) -> Sequence[int]:

@@ -17,7 +17,7 @@ class AlternativeAnswer(Answer):
 
     changes: dict[str, Any] = Field(description="Field of the spec → value, such as `training.micro_batch_size`: 1.")
     words: str
-    quality: str = Field(description="Its price in quality, in words.")
+    quality: str = Field(description="What it costs in quality, in words.")
     peak_bytes: int
     slowdown: float | None = Field(description="The whole run's time, in units of the unchanged run's.")
 
@@ -89,7 +89,7 @@ def _rank(plan: DevicePlan) -> tuple[int, float]:
 class PlanAnswer(Answer):
     """Will it fit, where, and if not, what would?"""
 
-    fits: bool = Field(description="Whether some device has room for it, be it barely.")
+    fits: bool = Field(description="Whether some device has room for it, even if only just.")
     sentence: str
     assumptions: list[str] = Field(description="What was not known and how it was taken.")
     devices: list[DeviceAnswer] = Field(description="The most fitting first.")

@@ -111,7 +111,7 @@ class Preset(Answer):
     title: str
     purpose: str
     values: list[PresetValue] = Field(description="What is not the spec's own default, and what it was weighed from.")
-    spec: TrainingSpec = Field(description="The whole of it, as `POST /api/jobs` takes it.")
+    spec: TrainingSpec = Field(description="The whole spec, as `POST /api/jobs` takes it.")
 
 
 class PresetsAnswer(Answer):

@@ -38,7 +38,7 @@ class DatasetChoice(Part):
 
     name: Name | None = Field(None, description="A registered dataset.")
     version: int | None = Field(None, ge=1, description="Its version; the newest when left out.")
-    path: str | None = Field(None, description="A local file, for runs without the service.")
+    path: str | None = Field(None, description="A local file, for runs without a hub.")
     weight: float = Field(
         1.0, gt=0, le=100, description="How often its rows are drawn, relative to the other datasets."
     )
@@ -142,7 +142,7 @@ class RuntimeOptions(Part):
     )
     on_out_of_memory: Literal["fail", "shrink"] = Field(
         "fail",
-        description="When memory runs out, the service ends the job, or goes on with half the micro batch at the same "
+        description="When memory runs out, the hub ends the job, or goes on with half the micro batch at the same "
         "global batch, and at last with activation checkpointing.",
     )
 
@@ -154,7 +154,7 @@ class RuntimeOptions(Part):
         None,
         min_length=1,
         max_length=60,
-        description="Words of the device that the service is to choose, such as `cpu`, `h100` or `a100 80gb`; "
+        description="Words of the device that the hub is to choose, such as `cpu`, `h100` or `a100 80gb`; "
         "left out, the smallest with room, and a GPU where there is one.",
     )
     labels: list[Annotated[str, Field(min_length=1, max_length=40)]] = Field(

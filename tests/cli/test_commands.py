@@ -253,7 +253,7 @@ def test_workers_are_listed(hub: RunCommand, team: Team) -> None:
     assert "gpu-1  healthy" in hub("workers", "list").out
     assert "several small jobs" in hub("workers", "share", "gpu-1", "cpu:0").out
     assert hub("workers", "list", "--json").json[0]["devices"][0]["is_shared"]
-    assert "is lent whole" in hub("workers", "share", "gpu-1", "cpu:0", "--off").out
+    assert "one job at a time" in hub("workers", "share", "gpu-1", "cpu:0", "--off").out
     assert hub("workers", "list", "--json").json[0]["health"] == "healthy"
 
 

@@ -31,7 +31,7 @@ class TokenSerializer(serializers.ModelSerializer[ApiToken]):
 
 
 class CreatedTokenSerializer(TokenSerializer):
-    secret = serializers.CharField(help_text="Shown now and never again.")
+    secret = serializers.CharField(help_text="Shown only now.")
 
     class Meta(TokenSerializer.Meta):
         fields = [*TokenSerializer.Meta.fields, "secret"]
@@ -50,7 +50,7 @@ class MemberSerializer(serializers.ModelSerializer[Membership]):
 
 class AddedMemberSerializer(MemberSerializer):
     login_link = serializers.CharField(
-        allow_null=True, help_text="Hand it over: it signs a new user in once. null: the user can sign in already."
+        allow_null=True, help_text="Give it to the new user: it signs them in once. null: the user can sign in already."
     )
 
     class Meta(MemberSerializer.Meta):

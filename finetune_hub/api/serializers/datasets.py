@@ -34,7 +34,7 @@ class DatasetVersionDetailSerializer(DatasetVersionSerializer):
     id = serializers.CharField(source="dataset.id")
     name = serializers.CharField(source="dataset.name")
     split_from = serializers.CharField(
-        source="parent_reference", allow_null=True, help_text="The version that it was split off: `NAME:VERSION`."
+        source="parent_reference", allow_null=True, help_text="The version that it was split from: `NAME:VERSION`."
     )
     first_rows = serializers.ListField(child=serializers.DictField())
 
@@ -80,14 +80,16 @@ class FoundRowSerializer(serializers.Serializer[Any]):
 
 class FoundRowsSerializer(serializers.Serializer[Any]):
     rows = FoundRowSerializer(many=True)
-    next = serializers.IntegerField(allow_null=True, help_text="The `after` to go on with; null: this was all.")
+    next = serializers.IntegerField(
+        allow_null=True, help_text="The `after` of the next request; null: there is no more."
+    )
 
 
 class PreviewTokenSerializer(serializers.Serializer[Any]):
     id = serializers.IntegerField()
     text = serializers.CharField(help_text="Empty where a character began in the token before.")
     supervised = serializers.BooleanField(help_text="Whether it is learned.")
-    truncated = serializers.BooleanField(help_text="Whether it lies beyond `max_seq_len`.")
+    truncated = serializers.BooleanField(help_text="Whether it is beyond `max_seq_len`.")
 
 
 class RowPreviewSerializer(serializers.Serializer[Any]):

@@ -122,9 +122,7 @@ class JobDetailSerializer(JobSerializer):
         slug_field="step", many=True, read_only=True, help_text="Steps from which it can be retried."
     )
     spec = serializers.DictField()
-    adjustments = serializers.DictField(
-        help_text="Fields of `spec` that the service has changed since, by their place."
-    )
+    adjustments = serializers.DictField(help_text="Fields of `spec` that the hub has changed since, by their place.")
     result = serializers.DictField(allow_null=True, help_text="What the engine reported at the end.")
 
     class Meta(JobSerializer.Meta):
@@ -152,7 +150,7 @@ class JobDetailSerializer(JobSerializer):
 class JobEventSerializer(serializers.ModelSerializer[JobEvent]):
     level = serializers.ChoiceField(choices=["info", "warn", "error"])
     actor: Any = serializers.SlugRelatedField(
-        slug_field="username", read_only=True, allow_null=True, help_text="Who did it; null: the service."
+        slug_field="username", read_only=True, allow_null=True, help_text="Who did it; null: the hub."
     )
 
     class Meta:

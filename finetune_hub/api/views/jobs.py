@@ -142,7 +142,7 @@ class PauseJob(HubView):
 
     @extend_schema(operation_id="pause_job", request=Reason, responses=STEERED)
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Let the job rest: it gives its device up, and goes on from a checkpoint when it is resumed."""
+        """Pause the job: it gives its device up, and continues from a checkpoint when it is resumed."""
         job = job_of(request, id)
         pause_job(job.pk, user_of(request), reason=read_body(request, Reason).reason)
         return Response(job_detail(job.team, id))

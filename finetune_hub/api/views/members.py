@@ -63,6 +63,6 @@ class OneMember(HubView):
 
     @extend_schema(operation_id="remove_member", responses={204: None, **errors(401, 404, 409)})
     def delete(self, request: Request, username: str) -> Response:
-        """Remove the member. Their tokens of this team stop at once; their jobs stay."""
+        """Remove the member. Their tokens of this team stop working at once; their jobs stay."""
         remove_member(get_row(members_of(request), user__username=username), actor=user_of(request))
         return Response(status=204)

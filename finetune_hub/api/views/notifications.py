@@ -33,7 +33,7 @@ class Email(HubView):
         responses={200: EmailNotificationsSerializer, **errors(400, 401, 409, 413, 415, 422)},
     )
     def put(self, request: Request) -> Response:
-        """Wish for e-mails, or for none."""
+        """Choose which e-mails you get, or none."""
         body = read_body(request, EmailNotifications)
         wish_for_email(user_of(request), body.wants, email=body.email, actor=user_of(request))
         return Response(wish_of(user_of(request)))
@@ -56,14 +56,14 @@ class Chat(HubView):
         responses={200: ChatWebhookSerializer, **errors(400, 401, 413, 415, 422)},
     )
     def put(self, request: Request) -> Response:
-        """Tell a chat room of the team's jobs; it takes the place of the one before."""
+        """Send messages about the team's jobs to a chat room; it replaces the one before."""
         body = read_body(request, NewChatWebhook)
         webhook = connect_chat(team_of(request), body.url, body.wants, actor=user_of(request))
         return Response(ChatWebhookSerializer(webhook).data)
 
     @extend_schema(operation_id="disconnect_chat_webhook", responses={204: None, **errors(401)})
     def delete(self, request: Request) -> Response:
-        """Tell no chat room any more."""
+        """Stop the messages to the chat room."""
         disconnect_chat(team_of(request), actor=user_of(request))
         return Response(status=204)
 

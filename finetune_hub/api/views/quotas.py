@@ -23,7 +23,7 @@ class Quotas(HubView):
         responses={200: inline_serializer("Quotas", {"data": QuotaSerializer(many=True)}), **errors(401)},
     )
     def get(self, request: Request) -> Response:
-        """What the user's teams may have, and have; all teams, for the hub's staff."""
+        """What the user's teams may use, and what they use; all teams, for the hub's staff."""
         return Response({"data": [QuotaSerializer(use).data for use in uses_shown_to(user_of(request))]})
 
 

@@ -49,7 +49,7 @@ class DpoObjective(Objective):
         "(arXiv:2310.12036), which takes means over tokens.",
     )
     beta: float = Field(
-        0.1, gt=0, le=10, description="How dear it is to move away from the base model; smaller moves further."
+        0.1, gt=0, le=10, description="What it costs to move away from the base model; smaller moves further."
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=0.5, description="Share of pairs taken to be labelled the wrong way round; `sigmoid` only."
