@@ -92,7 +92,7 @@ class DatasetVersion(models.Model):
     rejected_count = models.PositiveIntegerField(default=0, help_text="Rows set aside, in a file of their own.")
     quarantine_size_bytes = models.BigIntegerField(default=0)
     parent = models.ForeignKey("self", models.PROTECT, null=True, related_name="parts", help_text="It was split off.")
-    origin = models.CharField(max_length=200, blank=True, help_text="How it was split, in words.")
+    origin = models.CharField(max_length=200, blank=True, help_text="How it was split off, in words.")
     source = models.CharField(max_length=2100, blank=True, help_text="Where it was fetched from, pinned.")
     license = models.CharField(max_length=100, blank=True, help_text="As its source names it.")
     deleted_at = models.DateTimeField(
