@@ -1,4 +1,4 @@
-"""What all downloads share: how much they read at once, how often they try, how they report what they have, and how they end."""
+"""What all downloads share: how much they read at once, how often they try, what they report, and how they end."""
 
 from __future__ import annotations
 

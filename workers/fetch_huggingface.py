@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from finetune_hub.artifacts.huggingface import fetch_files, look_up
+from finetune_hub.artifacts.huggingface import Login, fetch_files, look_up
 from finetune_hub.artifacts.huggingface_files import dataset_files, model_files
 from finetune_hub.spec.events import Resolved
 from finetune_hub.spec.run import FetchedDataset, HuggingFaceFetchRun

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from finetune_hub.accounts.models import Role, Scope
 from finetune_hub.catalog.actions import OnError
 from finetune_hub.notifications.models import Wants
-from finetune_hub.spec.defects import refuse_document
+from finetune_hub.spec.document_defects import refuse_document
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.sizes import size_in_words

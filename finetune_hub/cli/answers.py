@@ -47,20 +47,6 @@ class Alias(Answer):
     created_at: str
 
 
-class Attempt(Answer):
-    number: int
-    state: str
-    worker: str
-    devices: list[str]
-    assigned_at: str
-    started_at: str | None
-    finished_at: str | None
-    resumed_from_step: int
-    stop_reason: str
-    failure_class: str
-    failure_message: str
-
-
 class Bar(Answer):
     from_tokens: int
     to_tokens: int
@@ -167,7 +153,7 @@ class FoundRows(Answer):
     next: int | None
 
 
-class HubToken(Answer):
+class HuggingFaceToken(Answer):
     is_set: bool
     set_by: str | None
     set_at: str | None
@@ -391,6 +377,21 @@ class AdapterVersionDetail(Answer):
     verification: dict[str, Any]
     artifact_url: str
     files: list[File]
+
+
+class Attempt(Answer):
+    number: int
+    state: str
+    worker: str
+    devices: list[str]
+    assigned_at: str
+    started_at: str | None
+    finished_at: str | None
+    resumed_from_step: int
+    stop_reason: str
+    failure: Failure | None
+    failure_class: str
+    failure_message: str
 
 
 class BaseModelDetail(Answer):

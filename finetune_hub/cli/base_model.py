@@ -16,8 +16,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from finetune_hub.artifacts.huggingface_files import model_files
 from finetune_hub.artifacts.huggingface import fetch_files, look_up
+from finetune_hub.artifacts.huggingface_files import model_files
 from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.engine_process import EngineProcess
 from finetune_hub.spec.events import Failure

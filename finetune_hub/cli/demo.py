@@ -20,7 +20,6 @@ import typer
 from finetune_hub.cli import style
 from finetune_hub.cli.answers import BaseModelDetail, JobDetail
 from finetune_hub.cli.client import Document, Hub
-from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.output import EXIT_JOB_FAILED, failure_of, size, wait_for
 from finetune_hub.data.sample_tickets import write_tickets
 from finetune_hub.embedded.folders import default_home, prepare_home

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from finetune_hub.cli import style
-from finetune_hub.cli.answers import HubToken
+from finetune_hub.cli.answers import HuggingFaceToken
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, day, print_json, reports_errors
 
@@ -40,7 +40,7 @@ def remove() -> None:
     print("The team has no Hugging Face token any more.")
 
 
-def _print_facts(facts: HubToken, as_json: bool) -> None:
+def _print_facts(facts: HuggingFaceToken, as_json: bool) -> None:
     if as_json:
         print_json(facts)
     elif facts.is_set:

@@ -69,7 +69,7 @@ def print_refusal(refusal: Refusal, *, as_json: bool) -> None:
         print(f"  and {len(refusal.details) - SHOWN_DETAILS} more", file=sys.stderr)
 
 
-def print_problem(problem: Problem, details: Sequence[Row] = (), *, as_json: bool) -> None:
+def print_problem(problem: Problem, details: Sequence[dict[str, Any]] = (), *, as_json: bool) -> None:
     """The problem on stderr: as a sentence and a remedy, or as the API's JSON."""
     if as_json:
         body = {key: getattr(problem, key) for key in ("code", "message", "remedy", "field")}
@@ -189,7 +189,7 @@ def _show_lines(looks: Iterable[JobLook]) -> JobDetail:
 def _show_bar(looks: Iterable[JobLook]) -> JobDetail:
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
-    from rich.progress import JobLook as Bar
+    from rich.progress import Progress as Bar
 
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.fields[state]}"), BarColumn(), TextColumn("{task.description}"))

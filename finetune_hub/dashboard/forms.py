@@ -16,7 +16,7 @@ from finetune_hub.catalog.dataset_sources import MAX_LENGTH as MAX_SOURCE_LENGTH
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.data.formats.mapped import PARTS
 from finetune_hub.jobs.team_use import TeamUse
-from finetune_hub.spec.defects import defects_of
+from finetune_hub.spec.document_defects import defects_of
 from finetune_hub.spec.recipes.translate import MAX_CHARACTERS, Translation, translate
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.sizes import size_in_words

@@ -8,7 +8,11 @@ import pytest
 from django.core import serializers
 from django.db import connection
 
-from finetune_hub.accounts.huggingface_tokens import open_huggingface_token, remove_huggingface_token, set_huggingface_token
+from finetune_hub.accounts.huggingface_tokens import (
+    open_huggingface_token,
+    remove_huggingface_token,
+    set_huggingface_token,
+)
 from finetune_hub.accounts.models import AuditEvent, HuggingFaceToken, Role
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import first_member, make_team, make_user

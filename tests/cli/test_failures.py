@@ -24,8 +24,8 @@ from finetune_hub.spec.run import DatasetFile, TrainRun
 from tests.cli.conftest import RunCommand
 from tests.factories import make_attempt, make_job, make_spec
 from workers import attempt as attempt_module
-from workers.attempt import AttemptThread
 from workers.attempt_folder import AttemptFolder
+from workers.attempt_run import AttemptThread
 from workers.kinds.registry import WORK
 from workers.supervisor import write_json
 

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("accounts", "0006_verbs_of_inviting"),
+        ("accounts", "0007_any_audit_verb"),
     ]
 
     operations = [
