@@ -243,7 +243,8 @@ def test_pages_and_api_write_nothing_themselves() -> None:
         for call in calls_in(ast.parse(Path(str(face.__file__)).read_text())):
             if is_write(call, ORM_WRITES | writing_methods()):
                 assert isinstance(call.func, ast.Attribute)
-                found.append((face.__name__, call.func.attr))
+                if ast.unparse(call.func) != "super().delete":  # That is a view's, for the method DELETE.
+                    found.append((face.__name__, call.func.attr))
     assert found == [("finetune_hub.api.authentication", "record_use")]
 
 

@@ -24,8 +24,8 @@ TARGET = ROOT / "finetune_hub/cli/answers.py"
 # The answers that the client asks for; parts of them come along. To read another one, add it here.
 WANTED = """
     AdapterDetail AdapterVersionDetail Adapter AddedVersion Alias BaseModelDetail BaseModel Dataset DatasetVersionDetail
-    ErrorBody FoundRows HuggingFaceToken ImportedBaseModel Job JobDetail JobEvent KnownTemplates Log Me MetricPoint Quota
-    Quotas
+    ErrorBody FoundRows HuggingFaceToken ImportedBaseModel Job JobDetail JobEvent KnownTemplates Log Me MetricPoint
+    Quota Quotas
     RowPreview SplitParts TokenStatistics Upload Usage Worker
 """.split()
 HEADER = (
