@@ -37,7 +37,7 @@ from psycopg.rows import dict_row
 from benchmarks.engine import cpu_name
 from benchmarks.resting import memory_of_hub, print_table
 from benchmarks.rows import write_rows
-from benchmarks.running_hub import COMMAND, RunningHub, clean_environment
+from benchmarks.running_hub import COMMAND, RunningHub, clean_environment, part_of
 from finetune_hub.cli.client import Hub
 
 LOOK_SECONDS = 0.02
@@ -106,10 +106,10 @@ def measure_jobs(hub: RunningHub, options: argparse.Namespace, folder: Path) -> 
 
 
 def prepare(client: Hub, rows: Path) -> None:
-    job_id = client.import_base_model("bench", "folder:bench").job_id
+    job_id = part_of(client.import_base_model("bench", "folder:bench"), "job_id")
     *_, last = client.watch(job_id)
-    if last.job.state != "succeeded":
-        raise SystemExit(f"The base model was not imported: {last.job.failure}")
+    if part_of(last.job, "state") != "succeeded":
+        raise SystemExit(f"The base model was not imported: {part_of(last.job, 'failure')}")
     client.push_dataset(rows, "rows")
 
 
@@ -140,7 +140,7 @@ def run_command(output: Path, model: Path, rows: Path, environment: dict[str, st
 def run_job(client: Hub, hub: RunningHub, adapter: str) -> Measured:
     spec = recipe("bench", {"name": "rows"}) | {"adapter_name": adapter}
     began = time.time()
-    job_id = client.submit(spec).id
+    job_id = part_of(client.submit(spec), "id")
     step: float | None = None
     url = hub.variables()["DATABASE_URL"]
     with psycopg.connect(url, autocommit=True, row_factory=dict_row) as database:
@@ -178,7 +178,8 @@ def measure_claims(hub: RunningHub, count: int) -> list[float]:
     with hub.client() as client, psycopg.connect(hub.variables()["DATABASE_URL"], autocommit=True) as database:
         for number in range(count):
             time.sleep(pauses.uniform(0.2, 2.2))
-            job_id = client.submit(recipe("bench", {"name": "rows"}) | {"adapter_name": f"claim-{number}"}).id
+            spec = recipe("bench", {"name": "rows"}) | {"adapter_name": f"claim-{number}"}
+            job_id = part_of(client.submit(spec), "id")
             while (found := database.execute(CLAIMED, [job_id]).fetchone()) is None:
                 time.sleep(LOOK_SECONDS)
             waits.append(float(found[0]))

@@ -73,6 +73,11 @@ class RunningHub:
             self.up.wait(STOP_SECONDS)
 
 
+def part_of(answer: Any, name: str) -> Any:
+    """A part of what a client answers: a model, or a dictionary from the client of an earlier commit."""
+    return answer[name] if isinstance(answer, dict) else getattr(answer, name)
+
+
 def clean_environment() -> dict[str, str]:
     """This process's environment without what belongs to another hub."""
     return {name: value for name, value in os.environ.items() if not name.startswith(OWN)}

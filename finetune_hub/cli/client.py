@@ -43,7 +43,7 @@ from finetune_hub.cli.data_client import DataClient
 from finetune_hub.spec.files import FileEntry
 
 if TYPE_CHECKING:
-    from finetune_hub.scheduling.answer import PlanAnswer
+    from finetune_hub.scheduling.plan_answer import PlanAnswer
     from finetune_hub.scheduling.presets import Preset
 
 # A training spec or a part of one, as its author wrote it: what is wrong in it, the hub says.
@@ -115,7 +115,7 @@ class Hub(DataClient):
 
     def plan(self, spec: Document) -> PlanAnswer:
         """Whether a training would fit, where, and what would fit instead; submits nothing."""
-        from finetune_hub.scheduling.answer import PlanAnswer
+        from finetune_hub.scheduling.plan_answer import PlanAnswer
 
         return self._ask(PlanAnswer, "POST", "plans", content=json.dumps(spec, default=str), headers=JSON_BODY)
 

@@ -14,8 +14,8 @@ from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import EXIT_BAD_INPUT, Json, print_json, print_table, reports_errors
 from finetune_hub.cli.recipes import Recipe, read_recipe
-from finetune_hub.scheduling.answer import DeviceAnswer, PlanAnswer
 from finetune_hub.scheduling.fitting import plan_on
+from finetune_hub.scheduling.plan_answer import DeviceAnswer, PlanAnswer
 from finetune_hub.spec.sizes import size_in_words
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from finetune_hub.scheduling.answer import DeviceAnswer, PlanAnswer
+from finetune_hub.scheduling.plan_answer import DeviceAnswer, PlanAnswer
 
 BAR_WIDTH = 1000  # In the drawing's own units.
 

@@ -15,12 +15,12 @@ from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.catalog.preview import measured_rows
 from finetune_hub.fleet.models import Device
 from finetune_hub.jobs.models import Attempt, Job
-from finetune_hub.scheduling.answer import PlanAnswer
 from finetune_hub.scheduling.changes import changed
 from finetune_hub.scheduling.devices import PlannedDevice, device_of
 from finetune_hub.scheduling.fitting import DevicePlan, device_bytes_needed, plan_on, uneven_needs
 from finetune_hub.scheduling.learning import FinishedRun
 from finetune_hub.scheduling.memory import MemoryEstimate, estimate_memory
+from finetune_hub.scheduling.plan_answer import PlanAnswer
 from finetune_hub.scheduling.presets import Preset, aim_of, make_preset
 from finetune_hub.scheduling.speed import seconds_per_step
 from finetune_hub.scheduling.workload import Rows, Workload

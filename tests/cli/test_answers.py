@@ -12,7 +12,7 @@ import pytest
 from finetune_hub.cli.answers import Job
 from finetune_hub.cli.client import Hub
 from finetune_hub.cli.connection import HubError
-from finetune_hub.scheduling.answer import PlanAnswer
+from finetune_hub.scheduling.plan_answer import PlanAnswer
 from tests.cli.conftest import run_command
 from tests.cli.make_answers import TARGET, source
 

@@ -23,7 +23,7 @@ from finetune_hub.spec.problem import Failed
 from finetune_hub.spec.run import DatasetFile, TrainRun
 from tests.cli.conftest import RunCommand
 from tests.factories import make_attempt, make_job, make_spec
-from workers import attempt as attempt_module
+from workers import attempt_run as attempt_module
 from workers.attempt_folder import AttemptFolder
 from workers.attempt_run import AttemptThread
 from workers.kinds.registry import WORK
@@ -52,7 +52,7 @@ def engine_that_raises(error: Exception, monkeypatch: pytest.MonkeyPatch) -> Non
 
     command = commands.COMMANDS["train"]
     monkeypatch.setitem(
-        commands.COMMANDS, "train", commands.Command(command.help, command.document, fail, command.module)
+        commands.COMMANDS, "train", commands.EngineCommand(command.help, command.document, fail, command.module)
     )
     monkeypatch.setattr(commands, "_silence_libraries", lambda: None)
     monkeypatch.setattr(AttemptFolder, "start_supervisor", run)
@@ -118,7 +118,8 @@ def test_a_failure_is_the_same_from_the_engine_to_every_face(
         "remedy": expected.remedy,
     }
     answered = api.job(job.pk)
-    assert [answered["failure"], answered["attempts"][0]["failure"]] == [told, told], "in the API"
+    failures = [answered.failure, answered.attempts[0].failure]
+    assert [failure and failure.model_dump() for failure in failures] == [told, told], "in the API"
 
     browser = Client()
     browser.force_login(team.memberships.get().user)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from finetune_hub.cli.answers import JobDetail
-from finetune_hub.cli.client import Hub, Progress
+from finetune_hub.cli.client import Hub, JobLook
 from finetune_hub.embedded.hub_environment import load_environment
 from finetune_hub.embedded.state import UpState, read_state
 from tests.browser.conftest import browser  # noqa: F401  (a fixture)
@@ -159,7 +159,7 @@ class Training:
     job_id: str
 
     def finish(self) -> JobDetail:
-        looks: list[Progress] = list(self.client.watch(self.job_id))
+        looks: list[JobLook] = list(self.client.watch(self.job_id))
         return looks[-1].job
 
 

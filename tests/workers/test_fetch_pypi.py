@@ -65,7 +65,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         monkeypatch.setattr(fetch_module, "locate", lambda requirement: server.url)
-        monkeypatch.setattr(fetch_module.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
         yield server
         server.shutdown()
         thread.join()

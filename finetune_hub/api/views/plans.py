@@ -11,7 +11,7 @@ from finetune_hub.api.authentication import team_of
 from finetune_hub.api.bodies import read_body
 from finetune_hub.api.views.hub_view import HubView, errors
 from finetune_hub.jobs.planning import plan_training
-from finetune_hub.scheduling.answer import PlanAnswer
+from finetune_hub.scheduling.plan_answer import PlanAnswer
 from finetune_hub.spec.training import TrainingSpec
 
 
