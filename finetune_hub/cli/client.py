@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from finetune_hub.cli.answers import (
     Adapter,
@@ -112,6 +113,12 @@ class Hub(DataClient):
         params = {"allow_unfit": "true"} if allow_unfit else {}
         content = json.dumps(spec, default=str)
         return self._ask(JobDetail, "POST", "jobs", content=content, headers=headers, params=params)
+
+    def submit_of_kind(self, kind: str, options: Document, *, idempotency_key: str | None = None) -> JobDetail:
+        """Submit a job of a kind that declares its options, such as `evaluate`."""
+        headers = JSON_BODY if idempotency_key is None else JSON_BODY | {"Idempotency-Key": idempotency_key}
+        content = json.dumps(options, default=str)
+        return self._ask(JobDetail, "POST", f"job-kinds/{quote(kind, safe='')}", content=content, headers=headers)
 
     def plan(self, spec: Document) -> PlanAnswer:
         """Whether a training would fit, where, and what would fit instead; submits nothing."""

@@ -49,7 +49,9 @@ Reason = Annotated[str, typer.Option(help="Why; a sentence for the job's history
 @app.command()
 @reports_errors
 def submit(
-    recipe: Annotated[Path, typer.Argument(help="A training spec in YAML or JSON.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="A training spec in YAML or JSON; or the options of another kind, with `kind: NAME`.")
+    ],
     wait: Wait = False,
     priority: Priority = 0,
     after: After = None,
@@ -59,17 +61,24 @@ def submit(
     allow_unfit: AllowUnfit = False,
     as_json: Json = False,
 ) -> None:
-    """Submit a training job."""
+    """Submit a training job, or one of another kind."""
     read = read_recipe(recipe)
+    kind = read.document.pop("kind", None)
+    if kind and (priority or after or allow_unfit):
+        message = f"A job of kind `{kind}` takes no --priority, --after or --allow-unfit."
+        raise HubError("invalid_option", message, "Leave them out; `jobs priority` changes its priority afterwards.")
     with connect() as hub:
         try:
-            job = hub.submit(
-                read.document,
-                priority=priority,
-                after=after,
-                idempotency_key=idempotency_key,
-                allow_unfit=allow_unfit,
-            )
+            if kind:
+                job = hub.submit_of_kind(str(kind), read.document, idempotency_key=idempotency_key)
+            else:
+                job = hub.submit(
+                    read.document,
+                    priority=priority,
+                    after=after,
+                    idempotency_key=idempotency_key,
+                    allow_unfit=allow_unfit,
+                )
         except HubError as error:
             read.place(error)
             raise

@@ -165,6 +165,20 @@ def test_submit_show_and_cancel(hub: RunCommand, team: Team) -> None:
     assert hub("jobs", "wait", job_id).code == 5
 
 
+def test_a_job_of_another_kind_is_submitted_by_its_options(hub: RunCommand, team: Team) -> None:
+    version = make_adapter_version(team)
+    make_dataset_version(team, "held-out")
+    Path("evaluate.yaml").write_text(f"kind: evaluate\nadapter: {version.adapter.name}\ndataset: held-out@1\n")
+    job = hub("jobs", "submit", "evaluate.yaml", "--idempotency-key", "k", "--json").json
+    assert (job["kind"], job["evaluates"]["adapter_id"]) == ("evaluate", version.adapter_id)
+    assert hub("jobs", "submit", "evaluate.yaml", "--idempotency-key", "k").out.strip() == job["id"]
+    assert hub("jobs", "submit", "evaluate.yaml", "--priority", "-1", "--json").error["code"] == "invalid_option"
+    Path("evaluate.yaml").write_text("kind: evaluation\n")
+    assert hub("jobs", "submit", "evaluate.yaml", "--json").error["code"] == "not_found"
+    Path("evaluate.yaml").write_text("kind: evaluate\nadaptr: a\ndataset: d\n")
+    assert "`adapter`" in hub("jobs", "submit", "evaluate.yaml", "--json").error["remedy"]
+
+
 def test_a_job_is_steered(hub: RunCommand, team: Team) -> None:
     job = make_job(team)
     assert hub("jobs", "pause", job.pk, "--reason", "Lunch.").out == f"{job.pk} is paused.\n"
