@@ -176,7 +176,8 @@ def test_a_job_of_another_kind_is_submitted_by_its_options(hub: RunCommand, team
     Path("evaluate.yaml").write_text("kind: evaluation\n")
     assert hub("jobs", "submit", "evaluate.yaml", "--json").error["code"] == "not_found"
     Path("evaluate.yaml").write_text("kind: evaluate\nadaptr: a\ndataset: d\n")
-    assert "`adapter`" in hub("jobs", "submit", "evaluate.yaml", "--json").error["remedy"]
+    details = hub("jobs", "submit", "evaluate.yaml", "--json").error["details"]
+    assert any("`adapter`" in detail["remedy"] for detail in details)
 
 
 def test_a_job_is_steered(hub: RunCommand, team: Team) -> None:
