@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_hub.engine.errors import BadConfig
-from finetune_hub.engine.exports.gguf_family import Spelling, rope_of
+from finetune_hub.engine.exports.gguf_family import GgufSpelling, rope_of
 from finetune_hub.engine.model import load_base_model, read_config
 from finetune_hub.spec.methods.low_rank import LoraMethod
 from tests.engine.llama_cpp import LlamaCpp
@@ -144,7 +144,7 @@ def test_llama_cpp_cuts_text_as_training_did(tmp_path: Path, kind: str) -> None:
 def test_llama_3_turns_as_transformers_does(tmp_path: Path) -> None:
     base = make_tiny_model(tmp_path / "base", rope_parameters=LLAMA3)
     model = load_base_model(base, dtype=torch.float32, device="cpu")
-    factors = Spelling(model.config).rope_factors()
+    factors = GgufSpelling(model.config).rope_factors()
     assert factors is not None
     size = 16
     plain = LLAMA3["rope_theta"] ** -(np.arange(0, size, 2) / size)  # type: ignore[operator]
@@ -166,7 +166,7 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(
 ) -> None:
     base = make_tiny_model(tmp_path / "base", architecture=architecture, **shape)
     with pytest.raises(BadConfig, match=f"llama.cpp cannot compute this model: .*{message}.*`merged`"):
-        Spelling(read_config(base))
+        GgufSpelling(read_config(base))
 
 
 def test_an_unknown_way_to_split_text_is_refused(tmp_path: Path) -> None:

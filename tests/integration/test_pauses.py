@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from datetime import datetime
@@ -42,8 +43,12 @@ def test_a_training_paused_twice_has_the_curve_of_one_that_never_was(hub: Runnin
     client.resume(job_id)
     wait_until(lambda: client.job(job_id).step > first.step, seconds=60, what="a step")
 
+    trainer = hub.trainer()
+    os.kill(trainer, signal.SIGSTOP)  # A fast machine would be done before the worker's next heartbeat.
     os.kill(hub.pid_of("valkey"), signal.SIGKILL)  # `up` brings it back; what was said meanwhile is lost.
     client.pause(job_id, "Pause 2.")
+    wait_until(lambda: was_asked_to_stop(hub), seconds=90, what="the wish's arrival by a heartbeat")
+    os.kill(trainer, signal.SIGCONT)
     second = wait_for_state(client, job_id, "paused", seconds=90)
     client.resume(job_id)
     for number, paused in enumerate((first, second), 1):
@@ -61,6 +66,12 @@ def test_a_training_paused_twice_has_the_curve_of_one_that_never_was(hub: Runnin
         for published in (client.job(one).published for one in (job_id, whole.id))
     ]
     assert weights[0]["adapter_model.safetensors"] == weights[1]["adapter_model.safetensors"]
+
+
+def was_asked_to_stop(hub: RunningHub) -> bool:
+    """Whether the worker has told the only supervisor so."""
+    [lease] = hub.home.glob("work/*/*/lease.json")
+    return bool(json.loads(lease.read_text())["stop"])
 
 
 def seconds_between(first: str, second: str) -> float:
