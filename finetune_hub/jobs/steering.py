@@ -193,7 +193,7 @@ def copied_spec(job: Job, changes: dict[str, Any]) -> dict[str, Any]:
     Raises:
         Refusal: `wrong_job_kind`.
     """
-    document = job.of_kind.spec_to_submit(job)
+    document = job.readable_kind.spec_to_submit(job)
     if document is None:
         raise Refusal(
             "wrong_job_kind",

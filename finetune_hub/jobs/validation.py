@@ -16,7 +16,7 @@ def validate_job(job_id: str) -> None:
         return
     failed, message = None, ""
     try:
-        message = job.of_kind.check(job)
+        message = job.readable_kind.check(job)
     except Explained as error:
         failed = error.failed
     seconds = None if failed else job.of_kind.expected_seconds(job)

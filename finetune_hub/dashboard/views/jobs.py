@@ -94,13 +94,13 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
         "cursor": Cursor(job.event_count),
         "publications": publications,
         "children": () if job.of_kind.needs_device else job.children.for_list()[:SHOWN_CHILDREN],
-        **job.of_kind.page_context(job),
+        **job.readable_kind.page_context(job),
         "checkpoints": job.checkpoints.only("job_id", "step"),
         "priorities": priorities_of(standing, job),
         "memberships": memberships,
         "standing": standing,
     }
-    return render(request, job.of_kind.page_template, context)
+    return render(request, job.readable_kind.page_template, context)
 
 
 @login_required
@@ -228,7 +228,7 @@ def new_job_of_kind(request: MemberRequest, kind: str) -> HttpResponse:
     of_kind = KINDS.get(kind)
     if of_kind is None or of_kind.options is None:
         raise Http404
-    teams, initial = teams_for(Right.SUBMIT_JOB, request.user), {"form_token": str(uuid4()), **request.GET.dict()}
+    teams, initial = teams_for(Right.SUBMIT_JOB, request.user), {**request.GET.dict(), "form_token": str(uuid4())}
     form = KindForm(request.POST or None, kind=of_kind, teams=teams, initial=initial)
     if request.method == "POST" and form.is_valid():
         try:
@@ -260,7 +260,7 @@ def plan_job(request: MemberRequest) -> HttpResponse:
 def download_recipe(request: MemberRequest, job_id: str) -> HttpResponse:
     """What was submitted, as a file for `finetune-hub jobs submit` or `finetune-hub train`."""
     job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
-    if job.of_kind.spec_to_submit(job) is None:
+    if job.readable_kind.spec_to_submit(job) is None:
         raise Http404
     headers = {"Content-Disposition": f'attachment; filename="{job.pk}.yaml"'}
     return HttpResponse(recipe(job.spec), content_type="application/yaml", headers=headers)
@@ -280,7 +280,7 @@ def training_form(
     if versions:
         initial["dataset"] = [Picked(dataset_value(versions[0]))]
     model = Job.objects.visible_to(request.user).filter(pk=request.GET.get("like", "")).first()
-    if model and model.of_kind.spec_to_submit(model):
+    if model and model.readable_kind.spec_to_submit(model):
         initial |= initial_from(copied_spec(model, {}))
     initial |= {"base_model": request.GET["base_model"]} if "base_model" in request.GET else {}
     initial |= (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from finetune_hub.spec.compatibility import Compatibility
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.problem import Failed
+from finetune_hub.spec.refusal import Refusal
 
 if TYPE_CHECKING:
     from finetune_hub.accounts.models import Team, User
@@ -56,6 +57,10 @@ class Kind:
     """Shows `job.result` on the job's page once it has succeeded."""
     page_template: ClassVar[str] = "jobs/detail.html"
     """The job's page."""
+
+    def reads(self, job: Job) -> bool:
+        """Whether all that the job's spec names is here; a plugin's method or objective may have gone."""
+        return True
 
     def subject(self, job: Job) -> str:
         """What the job makes or measures, by name; needs what `for_list` fetches."""
@@ -132,3 +137,25 @@ class Kind:
 
 KINDS: dict[str, Kind] = {}
 """By name. `registry.py` fills it as the app starts, so that models need not import the kinds, which import them."""
+
+
+class MissingKind(Kind):
+    """Stands for a kind that is not here any more, or of which a method or an objective is not: its jobs are shown."""
+
+    name, label, noun = "missing", "Job of a missing plugin", "a job of a plugin that is not here"
+
+    def subject(self, job: Job) -> str:
+        return str(job.spec.get("adapter_name") or job.base_model or job.pk)
+
+    def check(self, job: Job) -> str:
+        raise Refusal(
+            "missing_plugin",
+            f"What {job.pk} needs comes from a plugin that the hub does not have.",
+            "Ask whoever runs the hub to name it in `FINETUNE_HUB_PLUGINS` again, then retry the job.",
+        )
+
+    def expected_seconds(self, job: Job) -> float | None:
+        return None
+
+
+MISSING_KIND = MissingKind()

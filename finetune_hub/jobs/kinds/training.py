@@ -26,7 +26,9 @@ from finetune_hub.jobs.submission import check_priority, create_job, lock_predec
 from finetune_hub.scheduling.shrinking import smaller
 from finetune_hub.spec.compatibility import Compatibility, compatibility_of
 from finetune_hub.spec.measures import MEASURES
+from finetune_hub.spec.methods.registry import method_type
 from finetune_hub.spec.objectives.objective import Objective
+from finetune_hub.spec.objectives.registry import objective_type
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.row_kinds import RowKind
 from finetune_hub.spec.training import TrainingSpec
@@ -41,6 +43,10 @@ class Training(Kind):
     goes_on_from_checkpoints = True
     result_template = "jobs/kinds/training_result.html"
     page_template = "jobs/kinds/training.html"
+
+    def reads(self, job: Job) -> bool:
+        method, objective = job.spec.get("method", {}), job.spec.get("objective", {})
+        return method_type(method) is not None and objective_type(objective) is not None
 
     def subject(self, job: Job) -> str:
         return str(job.spec.get("adapter_name") or job.over.name)

@@ -12,7 +12,7 @@ from django.db.models.functions import Coalesce, Now
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.querysets import TeamOwnedQuerySet
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
-from finetune_hub.jobs.kinds.kind import KINDS, Kind
+from finetune_hub.jobs.kinds.kind import KINDS, MISSING_KIND, Kind
 from finetune_hub.jobs.models.failure import FAILURE_CLASSES, MayFail
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.scheduling.changes import changed
@@ -187,7 +187,12 @@ class Job(MayFail):
     @property
     def of_kind(self) -> Kind:
         """What is true of all jobs of its kind."""
-        return KINDS[self.kind]
+        return KINDS.get(self.kind, MISSING_KIND)
+
+    @property
+    def readable_kind(self) -> Kind:
+        """Its kind, if all that its spec names is here. It reads the spec."""
+        return self.of_kind if self.of_kind.reads(self) else MISSING_KIND
 
     @property
     def subject(self) -> str:
@@ -234,7 +239,8 @@ class Job(MayFail):
 
     @property
     def may_be_preempted(self) -> bool:
-        return self.state == JobState.RUNNING and self.desired_state == DesiredState.RUN
+        is_running = self.state == JobState.RUNNING and self.desired_state == DesiredState.RUN
+        return is_running and self.of_kind.needs_device
 
     @property
     def may_retry(self) -> bool:
@@ -267,7 +273,7 @@ class Job(MayFail):
 
     def compatibility(self) -> list[Compatibility] | None:
         """Which programs will be able to serve what the job trains; None for a job that trains nothing."""
-        return self.of_kind.compatibility(self)
+        return self.readable_kind.compatibility(self)
 
 
 class JobDataset(models.Model):
