@@ -24,6 +24,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 MAX_IDEMPOTENCY_KEY_LENGTH = 255
 MAX_JSON_BYTES = 1 << 20
+MAX_JSON_DEPTH = 64
 FORM_OVERHEAD_BYTES = 64 * 1024  # The multipart borders and the other fields of an upload.
 
 
@@ -260,19 +261,26 @@ def content_length_bytes(request: Request) -> int:
     return int(request.META.get("CONTENT_LENGTH") or 0)
 
 
-def check_text(value: Any) -> None:
-    """Refuse what JSON can spell and Postgres cannot store: NUL, and half of a surrogate pair.
+def check_text(value: Any, *, depth: int = 0) -> None:
+    """Refuse what JSON can spell and nobody can keep: NUL, half of a surrogate pair, and nesting without end.
 
     Raises:
         Refusal: `invalid_body`.
     """
+    if depth > MAX_JSON_DEPTH:
+        raise Refusal(
+            "invalid_body",
+            f"The body is nested more than {MAX_JSON_DEPTH} levels deep.",
+            "Send it flatter; nothing here asks for so much.",
+            kind="malformed",
+        )
     if isinstance(value, dict):
         for key, part in value.items():
-            check_text(key)
-            check_text(part)
+            check_text(key, depth=depth + 1)
+            check_text(part, depth=depth + 1)
     elif isinstance(value, list):
         for part in value:
-            check_text(part)
+            check_text(part, depth=depth + 1)
     elif isinstance(value, str) and not is_storable(value):
         raise Refusal(
             "invalid_body",

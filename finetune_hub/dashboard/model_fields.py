@@ -39,7 +39,7 @@ def parsed(info: FieldInfo, text: str) -> Any:
     if dict in kinds:
         try:
             return yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             return text  # The model says what it should be.
     names = [name.strip() for name in text.split(",") if name.strip()]
     is_pattern = str in kinds and (names == ["all-linear"] or any(re.search(r"[^\w.-]", name) for name in names))

@@ -9,7 +9,7 @@ from uuid import uuid4
 from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework.negotiation import BaseContentNegotiation
-from rest_framework.parsers import BaseParser, JSONParser
+from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -19,6 +19,7 @@ from rest_framework.views import APIView
 from finetune_hub.accounts.rights import Right
 from finetune_hub.api.bodies import refuse_nul
 from finetune_hub.api.paging import NewestFirst
+from finetune_hub.api.parsers import ShallowJSONParser
 from finetune_hub.api.permissions import HasRight
 from finetune_hub.api.serializers.errors import ErrorBodySerializer
 
@@ -60,7 +61,7 @@ class HubView(APIView):
     rights: ClassVar[Mapping[str, Right]] = {}
     """By method, the right that is asked for before the body is read."""
     permission_classes = [HasRight]
-    parser_classes = [JSONParser]
+    parser_classes = [ShallowJSONParser]
     content_negotiation_class = AlwaysJson
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:

@@ -28,14 +28,16 @@ _BITS = {"nf4": 4.0, "fp4": 4.0, "int8": 8.0}
 _SCALE_BITS = {True: 0.127, False: 0.5}  # With and without double quantisation.
 _INT8_SCALE_BITS = 0.02  # A float32 for each row.
 _SMALL_RANK = 8
+SHOWN_PATTERN = 80  # Letters of it in a message.
 
 
 def _check_pattern(value: str | list[str] | None) -> str | list[str] | None:
     if isinstance(value, str):
         try:
             re.compile(value)
-        except re.error as broken:
-            raise ValueError(f"{value!r} is not a regular expression: {broken}") from broken
+        except (re.error, OverflowError, RecursionError) as broken:
+            shown = value if len(value) <= SHOWN_PATTERN else f"{value[:SHOWN_PATTERN]}…"
+            raise ValueError(f"{shown!r} is not a regular expression: {broken}") from broken
     return value
 
 
