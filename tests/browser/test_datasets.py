@@ -65,7 +65,8 @@ def test_from_unknown_columns_to_the_plan(open_page: OpenPage, tmp_path: Path, w
     expect(page.get_by_label("Row", exact=True)).to_have_value("41")
     look(page, "dataset-cut", width, scheme)
     page.get_by_role("button", name="Row 40").click()
-    expect(page.get_by_text("cut away").first).to_be_visible()
+    expect(page.get_by_label("Row", exact=True)).to_have_value("40")
+    expect(page.get_by_text("cut off")).to_be_visible()  # Of the legend.
     expect(page.locator(".token.learned").first).to_be_visible()
     look(page, "dataset-preview", width, scheme)
 
