@@ -86,7 +86,7 @@ def test_a_worker_that_is_cut_off_is_silent_before_another_starts(hosts: Hosts) 
         dead_at = datetime.now(UTC)
 
         try:
-            wait_until(lambda: len(attempts(hosts, job_id)) == 2, seconds=30, what="the second attempt")
+            wait_until(lambda: len(attempts(hosts, job_id)) == 2, seconds=90, what="the second attempt")
             [_, (_, worker, assigned_at)] = attempts(hosts, job_id)
             assert worker == "box"
             assert dead_at < assigned_at
