@@ -27,7 +27,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _MEASURED_REQUESTS = (16, 64)  # At least and at most: the rate is that of so many which ended last.
 _USUAL_RATE = 20.0  # Requests a second, until some have been measured.
-_PROMISED_SHARE = 1.25  # More are promised than end: some do not come again, and a few may wait.
+_PROMISED_SHARE = 0.9  # Fewer are promised than end: others come meanwhile, and clients wake at whole seconds.
 _LONGEST_PROMISE_SECONDS = 60.0
 
 
