@@ -20,7 +20,7 @@ from finetune_hub.spec.training import DatasetChoice
 class EvaluateOptions(Part):
     """Answer held-out rows with and without an adapter, and count exact matches."""
 
-    adapter: AdapterName = Field(description="The adapter; its newest version, or `name@2`.")
+    adapter: AdapterName = Field(description="What to evaluate. A name without a version means the newest.")
     dataset: DatasetName = Field(description="Rows that it was not trained on.")
     max_rows: int | None = Field(None, ge=1, description="Only the first so many rows; all when left out.")
     max_new_tokens: int = Field(256, ge=1, le=8192, description="Tokens of the longest answer.")
