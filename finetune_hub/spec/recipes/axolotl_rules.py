@@ -26,7 +26,9 @@ _OTHER_TRAININGS = ("DiffusionPlugin", "KDPlugin", "EBFTPlugin")
 def adapter(draft: Draft, key: str, value: Any) -> None:
     """`load_in_4bit` and `load_in_8bit` tell LoRA and QLoRA apart as much as the word does."""
     in_4bit, in_8bit = (flag_of(draft.source.get(name)) for name in ("load_in_4bit", "load_in_8bit"))
-    method(draft, key, value, program="Axolotl", in_4bit=in_4bit, in_8bit=in_8bit)
+    in_4bit = in_4bit or (value == "qlora" and not in_8bit)
+    kind = "nf4" if in_4bit else "int8"
+    method(draft, key, value, program="Axolotl", is_quantised=in_4bit or in_8bit, kind=kind)
 
 
 def quantisation_options(draft: Draft, key: str, value: Any) -> None:

@@ -89,8 +89,12 @@ def base_model(draft: Draft, key: str, value: Any) -> None:
         draft.note(key, "taken", "It is `base_model`.")
 
 
-def method(draft: Draft, key: str, value: Any, *, program: str, in_4bit: bool = False, in_8bit: bool = False) -> None:
-    """By the name that it has in the program's recipes; its quantised twin where the file says how many bits."""
+def method(draft: Draft, key: str, value: Any, *, program: str, is_quantised: bool, kind: str | None = None) -> None:
+    """By the name that it has in the program's recipes; its quantised twin where the file says how many bits.
+
+    Args:
+        kind: How the base model is quantised, where this key tells it; None: another key does, or the default counts.
+    """
     names = {model.recipe_names[program]: type_ for type_, model in METHODS.items() if program in model.recipe_names}
     if (chosen := names.get(word_of(value))) is None:
         is_whole = is_off(value) or value in ("full", "freeze")
@@ -98,17 +102,16 @@ def method(draft: Draft, key: str, value: Any, *, program: str, in_4bit: bool = 
         draft.refuse(key, FULL_FINE_TUNE if is_whole else f"The hub has no adapter `{word_of(value)}`: use {known}.")
         return
     quantised = METHODS[chosen].quantised_type
-    in_4bit = in_4bit or (chosen == quantised and not in_8bit)
-    if not in_4bit and not in_8bit:
+    if not is_quantised:
         draft.put("method.type", chosen, key=key)
         draft.note(key, "taken", f"It is `method: {{type: {chosen}}}`.")
     elif quantised is None:
         draft.refuse(key, f"Method `{chosen}` takes no quantised base model.")
     else:
-        kind = "nf4" if in_4bit else "int8"
-        draft.put("method.type", quantised, key=key)
-        draft.put("method.quantization", kind, key=key)
-        draft.note(key, "taken", f"It is `method: {{type: {quantised}, quantization: {kind}}}`.")
+        ours = {"type": quantised} | ({"quantization": kind} if kind else {})
+        for name, word in ours.items():
+            draft.put(f"method.{name}", word, key=key)
+        draft.note(key, "taken", f"It is `method: {{{', '.join(f'{name}: {word}' for name, word in ours.items())}}}`.")
 
 
 def base_is_quantised(draft: Draft) -> bool:

@@ -29,7 +29,7 @@ def do_train(draft: Draft, key: str, value: Any) -> None:
 
 def finetuning_type(draft: Draft, key: str, value: Any) -> None:
     """Over a quantised base model where the file says in how many bits, which `quantization_bit` reads."""
-    method(draft, key, value, program="LLaMA-Factory", in_4bit=not is_off(draft.source.get("quantization_bit")))
+    method(draft, key, value, program="LLaMA-Factory", is_quantised=not is_off(draft.source.get("quantization_bit")))
 
 
 def quantization_bit(draft: Draft, key: str, value: Any) -> None:

@@ -56,8 +56,8 @@ def recognises(document: dict[str, Any]) -> bool:
 
 def _peft_config(draft: Draft, key: str, value: Any) -> None:
     options = value if isinstance(value, dict) else {}
-    in_4bit = not is_off(draft.source.get("quant_config"))
-    method(draft, key, options.get("name", "none"), program=PROGRAM, in_4bit=in_4bit)
+    is_quantised = not is_off(draft.source.get("quant_config"))
+    method(draft, key, options.get("name", "none"), program=PROGRAM, is_quantised=is_quantised)
     if "method" not in draft.document:
         return
     for name, option in options.items():

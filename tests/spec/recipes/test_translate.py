@@ -278,3 +278,13 @@ def test_options_of_pairs_say_nothing_of_another_objective() -> None:
     assert outcomes(translation, "pref_beta") == {"not_supported"}
     assert translation.spec is not None
     assert translation.spec.objective.type == "sft"
+
+
+def test_a_note_tells_the_bits_of_the_base_model_once_and_right() -> None:
+    text = "model_name_or_path: m\nstage: sft\ndo_train: true\nfinetuning_type: lora\nquantization_bit: 8\ndataset: d\n"
+    translation = translate(text)
+    said = {note.key: note.sentence for note in translation.notes}
+    assert translation.spec is not None
+    assert translation.spec.method.base_quantization["quantization"] == "int8"
+    assert said["finetuning_type"] == "It is `method: {type: qlora}`."
+    assert said["quantization_bit"] == "It is `method.quantization: int8`."
