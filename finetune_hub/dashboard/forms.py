@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,6 +26,11 @@ PLAIN_TEXT = {"autocapitalize": "none", "spellcheck": "false"}  # Names and path
 
 NO_FILE = {"required": "Choose a file."}
 COLUMN_FIELD = "part:"  # And the column's own name.
+
+
+def key_of_form(form_token: str, content: str) -> str:
+    """The same page sent twice with the same content is one job; sent with other content it is another."""
+    return f"form-{form_token[:64]}-{hashlib.sha256(content.encode()).hexdigest()}"
 
 
 class RefusableForm(forms.Form):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
-from finetune_hub.dashboard.forms import TeamForm
+from finetune_hub.dashboard.forms import TeamForm, key_of_form
 from finetune_hub.dashboard.model_fields import form_field, label_of, parsed
 from finetune_hub.jobs.kinds.kind import Kind
 from finetune_hub.registry.models import AdapterVersion
@@ -37,9 +36,7 @@ class KindForm(TeamForm):
             self.fields[name] = self._field_for(name, info)
 
     def idempotency_key(self) -> str:
-        """The same page sent twice with the same content is one job; sent with other content it is another."""
-        content = hashlib.sha256(self.options.model_dump_json().encode()).hexdigest()
-        return f"form-{self.cleaned_data['form_token'][:64]}-{content}"
+        return key_of_form(self.cleaned_data["form_token"], self.options.model_dump_json())
 
     def shown(self) -> list[forms.BoundField]:
         """The options' fields, in the model's order."""

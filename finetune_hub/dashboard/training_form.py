@@ -6,7 +6,6 @@ side; those of another one than the chosen are hidden by the page's script, and 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from pydantic.fields import FieldInfo
 from finetune_hub.accounts.models import Team
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.dashboard.datasets_field import DatasetsField, Picked
-from finetune_hub.dashboard.forms import PLAIN_TEXT, TeamForm
+from finetune_hub.dashboard.forms import PLAIN_TEXT, TeamForm, key_of_form
 from finetune_hub.dashboard.model_fields import form_field, label_of, parsed, purpose_of, typed
 from finetune_hub.jobs.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, Job
 from finetune_hub.scheduling.presets import PRESETS, Preset
@@ -220,9 +219,7 @@ class TrainingForm(TeamForm):
         return "finetune-hub jobs submit recipe.yaml" + "".join(options)
 
     def idempotency_key(self) -> str:
-        """The same page sent twice with the same content is one job; sent with other content it is another."""
-        content = hashlib.sha256(json.dumps(self.submission(), sort_keys=True).encode()).hexdigest()
-        return f"form-{self.cleaned_data['form_token'][:64]}-{content}"
+        return key_of_form(self.cleaned_data["form_token"], json.dumps(self.submission(), sort_keys=True))
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
