@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from django.http import Http404
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
@@ -9,13 +11,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from finetune_hub.accounts.rights import Right
-from finetune_hub.api.authentication import team_of, user_of
-from finetune_hub.api.bodies import idempotency_key_of, read_body
+from finetune_hub.api.bodies import read_body
 from finetune_hub.api.serializers.jobs import JobDetailSerializer
 from finetune_hub.api.views.hub_view import HubView, errors
-from finetune_hub.api.views.jobs import IDEMPOTENCY_KEY, STEERED, job_detail
+from finetune_hub.api.views.jobs import IDEMPOTENCY_KEY, STEERED, submitted_once
 from finetune_hub.jobs.kinds.kind import KINDS
-from finetune_hub.jobs.models import Job
 
 
 class OfferedKindSerializer(serializers.Serializer[None]):
@@ -53,8 +53,5 @@ class OneJobKind(HubView):
         kind = KINDS.get(name)
         if kind is None or kind.options is None:
             raise Http404
-        team, key = team_of(request), idempotency_key_of(request)
         options = read_body(request, kind.options)
-        known = key is not None and Job.objects.of_team(team).filter(idempotency_key=key).exists()
-        job = kind.submit(team, user_of(request), options, idempotency_key=key)
-        return Response(job_detail(team, job.pk), status=200 if known else 201)
+        return submitted_once(request, partial(kind.submit, options=options))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.db.models import Prefetch, QuerySet
@@ -84,19 +86,25 @@ class Jobs(HubView):
     )
     def post(self, request: Request) -> Response:
         """Submit a training. 201: a new job; 200: the job that this idempotency key made before."""
-        team, key = team_of(request), idempotency_key_of(request)
         body = read_body(request, Submission, code="invalid_spec")
-        known = key is not None and Job.objects.of_team(team).filter(idempotency_key=key).exists()
-        job = submit_training(
-            team,
-            user_of(request),
-            body.spec(),
-            priority=body.priority,
-            after=body.after,
-            idempotency_key=key,
-            allow_unfit=flag(request, "allow_unfit"),
+        return submitted_once(
+            request,
+            partial(
+                submit_training,
+                spec=body.spec(),
+                priority=body.priority,
+                after=body.after,
+                allow_unfit=flag(request, "allow_unfit"),
+            ),
         )
-        return Response(job_detail(team, job.pk), status=200 if known else 201)
+
+
+def submitted_once(request: Request, submit: Callable[..., Job]) -> Response:
+    """Submit by the request's team, user and idempotency key: 201, or 200 for the job that the key made before."""
+    team, key = team_of(request), idempotency_key_of(request)
+    known = key is not None and Job.objects.of_team(team).filter(idempotency_key=key).exists()
+    job = submit(team, user_of(request), idempotency_key=key)
+    return Response(job_detail(team, job.pk), status=200 if known else 201)
 
 
 class Evaluations(HubView):
