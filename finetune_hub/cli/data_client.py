@@ -111,7 +111,7 @@ class DataClient(HubConnection):
         return self._ask(DatasetVersionDetail, "DELETE", path_of(version))
 
     def token_statistics(self, version: DatasetVersionDetail, base_model: str, max_seq_len: int) -> TokenStatistics:
-        """How long the rows of a dataset version are for a base model, and what is cut off them."""
+        """How long the rows of a dataset version are for a base model, and what is truncated."""
         path = f"{path_of(version)}/tokens"
         return self._get(TokenStatistics, path, base_model=base_model, max_seq_len=max_seq_len)
 

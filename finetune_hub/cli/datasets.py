@@ -148,7 +148,7 @@ def preview(
     print(marked(shown.tokens, colours=sys.stdout.isatty()))
     print(
         f"\nRow {row}: {shown.token_count} tokens, {shown.supervised_count} of them learned, "
-        f"{shown.truncated_count} cut away."
+        f"{shown.truncated_count} truncated."
     )
     print_lengths(lengths)
 
@@ -210,7 +210,7 @@ def delete(dataset: Annotated[str, typer.Argument(metavar="NAME:VERSION")]) -> N
 
 
 def marked(tokens: list[PreviewToken], *, colours: bool) -> str:
-    """The tokens' text; what is learned and what is cut away is coloured, or stands in brackets."""
+    """The tokens' text; what is learned and what is truncated is coloured, or stands in brackets."""
     marks = {
         "learned": ("\033[32m", "\033[0m") if colours else ("[[", "]]"),
         "cut": ("\033[9;2m", "\033[0m") if colours else ("~~", "~~"),

@@ -64,7 +64,7 @@ class NothingSupervised(InvalidChatTemplate):
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
-    """One row as the model sees it; the lists have a value a token, `spans` also for those that were cut away."""
+    """One row as the model sees it; the lists have a value a token, `spans` also for those that were truncated."""
 
     input_ids: list[int]
     supervised: list[bool]

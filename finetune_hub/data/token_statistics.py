@@ -1,4 +1,4 @@
-"""How long the rows are for a base model, and what `max_seq_len` would cut off them.
+"""How long the rows are for a base model, and what `max_seq_len` would truncate.
 
 A row is measured once: its tokens, and where the supervised ones lie. What is lost at a given length is arithmetic.
 """
@@ -55,8 +55,8 @@ class TokenStatistics(BaseModel):
     longest_tokens: int
     histogram: list[Bar]
     truncated_rows: int = Field(description="Measured rows that are cut.")
-    lost_token_share: float = Field(description="Share of all tokens that is cut away.")
-    lost_supervised_share: float = Field(description="Share of the supervised tokens that is cut away.")
+    lost_token_share: float = Field(description="Share of all tokens that is truncated.")
+    lost_supervised_share: float = Field(description="Share of the supervised tokens that is truncated.")
     supervised_per_row: float = Field(description="Supervised tokens of a row that stay, on average.")
     silent_count: int = Field(description="Measured rows without a supervised token within `max_seq_len`.")
     silent_rows: list[int] = Field(description="The first of them, by number.")

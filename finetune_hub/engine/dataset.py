@@ -134,7 +134,7 @@ def load_dataset(
 ) -> WeightedRows:
     """Check, read and tokenise one file, as the objective wants its rows.
 
-    Rows whose supervised tokens were all cut away teach nothing: they are left out, and named in the log.
+    Rows whose supervised tokens were all truncated teach nothing: they are left out, and named in the log.
 
     Raises:
         InvalidDataset: a row is defective.

@@ -259,7 +259,7 @@ class _Planner:
         length = options.max_seq_len // 2
         while length >= _SHORTEST_ROW:
             lost = self.rows.share_lost(length)
-            quality = "longer rows lose their end" if lost is None else f"{100 * lost:.1f}% of the tokens are cut away"
+            quality = "longer rows lose their end" if lost is None else f"{100 * lost:.1f}% of the tokens are truncated"
             yield Option({"training.max_seq_len": length}, f"rows of {length} tokens", quality, 5)
             length //= 2
 

@@ -224,7 +224,7 @@ def _length_values(aim: Aim, shape: Shape, rows: Rows) -> list[PresetValue]:
     if lost is None:
         reason = "the rows' lengths are not known"
     elif not lost:
-        reason = f"the longest row has {max(rows.lengths):,} tokens: nothing is cut away"
+        reason = f"the longest row has {max(rows.lengths):,} tokens: nothing is truncated"
     else:
         reason = f"keeps {100 * (1 - lost):.1f}% of the tokens; the longest row has {max(rows.lengths):,}"
     return [PresetValue(field="training.max_seq_len", value=length, reason=reason)]

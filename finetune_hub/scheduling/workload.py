@@ -32,7 +32,7 @@ class Rows:
         return cls(count, (max(1, mean // 2), mean, 2 * mean))
 
     def share_lost(self, max_seq_len: int) -> float | None:
-        """The share of tokens that is cut away at this length."""
+        """The share of tokens that is truncated at this length."""
         if not self.lengths:
             return None
         return sum(max(0, length - max_seq_len) for length in self.lengths) / sum(self.lengths)

@@ -66,7 +66,7 @@ def test_from_unknown_columns_to_the_plan(open_page: OpenPage, tmp_path: Path, w
     look(page, "dataset-cut", width, scheme)
     page.get_by_role("button", name="Row 40").click()
     expect(page.get_by_label("Row", exact=True)).to_have_value("40")
-    expect(page.get_by_text("cut off")).to_be_visible()  # Of the legend.
+    expect(page.get_by_text("truncated", exact=True)).to_be_visible()  # Of the legend.
     expect(page.locator(".token.learned").first).to_be_visible()
     look(page, "dataset-preview", width, scheme)
 

@@ -134,7 +134,7 @@ def test_on_the_page(version: DatasetVersion, base_model: BaseModel, team: Team)
         return answer.content.decode()
 
     assert 'class="token learned"' in get("dataset-preview")
-    assert "cut away" in get("dataset-preview", row=30)
+    assert "120</b> truncated" in get("dataset-preview", row=30)
     assert "rows are numbered from 1 to 30" in get("dataset-preview", row=31)
     assert "nothing to learn within 60 tokens" in get("dataset-lengths")
     assert "whole numbers" in get("dataset-preview", row="x")

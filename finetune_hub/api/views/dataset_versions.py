@@ -128,7 +128,7 @@ class DatasetTokens(HubView):
         responses={200: TokenStatistics, **errors(401, 404, 409, 410, 422, 503)},
     )
     def get(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
-        """How long the rows are for a base model, what `max_seq_len` cuts off, and which rows would teach nothing."""
+        """How long the rows are for a base model, what `max_seq_len` truncates, and which rows would teach nothing."""
         version, base_model, max_seq_len = get_version(request, id, number), *what_looks(request)
         return Response(token_statistics(version, base_model, max_seq_len).model_dump())
 
