@@ -16,11 +16,12 @@ from django.core.asgi import get_asgi_application
 
 from finetune_hub import environment
 from finetune_hub.admission import Admission
+from finetune_hub.event_streams import LOOKS_AT_ONCE, EventStreams
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "finetune_hub.settings")
-# A web process has a pool: its requests, and a few streams that look for news at the same moment.
+# A web process has a pool: for its requests, for what streams look up, and a few to spare.
 REQUESTS_AT_ONCE = environment.count("FINETUNE_HUB_REQUESTS_AT_ONCE", 16)
-os.environ["FINETUNE_HUB_DATABASE_POOL"] = str(REQUESTS_AT_ONCE + 8)
+os.environ["FINETUNE_HUB_DATABASE_POOL"] = str(REQUESTS_AT_ONCE + LOOKS_AT_ONCE + 4)
 WAITING_REQUESTS, WAITING_SECONDS = 64, 0.75
 
 handler = get_asgi_application()
@@ -47,4 +48,5 @@ async def django(
     await handler(scope, listen, say)
 
 
-application = Admission(django, slots=REQUESTS_AT_ONCE, places=WAITING_REQUESTS, patience=WAITING_SECONDS)
+admission = Admission(django, slots=REQUESTS_AT_ONCE, places=WAITING_REQUESTS, patience=WAITING_SECONDS)
+application = EventStreams(admission)

@@ -14,8 +14,13 @@ log = logging.getLogger(__name__)
 
 
 def channel(job_id: str) -> str:
-    """The Redis channel on which a job's news are announced."""
+    """The Redis channel on which a job's news are announced; `*` as the id is the pattern of them all."""
     return f"job.{job_id}"
+
+
+def job_of(name: bytes) -> str:
+    """The id of the job whose channel this is."""
+    return name.decode().removeprefix(channel(""))
 
 
 def announce(job_id: str) -> None:

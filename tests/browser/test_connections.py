@@ -11,7 +11,7 @@ from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
-from finetune_hub.dashboard.live import KEEP_ALIVE_SECONDS
+from finetune_hub.dashboard.job_feed import LOOK_SECONDS
 from finetune_hub.jobs.lifecycle import EventDraft, add_events
 from tests.browser.conftest import IN_PROGRESS, wait_until_it_rests
 from tests.dashboard.conftest import World, make_world
@@ -64,7 +64,7 @@ def test_a_stream_ends_whenever_its_client_leaves(server: str) -> None:
         with socket.create_connection(address) as connected:
             connected.sendall("\r\n".join([f"GET {request.url.path} HTTP/1.1", *head, "\r\n"]).encode())
             time.sleep(number % 50 / 1500)
-    wait_until_it_rests(server, seconds=KEEP_ALIVE_SECONDS / 3)
+    wait_until_it_rests(server, seconds=LOOK_SECONDS / 3)
 
 
 def client_of(world: World, server: str) -> httpx.Client:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 from asgiref.sync import sync_to_async
+from asgiref.testing import ApplicationCommunicator
 from django.conf import LazySettings
-from django.db import connection, connections, transaction
+from django.core.asgi import get_asgi_application
+from django.db import OperationalError, connection, connections, transaction
 from django.test import AsyncClient
 from django.urls import reverse
 
 from finetune_hub.accounts.models import User
-from finetune_hub.dashboard import live
+from finetune_hub.dashboard import job_feed
 from finetune_hub.dashboard.live import Cursor
 from finetune_hub.dashboard.middleware import CONTENT_SECURITY_POLICY
+from finetune_hub.event_streams import EventStreams
 from finetune_hub.jobs.lifecycle import EventDraft, add_events, end_job
 from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.jobs.steering import pause_job
@@ -113,6 +117,8 @@ def test_it_goes_on_from_the_last_event_id() -> None:
         await sync_to_async(report_step)(world, 3)
         reader = await watch(world, {"Last-Event-ID": "1-1-2"})
         assert [point["step"] for point in json.loads(await reader.read_until("metrics"))] == [3]
+        assert reader.last_id == "1-1-3"  # Who leaves here has not seen the history.
+        assert "Checkpoint at step 3." in await reader.read_until("history")
         assert reader.last_id == "2-1-3"
         again = await watch(world, {"Last-Event-ID": "2-1-3"})
         assert [(await again.read())[0] for _ in range(3)] == ["summary", "attempts", "log"]
@@ -133,7 +139,7 @@ def test_it_tells_when_the_state_is_another_than_the_page_shows() -> None:
 
 def test_without_redis_it_looks_every_two_seconds(settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.REDIS_URL = "unix:///nowhere/valkey.sock"
-    monkeypatch.setattr(live, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(job_feed, "POLL_SECONDS", 0.2)
 
     async def scenario(world: World) -> None:
         reader = await watch(world)
@@ -145,7 +151,7 @@ def test_without_redis_it_looks_every_two_seconds(settings: LazySettings, monkey
 
 
 def test_an_idle_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "KEEP_ALIVE_SECONDS", 0.3)
+    monkeypatch.setattr(job_feed, "LOOK_SECONDS", 0.3)
 
     async def scenario(world: World) -> None:
         reader = await watch(world)
@@ -162,6 +168,69 @@ def test_who_leaves_the_team_hears_no_more() -> None:
         await world.team.memberships.all().adelete()
         await sync_to_async(report_step)(world, 3)
         assert (await reader.read())[0] == "end"
+
+    run(scenario)
+
+
+def test_many_who_watch_cost_one_look_and_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    look = job_feed._look
+    monkeypatch.setattr(job_feed, "_look", lambda job_id, users: looks.append(len(users)) or look(job_id, users))
+
+    async def scenario(world: World) -> None:
+        client = AsyncClient()
+        await client.aforce_login(world.alice)
+        path = reverse("job-stream", args=[world.job.pk])
+        cookie = f"sessionid={client.cookies['sessionid'].value}".encode()
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "headers": [(b"cookie", cookie), (b"host", b"testserver")],
+        }
+        application = EventStreams(get_asgi_application())
+        streams = [ApplicationCommunicator(application, dict(scope)) for _ in range(20)]
+
+        async def read_until(stream: ApplicationCommunicator, text: bytes) -> None:
+            while text not in (await stream.receive_output(60)).get("body", b""):
+                pass
+
+        for stream in streams:
+            await stream.send_input({"type": "http.request"})
+            assert (await stream.receive_output(60))["status"] == 200
+        for stream in streams:
+            await read_until(stream, b"event: log")
+        assert threading.active_count() < len(streams)
+        looks.clear()
+        await sync_to_async(report_step)(world, 3)
+        for stream in streams:
+            await read_until(stream, b"Checkpoint at step 3.")
+        assert len(looks) < 4  # One, or few where another moment has been announced.
+        assert len(job_feed.job_feeds()._feeds[world.job.pk].watchers) == 1
+        for stream in streams:
+            await stream.send_input({"type": "http.disconnect"})
+            await stream.wait(60)
+        assert not job_feed.job_feeds()._feeds
+
+    run(scenario)
+
+
+def test_a_look_that_fails_for_want_of_a_database_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_feed, "POLL_SECONDS", 0.2)
+    look, fails = job_feed._look, [False, True, True]
+
+    def look_sometimes(job_id: str, users: Sequence[int]) -> job_feed.Snapshot:
+        if fails and fails.pop(0):
+            raise OperationalError("the database is away")
+        return look(job_id, users)
+
+    monkeypatch.setattr(job_feed, "_look", look_sometimes)
+
+    async def scenario(world: World) -> None:
+        reader = await watch(world)
+        await reader.read_until("log")
+        await sync_to_async(report_step)(world, 3)
+        assert "Checkpoint at step 3." in await reader.read_until("history")
 
     run(scenario)
 

@@ -20,13 +20,15 @@ from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.dashboard.access import MemberRequest, memberships_of, standing_of, teams_for
 from finetune_hub.dashboard.curve import curve_points
 from finetune_hub.dashboard.datasets_field import Picked
+from finetune_hub.dashboard.job_parts import attempts_of, history_of, log_of, summary_of
 from finetune_hub.dashboard.kind_form import KindForm
-from finetune_hub.dashboard.live import Cursor, attempts_of, history_of, log_of, stream_job, summary_of
+from finetune_hub.dashboard.live import Cursor, Watcher
 from finetune_hub.dashboard.model_fields import purpose_of
 from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.plan_panel import bars_of
 from finetune_hub.dashboard.templatetags.hub import recipe
 from finetune_hub.dashboard.training_form import WHEN_AND_WHERE, TrainingForm, choice_of, dataset_value, initial_from
+from finetune_hub.event_streams import event_stream
 from finetune_hub.jobs.kinds.kind import KINDS
 from finetune_hub.jobs.kinds.training import submit_training
 from finetune_hub.jobs.models import (
@@ -120,11 +122,8 @@ async def watch_job(request: HttpRequest, job_id: str) -> StreamingHttpResponse:
     if not isinstance(user, User) or not await Job.objects.visible_to(user).filter(pk=job_id).aexists():
         raise Http404
     cursor = Cursor.parse(request.headers.get("Last-Event-ID") or request.GET.get("after", ""))
-    return StreamingHttpResponse(
-        stream_job(user, job_id, cursor, shown_state=request.GET.get("state", "")),
-        content_type="text/event-stream",
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-    )
+    watcher = Watcher(user.pk, cursor, {"state": request.GET.get("state", "")})
+    return event_stream(request, watcher.stream(job_id))
 
 
 @login_required

@@ -58,7 +58,8 @@ class MetricPointQuerySet(models.QuerySet["MetricPoint"]):
     def newest_of(self, job: Job) -> MetricPoint | None:
         """The last step of the newest attempt that has taken one."""
         begun = job.attempts.filter(models.Exists(self.filter(attempt=models.OuterRef("pk")))).order_by("-number")
-        return self.filter(attempt=models.Subquery(begun.values("pk")[:1])).order_by("-step").first()
+        of_newest = self.filter(attempt=models.Subquery(begun.values("pk")[:1]))
+        return of_newest.with_attempt_number().order_by("-step").first()
 
     def with_attempt_number(self) -> MetricPointQuerySet:
         """Adds `attempt_number` without the attempt's row, whose log is long."""
