@@ -18,22 +18,15 @@ from finetune_hub.artifacts.manifest import entry_of
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.local_files import TOKENIZER_FILES, tokenizer_folder
 from finetune_hub.catalog.models import BaseModel, BaseModelState
-from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate, NothingSupervised
+from finetune_hub.data.chat_template import InvalidChatTemplate
 from finetune_hub.data.known_templates import KNOWN_TEMPLATES
+from finetune_hub.data.template_process import sha256_of_working, with_template
 from finetune_hub.spec.refusal import Refusal
 
 TEMPLATE_FILE = "chat_template.jinja"
 OWN = "own"
-_SAMPLE = [
-    {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": "2 + 2?"},
-    {"role": "assistant", "content": "4"},
-    {"role": "user", "content": "And 1 more?"},
-    {"role": "assistant", "content": "5"},
-]
 
 
-@transaction.atomic
 def set_chat_template(
     base_model: BaseModel, user: User, *, name: str | None = None, source: str | None = None
 ) -> BaseModel:
@@ -45,8 +38,22 @@ def set_chat_template(
         ArtifactError: the store does not have the tokenizer.
     """
     require_right(Right.SET_CHAT_TEMPLATE, user, base_model.team)
-    source = _source_of(name, source)
-    model = BaseModel.objects.select_for_update(no_key=True).get(pk=base_model.pk)
+    text = _source_of(name, source)
+    _require_room(base_model)
+    with (
+        _tokenizer_with(base_model, text, field="source" if source else "template") as (folder, template_sha256),
+        transaction.atomic(),
+    ):
+        model = BaseModel.objects.select_for_update(no_key=True).get(pk=base_model.pk)
+        _require_room(model)
+        entry = entry_of(folder / TEMPLATE_FILE, below=folder)
+        shared_store(settings.ARTIFACT_URL).put(f"{model.artifact_prefix}/{TEMPLATE_FILE}", folder / TEMPLATE_FILE)
+        model.add_chat_template(entry, template_sha256=template_sha256, name=name or OWN)
+    return model
+
+
+def _require_room(model: BaseModel) -> None:
+    """Refuse a model that cannot be given a template."""
     if model.state != BaseModelState.READY:
         raise Refusal(
             "base_model_not_ready",
@@ -61,11 +68,6 @@ def set_chat_template(
             "Import the model under another name to use another template.",
             kind="conflict",
         )
-    with _tokenizer_with(model, source) as (folder, template_sha256):
-        entry = entry_of(folder / TEMPLATE_FILE, below=folder)
-        shared_store(settings.ARTIFACT_URL).put(f"{model.artifact_prefix}/{TEMPLATE_FILE}", folder / TEMPLATE_FILE)
-    model.add_chat_template(entry, template_sha256=template_sha256, name=name or OWN)
-    return model
 
 
 def fitting_templates(base_model: BaseModel) -> dict[str, bool]:
@@ -98,7 +100,7 @@ def _source_of(name: str | None, source: str | None) -> str:
 
 
 @contextmanager
-def _tokenizer_with(model: BaseModel, source: str) -> Iterator[tuple[Path, str]]:
+def _tokenizer_with(model: BaseModel, source: str, *, field: str) -> Iterator[tuple[Path, str]]:
     """A folder with the tokenizer and the template, which was seen to work, and the template's hash."""
     workshop = settings.HOME / "tmp"
     workshop.mkdir(parents=True, exist_ok=True)
@@ -109,9 +111,7 @@ def _tokenizer_with(model: BaseModel, source: str) -> Iterator[tuple[Path, str]]
                 shutil.copyfile(file, folder / file.name)
         (folder / TEMPLATE_FILE).write_text(source, encoding="utf-8")
         try:
-            template = ChatTemplate.from_folder(folder)
-            if not any(template.encode(_SAMPLE[1:]).supervised):
-                raise NothingSupervised("Nothing of an answer would be learned.", "Let the template write it.")
+            template_sha256 = with_template(folder, "", sha256_of_working)
         except InvalidChatTemplate as unsuited:
-            raise Refusal("chat_template_unsuited", unsuited.message, unsuited.remedy, field="template") from unsuited
-        yield folder, template.sha256
+            raise Refusal("chat_template_unsuited", unsuited.message, unsuited.remedy, field=field) from unsuited
+        yield folder, template_sha256

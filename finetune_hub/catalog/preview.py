@@ -1,52 +1,34 @@
 """What a base model would see of a dataset: one row token by token, and the lengths of all. Without torch.
 
-Templates and measurements stay in this process once they were made, so that turning to the next row, or moving
-`max_seq_len`, costs no second look at the files.
+Measurements are kept, and the templates' process keeps those it has read, so that turning to the next row, or moving
+`max_seq_len`, reads no file twice.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from threading import Lock
 from typing import Any
 
 from finetune_hub.catalog.local_files import dataset_file, tokenizer_folder
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.catalog.tombstones import require_alive
-from finetune_hub.data.chat_template import ChatTemplate, EncodedRow
-from finetune_hub.data.encode import encode_row
 from finetune_hub.data.kept_rows import KeptRows
 from finetune_hub.data.rows import Row
-from finetune_hub.data.token_statistics import MeasuredRow, TokenStatistics, measure, numbers_to_measure, summarise
+from finetune_hub.data.template_process import measure_in_time, with_template, with_template_long
+from finetune_hub.data.token_preview import RowTokens, row_tokens
+from finetune_hub.data.token_statistics import MeasuredRow, TokenStatistics, numbers_to_measure, summarise
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.row_kinds import RowKind
 
-SHOWN_TOKENS = 2000
-_rendering = Lock()  # A template notes its spans while it renders: one row at a time.
-
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """One token as the preview shows it."""
-
-    id: int
-    text: str  # Of a character that several tokens share, all of it in the first of them.
-    supervised: bool
-    truncated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RowPreview:
+class RowPreview(RowTokens):
     """One row through the base model's template and tokenizer."""
 
     number: int
     row_count: int
     document: dict[str, Any]
-    tokens: list[Token]  # The first 2,000.
-    token_count: int
-    supervised_count: int  # Within `max_seq_len`.
-    truncated_count: int
 
 
 def preview_row(version: DatasetVersion, base_model: BaseModel, number: int, max_seq_len: int) -> RowPreview:
@@ -57,18 +39,15 @@ def preview_row(version: DatasetVersion, base_model: BaseModel, number: int, max
         ArtifactError: the store does not have a file.
     """
     row = find_row(version, number)
-    template = _template(base_model.revision, base_model)
-    with _rendering:
-        encoded = encode_row(template, row)
-    kept = encoded.supervised[:max_seq_len]
+    shown = with_template(tokenizer_folder(base_model), base_model.revision, row_tokens, row, max_seq_len)
     return RowPreview(
+        shown.tokens,
+        shown.token_count,
+        shown.supervised_count,
+        shown.truncated_count,
         number=number,
         row_count=version.row_count,
         document=row.document(),
-        tokens=_tokens(template, encoded, max_seq_len),
-        token_count=len(encoded.input_ids),
-        supervised_count=sum(kept[1:]),
-        truncated_count=max(0, len(encoded.input_ids) - max_seq_len),
     )
 
 
@@ -116,25 +95,7 @@ def kept_rows(version: DatasetVersion) -> KeptRows:
     return KeptRows(dataset_file(version), RowKind(version.kind), version.row_offsets)
 
 
-@lru_cache(maxsize=16)
-def _template(revision: str, base_model: BaseModel) -> ChatTemplate:
-    return ChatTemplate.from_folder(tokenizer_folder(base_model))
-
-
 @lru_cache(maxsize=64)
 def _measurement(version: DatasetVersion, base_model: BaseModel) -> list[MeasuredRow]:
-    template = _template(base_model.revision, base_model)
-    with _rendering:
-        return measure(template, kept_rows(version).rows(numbers_to_measure(version.row_count, version.size_bytes)))
-
-
-def _tokens(template: ChatTemplate, encoded: EncodedRow, max_seq_len: int) -> list[Token]:
-    tokens = []
-    shown = 0  # Characters that stand in tokens already.
-    pairs = zip(encoded.input_ids[:SHOWN_TOKENS], encoded.spans, encoded.supervised, strict=False)
-    for index, (id_, (start, end), supervised) in enumerate(pairs):
-        text = encoded.text[shown:end] if end > start else template.token(id_)
-        shown = max(shown, end)
-        # The first token is never learned: nothing in front of it could predict it.
-        tokens.append(Token(id_, text, supervised and index > 0, truncated=index >= max_seq_len))
-    return tokens
+    rows = list(kept_rows(version).rows(numbers_to_measure(version.row_count, version.size_bytes)))
+    return with_template_long(tokenizer_folder(base_model), base_model.revision, measure_in_time, rows)

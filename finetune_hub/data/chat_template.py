@@ -34,6 +34,8 @@ from finetune_hub.spec.problem import FailureClass
 from finetune_hub.spec.refusal import Refusal
 
 Span = tuple[int, int]  # Characters [start, end).
+MAX_TEXT_CHARACTERS = 64_000_000  # Of one rendered conversation, of which a row has at most 16 MiB.
+_SHOWN_REASON = 300
 
 
 class InvalidChatTemplate(Refusal):
@@ -95,7 +97,6 @@ class ChatTemplate:
         self._special_tokens = special_tokens
         self._environment, self._generation = _sandbox()
         self._templates = {name: self._compile(source) for name, source in sources.items()}
-        self._marked = {name: _has_generation_tags(self._environment, source) for name, source in sources.items()}
         self.sha256 = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
         self._special_ids = {id_ for id_, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         eos_token = special_tokens.get("eos_token")
@@ -149,10 +150,8 @@ class ChatTemplate:
             InvalidChatTemplate: the assistant's turns cannot be found in what the template renders.
         """
         text, marked_spans = self._render(messages, tools, generation_prompt=False)
-        if self._marked[self._name_for(tools)]:
-            spans = _drop_weightless(messages, marked_spans)
-        else:
-            spans = self._spans_by_prefix(text, messages, tools)
+        _, is_marked = self._template_for(tools)
+        spans = _drop_weightless(messages, marked_spans) if is_marked else self._spans_by_prefix(text, messages, tools)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         ids, offsets = list(encoding.ids), list(encoding.offsets)
         supervised = [False] * len(ids)
@@ -204,18 +203,20 @@ class ChatTemplate:
         closing = {id_ for id_, counts in zip(row.input_ids, row.supervised, strict=True) if counts} & self._special_ids
         return sorted(closing | ({self.eos_token_id} if self.eos_token_id is not None else set()))
 
-    def _compile(self, source: str) -> jinja2.Template:
+    def _compile(self, source: str) -> tuple[jinja2.Template, bool]:
+        """The template, and whether it has `{% generation %}` tags."""
         try:
-            return self._environment.from_string(source)
-        except jinja2.TemplateError as broken:
+            return self._environment.from_string(source), _has_generation_tags(self._environment, source)
+        except Exception as broken:  # Jinja computes constants, and nests deeply: it may be anything.
             raise InvalidChatTemplate(
-                f"The base model's chat template is not valid Jinja ({broken}).", "Fix it and import the model again."
+                f"The base model's chat template is not valid Jinja ({_in_words(broken)}).",
+                "Fix it and import the model again.",
             ) from broken
 
-    def _name_for(self, tools: list[Any] | None) -> str:
+    def _template_for(self, tools: list[Any] | None) -> tuple[jinja2.Template, bool]:
         if not self._templates:
             raise InvalidChatTemplate(*NO_CHAT_TEMPLATE)
-        return "tool_use" if tools and "tool_use" in self._templates else "default"
+        return self._templates["tool_use" if tools and "tool_use" in self._templates else "default"]
 
     def _render(
         self, messages: Sequence[Message], tools: list[Any] | None, generation_prompt: bool
@@ -223,12 +224,14 @@ class ChatTemplate:
         """The text, and where the template's `{% generation %}` blocks lie in it."""
         plain = [{key: value for key, value in m.items() if value is not None and key != "weight"} for m in messages]
         variables = {**self._special_tokens, "messages": plain, "tools": tools, "documents": None}
-        template = self._templates[self._name_for(tools)]
+        template, _ = self._template_for(tools)
         try:
-            return self._generation.render(template, variables | {"add_generation_prompt": generation_prompt})
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, ArithmeticError) as refusal:
+            text, spans = self._generation.render(template, variables | {"add_generation_prompt": generation_prompt})
+            text.encode()  # A lone surrogate, such as "\\ud800", is not text that a tokenizer takes.
+            return text, spans
+        except Exception as refusal:  # The template is a program that somebody wrote: it may raise anything.
             raise UnrenderableRow(
-                f"The chat template refuses the conversation ({refusal}).",
+                f"The chat template refuses the conversation ({_in_words(refusal)}).",
                 "Change the row's roles to what the base model's template expects.",
             ) from refusal
 
@@ -302,8 +305,12 @@ class _GenerationTag(jinja2.ext.Extension):
     def render(self, template: jinja2.Template, variables: dict[str, Any]) -> tuple[str, list[Span]]:
         """The template's text, and the spans of its generation blocks."""
         self._blocks, self._spans = [], []
+        length = 0
         for block in template.generate(variables):
             self._blocks.append(block)
+            length += len(block)
+            if length > MAX_TEXT_CHARACTERS:
+                raise jinja2.TemplateError(f"it renders more than {MAX_TEXT_CHARACTERS:,} characters")
         return "".join(self._blocks), self._spans
 
 
@@ -316,6 +323,12 @@ def _sandbox() -> tuple[ImmutableSandboxedEnvironment, _GenerationTag]:
     tag = environment.extensions[_GenerationTag.identifier]
     assert isinstance(tag, _GenerationTag)
     return environment, tag
+
+
+def _in_words(error: Exception) -> str:
+    """What a template's error says, in one short line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.encode(errors="replace").decode()[:_SHOWN_REASON]
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -355,7 +368,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
         return {}
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as broken:
+    except (ValueError, RecursionError) as broken:
         raise InvalidChatTemplate(
             f"The base model's {path.name} is not JSON ({broken}).", "Import the base model again."
         ) from broken
@@ -365,13 +378,19 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def _template_sources(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
     """Templates by name. A chat_template.jinja beside the tokenizer wins over tokenizer_config.json."""
     file = folder / "chat_template.jinja"
-    stored = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    try:
+        stored = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    except ValueError as broken:
+        raise InvalidChatTemplate(
+            f"The base model's {file.name} is not UTF-8 ({broken}).", "Fix it and import the model again."
+        ) from broken
     if isinstance(stored, str):
         return {"default": stored}
     if isinstance(stored, list):
-        named = {entry["name"]: entry["template"] for entry in stored}
-        if "default" in named:
-            return named
+        named = {entry.get("name"): entry.get("template") for entry in stored if isinstance(entry, dict)}
+        texts = {name: text for name, text in named.items() if isinstance(name, str) and isinstance(text, str)}
+        if "default" in texts:
+            return texts
     return {}
 
 

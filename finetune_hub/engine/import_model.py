@@ -19,7 +19,8 @@ from typing import Any
 from unittest.mock import patch
 
 from finetune_hub.artifacts.local import copy_file
-from finetune_hub.data.chat_template import NO_CHAT_TEMPLATE, ChatTemplate, InvalidChatTemplate
+from finetune_hub.data.chat_template import NO_CHAT_TEMPLATE, InvalidChatTemplate
+from finetune_hub.data.template_process import sha256_of, with_template
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.events import Progress
@@ -59,8 +60,7 @@ def read_facts(folder: Path) -> tuple[ModelFacts, list[str]]:
     tensors = _tensors(folder)
     warnings = []
     try:
-        template = ChatTemplate.from_folder(folder)
-        template_sha256 = template.sha256 if template.has_chat_template else None
+        template_sha256 = with_template(folder, "", sha256_of)
         if template_sha256 is None:
             warnings.append(" ".join(NO_CHAT_TEMPLATE))
     except InvalidChatTemplate as missing:

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 FailureClass = Literal[
     "bad_config",
@@ -72,6 +72,10 @@ class Explained(Exception):
     def __str__(self) -> str:
         return str(self.problem)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It crosses from process to process as it is, whatever its class wants to be made from."""
+        return _made_again, (type(self), self.__dict__)
+
     @property
     def code(self) -> str:
         return self.problem.code
@@ -96,3 +100,9 @@ class Explained(Exception):
     def put_at(self, place: str) -> None:
         """Put a place ahead of the message, such as `recipe.yaml, line 3`, before it is raised on."""
         self.problem = replace(self.problem, message=f"{place}: {self.message}")
+
+
+def _made_again(kind: type[Explained], attributes: dict[str, Any]) -> Explained:
+    explained = kind.__new__(kind, attributes["problem"])
+    explained.__dict__.update(attributes)
+    return explained

@@ -16,7 +16,7 @@ from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.catalog.compare import compare_versions
 from finetune_hub.catalog.dataset_downloads import find_download
 from finetune_hub.catalog.models import BaseModel, BaseModelQuerySet, Dataset, DatasetVersion
-from finetune_hub.catalog.preview import SHOWN_TOKENS, preview_row, token_statistics
+from finetune_hub.catalog.preview import preview_row, token_statistics
 from finetune_hub.catalog.search import find_rows
 from finetune_hub.catalog.split import split_version
 from finetune_hub.catalog.tombstones import delete_version
@@ -24,6 +24,7 @@ from finetune_hub.dashboard.access import MemberRequest
 from finetune_hub.dashboard.forms import PreviewForm, SplitForm
 from finetune_hub.dashboard.histogram import draw_bars
 from finetune_hub.dashboard.views.refusals import not_given, render_refusal
+from finetune_hub.data.token_preview import SHOWN_TOKENS
 from finetune_hub.registry.downloads import FileChunks, streaming_response
 from finetune_hub.spec.refusal import Refusal
 

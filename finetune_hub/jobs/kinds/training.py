@@ -15,9 +15,9 @@ from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.catalog.local_files import dataset_file, tokenizer_folder
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
-from finetune_hub.data.chat_template import ChatTemplate, NothingSupervised
-from finetune_hub.data.encode import encode_row
+from finetune_hub.data.chat_template import NothingSupervised
 from finetune_hub.data.intake import read_rows
+from finetune_hub.data.template_process import count_in_time, with_template_long
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs.kinds.kind import Kind
 from finetune_hub.jobs.models import Job
@@ -212,19 +212,18 @@ def look_at_rows(job: Job) -> str:
         InvalidDataset, InvalidChatTemplate: the rows cannot be trained on with this base model.
         ArtifactError: a file is gone.
     """
-    template = ChatTemplate.from_folder(tokenizer_folder(job.over))
     max_seq_len = job.training_spec().training.max_seq_len
-    rows = truncated = supervised = 0
-    for job_dataset in job.job_datasets.select_related("dataset_version"):
-        for _, row in islice(read_rows(dataset_file(job_dataset.dataset_version)), LOOKED_AT_ROWS):
-            encoded = encode_row(template, row, max_seq_len)
-            rows += 1
-            truncated += encoded.truncated_tokens > 0
-            supervised += sum(encoded.supervised)
+    rows = [
+        row
+        for job_dataset in job.job_datasets.select_related("dataset_version")
+        for _, row in islice(read_rows(dataset_file(job_dataset.dataset_version)), LOOKED_AT_ROWS)
+    ]
+    folder, revision = tokenizer_folder(job.over), job.over.revision
+    truncated, supervised = with_template_long(folder, revision, count_in_time, rows, max_seq_len)
     if supervised == 0:
         raise NothingSupervised(
-            f"No token of the first {rows} rows is supervised: all answers lie beyond max_seq_len={max_seq_len}.",
+            f"No token of the first {len(rows)} rows is supervised: all answers lie beyond max_seq_len={max_seq_len}.",
             "Raise `max_seq_len`, or shorten the prompts.",
         )
     cut = f"; {truncated} of them are cut at {max_seq_len} tokens" if truncated else ""
-    return f"The first {rows} rows have {supervised / rows:.0f} supervised tokens each{cut}."
+    return f"The first {len(rows)} rows have {supervised / len(rows):.0f} supervised tokens each{cut}."

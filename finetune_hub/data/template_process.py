@@ -1,0 +1,188 @@
+"""A base model's chat template and tokenizer at work in a process that can be stopped.
+
+Both come from whoever imported the model. A template is a program, and a tokenizer's patterns can take exponential
+time, so web, control and imports use them only here: in two low-priority processes, with limits of CPU time, memory and
+output. What exceeds them ends its process and is refused, for a while without another try; a new process takes the next
+call. A trainer renders in its own process, which is stopped with its job.
+
+    with_template(folder, revision, use, *args)        use(template, *args) over there; one row's worth of work
+    with_template_long(folder, revision, use, *args)   the same for many rows, each within the limits of one
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import TimeoutError as TookTooLong
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from threading import BoundedSemaphore
+from typing import Any, TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate, NothingSupervised
+from finetune_hub.data.encode import encode_row
+from finetune_hub.data.rows import Row
+from finetune_hub.data.token_statistics import MeasuredRow, measure
+from finetune_hub.spec.refusal import Refusal
+
+CPU_SECONDS = 10.0
+"""For reading a template and its tokenizer, and again for each row."""
+MEMORY_BYTES = 2 << 30
+REMEMBERED_SECONDS = 60.0
+_NICENESS = 10
+_SAMPLE = [
+    {"role": "user", "content": "2 + 2?"},
+    {"role": "assistant", "content": "4"},
+    {"role": "user", "content": "And 1 more?"},
+    {"role": "assistant", "content": "5"},
+]
+_FIX = "Simplify the chat template, and look for loops in it that do not end."
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Calls of one length: one of them runs at a time, and the others wait."""
+
+    place: BoundedSemaphore
+    seconds: float
+    patience: float
+
+
+_SHORT = _Line(BoundedSemaphore(1), seconds=60.0, patience=10.0)
+_LONG = _Line(BoundedSemaphore(1), seconds=180.0, patience=60.0)
+_stopped: dict[tuple[Path, str], tuple[float, str]] = {}
+
+
+class StoppedTemplate(InvalidChatTemplate):
+    """The chat template took more than it may."""
+
+
+def with_template(folder: Path, revision: str, use: Callable[..., Result], *args: Any) -> Result:
+    """What `use` returns of the template of a base model's folder and the other arguments.
+
+    Args:
+        revision: Of the base model: a template that was read is kept under it.
+        use: A function of a module that needs no Django; arguments and result are pickled.
+
+    Raises:
+        StoppedTemplate: it took too much time or memory, now or a moment ago.
+        Refusal: `busy`; and what `use` raises, such as `InvalidChatTemplate`.
+    """
+    return _call(_SHORT, folder, revision, use, args)
+
+
+def with_template_long(folder: Path, revision: str, use: Callable[..., Result], *args: Any) -> Result:
+    """The same for work that takes longer; `use` passes what it loops over through `each_in_time`."""
+    return _call(_LONG, folder, revision, use, args)
+
+
+def each_in_time(items: Iterable[Item]) -> Iterator[Item]:
+    """The items; what is done with each of them may take the CPU seconds of a row."""
+    for item in items:
+        _start_clock(_cpu_seconds)
+        yield item
+
+
+def sha256_of(template: ChatTemplate) -> str | None:
+    """The hash of the template; None without one."""
+    return template.sha256 if template.has_chat_template else None
+
+
+def sha256_of_working(template: ChatTemplate) -> str:
+    """The same, once it has rendered a small conversation.
+
+    Raises:
+        InvalidChatTemplate: it does not.
+    """
+    if not any(template.encode(_SAMPLE).supervised):
+        raise NothingSupervised("Nothing of an answer would be learned.", "Let the template write it.")
+    return template.sha256
+
+
+def measure_in_time(template: ChatTemplate, rows: Sequence[tuple[int, Row]]) -> list[MeasuredRow]:
+    """`measure`, each row in time."""
+    return measure(template, each_in_time(rows))
+
+
+def count_in_time(template: ChatTemplate, rows: Sequence[Row], max_seq_len: int) -> tuple[int, int]:
+    """How many of the rows are truncated, and how many tokens of all are supervised.
+
+    Raises:
+        InvalidChatTemplate: there is none, or it refuses a row.
+    """
+    encoded = [encode_row(template, row, max_seq_len) for row in each_in_time(rows)]
+    return sum(row.truncated_tokens > 0 for row in encoded), sum(sum(row.supervised) for row in encoded)
+
+
+def _call(line: _Line, folder: Path, revision: str, use: Callable[..., Result], args: tuple[Any, ...]) -> Result:
+    known = _stopped.get((folder, revision))
+    if known and known[0] > time.monotonic():
+        raise StoppedTemplate(known[1], _FIX)
+    if not line.place.acquire(timeout=line.patience):
+        raise Refusal("busy", "Other chat templates are being rendered.", "Try again in a minute.", kind="unavailable")
+    try:
+        future = _pool().schedule(_use, args=[folder, revision, CPU_SECONDS, use, args], timeout=line.seconds)
+        result: Result = future.result()
+    except (TookTooLong, ProcessExpired) as stopped:
+        message = _message_of(stopped)
+        _stopped[folder, revision] = (time.monotonic() + REMEMBERED_SECONDS, message)
+        raise StoppedTemplate(message, _FIX) from stopped
+    finally:
+        line.place.release()
+    return result
+
+
+def _message_of(stopped: Exception) -> str:
+    if isinstance(stopped, ProcessExpired) and stopped.exitcode != -signal.SIGPROF:
+        return f"The chat template or the tokenizer needed more than {MEMORY_BYTES / 1e9:.1f} GB of memory, or crashed."
+    return f"The chat template or the tokenizer took more than {CPU_SECONDS:.0f} seconds and was stopped."
+
+
+@cache
+def _pool() -> ProcessPool:
+    return ProcessPool(max_workers=2, initializer=_set_limits, context=get_context("spawn"))
+
+
+# What follows runs in the other process.
+
+_cpu_seconds = CPU_SECONDS
+
+
+def _set_limits() -> None:
+    os.nice(_NICENESS)
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _use(folder: Path, revision: str, cpu_seconds: float, use: Callable[..., Result], args: tuple[Any, ...]) -> Result:
+    global _cpu_seconds
+    _cpu_seconds = cpu_seconds
+    try:
+        _start_clock(cpu_seconds)
+        template = _template(folder, revision)
+        _start_clock(cpu_seconds)
+        return use(template, *args)
+    finally:
+        _start_clock(0)
+
+
+def _start_clock(cpu_seconds: float) -> None:
+    """The kernel ends the process by SIGPROF when they are used up, whatever code runs; 0: never."""
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+
+
+@lru_cache(maxsize=8)
+def _template(folder: Path, revision: str) -> ChatTemplate:
+    return ChatTemplate.from_folder(folder)
