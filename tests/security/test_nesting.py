@@ -8,7 +8,8 @@ import pytest
 from django.test import Client
 
 from finetune_hub.accounts.actions import create_token
-from tests.factories import first_member, make_team
+from finetune_hub.accounts.models import Team
+from tests.factories import first_member, make_base_model, make_dataset_version, make_team
 
 pytestmark = pytest.mark.django_db
 
@@ -39,6 +40,21 @@ def test_a_pattern_that_cannot_be_compiled(api: Client, pattern: str) -> None:
         body = ASKED | {"method": {"type": "lora", **method}}
         answer = api.post("/api/plans", data=body, content_type="application/json")
         assert answer.status_code == 422
+
+
+def test_a_pattern_that_takes_exponential_time(api: Client) -> None:
+    team = Team.objects.get()
+    make_base_model(team, "tiny")
+    make_dataset_version(team, "d")
+    for field in ("target_modules", "exclude_modules"):
+        body = ASKED | {
+            "base_model": "tiny",
+            "method": {"type": "lora", field: r"(((\w|\.|\w\w|\w\w\w|.\w|\w.)+)+)+\d"},
+        }
+        answer = api.post("/api/plans", data=body, content_type="application/json")
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (422, "invalid_spec")
+        assert "takes too long" in error["message"]
 
 
 def test_a_deep_mapping_in_a_form() -> None:

@@ -18,9 +18,11 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
+import regex
 from pydantic import AfterValidator, Field, model_validator
 
 from finetune_hub.spec.methods.method import Method, SavedNumbers, Saving
+from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.shape import Linear, Shape
 
 _EMBEDDING_NAMES = {"wte", "wpe"}
@@ -28,6 +30,7 @@ _BITS = {"nf4": 4.0, "fp4": 4.0, "int8": 8.0}
 _SCALE_BITS = {True: 0.127, False: 0.5}  # With and without double quantisation.
 _INT8_SCALE_BITS = 0.02  # A float32 for each row.
 _SMALL_RANK = 8
+MATCH_SECONDS = 0.1
 SHOWN_PATTERN = 80  # Letters of it in a message.
 
 
@@ -36,9 +39,12 @@ def _check_pattern(value: str | list[str] | None) -> str | list[str] | None:
         try:
             re.compile(value)
         except (re.error, OverflowError, RecursionError) as broken:
-            shown = value if len(value) <= SHOWN_PATTERN else f"{value[:SHOWN_PATTERN]}…"
-            raise ValueError(f"{shown!r} is not a regular expression: {broken}") from broken
+            raise ValueError(f"{_shown(value)!r} is not a regular expression: {broken}") from broken
     return value
+
+
+def _shown(pattern: str) -> str:
+    return pattern if len(pattern) <= SHOWN_PATTERN else f"{pattern[:SHOWN_PATTERN]}…"
 
 
 Modules = Annotated[str | list[str], AfterValidator(_check_pattern)]
@@ -225,5 +231,13 @@ def _outputs(linears: dict[Linear, int]) -> int:
 
 def _matches(path: str, pattern: str | list[str]) -> bool:
     if isinstance(pattern, str):
-        return re.fullmatch(pattern, path) is not None
+        try:  # The engine matches by `re`, which does not stop; somebody's pattern may take exponential time.
+            return regex.fullmatch(pattern, path, timeout=MATCH_SECONDS) is not None
+        except (TimeoutError, regex.error) as unsuited:
+            raise Refusal(
+                "invalid_spec",
+                f"The pattern {_shown(pattern)!r} takes too long to match {path!r}, or cannot be read ({unsuited}).",
+                "Write it without repetitions inside repetitions, or list the modules' names.",
+                field="method.target_modules",
+            ) from unsuited
     return any(path == name or path.endswith(f".{name}") for name in pattern)
