@@ -9,7 +9,7 @@ from django.test import Client
 
 from finetune_hub.accounts.actions import create_token
 from finetune_hub.accounts.models import Team
-from tests.factories import first_member, make_base_model, make_dataset_version, make_team
+from tests.factories import first_member, make_base_model, make_dataset_version, make_team, make_worker
 
 pytestmark = pytest.mark.django_db
 
@@ -46,6 +46,7 @@ def test_a_pattern_that_takes_exponential_time(api: Client) -> None:
     team = Team.objects.get()
     make_base_model(team, "tiny")
     make_dataset_version(team, "d")
+    make_worker(devices=1)
     for field in ("target_modules", "exclude_modules"):
         body = ASKED | {
             "base_model": "tiny",
