@@ -1,4 +1,4 @@
-"""A spec with other values in some of its fields, called by their place: `{"training.micro_batch_size": 1}`."""
+"""Changes to a spec, keyed by field path: `{"training.micro_batch_size": 1}`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Changes = dict[str, Any]
 
 
 def changed(spec: TrainingSpec, changes: Changes) -> TrainingSpec:
-    """The spec with other values in some fields: `{"training.micro_batch_size": 1}`."""
+    """Return the spec with other values in some fields: `{"training.micro_batch_size": 1}`."""
     document = spec.model_dump(mode="json")
     for field, value in changes.items():
         part, _, name = field.partition(".")

@@ -1,8 +1,8 @@
-"""What planning knows of a device: its memory, how fast it multiplies, and how fast it reads its memory.
+"""What planning knows about a device: its memory, its compute rates and its memory bandwidth.
 
-Rates are the makers' dense ones, without sparsity; what a run reaches of them is `speed`'s to say.
-Sources: NVIDIA's data sheet of each card; for 4090 and 3090 the Ada and Ampere GA102 white papers, where the rates are
-those with float32 accumulation.
+Rates are the manufacturers' dense ones, without sparsity; `speed` says what share of them a run reaches.
+Sources: NVIDIA's data sheet of each card; for 4090 and 3090 the Ada and Ampere GA102 white papers, with the rates for
+float32 accumulation.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class PlannedDevice:
-    """One device, as far as planning is concerned."""
+    """What planning knows about one device."""
 
     kind: DeviceKind
     name: str
     memory_bytes: int
-    half_flops: float | None  # Per second in bfloat16 and float16; None: nobody measured it.
+    half_flops: float | None  # Per second in bfloat16 and float16; None: unknown.
     float32_flops: float | None
     bandwidth: float | None  # Bytes per second.
     auto_dtype: Dtype = "float32"
-    """What `dtype: auto` comes to on a CPU, as far as is known; float32 needs the most memory."""
+    """What `dtype: auto` resolves to on a CPU, if known; the default, float32, needs the most memory."""
 
     def flops(self, dtype: Dtype) -> float | None:
         return self.float32_flops if dtype == "float32" else self.half_flops
 
 
-# Teraflops in half precision and in float32, GB/s. The name is what NVIDIA's driver says, or a part of it.
+# Name, GiB, teraflops in half precision and in float32, GB/s. The name is that of NVIDIA's driver, or a part of it.
 _GPUS = [
     ("RTX 4090", 24, 165.2, 82.6, 1008),
     ("RTX 3090", 24, 71.2, 35.6, 936),
@@ -59,7 +59,7 @@ _CPU_BANDWIDTH = 20e9
 
 
 def device_of(kind: str, name: str, memory_bytes: int) -> PlannedDevice:
-    """A worker's device as its driver calls it; a GPU that is not in the table has no rates."""
+    """Return a worker's device by its driver's name; a GPU that is not in the table has no rates."""
     if kind == "cpu":
         cores = re.search(r"(\d+) cores?", name)
         count = int(cores.group(1)) if cores else 1
@@ -72,7 +72,7 @@ def device_of(kind: str, name: str, memory_bytes: int) -> PlannedDevice:
 
 
 def device_named(text: str) -> PlannedDevice:
-    """A device by what a person types: `A100 80GB`, `rtx 4090`, `cpu 16GB`.
+    """Return a device by a name that a person typed: `A100 80GB`, `rtx 4090`, `cpu 16GB`.
 
     Raises:
         Refusal: `unknown_device`.
@@ -84,15 +84,15 @@ def device_named(text: str) -> PlannedDevice:
     if known is None:
         raise Refusal(
             "unknown_device",
-            f"No device is known by {text!r}.",
-            f"Write `cpu 16GB`, or one of: {', '.join(KNOWN_GPUS)}.",
+            f"There is no known device {text!r}.",
+            f"Use `cpu 16GB` or one of: {', '.join(KNOWN_GPUS)}.",
             field="device",
         )
     return known
 
 
 def _known(name: str, memory_bytes: int | None) -> PlannedDevice | None:
-    """The first entry whose words are all in the name; where cards differ in memory alone, the one that has it."""
+    """Return the first entry whose words are all in the name; cards that differ only in memory are told apart by it."""
     said = re.sub(r"[^a-z0-9]+", " ", name.lower()).split()
     joined = "".join(said)
     for known in KNOWN_GPUS.values():

@@ -1,4 +1,4 @@
-"""The facts of a base model, read from its folder as an import would, without transformers."""
+"""The facts of a base model, read from its folder as an import does, without transformers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _STORED_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": 
 
 
 def read_facts(folder: Path) -> ModelFacts:
-    """The facts of a model folder, from its config.json and the headers of its safetensors, without transformers.
+    """Read a model folder's facts from its config.json and the headers of its safetensors files.
 
     Raises:
-        Refusal: `unreadable_base_model`: it is no model folder, or of a kind that names its sizes otherwise.
+        Refusal: `unreadable_base_model`: not a model folder, or its config uses other names for its sizes.
     """
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -47,7 +47,7 @@ def read_facts(folder: Path) -> ModelFacts:
         raise Refusal(
             "unreadable_base_model",
             f"{folder} cannot be read as a base model ({type(unreadable).__name__}: {unreadable}).",
-            "Give a folder with config.json and *.safetensors, as `save_pretrained` writes it.",
+            "Choose a folder with config.json and *.safetensors, as written by `save_pretrained`.",
         ) from unreadable
 
 

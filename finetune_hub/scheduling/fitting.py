@@ -1,9 +1,9 @@
-"""Will a run fit, where, how long will it take, and if it fits nowhere: what would fit, at which price?
+"""Whether a run fits, where, how long it takes, and if it fits nowhere, what would fit at which cost.
 
     fits    need · (1 + spread) ≤ usable memory        tight    only the need itself ≤ usable        otherwise: does not
 
-What would fit is found by trying: every change that costs quality, alone and in pairs, each together with as few as
-possible of those that cost time alone: smaller micro batches, and activations made anew.
+Alternatives are found by trying every change that costs quality, alone and in pairs, each together with as few as
+possible of the changes that only cost time: smaller micro-batches and activation checkpointing.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from finetune_hub.spec.training import TrainingSpec
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
 
-_USABLE = {"cpu": 0.9, "cuda": 0.97}  # The machine's other processes; what the driver keeps for itself.
+_USABLE = {"cpu": 0.9, "cuda": 0.97}  # The rest is for the machine's other processes, or the driver's own.
 _SHORTEST_ROW = 128
 
 
 @dataclass(frozen=True)
 class Option:
-    """Something to change, and what it costs but time."""
+    """A change to the spec, and what it costs apart from time."""
 
     changes: Changes
     words: str
     quality: str
-    """The price in quality, in words."""
+    """The cost in quality, in words."""
     cost: int
-    """0: the same numbers; more: worse."""
+    """0: the same numbers; higher is worse."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Alternative:
     words: str
     quality: str
     cost: int
-    """0: the same numbers; more: worse."""
+    """0: the same numbers; higher is worse."""
     peak_bytes: float
     slowdown: float | None
-    """Time of the whole run, in units of the unchanged one; None: unknown."""
+    """Time of the whole run as a multiple of the unchanged one's; None: unknown."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class DevicePlan:
 
     device: PlannedDevice
     memory: MemoryEstimate
-    """Corrected by what was learnt: the allocator's part takes the difference."""
+    """Corrected by finished runs: the allocator's part absorbs the difference."""
     memory_correction: Correction
     verdict: Verdict
     load: Workload
@@ -84,20 +84,20 @@ class DevicePlan:
 
     @property
     def device_bytes_needed(self) -> int:
-        """Memory that a device of this kind must have: with the estimate's spread, but where it is tight."""
+        """Memory that a device of this kind must have; includes the estimate's spread unless the fit is tight."""
         margin = 1.0 if self.verdict == "tight" else 1 + self.memory_correction.spread
         return int(self.memory.needed_bytes * margin / _USABLE[self.device.kind])
 
     def sentence(self) -> str:
-        """The verdict with its numbers."""
+        """Return the verdict with its numbers."""
         needs = f"about {size_in_words(self.memory.needed_bytes)} of {size_in_words(self.usable_bytes)} usable"
         if self.verdict == "fits":
             return f"It fits {self.device.name}: {needs}."
         if self.verdict == "tight":
-            return f"It may just fit {self.device.name}: {needs}, which is less room than the estimate is sure of."
+            return f"It may just fit {self.device.name}: {needs}, which is within the estimate's margin of error."
         parts = {name: size for name, size in self.memory.parts().items() if name != "allocator"}
         largest = max(parts, key=lambda name: parts[name])
-        return f"It does not fit {self.device.name}: {needs}; {largest} alone are {size_in_words(parts[largest])}."
+        return f"It does not fit {self.device.name}: {needs}; {largest} alone take {size_in_words(parts[largest])}."
 
 
 def plan_on(
@@ -109,10 +109,10 @@ def plan_on(
     *,
     together: int = 1,
 ) -> DevicePlan:
-    """The spec on one device, with alternatives where it does not surely fit.
+    """Plan the spec on one device, with alternatives unless it surely fits.
 
     Args:
-        together: How many of these one machine has at most.
+        together: the most devices of this kind that one machine has.
     """
     planner = _Planner(shape, device, rows, runs, together)
     memory, load, correction = planner.memory_of(spec)
@@ -133,7 +133,7 @@ def plan_on(
 def cheapest_fit(
     spec: TrainingSpec, shape: Shape, device: PlannedDevice, rows: Rows, runs: Sequence[FinishedRun] = ()
 ) -> Alternative | None:
-    """What surely fits of it at the least price, without changes where all of it does; None: nothing is known to."""
+    """Return the cheapest variant that surely fits, unchanged if possible; None: no variant does."""
     planner = _Planner(shape, device, rows, runs)
     if planner.verdict_of(spec) == "fits":
         return planner.alternative(spec, spec, _NOTHING, _NOTHING)
@@ -141,9 +141,9 @@ def cheapest_fit(
 
 
 def device_bytes_needed(plans: Sequence[DevicePlan]) -> int | None:
-    """Memory that each device of the run must have; None: none of these holds it.
+    """Return the memory that each device of the run must have; None: it fits none of them.
 
-    Kinds of devices need different amounts: it is the largest that a device which holds the run still has.
+    Kinds of device need different amounts: the result is the largest need that some fitting device can still meet.
     """
     room = max((plan.device.memory_bytes for plan in plans if plan.holds), default=0)
     needs = [plan.device_bytes_needed for plan in plans]
@@ -151,7 +151,7 @@ def device_bytes_needed(plans: Sequence[DevicePlan]) -> int | None:
 
 
 def uneven_needs(plans: Sequence[DevicePlan]) -> str | None:
-    """Said where a CPU and a GPU that hold the run need different amounts, for the job names one; None: they do not."""
+    """Return a note if a CPU and a GPU need different amounts, because a job has only one; None: they do not."""
     needs = {
         kind: max((plan.device_bytes_needed for plan in plans if plan.device.kind == kind and plan.holds), default=0)
         for kind in ("cpu", "cuda")
@@ -161,8 +161,8 @@ def uneven_needs(plans: Sequence[DevicePlan]) -> str | None:
         return None
     cpu, gpu = size_in_words(needs["cpu"]), size_in_words(needs["cuda"])
     return (
-        f"A CPU must have {cpu} and a GPU {gpu}; where it may run on both, the job waits for a device with "
-        f"{size_in_words(needed)}, the larger, so that it does not end on one that is too small."
+        f"A CPU must have {cpu} and a GPU {gpu}. If the job may run on both, it waits for a device with the larger "
+        f"amount, {size_in_words(needed)}, so that it does not start on one that is too small."
     )
 
 
@@ -175,7 +175,7 @@ _NOTHING = Option({}, "", "none: the same numbers", 0)
 
 @dataclass(frozen=True)
 class _Planner:
-    """One model, device and dataset, under changing specs."""
+    """The plans of changing specs for one model, device and dataset."""
 
     shape: Shape
     device: PlannedDevice
@@ -202,7 +202,7 @@ class _Planner:
         return None if seconds is None else seconds * factor
 
     def alternatives_to(self, spec: TrainingSpec) -> Iterator[Alternative]:
-        """What fits, the cheapest in quality first: each further one costs more of it, and so has to cost less time."""
+        """Yield variants that fit, by rising cost in quality; each one must cost less time than those before it."""
         free = list(_free(spec))
         for paid in sorted(self._paid(spec), key=lambda option: option.cost):
             for place, saved in enumerate(free):
@@ -221,7 +221,7 @@ class _Planner:
             quality=paid.quality,
             cost=paid.cost,
             peak_bytes=self.memory_of(candidate)[0].needed_bytes,
-            # What GPUs send each other was not measured.
+            # Communication between GPUs was not measured.
             slowdown=after / before if before and after and not candidate.runtime.shard_base_model else None,
         )
 
@@ -233,7 +233,7 @@ class _Planner:
             for second in singles[number + 1 :]:
                 changes = first.changes | second.changes
                 if changes.get("runtime.shard_base_model") and _packs(changes):
-                    continue  # Packed weights cannot be spread.
+                    continue  # Packed weights cannot be sharded.
                 if not first.changes.keys() & second.changes.keys():
                     yield Option(
                         changes,
@@ -247,7 +247,7 @@ class _Planner:
         yield from self._spread_over_more(spec)
         if options.optimizer == "adamw":
             name = "paged_adamw_8bit" if self.device.kind == "cuda" else "adamw_8bit"
-            yield Option({"training.optimizer": name}, "averages in 8 bits", "next to none", 1)
+            yield Option({"training.optimizer": name}, "an 8-bit optimizer", "almost none", 1)
         if dtype_on(spec, self.device) == "float32":
             words = "computing in bfloat16"
             yield Option({"runtime.dtype": "bfloat16"}, words, "small: frozen weights are rounded to 8 bits", 2)
@@ -259,36 +259,36 @@ class _Planner:
         length = options.max_seq_len // 2
         while length >= _SHORTEST_ROW:
             lost = self.rows.share_lost(length)
-            quality = "longer rows lose their end" if lost is None else f"{100 * lost:.1f}% of the tokens are truncated"
+            quality = "longer rows are truncated" if lost is None else f"{100 * lost:.1f}% of the tokens are truncated"
             yield Option({"training.max_seq_len": length}, f"rows of {length} tokens", quality, 5)
             length //= 2
 
     def _spread_over_more(self, spec: TrainingSpec) -> Iterator[Option]:
-        """The base model over more GPUs of one machine, the fewest first."""
+        """Yield the base model sharded over more GPUs of one machine, the fewest first."""
         if self.device.kind != "cuda" or spec.method.base_bits is not None:
             return
         gpus = spec.runtime.gpus * (2 if spec.runtime.shard_base_model or spec.runtime.gpus == 1 else 1)
         while gpus <= max(self.together, spec.runtime.gpus):
             changes = {"runtime.gpus": gpus, "runtime.shard_base_model": True}
-            yield Option(changes, f"the base model spread over {gpus} GPUs", _NOTHING.quality, 0)
+            yield Option(changes, f"the base model sharded over {gpus} GPUs", _NOTHING.quality, 0)
             gpus *= 2
 
 
 def _packs(changes: Changes) -> bool:
-    """Whether they quantise the base model."""
+    """Return whether the changes quantize the base model."""
     chosen = METHODS.get(changes.get("method.type", ""))
     return chosen is not None and chosen.quantised_type == changes["method.type"]
 
 
 def _free(spec: TrainingSpec) -> Iterator[Option]:
-    """Changes that cost time alone, the cheapest first: nothing, smaller micro batches, then activations made anew."""
+    """Yield changes that only cost time, cheapest first: none, smaller micro-batches, activation checkpointing."""
     options = spec.training
     total = options.micro_batch_size * options.gradient_accumulation_steps
     smaller = []
     size = options.micro_batch_size // 2
     while size:
         changes = {"training.micro_batch_size": size, "training.gradient_accumulation_steps": -(-total // size)}
-        smaller.append(Option(changes, f"micro batches of {size}", "", 0))
+        smaller.append(Option(changes, f"micro-batches of {size}", "", 0))
         size //= 2
     yield Option({}, "", "", 0)
     yield from smaller

@@ -1,10 +1,10 @@
-"""What finished runs teach the planner: by how much a device's runs differ from the estimate, and how sure that is.
+"""What the planner learns from finished runs: how much they differ from the estimate, and how certain that is.
 
-    factor   exp( n / (n + k) · median of log(measured / estimated) )      n runs; k pulls few of them towards 1
-    spread   of the runs around their median, mixed with what is expected before any run: one run has no spread
+    factor   exp( n / (n + k) · median of log(measured / estimated) )      n runs; k pulls the factor of few runs to 1
+    spread   of the runs around their median, mixed with a prior, because one run has no spread
 
-Runs are asked from the nearest on: the same device and method, the same device, the same kind of device. Of memory only
-runs of like size teach: what a small run needs beside its weights says nothing of a large one.
+The closest runs are used: the same device and method, otherwise the same device, otherwise the same kind of device. For
+memory only runs of similar size count: the overhead of a small run says nothing about a large one.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from statistics import median
 from finetune_hub.scheduling.devices import PlannedDevice
 
 _MAD_TO_DEVIATION = 1.48  # Of normally distributed numbers.
-_MEMORY_PRIOR = (1.0, {"cpu": 0.08, "cuda": 0.15})  # k, and the expected spread: docs/planner.md says from where.
+_MEMORY_PRIOR = (1.0, {"cpu": 0.08, "cuda": 0.15})  # k, and the expected spread: see docs/planner.md.
 _SPEED_PRIOR = (0.25, {"cpu": 0.5, "cuda": 0.7})
 _LEAST_SPREAD = 0.03
 _LIKE_SIZE = 4.0
-_SPREAD_RUNS = 2  # So many runs weigh as much as the expectation.
+_SPREAD_RUNS = 2  # The prior's spread weighs as much as this many runs.
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What was estimated of a run, by today's formulas, and what it really took."""
+    """A finished run's estimate, by today's formulas, and what it really took."""
 
     device_kind: str
     device_name: str
@@ -35,31 +35,31 @@ class FinishedRun:
     memory_ratio: float
     """Measured over estimated peak."""
     time_ratio: float | None
-    """Measured over estimated seconds a step; None: no estimate."""
+    """Measured over estimated seconds per step; None: no estimate."""
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What to multiply an estimate with, and how far off it may still be."""
+    """The factor to multiply an estimate by, and how far off it may still be."""
 
     factor: float
     spread: float
     runs: int
     scope: str
-    """Whose runs, in words; empty without any."""
+    """Which runs it is based on, in words; empty without any."""
 
     def sureness(self, what: str) -> str:
-        """How sure the corrected estimate is, in a sentence."""
+        """Return a sentence on how certain the corrected estimate is."""
         within = f"within about {100 * self.spread:.0f}%"
         if not self.runs:
-            return f"{what}: from formulas alone, no run was seen yet; {within}."
+            return f"{what}: from formulas alone, because no such run has finished yet; {within}."
         word = "sure" if self.runs >= 8 and self.spread < 0.1 else "fairly sure" if self.runs >= 3 else "not yet sure"
         runs = "one finished run" if self.runs == 1 else f"{self.runs} finished runs"
         return f"{what}: {word}, corrected by {runs} {self.scope}; {within}."
 
 
 def learn_memory(runs: Sequence[FinishedRun], device: PlannedDevice, method: str, estimated_bytes: float) -> Correction:
-    """The correction of a peak that the formulas put at `estimated_bytes`."""
+    """Return the correction for a peak that the formulas estimate at `estimated_bytes`."""
     k, expected = _MEMORY_PRIOR
     like = [run for run in runs if _is_near(run.estimated_bytes / estimated_bytes) and _is_near(run.memory_ratio)]
     near, scope = _nearest(like, device, method)
@@ -67,7 +67,7 @@ def learn_memory(runs: Sequence[FinishedRun], device: PlannedDevice, method: str
 
 
 def learn_speed(runs: Sequence[FinishedRun], device: PlannedDevice, method: str) -> Correction:
-    """The correction of a step's seconds."""
+    """Return the correction for the seconds of a step."""
     k, expected = _SPEED_PRIOR
     near, scope = _nearest([run for run in runs if run.time_ratio is not None], device, method)
     return _correction([run.time_ratio for run in near if run.time_ratio], k, expected[device.kind], scope)

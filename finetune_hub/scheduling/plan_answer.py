@@ -1,4 +1,4 @@
-"""A plan as a document: what the API answers, the page draws, and `finetune-hub plan` prints with a hub or without."""
+"""A plan as a document: what the API returns, the page shows, and `finetune-hub plan` prints with or without a hub."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class AlternativeAnswer(Answer):
     words: str
     quality: str = Field(description="What it costs in quality, in words.")
     peak_bytes: int
-    slowdown: float | None = Field(description="The whole run's time, in units of the unchanged run's.")
+    slowdown: float | None = Field(description="The whole run's time as a multiple of the unchanged run's.")
 
     def sentence(self) -> str:
-        """What to change, and what it comes to."""
+        """Return what to change, and the result."""
         fields = ", ".join(f"`{field}: {str(value).lower()}`" for field, value in self.changes.items())
         time = "" if self.slowdown is None else f", {self.slowdown:g} times the time"
         return f"{fields} ({size_in_words(self.peak_bytes)}{time}; quality: {self.quality})"
@@ -51,11 +51,11 @@ class DeviceAnswer(Answer):
     peak_bytes: int
     parts: dict[str, int] = Field(description="Bytes of the peak: weights, adapters, gradients, optimizer, …")
     steps: int
-    seconds_per_step: float | None = Field(description="null: no such device was measured yet.")
+    seconds_per_step: float | None = Field(description="null: such a device has not been measured yet.")
     total_seconds: float | None
-    gpu_hours: float | None = Field(description="Device hours, all devices of the run together.")
-    sureness: list[str] = Field(description="How sure memory and time are, a sentence each.")
-    alternatives: list[AlternativeAnswer] = Field(description="What would fit, the cheapest in quality first.")
+    gpu_hours: float | None = Field(description="Device hours of all the run's devices together.")
+    sureness: list[str] = Field(description="How certain memory and time are, one sentence each.")
+    alternatives: list[AlternativeAnswer] = Field(description="What would fit, the lowest cost in quality first.")
 
     @classmethod
     def of(cls, plan: DevicePlan, *, count: int, gpus: int) -> DeviceAnswer:
@@ -80,23 +80,23 @@ class DeviceAnswer(Answer):
 
 
 def _rank(plan: DevicePlan) -> tuple[int, float]:
-    """The surest fit first, of these the fastest; of devices that hold nothing of it the largest."""
+    """Return a sort key: the surest fit first, then the fastest; if nothing fits, the largest device first."""
     order: list[Verdict] = ["fits", "tight", "does_not_fit"]
     by = -plan.usable_bytes if plan.verdict == "does_not_fit" else plan.total_seconds or 0.0
     return order.index(plan.verdict), by
 
 
 class PlanAnswer(Answer):
-    """Will it fit, where, and if not, what would?"""
+    """Whether the run fits, where, and what would fit otherwise."""
 
     fits: bool = Field(description="Whether some device has room for it, even if only just.")
     sentence: str
-    assumptions: list[str] = Field(description="What was not known and how it was taken.")
-    devices: list[DeviceAnswer] = Field(description="The most fitting first.")
+    assumptions: list[str] = Field(description="What was unknown and what was assumed instead.")
+    devices: list[DeviceAnswer] = Field(description="The best fit first.")
 
     @classmethod
     def of(cls, plans: Sequence[tuple[DevicePlan, int]], *, gpus: int, assumptions: Sequence[str] = ()) -> PlanAnswer:
-        """Of the plan for each kind of device, with how many of it there are."""
+        """Build the answer from a plan and a count per kind of device."""
         ranked = sorted(plans, key=lambda pair: _rank(pair[0]))
         devices = [DeviceAnswer.of(plan, count=count, gpus=gpus) for plan, count in ranked]
         fits = bool(devices) and devices[0].verdict != "does_not_fit"
@@ -105,5 +105,5 @@ class PlanAnswer(Answer):
         elif fits or len(devices) == 1:
             sentence = devices[0].sentence
         else:
-            sentence = f"It fits none of the {len(devices)} kinds of devices here. {devices[0].sentence}"
+            sentence = f"It fits none of the {len(devices)} kinds of device here. {devices[0].sentence}"
         return cls(fits=fits, sentence=sentence, assumptions=list(assumptions), devices=devices)

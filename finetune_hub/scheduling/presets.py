@@ -1,11 +1,11 @@
-"""Presets: a whole training out of a dataset and a base model, each value with its reason in words.
+"""Presets: a complete training spec for a dataset and a base model, each value with its reason in words.
 
     learning rate   10 · 5e-5 · (2000 / H)^0.781     within [1e-4, 1e-3], one digit;  H hidden size;  DPO: a 50th
-    epochs          3; more until 100 rows are met, at most 25; fewer once 25,000 are, at least 1
-    max_seq_len     the least power of two that keeps 99% of the tokens
-    global batch    16 rows; fewer, down to 4, where the run would take fewer than 50 steps
-    micro batch     as much of the global batch as fits, on the smallest device that has room
-    alpha           32 whatever the rank, so that the learning rate need not follow the rank
+    epochs          3; more (at most 25) until 100 rows were seen; fewer (at least 1) above 25,000 rows seen
+    max_seq_len     the smallest power of two that keeps 99% of the tokens
+    global batch    16 rows; fewer, down to 4, if the run would take fewer than 50 steps
+    micro-batch     as much of the global batch as fits, on the smallest device that has room
+    alpha           32 for every rank, so that the learning rate does not depend on the rank
 
 Sources: Schulman et al., "LoRA Without Regret", Thinking Machines 2025: LoRA's best learning rate is ten times that of
 full fine-tuning, nearly the same for every rank at alpha 32, on all linear layers, and small batches suit it; the fit
@@ -46,50 +46,50 @@ _FEWEST_HELD_OUT = 5
 
 @dataclass(frozen=True)
 class Aim:
-    """What a preset is for, and where it goes another way than the others."""
+    """What a preset is for, and how it differs from the others."""
 
     title: str
     purpose: str
     rank: int
     rank_reason: str
     kept_share: float = 0.99
-    """Of the tokens."""
+    """Share of the tokens."""
     held_out: float = 0.05
     max_steps: int | None = None
     patience: int | None = None
     device: PlannedDevice | None = None
-    """Planned for this one instead of the hub's own."""
+    """Device to plan for instead of the hub's own devices."""
 
 
 PRESETS = {
     "balanced": Aim(
         "Balanced",
-        "A sound start for most datasets: good answers in reasonable time.",
+        "A good start for most datasets: good results in reasonable time.",
         rank=16,
-        rank_reason="room for what a dataset of this kind teaches, at little cost",
+        rank_reason="enough capacity for most datasets, at little cost",
     ),
     "quick": Aim(
         "Quick",
-        "Small data, or a first look: one pass, ended after 100 steps, to see whether rows and answers are as meant.",
+        "For small data or a first look: one epoch of at most 100 steps, to check the rows and the answers.",
         rank=8,
-        rank_reason="half the usual: small data asks for little",
+        rank_reason="half the usual, which is enough for small data",
         held_out=0.0,
         max_steps=100,
     ),
     "best-quality": Aim(
         "Best quality",
-        "More to learn with and more passes; held-out rows tell when to stop, and the best weights are published.",
+        "Higher rank and more epochs; held-out rows decide when to stop, and the best weights are published.",
         rank=64,
-        rank_reason="four times the usual, so that capacity is not what ends the learning",
+        rank_reason="four times the usual, so that capacity does not limit learning",
         kept_share=0.999,
         held_out=0.1,
         patience=3,
     ),
     "fits-24gb": Aim(
         "Fits 24 GB",
-        "For one card of 24 GB (RTX 3090 or 4090, L4, A10), whichever devices are here: in 4 bits where it must be.",
+        "For one 24 GB card (RTX 3090 or 4090, L4, A10), whatever devices the hub has; in 4 bits if necessary.",
         rank=16,
-        rank_reason="the usual; its memory hardly counts beside the base model's",
+        rank_reason="the usual; it needs little memory compared with the base model",
         device=KNOWN_GPUS["RTX 4090"],
     ),
 }
@@ -99,18 +99,18 @@ DEFAULT_PRESET = next(iter(PRESETS))
 class PresetValue(Answer):
     """One field of the spec."""
 
-    field: str = Field(description="Its place in the spec, such as `training.epochs`.")
+    field: str = Field(description="Path in the spec, such as `training.epochs`.")
     value: Any
     reason: str = Field(description="Why this value, in words.")
 
 
 class Preset(Answer):
-    """A training filled in for a purpose."""
+    """A training spec filled in for a purpose."""
 
     name: str
     title: str
     purpose: str
-    values: list[PresetValue] = Field(description="What is not the spec's own default, and what it was weighed from.")
+    values: list[PresetValue] = Field(description="The values that the preset chose, each with its reason.")
     spec: TrainingSpec = Field(description="The whole spec, as `POST /api/jobs` takes it.")
 
 
@@ -128,7 +128,7 @@ def make_preset(
     devices: Sequence[PlannedDevice],
     runs: Sequence[FinishedRun] = (),
 ) -> Preset:
-    """A preset for the base model and the datasets of `asked`, whose other fields stay as they are.
+    """Return a preset for the base model and the datasets of `asked`, whose other fields stay as they are.
 
     Raises:
         Refusal: `unknown_preset`.
@@ -142,14 +142,15 @@ def make_preset(
     spec = changed(asked, {value.field: value.value for value in values})
     values += _batch_values(spec, shape, rows, [aim.device] if aim.device else devices, runs)
     values += _last_values(aim, changed(spec, {value.field: value.value for value in values}), rows)
-    latest = {value.field: value for value in values}  # The planner's word counts: it speaks later.
+    latest = {value.field: value for value in values}  # The planner's values come later, so they win.
     values = sorted(latest.values(), key=lambda value: _PARTS.index(value.field.partition(".")[0]))
     spec = changed(spec, {value.field: value.value for value in values})
     return Preset(name=name, title=aim.title, purpose=aim.purpose, values=values, spec=spec)
 
 
 def aim_of(name: str) -> Aim:
-    """
+    """Return a preset's aim.
+
     Raises:
         Refusal: `unknown_preset`.
     """
@@ -161,13 +162,13 @@ def aim_of(name: str) -> Aim:
 
 
 def learning_rate_for(hidden_size: int) -> float:
-    """LoRA's, by the width of the model: see the module's docstring."""
+    """Return LoRA's learning rate for a hidden size: see the module's docstring."""
     rate = min(1e-3, max(1e-4, 10 * 5e-5 * (2000 / hidden_size) ** 0.781))
     return float(f"{rate:.0e}")
 
 
 def epochs_for(row_count: int) -> int:
-    """Passes over so many rows: few rows are met more often, many less."""
+    """Return the epochs for a number of rows: few rows are repeated more often, many rows less."""
     least, most = _MET_ROWS
     if row_count * _EPOCHS < least:
         return min(_MOST_EPOCHS, max(_EPOCHS, math.ceil(least / row_count)))
@@ -175,7 +176,7 @@ def epochs_for(row_count: int) -> int:
 
 
 def length_for(rows: Rows, kept_share: float, context_length: int | None) -> int:
-    """The least power of two that keeps this share of the tokens; no more than the model reads."""
+    """Return the smallest power of two that keeps this share of the tokens, at most the model's context length."""
     most = context_length or 1 << 20
     length = _SHORTEST if rows.lengths else _UNKNOWN_LENGTH
     while length < most and (rows.share_lost(length) or 0.0) > 1 - kept_share:
@@ -185,14 +186,14 @@ def length_for(rows: Rows, kept_share: float, context_length: int | None) -> int
 
 def _method_values(aim: Aim, shape: Shape, objective: Objective) -> list[PresetValue]:
     rate = learning_rate_for(shape.hidden)
-    reason = f"ten times full fine-tuning's for a model {shape.hidden:,} wide"
+    reason = f"ten times the rate of full fine-tuning, for a hidden size of {shape.hidden:,}"
     if objective.learning_rate_share != 1:
         rate, reason = float(f"{rate * objective.learning_rate_share:.0e}"), objective.learning_rate_reason
     return [
         PresetValue(field="method.type", value="lora", reason="learns like full fine-tuning on data of this size"),
         PresetValue(field="method.rank", value=aim.rank, reason=aim.rank_reason),
         PresetValue(
-            field="method.alpha", value=_ALPHA, reason="the same for every rank, so that the learning rate stays"
+            field="method.alpha", value=_ALPHA, reason="the same for every rank, so that the learning rate is too"
         ),
         PresetValue(
             field="training.learning_rate",
@@ -206,13 +207,13 @@ def _epochs_value(aim: Aim, rows: Rows) -> PresetValue:
     usual = epochs_for(rows.count)
     epochs = usual
     if usual > _EPOCHS:
-        reason = f"{rows.count:,} rows are few, so each is met more often"
+        reason = f"{rows.count:,} rows are few, so each is repeated more often"
     elif aim.max_steps:
-        epochs, reason = 1, "one pass shows whether rows and answers are as meant"
+        epochs, reason = 1, "one epoch is enough to check the rows and the answers"
     elif aim.patience:
-        epochs, reason = 2 * usual, f"twice the usual for {rows.count:,} rows: held-out rows tell when to stop"
+        epochs, reason = 2 * usual, f"twice the usual for {rows.count:,} rows: held-out rows decide when to stop"
     elif usual < _EPOCHS:
-        reason = f"{rows.count:,} rows are many: fewer passes teach as much"
+        reason = f"{rows.count:,} rows are many, so fewer epochs are enough"
     else:
         reason = f"usual for {rows.count:,} rows"
     return PresetValue(field="training.epochs", value=float(epochs), reason=reason)
@@ -222,7 +223,7 @@ def _length_values(aim: Aim, shape: Shape, rows: Rows) -> list[PresetValue]:
     length = length_for(rows, aim.kept_share, shape.facts.context_length)
     lost = rows.share_lost(length)
     if lost is None:
-        reason = "the rows' lengths are not known"
+        reason = "the lengths of the rows are not known"
     elif not lost:
         reason = f"the longest row has {max(rows.lengths):,} tokens: nothing is truncated"
     else:
@@ -233,7 +234,7 @@ def _length_values(aim: Aim, shape: Shape, rows: Rows) -> list[PresetValue]:
 def _batch_values(
     spec: TrainingSpec, shape: Shape, rows: Rows, devices: Sequence[PlannedDevice], runs: Sequence[FinishedRun]
 ) -> list[PresetValue]:
-    """The rows of a step, as many of them at once as fit; and what else it takes to fit."""
+    """Return the global batch, the largest micro-batch that fits, and other changes needed to fit."""
     total = _GLOBAL_BATCH
     while total > _LEAST_BATCH and rows.count * spec.training.epochs / total < _LEAST_STEPS:
         total //= 2
@@ -243,9 +244,9 @@ def _batch_values(
     micro = changes.get("training.micro_batch_size", total)
     passes = -(-total // micro)
     if device is None:
-        reason = "no device has joined, so it is not planned"
+        reason = "not planned, because no device has joined"
     elif found is None:
-        reason = f"nothing of it fits {device.name}: see the plan"
+        reason = f"no variant fits {device.name}: see the plan"
     else:
         reason = (
             f"as many as fit {device.name}: {size_in_words(found.peak_bytes)} of {size_in_words(device.memory_bytes)}"
@@ -255,12 +256,12 @@ def _batch_values(
         PresetValue(
             field="training.gradient_accumulation_steps",
             value=passes,
-            reason=f"{total} rows a step: LoRA learns best from small batches",
+            reason=f"{total} rows per step: LoRA learns best from small batches",
         ),
     ]
     own = {value.field for value in values}
     values += [
-        PresetValue(field=field, value=value, reason=f"without it, it does not fit {device.name if device else ''}")
+        PresetValue(field=field, value=value, reason=f"otherwise it does not fit {device.name if device else ''}")
         for field, value in changes.items()
         if field not in own
     ]
@@ -270,7 +271,7 @@ def _batch_values(
 def _place(
     spec: TrainingSpec, shape: Shape, rows: Rows, devices: Sequence[PlannedDevice], runs: Sequence[FinishedRun]
 ) -> tuple[PlannedDevice | None, Alternative | None]:
-    """The smallest device that holds it at no price but time, and how; else the largest, at the least price."""
+    """Return the smallest device that fits it without losing quality, and how; otherwise the largest, at least cost."""
     by_size = sorted(devices, key=lambda device: device.memory_bytes)
     found = None
     for device in by_size:
@@ -281,23 +282,21 @@ def _place(
 
 
 def _last_values(aim: Aim, spec: TrainingSpec, rows: Rows) -> list[PresetValue]:
-    """What depends on the number of steps: where it ends at the latest, and how often held-out rows are measured."""
+    """Return what depends on the number of steps: the step limit, and how often held-out rows are evaluated."""
     held_out = round(aim.held_out * rows.count)
     share = aim.held_out if held_out >= _FEWEST_HELD_OUT else 0.0
     steps = workload_of(changed(spec, {"evaluation.fraction": share}), rows).steps
     if aim.max_steps:
-        ends = [PresetValue(field="training.max_steps", value=aim.max_steps, reason="tells where the loss goes")]
-        none = PresetValue(field="evaluation.fraction", value=0.0, reason="a first look needs none")
+        ends = [PresetValue(field="training.max_steps", value=aim.max_steps, reason="enough to see how the loss falls")]
+        none = PresetValue(field="evaluation.fraction", value=0.0, reason="a first look needs no held-out rows")
         return [*ends, none] if steps > aim.max_steps else [none]
     if not share:
-        return [
-            PresetValue(field="evaluation.fraction", value=0.0, reason=f"{rows.count:,} rows are too few to spare any")
-        ]
+        return [PresetValue(field="evaluation.fraction", value=0.0, reason=f"{rows.count:,} rows are too few to split")]
     values = [
         PresetValue(
             field="evaluation.fraction",
             value=share,
-            reason=f"{held_out:,} rows tell learning from learning by heart",
+            reason=f"{held_out:,} rows show when the model starts to overfit",
         ),
         PresetValue(
             field="evaluation.every_steps",
@@ -306,6 +305,6 @@ def _last_values(aim: Aim, spec: TrainingSpec, rows: Rows) -> list[PresetValue]:
         ),
     ]
     if aim.patience:
-        reason = "so many measures in a row without a lower loss end it"
+        reason = "stop after this many evaluations in a row without a lower loss"
         values.append(PresetValue(field="evaluation.early_stopping_patience", value=aim.patience, reason=reason))
     return values

@@ -9,7 +9,7 @@ MAX_ACCUMULATION = 1024
 
 
 def smaller(spec: TrainingSpec) -> Changes | None:
-    """Micro batches of half the size or less; then activations made anew; None: nothing is left to try."""
+    """Return micro-batches of at most half the size, then activation checkpointing; None: nothing is left to try."""
     options = spec.training
     rows = options.micro_batch_size * options.gradient_accumulation_steps
     for size in range(options.micro_batch_size // 2, 0, -1):
@@ -19,5 +19,5 @@ def smaller(spec: TrainingSpec) -> Changes | None:
 
 
 def in_words(changes: Changes) -> str:
-    """`micro_batch_size` 2, `gradient_accumulation_steps` 4"""
+    """Return the changes as text: `micro_batch_size` 2, `gradient_accumulation_steps` 4."""
     return ", ".join(f"`{field.partition('.')[2]}` {str(value).lower()}" for field, value in changes.items())

@@ -1,14 +1,14 @@
-"""How long an optimizer step takes: the matrix products it needs, and the memory it has to read, whichever is slower.
+"""How long an optimizer step takes: its matrix products or its memory reads, whichever is slower.
 
     products   T · (4 L + 6 P) + 4 S · H · V + T · attention      forward and the inputs' gradients of L, all three of P
                + 2 T · L                                          the second forward of activation checkpointing
                + 2 T · L + 2 S · H · V + T · attention            each of the base model's own passes, for DPO
-    memory     weights once a pass; packed ones are written out and read again
+    memory     weights once per pass; packed ones are written out and read again
     step       Σ over micro batches  max(products / reached rate, memory / bandwidth)  +  28 P / bandwidth of AdamW
 
-What GPUs send each other, when a base model is spread over them, is not counted.
-A rough figure until the device has finished a run: see `learning`. The reached share of a CPU's rate is that of
-benchmarks/README.md, a GPU's is assumed.
+Communication between GPUs that share a base model is not counted.
+The result is a rough figure until the device has finished a run: see `learning`. The reached share of a CPU's rate is
+from benchmarks/README.md, a GPU's is assumed.
 Shape letters:  T tokens,  S supervised tokens,  L parameters of the linear layers,  P trained parameters,  H hidden,
 V vocabulary.
 """
@@ -28,7 +28,7 @@ _OPTIMIZER_BYTES = 28  # Parameter, gradient and both averages read; all but the
 
 
 def seconds_per_step(spec: TrainingSpec, shape: Shape, device: PlannedDevice, load: Workload) -> float | None:
-    """Wall time of an optimizer step; None: nobody measured such a device."""
+    """Return the wall time of an optimizer step in seconds; None: such a device was never measured."""
     dtype = dtype_on(spec, device)
     width, rate = BYTES_OF[dtype], device.flops(dtype)
     if rate is None or device.bandwidth is None:
@@ -42,12 +42,12 @@ def seconds_per_step(spec: TrainingSpec, shape: Shape, device: PlannedDevice, lo
     references = spec.objective.reference_passes
     products += references * tokens * (2 * linear + attention + head / 2)
     passes += references
-    # Spread or not, all of it is read.
+    # All weights are read, sharded or not.
     whole = changed(spec, {"runtime.shard_base_model": False}) if spec.runtime.shard_base_model else spec
     weights = weight_bytes(whole, shape, dtype, device).used
     if spec.method.base_bits is not None:
         weights += 2 * linear * width
     computing = products / (rate * _REACHED[device.kind, width])
     reading = passes * weights / device.bandwidth
-    shared = -(-load.micro_batches_per_step // spec.runtime.gpus)  # Micro batches of the busiest GPU.
+    shared = -(-load.micro_batches_per_step // spec.runtime.gpus)  # Micro-batches of the busiest GPU.
     return shared * max(computing, reading) + _OPTIMIZER_BYTES * trained / device.bandwidth

@@ -1,6 +1,6 @@
-"""How many tokens a run meets: in a micro batch at most, and altogether. From row lengths where they are known.
+"""How many tokens a run processes: in its largest micro-batch, and in total. From row lengths if they are known.
 
-largest micro batch   B · mean + σ · √(2 B ln n)     of n draws; at most the B longest rows, at most B · max_seq_len
+largest micro-batch   B · mean + σ · √(2 B ln n)     of n draws; at most the B longest rows, at most B · max_seq_len
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from dataclasses import dataclass
 from finetune_hub.spec.training import TrainingSpec
 
 _BYTES_A_TOKEN = 4
-_SUPERVISED_SHARE = 0.5  # Where nothing is known: the answers are about half of a conversation.
+_SUPERVISED_SHARE = 0.5  # If unknown: the answers are about half of a conversation.
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Datasets, as far as planning is concerned; of pairs, the better answers."""
+    """What planning knows about the datasets; for pairs, about the chosen answers."""
 
     count: int
-    """Of an epoch, which draws the rows of a dataset as often as its weight says."""
+    """Rows per epoch, which draws each dataset's rows as often as its weight says."""
     lengths: Sequence[int] = ()
-    """Tokens of some or all rows before they are cut; none: unknown, so every row is taken to be `max_seq_len` long."""
+    """Tokens of some or all rows before truncation; empty: unknown, so every row counts as `max_seq_len` long."""
     supervised_share: float = _SUPERVISED_SHARE
 
     @classmethod
     def guessed(cls, count: int, size_bytes: int) -> Rows:
-        """Where nobody counted tokens: four bytes each, and rows of half the mean, the mean, and twice it."""
+        """Guess lengths without a tokenizer: four bytes per token; rows of half, once and twice the mean."""
         mean = max(1, round(size_bytes / count / _BYTES_A_TOKEN))
         return cls(count, (max(1, mean // 2), mean, 2 * mean))
 
     def share_lost(self, max_seq_len: int) -> float | None:
-        """The share of tokens that is truncated at this length."""
+        """Return the share of tokens that is truncated at this length; None: unknown."""
         if not self.lengths:
             return None
         return sum(max(0, length - max_seq_len) for length in self.lengths) / sum(self.lengths)
@@ -43,7 +43,7 @@ class Workload:
     """What the run computes."""
 
     micro_batch_tokens: float
-    """Of the largest micro batch."""
+    """Tokens of the largest micro-batch."""
     longest_row: float
     supervised_share: float
     steps: int
@@ -52,7 +52,7 @@ class Workload:
 
     @property
     def supervised_tokens(self) -> float:
-        """Of the largest micro batch."""
+        """Supervised tokens of the largest micro-batch."""
         return self.micro_batch_tokens * self.supervised_share
 
     @property
@@ -61,7 +61,7 @@ class Workload:
 
 
 def workload_of(spec: TrainingSpec, rows: Rows) -> Workload:
-    """The run's tokens; virtual tokens of prompt tuning are counted by `memory`, not here."""
+    """Return the run's workload; virtual tokens of prompt tuning are counted by `memory`, not here."""
     options = spec.training
     documents = spec.objective.documents_of_row
     rows_per_step = options.micro_batch_size * options.gradient_accumulation_steps

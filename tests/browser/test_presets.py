@@ -27,7 +27,7 @@ def test_the_form_opens_filled_in_and_keeps_off_what_was_typed(open_page: OpenPa
     page, _ = open_form(open_page)
     rate = page.locator("[name='training.learning_rate']")
     expect(rate).to_have_value("0.001")
-    expect(page.get_by_text("Ten times full fine-tuning's for a model 576 wide.")).to_be_visible()
+    expect(page.get_by_text("Ten times the rate of full fine-tuning, for a hidden size of 576.")).to_be_visible()
     expect(page.get_by_role("status")).to_contain_text("It fits")
     page.get_by_role("radio", name="Best quality").check()
     expect(page.locator("[name='method.rank']")).to_have_value("64")

@@ -42,7 +42,7 @@ def test_a_preset_fills_in_every_number_with_its_reason(world: World, name: str)
     assert [line.dataset for line in form.dataset_lines()] == ["tickets@1"]
     page = html.unescape(response.content.decode())
     assert page.count("data-reason") >= 7
-    assert "8 rows are few, so each is met more often" in page
+    assert "8 rows are few, so each is repeated more often" in page
     assert Job.objects.count() == before
 
 

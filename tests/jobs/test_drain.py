@@ -108,7 +108,7 @@ def test_a_drain_waits_for_the_pass_under_way_and_nothing_comes_after_it(
     [waiting] = Job.objects.filter(pk__in=[job.pk for job in jobs], state="queued")
     assert (
         waiting.waiting_reason
-        == "Every worker is drained: no new job starts until an admin resumes one on the Workers page."
+        == "Every worker is drained. No new job starts until an admin resumes one on the Workers page."
     )
     resume_worker(worker, actor=admin)
     assert health_of(worker) == "healthy"

@@ -246,7 +246,7 @@ def test_two_schedulers_at_once_assign_every_job_once() -> None:
     assert set(Attempt.objects.values_list("job", flat=True)) == {job.pk for job in jobs[:4]}
     assert {worker.attempts.count() for worker in workers} == {2}
     waiting = Job.objects.get(pk=jobs[4].pk)
-    assert waiting.waiting_reason.startswith("Next in line: all 4 devices are busy.")
+    assert waiting.waiting_reason.startswith("Next in the queue: all 4 devices are busy.")
 
 
 @pytest.mark.django_db(transaction=True)
@@ -274,7 +274,7 @@ def test_worker_without_canary_is_unhealthy_and_gets_no_job(job: Job) -> None:
     worker = make_worker(canary_at=Now() - timedelta(seconds=61))
     assert schedule_pass() == 0
     job.refresh_from_db()
-    assert job.waiting_reason.startswith("No worker is fit for work")
+    assert job.waiting_reason.startswith("No worker can take jobs")
     [shown] = type(worker).objects.with_health()
     assert shown.health()[0] == "unhealthy"
     worker_port.consume_canary(worker.name)

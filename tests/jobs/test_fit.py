@@ -36,7 +36,7 @@ def test_what_fits_nowhere_is_refused_with_what_would_fit(team: Team, state: str
     with pytest.raises(Refusal) as refused:
         submit(team, asked)
     assert refused.value.code == "does_not_fit"
-    assert "weights alone are 26.0 GB" in refused.value.message
+    assert "weights alone take 26.0 GB" in refused.value.message
     assert "`method.type: qlora`" in refused.value.remedy
     assert "`allow_unfit`" in refused.value.remedy
     assert not Job.objects.exists()

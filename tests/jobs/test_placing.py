@@ -101,7 +101,7 @@ def test_wishes_and_labels_choose_the_worker(team: Team) -> None:
     impossible = job_with(team, runtime={"device": "h100"})
     assert schedule_pass() == 1
     assert labelled.attempts.get().worker == quiet
-    assert reason_of(impossible).startswith("No device is a 'h100', which the job wishes for")
+    assert reason_of(impossible).startswith("No device matches `runtime.device: h100`")
     assert (impossible.waiting_code, impossible.expected_start) == ("no_device", None)
 
 
@@ -158,7 +158,7 @@ def test_a_job_of_higher_priority_takes_the_device_of_a_lower_one(team: Team) ->
     running.refresh_from_db()
     assert running.stop_wish == "preempt"
     assert "A job of higher priority needs its devices." in low.events.get().message
-    assert reason_of(urgent).startswith("Next in line: the one device is busy. It is expected to start")
+    assert reason_of(urgent).startswith("Next in the queue: the only device is busy. It is expected to start")
     schedule_pass()
     assert low.events.count() == 1  # It is asked once.
 
@@ -202,7 +202,7 @@ def test_an_import_holds_no_gpu(team: Team, kind: str) -> None:
     assert training.attempts.get().devices.count() == 1
     first = imports[0].attempts.get()
     assert (first.worker, first.devices.count()) == (worker, 0)
-    assert reason_of(imports[1]).startswith("Next in line: the one place for imports is busy.")
+    assert reason_of(imports[1]).startswith("Next in the queue: the only import slot is busy.")
     assert schedule_pass() == 0
     end_attempt(first, AttemptState.LOST)
     Job.objects.filter(pk=imports[0].pk).update(state="cancelled", finished_at=Now())
@@ -225,7 +225,7 @@ def test_a_team_at_its_quota_waits_and_says_so(team: Team) -> None:
     jobs = [make_job(team, created_at=timezone.now() - timedelta(minutes=9 - n)) for n in range(2)]
     assert schedule_pass() == 1
     assert reason_of(jobs[1]).startswith(
-        f"Next in line: team {team.name} uses 1 of the 1 devices that its quota allows"
+        f"Next in the queue: team {team.name} uses 1 of the 1 devices that its quota allows"
     )
     assert jobs[1].waiting_code == "team_devices"
     end_attempt(jobs[0].attempts.get(), AttemptState.CANCELLED)
@@ -272,7 +272,7 @@ def test_a_wait_has_a_sentence_a_code_and_an_expected_start(team: Team) -> None:
     make_attempt(running, worker, state=AttemptState.RUNNING, lease_token="0" * 32, started_at=timezone.now())
     waiting = make_job(team)
     assert schedule_pass() == 0
-    assert reason_of(waiting).startswith("Next in line: the one device is busy. It is expected to start")
+    assert reason_of(waiting).startswith("Next in the queue: the only device is busy. It is expected to start")
     assert waiting.waiting_code == "devices"
     assert waiting.expected_start is not None
     assert timedelta(minutes=15) < waiting.expected_start - timezone.now() < timedelta(minutes=23)

@@ -107,7 +107,7 @@ def test_what_fits_nowhere_comes_with_what_would(team: Team) -> None:
     make_worker()
     answer = plan_training(team, make_spec(runtime={"dtype": "bfloat16"}))
     assert not answer.fits
-    assert "weights alone are 26.0 GB" in answer.sentence
+    assert "weights alone take 26.0 GB" in answer.sentence
     assert any(option.changes.get("method.type") == "qlora" for option in answer.devices[0].alternatives)
 
 

@@ -59,7 +59,7 @@ def test_refuses_13b_lora_on_24_gb_and_offers_4_bits() -> None:
     planned = plan("13B", "RTX 4090", spec("lora"))
     assert planned.verdict == "does_not_fit", shown(planned)
     assert planned.memory.weights / 1e9 == pytest.approx(26.0, abs=0.1), shown(planned)
-    assert "weights alone are 26.0 GB" in planned.sentence()
+    assert "weights alone take 26.0 GB" in planned.sentence()
     first = planned.alternatives[0]
     assert first.changes == {"method.type": "qlora"}
     assert plan("13B", "RTX 4090", changed(spec("lora"), first.changes)).verdict == "fits"

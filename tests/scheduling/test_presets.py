@@ -138,5 +138,5 @@ def test_a_device_must_have_what_the_largest_need_among_those_that_hold_it_is() 
     said = uneven_needs(on_both)
     assert said is not None
     assert size_in_words(on_gpu) in said
-    assert f"waits for a device with {size_in_words(roomy)}, the larger" in said
+    assert f"waits for a device with the larger amount, {size_in_words(roomy)}" in said
     assert uneven_needs([plans["gpu"], plans["small"]]) is None, "only the GPU holds it"

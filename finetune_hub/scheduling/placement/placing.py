@@ -1,13 +1,13 @@
 """Which waiting job gets which device: a pure function, so that it can be tested and simulated without a service.
 
-The queue is walked in turns (`turns`). A job gets what is free (`pools`), unless its team's quota is used up
-(`quotas`). The first that must wait for devices get a reservation where they start first (`timeline`): what is kept
-for them goes only to jobs that are expected to be gone by then, so back-fill never moves a reservation later. Where
-stopping runs of lower priority is the faster way, that is proposed (`preemption`).
+The queue is walked in fair-share order (`turns`). A job gets free devices (`pools`), unless its team's quota is used up
+(`quotas`). The first jobs that must wait for devices get a reservation where they can start earliest (`timeline`).
+Reserved devices go only to jobs that are expected to end before then, so backfilling never delays a reservation. If
+stopping runs of lower priority is faster, that is proposed (`preemption`).
 
-A run that outstays its estimate does delay a reservation. It cannot do so for ever: as long as the reservation stands,
-its devices go to nobody else.
-Source: Lifka, "The ANL/IBM SP scheduling system", 1995 (EASY back-filling), with several reservations in place of one.
+A run that exceeds its estimate does delay a reservation, but not indefinitely: while the reservation lasts, its devices
+go to no other job.
+Source: Lifka, "The ANL/IBM SP scheduling system", 1995 (EASY backfilling), with several reservations instead of one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from finetune_hub.scheduling.placement.timeline import Slot, Timeline
 from finetune_hub.scheduling.placement.turns import Turns
 
 MIN_RESERVED = 16
-RESERVED_SHARE = 0.5  # Of the devices: for jobs that must wait, in order. More would leave less to fill gaps with.
+RESERVED_SHARE = 0.5  # Largest share of devices to reserve for waiting jobs. More would leave less for backfilling.
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +33,27 @@ class Placements:
     assignments: tuple[Assignment, ...]
     preemptions: tuple[Preemption, ...]
     waits: Mapping[str, Wait]
-    """Of every job that got nothing, in line: what blocks it, and when it is expected to start."""
+    """For every job that got nothing, in queue order: what blocks it, and when it is expected to start."""
 
 
 def place_jobs(situation: Situation) -> Placements:
-    """Assign devices, propose preemptions, and say to everyone else why they wait.
+    """Assign devices, propose preemptions, and explain to all other jobs why they wait.
 
-    The same situation gives the same answer.
+    The result is deterministic.
     """
     placing = Placing(situation)
     return Placements(tuple(placing.assignments), tuple(placing.preemptions), explain(situation, placing))
 
 
 class Placing:
-    """One walk over the queue: who starts now, and what is kept for whom."""
+    """One walk over the queue: which jobs start now, and which devices are reserved for others."""
 
     def __init__(self, situation: Situation) -> None:
         self.assignments: list[Assignment] = []
         self.preemptions: list[Preemption] = []
         self.reservations: dict[str, Slot] = {}
         self.blocked: dict[str, Blocked] = {}
-        """Job → what of its team's quota kept it waiting."""
+        """Job → which part of its team's quota kept it waiting."""
         self.waiting: list[WaitingJob] = []
         """In the order of the walk."""
         self.pools = Pools(situation.devices, situation.runs)
@@ -87,7 +87,7 @@ class Placing:
         return False
 
     def _reserve(self, job: WaitingJob, suitable: Suitable) -> None:
-        """Keep devices for the job: those that are free first, or those of runs that have to make room for it."""
+        """Reserve devices for the job: those that become free first, or those of runs that it preempts."""
         slot = self.timeline.earliest(job, suitable)
         if slot is None:
             return
@@ -102,7 +102,7 @@ class Placing:
 
 
 def explain(situation: Situation, placing: Placing) -> dict[str, Wait]:
-    """Why each job waits that got nothing, and when it starts if everything ends as expected."""
+    """Return why each job without devices waits, and when it starts if everything ends as expected."""
     reasons = Reasons(situation, placing.quotas, placing.pools.lent_now)
     waits: dict[str, Wait] = {}
     for place, job in enumerate(_line(situation, placing), start=1):
@@ -112,7 +112,7 @@ def explain(situation: Situation, placing: Placing) -> dict[str, Wait]:
 
 
 def _line(situation: Situation, placing: Placing) -> list[WaitingJob]:
-    """Who waits, as they will come to their turn: those with a reservation, then the others, each charged its turn."""
+    """Return the waiting jobs in the expected order: those with a reservation, then the others, each one charged."""
     turns = Turns(situation, [job for job in placing.waiting if job.job_id not in placing.reservations])
     line = [job for job in placing.waiting if job.job_id in placing.reservations]
     started = {assignment.job_id for assignment in placing.assignments}
@@ -125,7 +125,7 @@ def _line(situation: Situation, placing: Placing) -> list[WaitingJob]:
 
 
 def _expected_start(job: WaitingJob, placing: Placing) -> tuple[WaitCode, float]:
-    """What blocks the job, and when it starts: after all that are before it in line."""
+    """Return what blocks the job, and when it starts, after all jobs ahead of it."""
     if job.job_id in placing.reservations:
         return "devices", placing.reservations[job.job_id].start
     slot = placing.timeline.earliest(job, placing.pools.suitable(job))

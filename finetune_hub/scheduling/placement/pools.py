@@ -1,7 +1,7 @@
-"""Which devices are free now: pools of alike devices, so that a queue of ten thousand asks a dozen pools, not a fleet.
+"""Which devices are free now: pools of identical devices, so that ten thousand jobs query a dozen pools, not a fleet.
 
-A device is idle, lent whole, lent in parts, or kept for a reservation. One that is kept goes to another job only if
-that is expected to end before the reservation begins.
+A device is idle, lent whole, lent in parts, or reserved. A reserved device goes to another job only if that job is
+expected to end before the reservation begins.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from functools import lru_cache
 from finetune_hub.scheduling.placement.situation import IMPORTS, Assignment, Device, Run, WaitingJob
 
 Suitable = tuple[int, ...]
-"""Numbers of pools, the first choice first."""
+"""Pool numbers, best choice first."""
 
 
 @dataclass
 class Pool:
-    """Devices of workers that differ in nothing that a job may ask for."""
+    """Devices that are the same in everything that a job may require."""
 
     kind: str
     name: str
@@ -31,15 +31,15 @@ class Pool:
     devices: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     """Worker → its devices, busy or not."""
     idle: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
-    """Worker → those of them that nobody has and nothing is kept for."""
+    """Worker → its devices that are free and not reserved."""
     kept: dict[int, list[int]] = field(default_factory=dict)
-    """Worker → those of them that nobody has, and a reservation waits for; only workers with such ones."""
+    """Worker → its devices that are free but reserved; only workers with such devices."""
     parts: dict[int, int] = field(default_factory=dict)
     """Device lent in parts → bytes left."""
 
 
 def matches(job: WaitingJob, kind: str, name: str, memory_bytes: int, labels: frozenset[str]) -> bool:
-    """Whether one such device could run one process of the job, if nothing else ran there."""
+    """Return whether one such device could run one process of the job, if nothing else ran there."""
     if memory_bytes < job.memory_bytes or not job.labels <= labels or (kind == IMPORTS and not job.prefers_cpu):
         return False
     return not job.wish or words_of(job.wish) <= words_of(name) | {kind, "cpu" if kind == "cpu" else "gpu"}
@@ -51,17 +51,17 @@ def words_of(text: str) -> frozenset[str]:
 
 
 def right_kinds(job: WaitingJob, kinds: set[str]) -> set[str]:
-    """Of the kinds of devices that could run the job, those that it gets: no CPU where a GPU could, or the reverse."""
+    """Return which of the kinds that could run the job it may get: no CPU if a GPU could run it, or the reverse."""
     if job.prefers_cpu:
         return kinds & {"cpu", IMPORTS} or kinds
     return kinds - {"cpu"} if len(kinds) > 1 and not job.wish else kinds
 
 
 class Pools:
-    """The fleet as a pass finds it, and changes it.
+    """The fleet's free devices, updated as a pass assigns them.
 
     Args:
-        devices: all of them; one that is away is lent to nobody, but keeps jobs that it could run off the CPUs.
+        devices: all devices. One that is away gets no job, but jobs that it could run do not fall back to a CPU.
     """
 
     def __init__(self, devices: Sequence[Device], runs: Iterable[Run]) -> None:
@@ -70,7 +70,7 @@ class Pools:
         self.worker_of: dict[int, int] = {}
         self.kept_until: dict[int, float] = {}
         self.lent_now: set[int] = set()
-        """By this pass."""
+        """Devices lent by this pass."""
         self._facts = {(device.kind, device.name, device.memory_bytes, device.labels) for device in devices}
         self._suitable: dict[tuple[object, ...], Suitable] = {}
         self._exhausted: set[tuple[Suitable, int]] = set()
@@ -86,7 +86,7 @@ class Pools:
             self._add(device, self.pools[numbers[facts]], held.get(device.device_id))
 
     def suitable(self, job: WaitingJob) -> Suitable:
-        """The pools whose devices can run the job: the tightest fit first, so that large devices stay free."""
+        """Return the pools whose devices can run the job: the tightest fit first, so that large devices stay free."""
         key = (job.wish, job.labels, job.prefers_cpu, job.memory_bytes)
         found = self._suitable.get(key)
         if found is None:
@@ -101,14 +101,14 @@ class Pools:
         return found
 
     def take(self, job: WaitingJob, suitable: Suitable, *, now: float) -> Assignment | None:
-        """Lend the job what is free: idle devices, else a part of one, else devices kept for later than its end."""
+        """Lend the job free devices: idle ones, otherwise part of one, otherwise ones reserved from after its end."""
         place = self._idle_place(job, suitable) or self._part(job, suitable, now) or self._gap(job, suitable, now)
         return None if place is None else self._lend(job, *place)
 
     def keep(self, devices: Iterable[int], *, until: float) -> None:
-        """Reserve devices, busy ones too, from a moment on. A moment that nobody knows lets nobody in before it.
+        """Reserve devices, including busy ones, from a time on. If that time is unknown, no other job gets them.
 
-        A later reservation of the same device begins when the first one ends, so the first one decides.
+        A later reservation of the same device begins when the first one ends, so only the first one counts.
         """
         for device in devices:
             self.kept_until.setdefault(device, -math.inf if math.isinf(until) else until)
@@ -139,7 +139,7 @@ class Pools:
         return None
 
     def _part(self, job: WaitingJob, suitable: Suitable, now: float) -> tuple[Pool, int, list[int]] | None:
-        """The device lent in parts on which the job leaves the least room."""
+        """Find the shared device on which the job leaves the least memory free."""
         if job.devices > 1 or not job.memory_bytes:
             return None
         for number in suitable:
@@ -155,7 +155,7 @@ class Pools:
         return None
 
     def _gap(self, job: WaitingJob, suitable: Suitable, now: float) -> tuple[Pool, int, list[int]] | None:
-        """Back-fill: devices that are kept for a later moment than the job's end, beside idle ones of the worker."""
+        """Backfill: find devices reserved from after the job's end, together with idle devices of the same worker."""
         if job.expected_seconds is None or not self.kept_until:
             return None
         for number in suitable:
@@ -168,7 +168,7 @@ class Pools:
         return None
 
     def _admits(self, device: int, job: WaitingJob, now: float) -> bool:
-        """Whether the job is gone before the device's reservation begins."""
+        """Return whether the job ends before the device's reservation begins."""
         if device not in self.kept_until:
             return True
         return job.expected_seconds is not None and now + job.expected_seconds <= self.kept_until[device]
@@ -197,7 +197,7 @@ class Pools:
 
     @staticmethod
     def _parts_held(runs: Iterable[Run]) -> dict[int, float]:
-        """Device → bytes of it that are lent; infinitely many when it is lent whole."""
+        """Return device → bytes of it that are lent; infinity if it is lent whole."""
         held: defaultdict[int, float] = defaultdict(float)
         for run in runs:
             for device in run.device_ids:

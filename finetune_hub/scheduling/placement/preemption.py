@@ -1,6 +1,6 @@
-"""Which runs should make room: those of lower priority only, the least important first, and of these the youngest.
+"""Which runs to preempt: only those of lower priority, the least important first, and of these the newest.
 
-A preempted run writes a checkpoint and waits in the queue again, so what is lost is the time since its last step.
+A preempted run writes a checkpoint and goes back to the queue, so only the time since its last step is lost.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from finetune_hub.scheduling.placement.pools import Pools, Suitable
 from finetune_hub.scheduling.placement.situation import Run, WaitingJob
 
-CHECKPOINT_SECONDS = 60.0  # That a run may take to stop; who starts sooner anyway preempts nobody.
+CHECKPOINT_SECONDS = 60.0  # What a run may take to stop; a job that starts sooner anyway preempts nothing.
 
 
 @dataclass(frozen=True, slots=True)
 class Eviction:
-    """Runs to stop, none where enough are stopping already, and the devices that the job gets by it."""
+    """Runs to stop (none if enough are stopping already), and the devices that the job gets."""
 
     runs: tuple[Run, ...]
     device_ids: tuple[int, ...]
 
 
 class Preemptions:
-    """The runs of a pass. All devices of a run that was chosen are as good as free for who may preempt."""
+    """The runs of a pass. Once a run is chosen, all its devices count as free for jobs that may preempt."""
 
     def __init__(self, pools: Pools, runs: Iterable[Run]) -> None:
         self._pools = pools
@@ -36,7 +36,7 @@ class Preemptions:
         self._lowest = min((run.priority for run in runs if run.may_be_preempted), default=None)
 
     def find(self, job: WaitingJob, suitable: Suitable) -> Eviction | None:
-        """The worker on which the least important runs make room for the job; None: on none is that allowed."""
+        """Find the worker with the least important runs to preempt for the job; None: no worker has such runs."""
         if self._lowest is None or job.priority <= self._lowest:
             return None
         found = [
@@ -70,7 +70,7 @@ class Preemptions:
 
 
 def _price(runs: Sequence[Run]) -> tuple[float, ...]:
-    """What it costs to stop these runs: nothing if there are none, else by the most important, then the oldest."""
+    """Return the cost of stopping these runs: 0 for none, otherwise by highest priority, size, then oldest start."""
     if not runs:
         return (0.0,)
     devices = sum(len(run.device_ids) for run in runs)

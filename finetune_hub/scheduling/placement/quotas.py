@@ -1,8 +1,8 @@
-"""What a team may have: so many devices at a time, and so many device hours a month.
+"""What a team may use: a number of devices at a time, and a number of device hours per month.
 
-A job is let in when the devices that its team holds and its own stay within the quota, and when its expected hours do,
-beside those that the month took and those that running jobs will still take. Of a job whose length nobody knows it is
-asked only that hours are left.
+A job may start if its devices and those that its team holds stay within the quota, and if its expected hours do too,
+added to those used this month and those that running jobs still need. A job of unknown length only requires that some
+hours are left.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ Blocked = Literal["more_than_quota", "team_devices", "team_hours"]
 
 
 class Quotas:
-    """The teams' room, as a pass finds it and gives it away: to what starts, and to what has a reservation."""
+    """The room left in the teams' quotas, reduced during a pass by jobs that start or get a reservation."""
 
     def __init__(self, situation: Situation) -> None:
         self.teams = {team.team_id: team for team in situation.teams}
         self.in_use = Counter[int]()
-        """Team → devices of what runs."""
+        """Team → devices of its running jobs."""
         self._next_month = situation.next_month
         self._hours = {team.team_id: team.used_hours for team in situation.teams}
         self._ends: defaultdict[int, list[float]] = defaultdict(list)
-        """Team → heap of the moments at which its devices come free."""
+        """Team → heap of the times at which its devices become free."""
         for run in situation.runs:
             self.in_use[run.team_id] += len(run.device_ids)
             end = run.end_seen_from(situation.now)
             self._hold(run.team_id, len(run.device_ids), start=situation.now, end=end, share=run.share)
 
     def devices_held(self, team_id: int) -> int:
-        """In use or promised."""
+        """Return the number of devices in use or reserved."""
         return len(self._ends[team_id])
 
     def hours_left(self, team_id: int) -> float:
@@ -42,7 +42,7 @@ class Quotas:
         return math.inf if team is None or team.max_hours is None else team.max_hours - self._hours[team_id]
 
     def blocks(self, job: WaitingJob) -> Blocked | None:
-        """What of its team's quota keeps the job from starting now."""
+        """Return which part of its team's quota keeps the job from starting now."""
         team = self.teams.get(job.team_id)
         if team is None:
             return None
@@ -53,12 +53,12 @@ class Quotas:
         return None
 
     def charge(self, job: WaitingJob, *, start: float) -> None:
-        """The job starts then."""
+        """Count the job as starting then."""
         seconds = math.inf if job.expected_seconds is None else job.expected_seconds
         self._hold(job.team_id, job.devices, start=start, end=start + seconds)
 
     def earliest(self, job: WaitingJob, start: float) -> float:
-        """When the quota lets the job in, if later than `start`. Forgets what has ended by then: ask in line."""
+        """Return when the quota admits the job, at `start` or later. Call in queue order: it forgets what has ended."""
         team = self.teams.get(job.team_id)
         if team is None:
             return start

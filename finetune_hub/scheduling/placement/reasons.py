@@ -1,4 +1,4 @@
-"""Why a job waits, as a sentence with facts: its place in line, what blocks it, which devices would do, until when."""
+"""Why a job waits, as a sentence: its queue position, what blocks it, which devices are suitable, and until when."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from finetune_hub.spec.sizes import size_in_words
 WaitCode = Literal["devices", "no_device"] | Blocked
 WAIT_CODES: list[str] = ["devices", "no_device", *get_args(Blocked)]
 NO_DEVICE: WaitCode = "no_device"
-# What is far off is told roughly, so that not every start rewrites ten thousand reasons.
+# What is far off is rounded, so that a start does not rewrite ten thousand reasons.
 EXACT_PLACES = 100
 SOON_SECONDS = 6 * 3600
-ROUNDED_SECONDS = {True: 300, False: 3600}  # Soon, and later.
+ROUNDED_SECONDS = {True: 300, False: 3600}  # Whether the start is soon → rounding step.
 LONGEST_LIST = 3
 NO_WORKER = "No worker has joined yet. Start one with `finetune-hub up`."
-ALL_DRAINED = "Every worker is drained: no new job starts until an admin resumes one on the Workers page."
-NONE_FIT = "No worker is fit for work: each one is offline, unhealthy or drained. See the Workers page."
+ALL_DRAINED = "Every worker is drained. No new job starts until an admin resumes one on the Workers page."
+NONE_FIT = "No worker can take jobs: each one is offline, unhealthy or drained. See the Workers page."
 NONE_MAY = (
-    "It needs a worker of the hub's own, which may add base models and datasets, and all that there are were invited: "
-    "start one beside the hub."
+    "It needs one of the hub's own workers, because invited workers may not add base models and datasets. "
+    "Start one next to the hub."
 )
 
 
@@ -36,18 +36,18 @@ class Wait:
 
     code: WaitCode
     place: int
-    """In line; 1 is next."""
+    """Position in the queue; 1 is next."""
     sentence: str
     expected_start: float | None
-    """Unix seconds, rounded up to five minutes, or to an hour if it is not soon; None: nobody knows."""
+    """Unix seconds, rounded up to five minutes, or to an hour if it is not soon; None: unknown."""
 
 
 class Reasons:
-    """What the jobs of one pass are told; words that many of them share are made once.
+    """The reasons of one pass; text that many jobs share is built once.
 
     Args:
-        quotas: as they are when all that starts now has started.
-        lent: the devices of what starts now.
+        quotas: the quotas after everything that starts in this pass has been charged.
+        lent: the devices of the jobs that start in this pass.
     """
 
     def __init__(self, situation: Situation, quotas: Quotas, lent: Iterable[int]) -> None:
@@ -60,10 +60,10 @@ class Reasons:
         self._told: dict[tuple[object, ...], str] = {}
 
     def wait(self, job: WaitingJob, place: int, code: WaitCode, start: float) -> Wait:
-        """Everything about one job.
+        """Return why one job waits.
 
         Args:
-            start: when it is expected to start; infinity: nobody knows.
+            start: when it is expected to start; infinity: unknown.
         """
         match code:
             case "no_device":
@@ -88,21 +88,21 @@ class Reasons:
     # ---- devices
 
     def _say_kept(self, job: WaitingJob) -> str:
-        return self._say_devices(job, "free, and kept for this job until it has enough")
+        return self._say_devices(job, "free and reserved for this job until enough are free")
 
     def _say_busy(self, job: WaitingJob) -> str:
         few = "too few on one worker, or " if job.devices > 1 else ""
-        return self._say_devices(job, f"free, but {few}kept for jobs ahead")
+        return self._say_devices(job, f"free, but {few}reserved for jobs ahead")
 
     def _say_devices(self, job: WaitingJob, free_ones_are: str) -> str:
-        """`it needs a device with 18.2 GB, and all 8 that would do (NVIDIA L4) are busy.`"""
+        """Return `it needs a device with 18.2 GB, and all 8 suitable devices (NVIDIA L4) are busy.` or the like."""
         would_do = [device for device in self._would_do(job) if not device.away]
         busy = sum(device.device_id in self._busy for device in would_do)
         needs, count = _needs(job), len(would_do)
-        noun = f"that would do ({names_of(would_do)})" if needs else _noun(would_do)
+        noun = f"suitable {_noun(would_do)} ({names_of(would_do)})" if needs else _noun(would_do)
         if busy < count:
             return f"{needs}of the {count} {noun}, {count - busy} {_are(count - busy)} {free_ones_are}."
-        return f"{needs}{'the one' if count == 1 else f'all {count}'} {noun} {_are(count)} busy."
+        return f"{needs}{'the only' if count == 1 else f'all {count}'} {noun} {_are(count)} busy."
 
     def _would_do(self, job: WaitingJob) -> list[Device]:
         found = [device for device in self._situation.devices if _fits(job, device)]
@@ -110,7 +110,7 @@ class Reasons:
         return [device for device in found if device.kind in kinds]
 
     def _say_what_is_missing(self, job: WaitingJob) -> str:
-        """What neither a device, nor the devices of a worker together, can give the job now."""
+        """Return what the job needs that no device or worker can provide now."""
         devices = self._situation.devices
         if not devices:
             return NO_WORKER
@@ -122,12 +122,12 @@ class Reasons:
         most = _most_on_one_worker(would_do)
         if most < job.devices:
             return (
-                f"It wants {job.devices} devices of one worker, and the largest worker whose devices would do has "
-                f"{most}: lower `runtime.gpus`."
+                f"It needs {job.devices} devices on one worker, and the largest suitable worker has {most}. "
+                "Lower `runtime.gpus`."
             )
         gone = [device for device in would_do if device.away]
         states = sorted({f"{device.worker} is {device.away}" for device in gone})
-        return f"The devices that would do ({names_of(gone)}) get no new job now: {_listed(states)}."
+        return f"The suitable devices ({names_of(gone)}) take no new jobs at the moment: {_listed(states)}."
 
     # ---- quotas
 
@@ -138,51 +138,51 @@ class Reasons:
             ahead = self._held[team.team_id] - in_use
             return (
                 f"team {team.name} uses {in_use} of the {team.max_devices} devices that its quota allows at a time"
-                f"{f', {ahead} more are promised to its jobs ahead' if ahead else ''}"
-                f"{f', and this job wants {job.devices}' if job.devices > 1 else ''}."
+                f"{f', {ahead} more are reserved for its jobs ahead' if ahead else ''}"
+                f"{f', and this job needs {job.devices}' if job.devices > 1 else ''}."
             )
         left = max(0.0, self._hours_left[team.team_id])
         wants = "" if job.hours is None else f", and this job is expected to take {job.hours:.1f}"
         return (
-            f"of the {team.max_hours:g} device hours that its quota allows a month, team {team.name} has {left:.1f} "
-            f"left beside what its jobs ahead will take{wants}."
+            f"after its jobs ahead, team {team.name} has {left:.1f} of its {team.max_hours:g} device hours left this "
+            f"month{wants}."
         )
 
 
 def names_of(devices: Iterable[Device]) -> str:
-    """The names of devices, each once."""
+    """Return the distinct names of the devices."""
     return _listed(sorted({device.name for device in devices}))
 
 
 def _say_more_than_quota(job: WaitingJob, team: TeamShare) -> str:
     if team.max_devices is not None and job.devices > team.max_devices:
-        wants = f"It wants {job.devices} devices, and the quota of team {team.name} is {team.max_devices} at a time"
-        return f"{wants}: lower `runtime.gpus`, or ask an admin."
+        wants = f"It needs {job.devices} devices, and the quota of team {team.name} allows {team.max_devices} at a time"
+        return f"{wants}. Lower `runtime.gpus` or ask an admin for a larger quota."
     return (
-        f"It is expected to take {job.hours or 0:.1f} device hours, and the quota of team {team.name} is "
-        f"{team.max_hours:g} a month: make it shorter, or ask an admin."
+        f"It is expected to take {job.hours or 0:.1f} device hours, and the quota of team {team.name} allows "
+        f"{team.max_hours:g} per month. Make it shorter or ask an admin for a larger quota."
     )
 
 
 def _say_what_does_not_match(job: WaitingJob, devices: Sequence[Device]) -> str:
-    """The first of wish, labels, memory and history that no device passes."""
+    """Return the first of wish, labels, memory and history that rules out every device."""
     anywhere = replace(job, excluded_devices=frozenset(), barred_devices=frozenset())
     any_memory = replace(anywhere, memory_bytes=0)
     if not _some(replace(any_memory, labels=frozenset()), devices):
-        return f"No device is a {job.wish!r}, which the job wishes for: there are {names_of(devices)}."
+        return f"No device matches `runtime.device: {job.wish}`. The hub has {names_of(devices)}."
     alike = _some(any_memory, devices)
     if not alike:
-        return f"No worker with such devices has the labels that the job wishes for: {', '.join(sorted(job.labels))}."
+        return f"No worker with such a device has the labels that the job requires: {', '.join(sorted(job.labels))}."
     if not _some(anywhere, devices):
         largest = max(alike, key=lambda device: device.memory_bytes)
         return (
-            f"It needs {size_in_words(job.memory_bytes)} on a device, and {largest.name}, the largest, has "
-            f"{size_in_words(largest.memory_bytes)}: `finetune-hub plan` says what would fit."
+            f"It needs a device with {size_in_words(job.memory_bytes)}, and the largest ({largest.name}) has "
+            f"{size_in_words(largest.memory_bytes)}. `finetune-hub plan` shows what would fit."
         )
     allowed = _some(replace(job, excluded_devices=frozenset()), devices)
     if not allowed:
         return NONE_MAY
-    return f"It has failed on every device that would do ({names_of(allowed)}): an admin should look."
+    return f"It has failed on every suitable device ({names_of(allowed)}). Ask an admin to check them."
 
 
 def _fits(job: WaitingJob, device: Device) -> bool:
@@ -195,15 +195,15 @@ def _some(job: WaitingJob, devices: Sequence[Device]) -> list[Device]:
 
 
 def _needs(job: WaitingJob) -> str:
-    """What a job asks of its devices; empty for one that takes any."""
+    """Return what a job requires of its devices; empty if any device will do."""
     memory = f" with {size_in_words(job.memory_bytes)}" if job.memory_bytes else ""
     if job.devices > 1:
-        return f"it needs {job.devices} devices of one worker{memory and memory + ' each'}, and "
+        return f"it needs {job.devices} devices on one worker{memory and memory + ' each'}, and "
     return f"it needs a device{memory}, and " if memory or job.wish or job.labels else ""
 
 
 def _most_on_one_worker(devices: Iterable[Device]) -> int:
-    """Of one kind, as a job needs them."""
+    """Return the largest number of identical devices on one worker."""
     counts: dict[tuple[object, ...], int] = {}
     for device in devices:
         key = (device.worker_id, device.kind, device.name, device.memory_bytes, device.is_shared)
@@ -218,7 +218,7 @@ def _listed(words: Sequence[str]) -> str:
 
 def _noun(devices: Sequence[Device]) -> str:
     plural = "" if len(devices) == 1 else "s"
-    return f"place{plural} for imports" if devices[0].kind == IMPORTS else f"device{plural}"
+    return f"{'import slot' if devices[0].kind == IMPORTS else 'device'}{plural}"
 
 
 def _are(count: int) -> str:
@@ -227,8 +227,9 @@ def _are(count: int) -> str:
 
 def _say_place(place: int) -> str:
     if place == 1:
-        return "Next in line"
-    return f"Number {place} in line" if place <= EXACT_PLACES else f"About number {round(place, -2):,} in line"
+        return "Next in the queue"
+    number = f"Number {place}" if place <= EXACT_PLACES else f"About number {round(place, -2):,}"
+    return f"{number} in the queue"
 
 
 def _rounded_up(moment: float, now: float) -> float:
@@ -238,7 +239,7 @@ def _rounded_up(moment: float, now: float) -> float:
 
 def _say_start(moment: float | None, now: float) -> str:
     if moment is None:
-        return " When it starts is not known: what runs before it has not said how long it takes."
+        return " Its start time is unknown, because the jobs before it have no time estimate."
     at, today = datetime.fromtimestamp(moment, UTC), datetime.fromtimestamp(now, UTC)
     day = "" if at.date() == today.date() else f" on {at.day} {at:%B}"
-    return f" It is expected to start{day} about {at:%H:%M} UTC."
+    return f" It is expected to start{day} around {at:%H:%M} UTC."

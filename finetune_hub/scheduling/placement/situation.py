@@ -1,6 +1,6 @@
-"""What placement is told: the waiting jobs, the devices, what runs on them, and the teams. Times are unix seconds.
+"""The input of placement: the waiting jobs, the devices, their runs, and the teams. Times are unix seconds.
 
-A device is lent whole, or, where the admin permits it, in parts to jobs whose need of memory is known.
+A device is lent whole or, if the admin allows it, in parts to jobs whose memory needs are known.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 OVERDUE_SHARE = 0.1
 IMPORTS = "imports"
-"""Kind of a place beside a worker's GPUs, where an import downloads without holding one of them."""
+"""Kind of a slot next to a worker's GPUs, where an import downloads without holding a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,34 +20,34 @@ class WaitingJob:
     team_id: int
     queued_at: float
     devices: int = 1
-    """All of one worker and of one kind."""
+    """All on one worker and of one kind."""
     memory_bytes: int = 0
-    """That each of its devices must have; 0: unknown, so it takes any, and takes it whole."""
+    """What each of its devices must have; 0: unknown, so it takes any device, and takes it whole."""
     wish: str = ""
-    """Words that are all in the device's kind or name, such as `cpu`, `gpu` or `a100 80gb`."""
+    """Words that must all be in the device's kind or name, such as `cpu`, `gpu` or `a100 80gb`."""
     labels: frozenset[str] = frozenset()
-    """That the worker must have."""
+    """Labels that the worker must have."""
     priority: int = 0
     expected_seconds: float | None = None
     prefers_cpu: bool = False
-    """It computes little: a place for imports does. Others go to CPUs only by wish, or where no GPU would do."""
+    """It computes little, so an import slot is enough. Others get a CPU only on request or if no GPU is suitable."""
     excluded_devices: frozenset[int] = frozenset()
-    """That have failed it."""
+    """Devices on which it has failed."""
     barred_devices: frozenset[int] = frozenset()
-    """Of workers that may not take it."""
+    """Devices of workers that may not take it."""
     preferred_workers: frozenset[int] = frozenset()
-    """Those that hold its base model already."""
+    """Workers that already have its base model."""
     avoided_worker: int | None = None
-    """It was lost with the job's last attempt, and may not be back in truth: the last choice among its like."""
+    """The worker lost with the job's last attempt, which may not really be back: the last choice of its pool."""
 
     @property
     def closed_devices(self) -> frozenset[int]:
-        """Those that it does not get, however free they are."""
+        """Devices that it does not get even if they are free."""
         return self.excluded_devices | self.barred_devices
 
     @property
     def hours(self) -> float | None:
-        """Device hours that it is expected to take."""
+        """Expected device hours; None: unknown."""
         return None if self.expected_seconds is None else self.devices * self.expected_seconds / 3600
 
 
@@ -61,9 +61,9 @@ class Device:
     memory_bytes: int
     labels: frozenset[str] = frozenset()
     is_shared: bool = False
-    """Whether several jobs may be on it at a time, as far as its memory goes."""
+    """Whether several jobs may use it at a time, within its memory."""
     away: str = ""
-    """Why it gets no new job now, in a word such as `drained`; empty: it does."""
+    """Why it gets no new jobs now, in a word such as `drained`; empty if it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +76,15 @@ class Run:
     memory_bytes: int | None = None
     """Its part of a shared device; None: it has its devices whole."""
     share: float = 1.0
-    """The same of each device's memory: what its time counts for."""
+    """The same as a share of each device's memory: its device time is multiplied by it."""
     started_at: float = 0.0
     expected_end: float | None = None
     priority: int = 0
     may_be_preempted: bool = False
-    """It can go on from a checkpoint, was not preempted too often, and is not being stopped already."""
+    """It can resume from a checkpoint, was not preempted too often, and is not being stopped already."""
 
     def end_seen_from(self, now: float) -> float:
-        """When it will end; one that is overdue gets a tenth of the time that it took. Infinity: nobody knows."""
+        """Return its expected end; an overdue run gets another tenth of its time so far. Infinity: unknown."""
         if self.expected_end is None:
             return math.inf
         return self.expected_end if self.expected_end > now else now + OVERDUE_SHARE * (now - self.started_at)
@@ -92,20 +92,20 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class TeamShare:
-    """What a team may have, and what it had."""
+    """A team's quota and use."""
 
     team_id: int
     name: str
     weight: float = 1.0
     recent_seconds: float = 0.0
-    """Device seconds that its attempts took, older ones counting less."""
+    """Device seconds that its attempts took; older ones count less."""
     last_start: float = 0.0
-    """When something of it was last given a device."""
+    """When one of its jobs last got a device."""
     max_devices: int | None = None
     max_hours: float | None = None
-    """Device hours a month."""
+    """Device hours per month."""
     used_hours: float = 0.0
-    """Of this month."""
+    """Device hours used this month."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Situation:
 
     now: float
     next_month: float
-    """When the teams' device hours start anew."""
+    """When the teams' device hours reset."""
     queue: Sequence[WaitingJob]
     devices: Sequence[Device]
     runs: Sequence[Run]

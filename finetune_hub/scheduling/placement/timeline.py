@@ -1,7 +1,7 @@
-"""When each device will be free, if all goes as expected: where a waiting job starts first, and when.
+"""When each device is expected to be free: where a waiting job can start first, and when.
 
-A job starts on a worker when the n-th of its suitable devices is free. Those moments only ever move later while a pass
-gives devices away, so a heap of them per pool needs no more than a second look at its top.
+A job starts on a worker when the n-th of its suitable devices is free. During a pass those times only move later, so a
+heap per pool only has to recheck its top.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from finetune_hub.scheduling.placement.situation import Run, WaitingJob
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Devices of one worker, and the moment when all of them are free; infinity: nobody knows."""
+    """Devices of one worker, and the time when all of them are free; infinity: unknown."""
 
     start: float
     device_ids: tuple[int, ...]
 
 
-_Key = tuple[float, int, int]  # When the n-th device is free, how many of the n nobody knows the time of, the worker.
+_Key = tuple[float, int, int]  # When the n-th device is free, how many of the n have no known time, the worker.
 
 
 class Timeline:
@@ -36,18 +36,18 @@ class Timeline:
             self.occupy(run.device_ids, until=run.end_seen_from(now))
 
     def occupy(self, devices: Iterable[int], *, until: float) -> None:
-        """The devices are somebody's until then, or longer if they were before."""
+        """Mark the devices as busy until then, or longer if they already were."""
         for device in devices:
             if device in self._free_at:
                 self._free_at[device] = max(until, self._free_at[device])
 
     def book(self, job: WaitingJob, slot: Slot) -> None:
-        """The job will run there."""
+        """Mark the slot's devices as busy with the job."""
         seconds = math.inf if job.expected_seconds is None else job.expected_seconds
         self.occupy(slot.device_ids, until=slot.start + seconds)
 
     def earliest(self, job: WaitingJob, suitable: Suitable) -> Slot | None:
-        """Where the job starts first. None: no worker has so many suitable devices."""
+        """Find where the job can start first. None: no worker has enough suitable devices."""
         best: tuple[_Key, int] | None = None
         for number in suitable:
             top = self._scan(job, number) if job.closed_devices else self._top(number, job.devices)

@@ -1,13 +1,13 @@
-"""Whose turn it is: priority first, then fair share between teams, then first come, first served within a team.
+"""The order of the queue: priority first, then fair share between teams, then first come, first served within a team.
 
     level = min(highest priority in the queue, priority + lift)
-    score = (decayed device seconds + seconds promised to what runs and starts) / weight        lowest first
+    score = (decayed device seconds + expected seconds of running and starting jobs) / weight        lowest first
 
-Ageing lifts a job by a level for every four hours in which nothing of its team has started, for every four hours of its
-own while it is below 0, and for every week. It reaches the highest priority that waits and no further: among equals,
-fair share decides, and a team's oldest job is its first. So every job comes to the front, and yet a team whose queue is
-long, and thus old, is not ahead of one whose queue is short. Whoever starts a job is charged for it in advance, since
-otherwise a team without recent use would be given every free device at once.
+Aging lifts a job by one level for every four hours in which none of its team's jobs started, for every four hours that
+it waited itself while below 0, and for every week that it waited. It never exceeds the highest waiting priority: among
+equals, fair share decides, and a team's oldest job comes first. So every job gets to the front, but a team with a long,
+and thus old, queue is not ahead of one with a short queue. A team is charged for a job in advance when it starts;
+otherwise a team without recent use would get every free device at once.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from finetune_hub.scheduling.placement.situation import Situation, WaitingJob
 
 SECONDS_PER_LEVEL = 4 * 3600.0
 WEEK_SECONDS = 7 * 24 * 3600.0
-HALF_LIFE_SECONDS = 7 * 24 * 3600.0  # After which use counts half; whoever sums it up decays it so.
-UNKNOWN_SECONDS = 3600.0  # Charged for a job whose length nobody knows.
+HALF_LIFE_SECONDS = 7 * 24 * 3600.0  # After which use counts half; applied where use is summed up.
+UNKNOWN_SECONDS = 3600.0  # Charged for a job of unknown length.
 
 
 class Turns:
-    """The queue in the order of turns; charges made while it is walked change what comes next.
+    """The queue in order; charges made while it is walked change what comes next.
 
     Args:
-        queue: the jobs to walk; the scores are those of the whole situation.
+        queue: the jobs to walk; scores are computed from the whole situation.
     """
 
     def __init__(self, situation: Situation, queue: Iterable[WaitingJob]) -> None:
@@ -45,7 +45,7 @@ class Turns:
         self._levels = _by_level_and_team(list(queue), situation)
 
     def charge(self, job: WaitingJob) -> None:
-        """The job starts: its team has had its turn."""
+        """Charge the job's team for starting it."""
         seconds = UNKNOWN_SECONDS if job.expected_seconds is None else job.expected_seconds
         self._seconds[job.team_id] += job.devices * seconds
 
@@ -79,6 +79,6 @@ def _by_level_and_team(queue: list[WaitingJob], situation: Situation) -> dict[in
 
 
 def _lift(job: WaitingJob, waited: float, unserved: float) -> int:
-    """Levels that waiting has lifted the job by."""
+    """Return the levels by which waiting has lifted the job."""
     own = min(-job.priority, int(waited // SECONDS_PER_LEVEL)) if job.priority < 0 else 0
     return max(own, int(unserved // SECONDS_PER_LEVEL), 0) + max(0, int(waited // WEEK_SECONDS))

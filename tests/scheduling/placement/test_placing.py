@@ -180,7 +180,7 @@ def test_the_least_important_and_youngest_run_makes_room() -> None:
     ]
     made = place_jobs(situation([job(priority=1)], [device(n) for n in (1, 2, 3, 4)], *runs))
     assert made.preemptions == (Preemption(3, "a"),)
-    assert "kept for this job" not in made.waits["a"].sentence
+    assert "reserved for this job" not in made.waits["a"].sentence
 
 
 def test_nobody_makes_room_for_an_equal_or_for_a_job_that_starts_soon() -> None:
