@@ -1,4 +1,4 @@
-"""When jobs end, as far as is known. How long a whole one takes is for its kind to say."""
+"""When jobs are expected to end. Each kind says how long a whole job takes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from datetime import datetime, timedelta
 
 
 def seconds_left(expected: float | None, step: int, total_steps: int | None) -> float | None:
-    """Of a job that has taken `step` steps, of which a checkpoint keeps all but the last few."""
+    """Return the expected seconds left for a job after `step` steps."""
     if expected is None or not total_steps:
         return expected
     return expected * max(0.0, 1 - step / total_steps)
 
 
 def expected_end(started_at: datetime, now: datetime, eta_seconds: float | None, left: float | None) -> float | None:
-    """Unix seconds; by the speed of its newest steps, once there are some.
+    """Return the expected end in unix seconds, from the speed of the newest steps if there are any.
 
     Args:
-        left: what the job was expected to take when this attempt began.
+        left: seconds that the job was expected to take when this attempt began.
     """
     if eta_seconds is not None:
         return (now + timedelta(seconds=eta_seconds)).timestamp()

@@ -1,4 +1,4 @@
-"""Live fan-out over Redis, which may be lost: a page polls (P2)."""
+"""Live fan-out over Redis. A message may be lost, because pages also poll (P2)."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ log = logging.getLogger(__name__)
 
 
 def channel(job_id: str) -> str:
-    """The Redis channel on which a job's news are announced; `*` as the id is the pattern of them all."""
+    """Return the Redis channel for a job's changes; `*` as the id makes the pattern of all channels."""
     return f"job.{job_id}"
 
 
 def job_of(name: bytes) -> str:
-    """The id of the job whose channel this is."""
+    """Return the id of the job that a channel belongs to."""
     return name.decode().removeprefix(channel(""))
 
 
 def announce(job_id: str) -> None:
-    """After the commit, tell whoever watches the job that there is something new to read in Postgres."""
+    """After the commit, tell the job's watchers that there is something new to read in Postgres."""
     announce_all([job_id])
 
 
 def announce_all(job_ids: Sequence[str]) -> None:
-    """The same for several jobs, in one message to Redis."""
+    """Announce several jobs in one round trip to Redis."""
     transaction.on_commit(partial(_publish, job_ids))
 
 
 def ping_redis() -> None:
-    """
+    """Check that Redis responds.
+
     Raises:
-        RedisError, OSError: it does not answer.
+        RedisError, OSError: it does not respond.
     """
     _redis().ping()
 

@@ -1,8 +1,8 @@
-"""How jobs and attempts change state. Nothing else writes `.state`.
+"""How jobs and attempts change state. No other code writes `.state`.
 
-Every function here runs inside a transaction of its caller, who holds the job's row lock (`lock_job`). Locks are always
-taken in the order job, attempt, device, and a job before those that follow it, so that two processes never wait for
-each other; the scheduler, which locks many jobs, takes them by their key.
+Every function here runs inside a transaction of its caller, who holds the job's row lock (`lock_job`). To avoid
+deadlocks, locks are always taken in the order job, attempt, device, and a job before those that start after it; the
+scheduler, which locks many jobs, takes them in the order of their keys.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from finetune_hub.jobs.second_tries import adapt
 from finetune_hub.spec.problem import Failed
 from finetune_hub.spec.refusal import Refusal
 
-RAISE_THE_LIMIT = "Raise `runtime.max_duration` in a clone, or look in the log for what held the trainer up."
+RAISE_THE_LIMIT = "Raise `runtime.max_duration` in a clone, or check the log for what delayed the trainer."
 MAX_FRUITLESS_ATTEMPTS = 5
 MAX_RETRY_DELAY_FACTOR = 32
 
@@ -46,14 +46,14 @@ class EventDraft:
 
 
 def lock_job(job_id: str) -> Job:
-    """The job, locked against other transitions until the transaction ends."""
+    """Return the job, locked against other transitions until the transaction ends."""
     return Job.objects.select_for_update(no_key=True).get(pk=job_id)
 
 
 def add_events(
     job: Job, drafts: Iterable[EventDraft], *, attempt: Attempt | None = None, actor: User | None = None
 ) -> int:
-    """Number the events and add them; watchers are told after the commit. Returns the last one's number."""
+    """Number the events and add them; watchers are notified after the commit. Returns the last one's number."""
     drafts = list(drafts)
     job.refresh_from_db(fields=["event_count"])
     JobEvent.objects.bulk_create(
@@ -67,7 +67,7 @@ def add_events(
 
 
 def enqueue(job: Job, why: str = "", *, actor: User | None = None) -> None:
-    """validating, running or paused → queued; → paused when that is what somebody wished meanwhile."""
+    """Move a validating, running or paused job to queued, or to paused if that was requested."""
     state = JobState.PAUSED if job.desired_state == DesiredState.PAUSE else JobState.QUEUED
     reason = "" if state == JobState.PAUSED else job.awaited
     Job.objects.filter(pk=job.pk).update(state=state, waiting_reason=reason, eta_seconds=None)
@@ -75,18 +75,22 @@ def enqueue(job: Job, why: str = "", *, actor: User | None = None) -> None:
 
 
 def look_at_again(job: Job, why: str) -> None:
-    """running → validating: control plans the job anew, which a worker's own role could not."""
+    """Move a running job to validating: control plans it again, which a worker's own role may not."""
     Job.objects.filter(pk=job.pk).update(state=JobState.VALIDATING, eta_seconds=None)
     add_events(job, [EventDraft(why)])
     poke_control("validate", job.pk)
 
 
 def start_attempt(job: Job, attempt_id: int, *, worker: Worker, token: UUID) -> bool:
-    """assigned → running, under a lease with this token, and its job too; whether it was the worker's to claim."""
+    """Move an assigned attempt and its job to running, under a lease with this token.
+
+    Returns:
+        False: another process was first, or the claim deadline is over.
+    """
     num_updated = Attempt.objects.filter(
         pk=attempt_id, worker=worker, state=AttemptState.ASSIGNED, lease_expires_at__gt=Now()
     ).update(state=AttemptState.RUNNING, lease_token=token, lease_expires_at=Now() + settings.LEASE, started_at=Now())
-    if num_updated != 1:  # Another process was first, or the time to claim it is over.
+    if num_updated != 1:
         return False
     attempt = Attempt.objects.select_related("worker").get(pk=attempt_id)
     Job.objects.filter(pk=job.pk).update(state=JobState.RUNNING, waiting_reason="")
@@ -96,14 +100,14 @@ def start_attempt(job: Job, attempt_id: int, *, worker: Worker, token: UUID) -> 
 
 
 def start_without_device(job: Job) -> None:
-    """queued → running, of a kind that needs no device: control itself sees to it."""
+    """Move a queued job of a kind that needs no device to running."""
     Job.objects.filter(pk=job.pk).update(state=JobState.RUNNING, waiting_reason="", waiting_code="")
     Job.objects.filter(pk=job.pk, started_at=None).update(started_at=Now())
     add_events(job, [EventDraft("Started.")])
 
 
 def end_attempt(attempt: Attempt, state: AttemptState, failed: Failed | None = None) -> None:
-    """An active attempt → an ended one; its devices are free at once, and its lease token opens nothing any more."""
+    """End an active attempt; its devices are free at once, and its lease token is no longer valid."""
     Attempt.objects.filter(pk=attempt.pk).update(
         state=state,
         finished_at=Now(),
@@ -116,7 +120,7 @@ def end_attempt(attempt: Attempt, state: AttemptState, failed: Failed | None = N
 def end_job(
     job: Job, state: JobState, message: str, *, failed: Failed | None = None, actor: User | None = None
 ) -> None:
-    """Any unfinished state → succeeded, failed or cancelled."""
+    """Move an unfinished job to succeeded, failed or cancelled."""
     Job.objects.filter(pk=job.pk).update(
         state=state,
         finished_at=Now(),
@@ -137,7 +141,7 @@ def end_job(
 
 
 def reopen_job(job: Job, message: str, *, actor: User) -> None:
-    """failed or cancelled → validating, as if it had just been submitted; attempts and checkpoints stay."""
+    """Move a failed or cancelled job to validating, as if just submitted; attempts and checkpoints stay."""
     Job.objects.filter(pk=job.pk).update(
         state=JobState.VALIDATING,
         desired_state=DesiredState.RUN,
@@ -153,17 +157,17 @@ def reopen_job(job: Job, message: str, *, actor: User) -> None:
 
 
 def fail_followers(job: Job, state: JobState) -> None:
-    """What was to start after the job never will. A worker's own role sees none of them: the reconciler comes after."""
+    """Fail the jobs that wait for this one. A worker's own role cannot see them, so the reconciler repeats it."""
     for follower_id in job.followers.filter(finished_at=None).order_by("pk").values_list("pk", flat=True):
         follower = lock_job(follower_id)
         if not follower.has_ended:
             what = "failed" if state == JobState.FAILED else "was cancelled"
-            message = f"It was to follow {job.subject} ({job.pk}), which {what}."
+            message = f"It was to start after {job.subject} ({job.pk}), which {what}."
             fail_job(follower, Failed("dependency", message, "Retry that job, then this one."))
 
 
 def fail_job(job: Job, failed: Failed) -> None:
-    """Any unfinished state → failed."""
+    """Move an unfinished job to failed."""
     end_job(job, JobState.FAILED, f"Failed: {failed}", failed=failed)
 
 
@@ -171,7 +175,7 @@ def fail_job(job: Job, failed: Failed) -> None:
 
 
 def settle_failure(job: Job, attempt: Attempt, state: AttemptState, failed: Failed) -> None:
-    """End the attempt, and decide about its job: cancel as wished, try again what can be tried again, or fail."""
+    """End the attempt, then cancel its job if requested, retry it if possible, or fail it."""
     end_attempt(attempt, state, failed)
     if job.desired_state == DesiredState.CANCEL:
         end_job(job, JobState.CANCELLED, "Cancelled.")
@@ -184,7 +188,7 @@ def settle_failure(job: Job, attempt: Attempt, state: AttemptState, failed: Fail
     delay = settings.RETRY_DELAY * min(2 ** (fruitless - 1), MAX_RETRY_DELAY_FACTOR)
     Job.objects.filter(pk=job.pk).update(fruitless_attempts=fruitless, not_before=Now() + delay)
     add_events(job, [EventDraft(f"Attempt {attempt.number} ended: {failed.message}", "warn")], attempt=attempt)
-    next_try = f"{change} It goes on {job.next_start()}.".lstrip()
+    next_try = f"{change} It will restart {job.next_start()}.".lstrip()
     if failed.code == "out_of_memory":
         look_at_again(job, next_try)
     else:
@@ -202,7 +206,7 @@ def made_progress(attempt: Attempt) -> bool:
 def preempt(attempt: Attempt, reason: str, *, actor: User | None = None) -> bool:
     """Take an attempt's devices back: its trainer writes a checkpoint and stops, and its job is queued again.
 
-    Takes the locks itself.
+    This function takes the locks itself.
 
     Args:
         reason: a sentence for the job's owner, such as "A job of higher priority needs its GPU."
@@ -225,14 +229,14 @@ def preempt(attempt: Attempt, reason: str, *, actor: User | None = None) -> bool
 
 @transaction.atomic
 def time_out(attempt: Attempt, reason: str) -> None:
-    """Stop an attempt that has outlived its job's maximum duration. Takes the locks itself."""
+    """Stop an attempt that has exceeded its job's maximum duration. This function takes the locks itself."""
     job, active = lock_job(attempt.job_id), _active_attempt(attempt)
     if active is not None and active.stop_wish != StopWish.TIME_OUT:
         _ask_to_stop(job, active, StopWish.TIME_OUT, reason, f"{reason} Its trainer was asked to stop.")
 
 
 def _active_attempt(attempt: Attempt) -> Attempt | None:
-    """The attempt as it is now, locked; None: it has ended."""
+    """Return the attempt's current row, locked; None: it has ended."""
     active = Attempt.objects.active().select_for_update(no_key=True, of=("self",)).select_related("worker")
     return active.filter(pk=attempt.pk).first()
 
@@ -246,17 +250,17 @@ def _ask_to_stop(
 
 
 def settle_stop(job: Job, attempt: Attempt, *, was_asked: bool, failed: Failed | None = None) -> None:
-    """End an attempt whose trainer has stopped, and do with its job what was wished.
+    """End an attempt whose trainer has stopped, and do what was requested for its job.
 
     Args:
-        was_asked: by the service; otherwise somebody on the worker's machine has stopped it.
-        failed: what went wrong while it stopped, which ends nothing and is told alone.
+        was_asked: whether the service stopped it; otherwise somebody on the worker's machine did.
+        failed: what went wrong while it stopped; only recorded in the history.
     """
     if failed:
         add_events(job, [EventDraft(f"While it stopped: {failed}", "warn")], attempt=attempt)
     if job.desired_state == DesiredState.CANCEL and job.of_kind.runs_until_told:
         end_attempt(attempt, AttemptState.SUCCEEDED)
-        end_job(job, JobState.SUCCEEDED, "Ended, as it was told to.")
+        end_job(job, JobState.SUCCEEDED, "Ended on request.")
     elif job.desired_state == DesiredState.CANCEL:
         end_attempt(attempt, AttemptState.CANCELLED)
         end_job(job, JobState.CANCELLED, "Cancelled.")
@@ -266,11 +270,11 @@ def settle_stop(job: Job, attempt: Attempt, *, was_asked: bool, failed: Failed |
     elif was_asked or job.desired_state == DesiredState.PAUSE:
         is_preempted = attempt.stop_wish == StopWish.PREEMPT
         end_attempt(attempt, AttemptState.PREEMPTED if is_preempted else AttemptState.PAUSED)
-        enqueue(job, f"It goes on {job.next_start()}.")
+        enqueue(job, f"It will restart {job.next_start()}.")
     else:
         ended = Failed("worker_lost", "The trainer was stopped from outside.", "Retry the job.")
         settle_failure(job, attempt, AttemptState.FAILED, ended)
 
 
-def wrong_state(job: Job, because: str, remedy: str = "Look at the job before you ask again.") -> Refusal:
+def wrong_state(job: Job, because: str, remedy: str = "Check the job's state before you try again.") -> Refusal:
     return Refusal("wrong_job_state", f"{job.pk} is {job.shown_state}: {because}.", remedy, kind="conflict")

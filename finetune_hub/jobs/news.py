@@ -1,4 +1,4 @@
-"""News of a job for those outside: mails and the team's chat room, by way of the outbox."""
+"""Notifications about a job, by email and in the team's chat room, sent through the outbox."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ TOLD_WITHIN = timedelta(minutes=10)
 
 
 def tell_of(job: Job, word: str, message: str, *, is_problem: bool, key: str) -> None:
-    """Tell who wants to hear it that the job is `word`; in the transaction that makes it so.
+    """Notify subscribers that the job is `word`, in the transaction that makes it so.
 
     Args:
-        key: what is told once, such as the number of the event that tells it.
+        key: identifies what is sent only once, such as the number of the event.
     """
-    if acts_as_worker():  # Its role knows no users; `tell_of_ended_jobs` comes after it.
+    if acts_as_worker():  # A worker's role cannot read users; `tell_of_ended_jobs` does it later.
         return
 
     def text() -> tuple[str, str]:
@@ -35,7 +35,7 @@ def tell_of(job: Job, word: str, message: str, *, is_problem: bool, key: str) ->
 
 
 def tell_of_ended_jobs() -> None:
-    """Tell of the jobs that invited workers have ended lately. What is told already has its key in the outbox."""
+    """Notify about jobs that invited workers ended recently. The key in the outbox prevents sending one twice."""
     ended = Job.objects.ended().filter(
         finished_at__gt=Now() - TOLD_WITHIN, attempts__worker__name__in=invited_workers()
     )

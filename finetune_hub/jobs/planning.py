@@ -1,4 +1,4 @@
-"""Plans for the hub's own devices: the pure planner of `scheduling`, fed with rows, facts and finished runs."""
+"""Plans for the hub's own devices: calls the pure planner of `scheduling` with rows, facts and finished runs."""
 
 from __future__ import annotations
 
@@ -32,27 +32,28 @@ from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 LEARNT_ATTEMPTS = 50
 NAMED_ALTERNATIVES = 3
 
-MEASURED = "The rows' lengths are those of the base model's own tokenizer."
-GUESSED = "The rows' lengths are guessed from the file's size: four bytes a token."
+MEASURED = "Row lengths were measured with the base model's own tokenizer."
+GUESSED = "Row lengths were guessed from the file's size: four bytes per token."
 
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """What a plan is made of but for the spec: the base model's shape, the rows, kinds of devices and finished runs."""
+    """The inputs of a plan apart from the spec: the base model's shape, rows, kinds of device and finished runs."""
 
     versions: Sequence[DatasetVersion]
     shape: Shape
     rows: Rows
     rows_in_words: str
     kinds: dict[PlannedDevice, int]
-    """Each with how many of it there are, whether busy, drained or offline."""
+    """Kind of device → how many there are, including busy, drained and offline ones."""
     together: dict[PlannedDevice, int]
-    """Each with how many of it one worker has at most."""
+    """Kind of device → the most that one worker has."""
     runs: Sequence[FinishedRun]
 
     @classmethod
     def of(cls, team: Team, base_model_name: str, choices: Sequence[DatasetChoice]) -> PlanInputs:
-        """
+        """Collect the inputs for a base model and datasets.
+
         Raises:
             Refusal: `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
                 `base_model_without_facts`.
@@ -76,7 +77,7 @@ class PlanInputs:
         return cls(versions, shape, rows, known, kinds, together, finished_runs())
 
     def plans(self, spec: TrainingSpec) -> list[tuple[DevicePlan, int]]:
-        """The spec on each kind of device, with how many of it there are."""
+        """Return the plan for each kind of device, with how many there are."""
         return [
             (plan_on(spec, self.shape, device, self.rows, self.runs, together=self.together[device]), count)
             for device, count in self.kinds.items()
@@ -84,7 +85,7 @@ class PlanInputs:
 
 
 def plan_training(team: Team, spec: TrainingSpec) -> PlanAnswer:
-    """The spec on every kind of device that the hub has.
+    """Plan the spec on every kind of device that the hub has.
 
     Raises:
         Refusal: as `PlanInputs.of`.
@@ -92,9 +93,9 @@ def plan_training(team: Team, spec: TrainingSpec) -> PlanAnswer:
     inputs = PlanInputs.of(team, spec.base_model, spec.datasets)
     assumptions = [inputs.rows_in_words]
     if not inputs.shape.is_understood:
-        assumptions.append("The model's layers are of a kind that planning knows roughly; expect larger errors.")
+        assumptions.append("The planner knows this model's kind of layers only roughly; expect larger errors.")
     if spec.runtime.dtype == "auto":
-        assumptions.append("`dtype: auto` is taken for bfloat16 on a GPU, and on a CPU for float32, which needs more.")
+        assumptions.append("`dtype: auto` counts as bfloat16 on a GPU and as float32, which needs more, on a CPU.")
     plans = inputs.plans(spec)
     uneven = uneven_needs([plan for plan, _ in plans])
     assumptions += [uneven] if uneven and spec.runtime.device is None else []
@@ -102,7 +103,7 @@ def plan_training(team: Team, spec: TrainingSpec) -> PlanAnswer:
 
 
 def presets_for(team: Team, base_model: str, datasets: Sequence[DatasetChoice], names: Sequence[str]) -> list[Preset]:
-    """Trainings filled in for these datasets and this base model, micro batches by the hub's own devices.
+    """Return presets for these datasets and this base model, with micro-batches that fit the hub's own devices.
 
     Raises:
         Refusal: `unknown_preset`, or as `PlanInputs.of`.
@@ -116,12 +117,12 @@ def presets_for(team: Team, base_model: str, datasets: Sequence[DatasetChoice], 
 
 
 def memory_needed(team: Team, spec: TrainingSpec, *, allow_unfit: bool = False) -> int | None:
-    """Bytes of memory that each of the job's devices must have.
+    """Return the bytes of memory that each of the job's devices must have.
 
-    None: nothing is known about the base model's layers, there is no device yet, or it fits none and is allowed to.
+    None: the base model's layers are unknown, there is no device yet, or no device fits and `allow_unfit` is set.
 
     Raises:
-        Refusal: `does_not_fit`: no device of the hub has room for it, be it busy, drained or offline.
+        Refusal: `does_not_fit`: no device of the hub has room for it, including busy, drained and offline ones.
     """
     try:
         plans = PlanInputs.of(team, spec.base_model, spec.datasets).plans(spec)
@@ -136,13 +137,13 @@ def memory_needed(team: Team, spec: TrainingSpec, *, allow_unfit: bool = False) 
 
 
 def memory_after_shrinking(job: Job) -> int | None:
-    """As `memory_needed`, for a training that ran out of memory and has a smaller spec now.
+    """Return `memory_needed` for a training that ran out of memory and now has a smaller spec.
 
-    Where the last attempt had more than was planned and that was not enough, the new plan is raised in proportion.
+    If the last attempt had more memory than planned and still ran out, the new plan is raised in proportion.
     """
     try:
         planned = memory_needed(job.team, job.training_spec(), allow_unfit=True)
-    except Refusal:  # A dataset has gone since; the next attempt will say so.
+    except Refusal:  # A dataset was deleted since; the next attempt will report it.
         return job.memory_bytes_needed
     last = job.attempts.defer("log_tail").first()
     if planned is None or job.memory_bytes_needed is None or last is None or last.failure_class != "out_of_memory":
@@ -154,42 +155,44 @@ def memory_after_shrinking(job: Job) -> int | None:
 def _does_not_fit(answer: PlanAnswer) -> Refusal:
     alternatives = answer.devices[0].alternatives[:NAMED_ALTERNATIVES]
     named = "; ".join(option.sentence() for option in alternatives)
-    remedy = f"What would fit: {named}." if named else "Choose a smaller base model, or add a larger device."
+    remedy = f"What would fit: {named}." if named else "Choose a smaller base model or add a larger device."
     details = [
         {"changes": option.changes, "message": option.words, "remedy": option.sentence()} for option in alternatives
     ]
-    return Refusal("does_not_fit", answer.sentence, f"{remedy} `allow_unfit` submits it as it is.", details=details)
+    return Refusal("does_not_fit", answer.sentence, f"{remedy} Set `allow_unfit` to submit anyway.", details=details)
 
 
 def shape_of(base_model: BaseModel) -> Shape:
-    """Raises:
-    Refusal: `base_model_without_facts`.
+    """Return the base model's shape.
+
+    Raises:
+        Refusal: `base_model_without_facts`.
     """
     try:
         return Shape(ModelFacts.model_validate(base_model.facts))
     except ValidationError as error:
         raise Refusal(
             "base_model_without_facts",
-            f"Nothing is known about the layers of the base model {base_model.name!r}.",
-            "Import it again: an import reads them from its config.",
+            f"The hub has no facts about the layers of the base model {base_model.name!r}.",
+            "Import it again to read them from its config.",
             field="base_model",
             kind="conflict",
         ) from error
 
 
 def measured(versions: Sequence[DatasetVersion], base_model: BaseModel, weights: Sequence[float] = ()) -> Rows:
-    """The rows of several datasets together, through the base model's template; a sample counts for all its rows.
+    """Measure the rows of several datasets with the base model's template; each sample stands for all its rows.
 
     Raises:
         Refusal: the template cannot be used, or no row can be rendered.
-        ArtifactError: the store does not have a file.
+        ArtifactError: a file is missing in the store.
     """
     samples = [[row for row in measured_rows(version, base_model) if not row.problem] for version in versions]
     drawn = drawn_rows(versions, weights)
     shares = [count / max(1, len(sample)) for count, sample in zip(drawn, samples, strict=True)]
     rows = [row for sample, share in zip(samples, shares, strict=True) for row in sample * round(share / min(shares))]
     if not rows:
-        raise Refusal("unrenderable_row", "The chat template refuses every row.", "Look at the dataset's preview.")
+        raise Refusal("unrenderable_row", "The chat template cannot render any row.", "Check the dataset's preview.")
     tokens = sum(row.tokens for row in rows)
     return Rows(
         count=sum(drawn),
@@ -199,7 +202,7 @@ def measured(versions: Sequence[DatasetVersion], base_model: BaseModel, weights:
 
 
 def guessed(versions: Sequence[DatasetVersion], weights: Sequence[float] = ()) -> Rows:
-    """The same from their sizes alone."""
+    """Guess the rows from the file sizes alone."""
     drawn = drawn_rows(versions, weights)
     size_bytes = sum(
         count * version.size_bytes / version.row_count for count, version in zip(drawn, versions, strict=True)
@@ -208,7 +211,7 @@ def guessed(versions: Sequence[DatasetVersion], weights: Sequence[float] = ()) -
 
 
 def drawn_rows(versions: Sequence[DatasetVersion], weights: Sequence[float]) -> list[int]:
-    """How many rows of each an epoch draws: all of the least-weighted one, as `engine.dataset` does."""
+    """Return how many rows of each dataset an epoch draws: all of the least-weighted one, as in `engine.dataset`."""
     weights = weights or [1.0] * len(versions)
     return [round(version.row_count * weight / min(weights)) for version, weight in zip(versions, weights, strict=True)]
 
@@ -218,13 +221,13 @@ def planned_device(device: Device) -> PlannedDevice:
 
 
 def finished_runs() -> list[FinishedRun]:
-    """What the newest finished trainings teach: measured, and estimated anew from their spec and their own tokens."""
+    """Return the newest finished trainings, measured and estimated again from their spec and real token counts."""
     runs = (learnt_from(attempt) for attempt in Attempt.objects.to_learn_from(LEARNT_ATTEMPTS))
     return [run for run in runs if run is not None]
 
 
 def learnt_from(attempt: Attempt) -> FinishedRun | None:
-    """One attempt `with_measures()`; None: its model or its device is not known well enough."""
+    """Convert one attempt of `with_measures()`; None: its model or its device is not known well enough."""
     estimate = estimate_of(attempt)
     if estimate is None:
         return None
@@ -241,7 +244,7 @@ def learnt_from(attempt: Attempt) -> FinishedRun | None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the formulas say of a run whose tokens are known."""
+    """The formulas' estimate for a run with known token counts."""
 
     device: PlannedDevice
     memory: MemoryEstimate
@@ -253,7 +256,7 @@ class Estimate:
 
 
 def estimate_of(attempt: Attempt) -> Estimate | None:
-    """The estimate of an attempt that has run, by the tokens that it met; None: model or device is unknown."""
+    """Estimate a finished or running attempt from its real token counts; None: model or device is unknown."""
     row = next(iter(attempt.devices.all()), None)
     try:
         shape, spec = shape_of(attempt.job.over), attempt.job.training_spec()
@@ -271,7 +274,7 @@ def estimate_of(attempt: Attempt) -> Estimate | None:
         micro_batches_per_step=micro_batches,
     )
     dtype = (attempt.job.result or {}).get("dtype")
-    if dtype is not None:  # What `auto` came to.
+    if dtype is not None:  # What `auto` resolved to.
         spec = changed(spec, {"runtime.dtype": dtype})
     device = planned_device(row)
     return Estimate(device, estimate_memory(spec, shape, device, load), seconds_per_step(spec, shape, device, load))
@@ -279,7 +282,7 @@ def estimate_of(attempt: Attempt) -> Estimate | None:
 
 @dataclass(frozen=True)
 class EstimateCheck:
-    """A run's estimate beside what it took so far."""
+    """A run's estimate compared with its measurements so far."""
 
     estimated_bytes: float
     measured_bytes: int
@@ -288,12 +291,12 @@ class EstimateCheck:
 
     @property
     def memory_error(self) -> float:
-        """Of the estimate, relative to what was measured."""
+        """The estimate's error relative to the measurement."""
         return self.estimated_bytes / self.measured_bytes - 1
 
 
 def compare_with_estimate(job: Job) -> EstimateCheck | None:
-    """The newest attempt that has taken a few steps; None: there is none, or its model or device is unknown."""
+    """Compare the newest attempt with a few steps to its estimate; None: none exists, or model or device is unknown."""
     attempt = Attempt.objects.filter(job=job).with_measures().order_by("-number").first()
     estimate = None if attempt is None else estimate_of(attempt)
     if attempt is None or estimate is None:

@@ -1,4 +1,4 @@
-"""Fix what was lost: leases that ended, pokes that never came. Safe at any time, any number of times at once."""
+"""Repair what was lost: expired leases and pokes that never arrived. Safe at any time, also concurrently."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from finetune_hub.spec.problem import Failed
 
 PASS_LIMIT = 200
 REPOKE_AFTER = timedelta(seconds=5)
-# A trainer ends by itself at its maximum duration; it is given so much longer to measure and publish what it has.
+# A trainer ends by itself at its maximum duration; it gets this much longer to evaluate and publish its adapter.
 OVERTIME = timedelta(minutes=10)
 
 
 def reconcile_pass() -> None:
-    """One bounded pass over everything that may be stuck."""
-    end_long_transactions()  # First: what follows may wait for a lock that a worker does not let go.
+    """Make one bounded pass over everything that may be stuck."""
+    end_long_transactions()  # First: the rest may wait for a lock that a worker does not release.
     expire_attempts()
     time_out_attempts()
     fail_what_never_starts()
@@ -39,13 +39,13 @@ def reconcile_pass() -> None:
 
 
 def expire_attempts() -> int:
-    """End the attempts whose lease has ended, and queue their jobs again; the number of attempts."""
+    """End attempts with an expired lease and queue their jobs again. Returns the number of attempts."""
     expired = list(Attempt.objects.expired().values_list("pk", "job_id")[:PASS_LIMIT])
     return sum(_expire(attempt_id, job_id) for attempt_id, job_id in expired)
 
 
 def fail_what_never_starts() -> None:
-    """End the jobs that were to follow one which failed or was cancelled."""
+    """Fail the jobs that wait for a job that failed or was cancelled."""
     gone = Job.objects.filter(state__in=[JobState.FAILED, JobState.CANCELLED])
     found = gone.filter(followers__isnull=False, followers__finished_at=None).distinct()
     for job_id in list(found.values_list("pk", flat=True)[:PASS_LIMIT]):
@@ -67,18 +67,19 @@ def _expire(attempt_id: int, job_id: str) -> bool:
         return True
     failed = Failed(
         "worker_lost",
-        f"The worker {attempt.worker.name} was not heard from until its lease ended.",
-        "Look at the Workers page, then retry the job: it was tried several times.",
+        f"The worker {attempt.worker.name} did not respond before its lease ended.",
+        "Several attempts failed. Check the Workers page, then retry the job.",
     )
     settle_failure(job, attempt, AttemptState.LOST, failed)
     return True
 
 
 def time_out_attempts() -> None:
-    """Ask the trainers to stop that have outlived their maximum duration without ending by themselves."""
+    """Stop trainers that exceeded their maximum duration without ending by themselves."""
     running = Attempt.objects.filter(state=AttemptState.RUNNING).exclude(stop_wish=StopWish.TIME_OUT)
     limited = running.filter(job__spec__runtime__has_key="max_duration")
     for attempt in limited.select_related("job")[:PASS_LIMIT]:
         limit = attempt.job.of_kind.max_duration_seconds(attempt.job)
         if limit is not None and attempt.job.run_time() > timedelta(seconds=limit) + OVERTIME:
-            time_out(attempt, f"The maximum duration of {attempt.job.spec['runtime']['max_duration']} is long over.")
+            duration = attempt.job.spec["runtime"]["max_duration"]
+            time_out(attempt, f"It exceeded its maximum duration of {duration} and did not end by itself.")

@@ -1,4 +1,4 @@
-"""One scheduler at a time: read jobs, devices and teams, call the pure `place_jobs`, and write what it decides."""
+"""The scheduler, one pass at a time: read jobs, devices and teams, call the pure `place_jobs`, write its decisions."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from finetune_hub.scheduling.placement.reasons import Wait
 
 SCHEDULER_LOCK = 0x46485343  # Any fixed number: the key of the advisory lock.
 LOOKED_AT_JOBS = 10_000
-MAX_PREEMPTIONS = 3  # Of one job: then it may go on to its end, whoever comes.
+MAX_PREEMPTIONS = 3  # Per job; after that it may run to its end.
 
 
 @transaction.atomic
 def schedule_pass() -> int:
-    """Assign waiting jobs to free devices, and tell the others why they wait; the number of attempts made.
+    """Assign waiting jobs to free devices and record why the others wait. Returns the number of new attempts.
 
-    It waits for a pass that is under way instead of giving up: that one may have read the queue before our job came.
+    It waits for a running pass instead of giving up, because that pass may have read the queue too early.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SCHEDULER_LOCK])
     queue = waiting_jobs()
     if not queue:
         return 0
-    # Locked, so that a worker whose drain has returned gets nothing from a pass that began before it.
+    # Locked, so that a worker gets no job from a pass that began before a completed call to drain it.
     workers = {worker.pk: worker for worker in Worker.objects.fit_for_work().select_for_update(no_key=True)}
     now = database_now()
     known = devices(workers)
@@ -75,7 +75,7 @@ def schedule_pass() -> int:
 
 
 def waiting_jobs() -> list[Job]:
-    """The head of the queue, without the long documents: of the spec only what placement asks."""
+    """Return the head of the queue without long documents: only the parts of the spec that placement needs."""
     active = Attempt.objects.active().filter(job=OuterRef("pk"))
     wishes: dict[str, Any] = {
         f"runtime_{name}": KeyTransform(name, "spec__runtime") for name in ("gpus", "device", "labels")
@@ -99,7 +99,7 @@ def waiting_jobs() -> list[Job]:
 
 
 def holders_of_base_models(workers: Iterable[Worker]) -> dict[str, frozenset[int]]:
-    """Revision of a base model → the workers whose cache has it."""
+    """Return base model revision → workers that have it in their cache."""
     holders: defaultdict[str, set[int]] = defaultdict(set)
     for worker in workers:
         for revision in worker.cached_revisions or ():
@@ -110,12 +110,12 @@ def holders_of_base_models(workers: Iterable[Worker]) -> dict[str, frozenset[int
 def as_waiting(
     job: Any, barred: frozenset[int], here: frozenset[int], holders: Mapping[str, frozenset[int]]
 ) -> situation.WaitingJob:
-    """A row of `waiting_jobs` as placement sees it.
+    """Convert a row of `waiting_jobs` for placement.
 
     Args:
-        barred: Devices of workers with a role of their own, which kinds that need a trusted one do not go to.
-        here: Devices that are lent now. A job that has failed on all of them is tried on all again.
-        holders: Workers by the base models that they hold.
+        barred: devices of workers with their own database role, for kinds that need a trusted worker.
+        here: devices that are available now. A job that has failed on all of them may use all of them again.
+        holders: workers by the base models in their caches.
     """
     excluded = frozenset(job.excluded_devices)
     return situation.WaitingJob(
@@ -137,9 +137,9 @@ def as_waiting(
 
 
 def devices(fit_for_work: dict[int, Worker]) -> list[situation.Device]:
-    """All devices that there are, and a place for imports beside each worker's GPUs.
+    """Return all devices, and an import slot next to each worker's GPUs.
 
-    Those of a worker that is not among the given ones are away.
+    Devices of a worker that is not among the given ones are away.
     """
     found = Device.objects.lendable().select_related("worker").order_by("pk")
     known = [
@@ -162,7 +162,7 @@ def devices(fit_for_work: dict[int, Worker]) -> list[situation.Device]:
             device,
             device_id=place_for_imports(worker_id),
             kind=situation.IMPORTS,
-            name="a place for imports",
+            name="import slot",
             memory_bytes=0,
             is_shared=False,
         )
@@ -172,7 +172,7 @@ def devices(fit_for_work: dict[int, Worker]) -> list[situation.Device]:
 
 
 def place_for_imports(worker_id: int) -> int:
-    """What an attempt without devices holds, as a device of placement: no id of a row is negative."""
+    """Return the id of a worker's import slot in placement; negative, because ids of rows are positive."""
     return -worker_id
 
 
@@ -181,7 +181,7 @@ def why_away(worker: Worker) -> str:
 
 
 def runs(now: datetime) -> list[situation.Run]:
-    """What holds devices."""
+    """Return the attempts that hold devices."""
     held = Prefetch(
         "device_uses", DeviceUse.objects.filter(released_at=None).select_related("device").order_by("device_id")
     )
@@ -208,7 +208,7 @@ def as_run(attempt: Attempt, now: datetime) -> situation.Run:
 
 
 def may_be_preempted(attempt: Any) -> bool:
-    """What goes on from a checkpoint; one that is stopping is left alone, and one that stopped often too."""
+    """Return whether it resumes from checkpoints, is not stopping, and was not preempted too often."""
     job = attempt.job
     is_steady = job.of_kind.goes_on_from_checkpoints and job.desired_state == DesiredState.RUN and not attempt.stop_wish
     return is_steady and attempt.earlier_preemptions < MAX_PREEMPTIONS
@@ -222,7 +222,7 @@ def database_now() -> datetime:
 
 
 def month_after(moment: datetime) -> datetime:
-    """The first moment of the next month in UTC."""
+    """Return the start of the next month in UTC."""
     moment = moment.astimezone(UTC)
     year, month = (moment.year + 1, 1) if moment.month == 12 else (moment.year, moment.month + 1)
     return datetime(year, month, 1, tzinfo=UTC)
@@ -232,10 +232,10 @@ def month_after(moment: datetime) -> datetime:
 
 
 def lock_rows(planned: Placements) -> None:
-    """Lock what the pass is about to write: jobs, then devices, each by their key.
+    """Lock the rows that the pass will write: jobs, then devices, each in the order of their keys.
 
-    Whoever locks several of a kind takes this order, so that nobody waits in a circle with us. Those who end a job lock
-    its followers, but no follower of a job that may still end is in the queue.
+    All code that locks several rows uses this order, which prevents deadlocks. Code that ends a job also locks the jobs
+    that start after it, but those are not in the queue before that job has ended.
     """
     stopped = Attempt.objects.filter(pk__in=[preemption.attempt_id for preemption in planned.preemptions])
     started = [assignment.job_id for assignment in planned.assignments]
@@ -246,7 +246,7 @@ def lock_rows(planned: Placements) -> None:
 
 
 def assign(assignment: situation.Assignment) -> bool:
-    """Write the attempt. False: the job was cancelled or paused since the queue was read."""
+    """Create the attempt. Returns False if the job was cancelled or paused since the queue was read."""
     job = lock_job(assignment.job_id)
     if job.state != JobState.QUEUED:
         return False
@@ -271,7 +271,7 @@ WRITE_REASONS = """
 
 
 def write_reasons(queue: Sequence[Job], waits: Mapping[str, Wait]) -> None:
-    """Keep what changed since the last pass, and tell whoever watches."""
+    """Write the reasons that changed since the last pass, and announce them."""
     changed = [
         (job.pk, wait.sentence, wait.code, start)
         for job in queue

@@ -1,6 +1,6 @@
-"""What a failure changes for the job's next attempt: less memory, another device, or nothing but the try.
+"""What a failure changes for the job's next attempt: less memory, another device, or nothing.
 
-Like `lifecycle`, whose part this is, it runs inside a transaction of its caller, who holds the job's row lock.
+Like in `lifecycle`, all functions run inside a transaction of the caller, who holds the job's row lock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ RETRYABLE: frozenset[FailureClass] = frozenset({"worker_lost", "infrastructure"}
 
 
 def adapt(job: Job, attempt: Attempt, failure_class: FailureClass) -> str | None:
-    """Change what has to be other for the next attempt. Returns what that is, in words; None: nothing would help."""
+    """Change what the next attempt needs. Returns a description of the change; None: another attempt would not help."""
     if failure_class == "out_of_memory":
         return shrink(job)
     if failure_class == "infrastructure":
@@ -22,7 +22,7 @@ def adapt(job: Job, attempt: Attempt, failure_class: FailureClass) -> str | None
 
 
 def shrink(job: Job) -> str | None:
-    """Let the next attempt do with less memory, where the job allows it."""
+    """Make the next attempt use less memory, if the job allows it."""
     changes = job.of_kind.shrink(job)
     if changes is None:
         return None
@@ -32,14 +32,14 @@ def shrink(job: Job) -> str | None:
 
 
 def avoid_devices(job: Job, attempt: Attempt) -> str:
-    """Keep the job away from the devices that have just failed it, as long as the scheduler knows of another.
+    """Keep the job off the devices that have just failed it, as long as the scheduler has another one.
 
-    That is not for the worker to say, whose own role may see none but its own.
+    The scheduler checks that, because a worker's own database role may only see its own devices.
     """
     failed = list(attempt.devices.order_by("pk"))
-    if not failed:  # An import beside a worker's GPUs.
+    if not failed:  # An import next to a worker's GPUs.
         return ""
     excluded = sorted({*job.excluded_devices, *(device.pk for device in failed)})
     Job.objects.filter(pk=job.pk).update(excluded_devices=excluded)
     names = ", ".join(f"{device.name} of {attempt.worker.name}" for device in failed)
-    return f"It will not be placed on {names} again while another is there."
+    return f"It will not run on {names} again while another suitable device exists."

@@ -1,7 +1,7 @@
-"""The verbs for a job that is there, for page, API and CLI alike: pause, resume, preempt, cancel, retry, copy, prefer.
+"""The actions on an existing job, for page, API and CLI: pause, resume, preempt, cancel, retry, copy, set priority.
 
-Each is an event with its actor and, where one was given, a reason. What a running trainer is asked for is a wish that
-its worker reads; a poke makes that happen within a second, and a lost poke only delays it.
+Each is recorded as an event with its actor and an optional reason. A request to a running trainer is stored, and its
+worker reads it; a poke makes that happen within a second, and a lost poke only delays it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from finetune_hub.spec.refusal import Refusal
 
 @transaction.atomic
 def pause_job(job_id: str, user: User, *, reason: str = "") -> Job:
-    """Wish that the job rests. A waiting job rests now; a running trainer writes a checkpoint first.
+    """Pause the job. A waiting job pauses now; a running trainer writes a checkpoint first.
 
     Raises:
         Refusal: `forbidden`; `wrong_job_state`: it has ended, or is being cancelled.
@@ -50,12 +50,12 @@ def pause_job(job_id: str, user: User, *, reason: str = "") -> Job:
         return job
     attempt = _wish(job, DesiredState.PAUSE)
     for child in _unfinished_children(job):
-        pause_job(child, user, reason=f"It is a part of {job.pk}.")
+        pause_job(child, user, reason=f"It is part of {job.pk}.")
     if attempt and attempt.state == AttemptState.RUNNING:
         add_events(job, [_said("Pausing: the trainer writes a checkpoint and stops.", reason)], actor=user)
         poke_worker(attempt.worker)
     elif job.state == JobState.VALIDATING:
-        add_events(job, [_said("Pausing, as soon as its rows have been looked at.", reason)], actor=user)
+        add_events(job, [_said("Pausing as soon as its rows have been checked.", reason)], actor=user)
     else:  # It waits, or needs no device.
         if attempt:
             end_attempt(attempt, AttemptState.PAUSED)
@@ -66,7 +66,7 @@ def pause_job(job_id: str, user: User, *, reason: str = "") -> Job:
 
 @transaction.atomic
 def resume_job(job_id: str, user: User, *, reason: str = "") -> Job:
-    """Queue a paused job again, or take back the wish to pause one that still runs. Asking twice changes nothing.
+    """Queue a paused job again, or withdraw the request to pause one that still runs. Idempotent.
 
     Raises:
         Refusal: `forbidden`; `wrong_job_state`: it has ended, or is being cancelled.
@@ -79,9 +79,9 @@ def resume_job(job_id: str, user: User, *, reason: str = "") -> Job:
         return job
     attempt = _wish(job, DesiredState.RUN)
     for child in _unfinished_children(job):
-        resume_job(child, user, reason=f"It is a part of {job.pk}.")
+        resume_job(child, user, reason=f"It is part of {job.pk}.")
     if job.state == JobState.PAUSED:
-        enqueue(job, _said(f"Resumed, to go on {job.next_start()}.", reason).message, actor=user)
+        enqueue(job, _said(f"Resumed. It will restart {job.next_start()}.", reason).message, actor=user)
         poke_control("schedule")
     else:
         add_events(job, [_said("Resumed before it had paused.", reason)], actor=user)
@@ -93,17 +93,17 @@ def resume_job(job_id: str, user: User, *, reason: str = "") -> Job:
 
 @transaction.atomic
 def preempt_job(job_id: str, user: User, *, reason: str = "") -> Job:
-    """Take a job's devices back: its trainer writes a checkpoint, and it waits at its old place in line.
+    """Take a job's devices back: its trainer writes a checkpoint, and it returns to its old place in the queue.
 
     Raises:
-        Refusal: `forbidden`; `wrong_job_state`: nothing of it runs, or it is being paused or cancelled.
+        Refusal: `forbidden`; `wrong_job_state`: it is not running, or it is being paused or cancelled.
     """
     job = lock_job(job_id)
     require_right(Right.PREEMPT_JOB, user, job.team)
     attempt = job.attempts.active().first()
     if attempt is None or job.desired_state != DesiredState.RUN:
         raise wrong_state(job, "it has no device to give back")
-    if preempt(attempt, reason or "An admin wants its device back.", actor=user):
+    if preempt(attempt, reason or "An admin needs its device.", actor=user):
         poke_control("schedule")
     job.refresh_from_db()
     return job
@@ -111,7 +111,7 @@ def preempt_job(job_id: str, user: User, *, reason: str = "") -> Job:
 
 @transaction.atomic
 def cancel_job(job_id: str, user: User, *, reason: str = "") -> Job:
-    """Wish the job's end, and its children's. A waiting job ends now; a running trainer writes a checkpoint first.
+    """Cancel the job and its children. A waiting job ends now; a running trainer writes a checkpoint first.
 
     Raises:
         Refusal: `forbidden`.
@@ -122,7 +122,7 @@ def cancel_job(job_id: str, user: User, *, reason: str = "") -> Job:
         return job
     attempt = _wish(job, DesiredState.CANCEL)
     for child in _unfinished_children(job):
-        cancel_job(child, user, reason=f"It is a part of {job.pk}.")
+        cancel_job(child, user, reason=f"It is part of {job.pk}.")
     if attempt and attempt.state == AttemptState.RUNNING:
         said = "Ending." if job.of_kind.runs_until_told else "Cancelling: the trainer was asked to stop."
         add_events(job, [_said(said, reason)], actor=user)
@@ -141,8 +141,8 @@ def retry_job(job_id: str, user: User, *, from_step: int | None = None, reason: 
     """Run a failed or cancelled job again: the same job, a new attempt, from a checkpoint.
 
     Args:
-        from_step: the step of a checkpoint, after which later ones are given up; 0: from the beginning; None: from the
-            newest one.
+        from_step: the step of the checkpoint to start from; later ones are deleted. 0: from the beginning; None: from
+            the newest one.
 
     Raises:
         Refusal: `forbidden`, `wrong_job_state`, `unknown_checkpoint`, `dataset_deleted`.
@@ -150,15 +150,15 @@ def retry_job(job_id: str, user: User, *, from_step: int | None = None, reason: 
     job = lock_job(job_id)
     require_right(Right.RETRY_JOB, user, job.team)
     if not job.may_retry:
-        raise wrong_state(job, "only failed and cancelled ones are retried", "Clone it to train the same again.")
+        raise wrong_state(job, "only failed and cancelled jobs can be retried", "Clone it to train the same again.")
     if job.after and job.after.has_ended and job.after.state != JobState.SUCCEEDED:
-        raise wrong_state(job.after, f"{job.pk} follows it, and would fail again", "Retry that one first.")
+        raise wrong_state(job.after, f"{job.pk} starts after it, and would fail again", "Retry that one first.")
     for version in job.dataset_versions.select_related("dataset"):
         require_alive(version)
     job.of_kind.before_retry(job)
     if from_step is not None:
         _give_up_checkpoints(job, from_step)
-    reopen_job(job, _said(f"Retried, to start {job.next_start()}.", reason).message, actor=user)
+    reopen_job(job, _said(f"Retried. It will start {job.next_start()}.", reason).message, actor=user)
     poke_control("validate", job.pk)
     job.refresh_from_db()
     return job
@@ -166,7 +166,7 @@ def retry_job(job_id: str, user: User, *, from_step: int | None = None, reason: 
 
 @transaction.atomic
 def change_priority(job_id: str, user: User, priority: int) -> Job:
-    """Give a job that has not ended another place in line.
+    """Change the priority of a job that has not ended.
 
     Raises:
         Refusal: `forbidden`, `priority_not_allowed`, `wrong_job_state`.
@@ -175,9 +175,9 @@ def change_priority(job_id: str, user: User, priority: int) -> Job:
     require_right(Right.CHANGE_PRIORITY, user, job.team)
     check_priority(job.team, user, priority)
     if job.has_ended:
-        raise wrong_state(job, "it waits no more")
+        raise wrong_state(job, "it is no longer waiting")
     if job.priority != priority:
-        add_events(job, [EventDraft(f"Priority {priority}, before it {job.priority}.")], actor=user)
+        add_events(job, [EventDraft(f"Priority changed from {job.priority} to {priority}.")], actor=user)
         Job.objects.filter(pk=job.pk).update(priority=priority)
         poke_control("schedule")
     job.refresh_from_db()
@@ -185,7 +185,7 @@ def change_priority(job_id: str, user: User, priority: int) -> Job:
 
 
 def copied_spec(job: Job, changes: dict[str, Any]) -> dict[str, Any]:
-    """What a copy of a job would be submitted with: its spec, over the same dataset versions, with the changes.
+    """Return the spec of a copy of a job, with the same dataset versions and the changes applied.
 
     Args:
         changes: a merge patch (RFC 7396): `{"training": {"epochs": 3}}`.
@@ -198,7 +198,7 @@ def copied_spec(job: Job, changes: dict[str, Any]) -> dict[str, Any]:
         raise Refusal(
             "wrong_job_kind",
             f"{job.pk} is {job.of_kind.noun}, which has no spec to copy.",
-            "Name a training.",
+            "Choose a training.",
             kind="conflict",
         )
     document["datasets"] = [
@@ -210,14 +210,14 @@ def copied_spec(job: Job, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _wish(job: Job, wish: DesiredState) -> Attempt | None:
-    """Write the wish down; the attempt that it is for, locked, or None."""
+    """Store the request; return the active attempt, locked, or None."""
     job.desired_state = wish
     job.save(update_fields=["desired_state"])
     return job.attempts.active().select_for_update(no_key=True, of=("self",)).select_related("worker").first()
 
 
 def _unfinished_children(job: Job) -> list[str]:
-    """Ids of those that may still be asked for something."""
+    """Return the ids of children that have neither ended nor been cancelled."""
     asked = job.children.filter(finished_at=None).exclude(desired_state=DesiredState.CANCEL)
     return list(asked.order_by("pk").values_list("pk", flat=True))
 
@@ -227,13 +227,13 @@ def _said(message: str, reason: str) -> EventDraft:
 
 
 def _give_up_checkpoints(job: Job, from_step: int) -> None:
-    """Leave the checkpoint of this step as the newest; 0 leaves none."""
+    """Delete the checkpoints after this step; 0 deletes all."""
     steps = list(job.checkpoints.order_by("step").values_list("step", flat=True))
     if from_step and from_step not in steps:
         raise Refusal(
             "unknown_checkpoint",
             f"{job.pk} has no checkpoint of step {from_step}.",
-            f"It has those of the steps {', '.join(map(str, steps))}; 0 is the beginning." if steps else "It has none.",
+            f"Choose one of the steps {', '.join(map(str, steps))}, or 0 for the beginning." if steps else "Choose 0.",
             field="from_step",
         )
     later = job.checkpoints.filter(step__gt=from_step)

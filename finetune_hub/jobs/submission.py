@@ -1,4 +1,4 @@
-"""What all kinds of job share when one is submitted: its rows, its place in line, the key that makes it once."""
+"""What all kinds of job share at submission: datasets, queue position and idempotency key."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def create_job(
     said: str = "Submitted.",
     **columns: Any,
 ) -> Job:
-    """Put a job in the queue. With the same idempotency key again, the job that it made the first time.
+    """Put a job in the queue, or return the job that the same idempotency key created before.
 
-    Whoever submits its like asks before they write anything else; a child (`parent`) was asked for with its parent.
+    Callers check the right to submit before they write anything; for a child (`parent`), that was done with its parent.
 
     Args:
         choices: dataset versions that it reads, and how often the rows of each are drawn.
         said: the first line of its history.
-        columns: of `Job`, beside those that are named here.
+        columns: other columns of `Job`.
 
     Raises:
         Refusal: `forbidden`, `idempotency_key_reused`.
@@ -61,7 +61,7 @@ def create_job(
 
 
 def same_again(job: Job, spec: dict[str, Any]) -> Job:
-    """The job that the idempotency key made the first time.
+    """Return the job that the idempotency key created the first time.
 
     Raises:
         Refusal: `idempotency_key_reused`.
@@ -69,8 +69,8 @@ def same_again(job: Job, spec: dict[str, Any]) -> Job:
     if job.spec != spec:
         raise Refusal(
             "idempotency_key_reused",
-            f"The idempotency key was used before, for another spec: job {job.pk}.",
-            "Use a fresh key for a new job.",
+            f"The idempotency key was already used for a different spec: job {job.pk}.",
+            "Use a new key for a new job.",
             field="Idempotency-Key",
             kind="conflict",
         )
@@ -78,7 +78,7 @@ def same_again(job: Job, spec: dict[str, Any]) -> Job:
 
 
 def check_priority(team: Team, user: User, priority: int) -> None:
-    """Whether the user may give a job of the team this priority: see docs/adr/0006.
+    """Check that the user may give a job of the team this priority: see docs/adr/0006.
 
     Raises:
         Refusal: `priority_not_allowed`.
@@ -86,8 +86,8 @@ def check_priority(team: Team, user: User, priority: int) -> None:
     if not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
         raise Refusal(
             "priority_not_allowed",
-            f"A priority is a number from {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}, not {priority}.",
-            "0 is the usual one, and higher ones come first.",
+            f"The priority must be a number from {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}, not {priority}.",
+            "Use 0 for the usual priority; higher ones come first.",
             field="priority",
         )
     if priority > 0 and not may(Right.RAISE_PRIORITY, user, team):
@@ -95,7 +95,7 @@ def check_priority(team: Team, user: User, priority: int) -> None:
 
 
 def lock_predecessor(team: Team, job_id: str) -> Job:
-    """The job that another is to follow, locked: it cannot fail between this look and that other job's first event.
+    """Return the job that another one waits for, locked, so that it cannot fail before the other one is created.
 
     Raises:
         Refusal: `unknown_job`, `wrong_job_state`.
@@ -104,15 +104,15 @@ def lock_predecessor(team: Team, job_id: str) -> Job:
         raise Refusal(
             "unknown_job",
             f"The team has no job {job_id!r} to start after.",
-            "See its jobs with `finetune-hub jobs list`.",
+            "List its jobs with `finetune-hub jobs list`.",
             field="after",
         )
     job = lock_job(job_id)
     if job.has_ended and job.state != JobState.SUCCEEDED:
         raise Refusal(
             "wrong_job_state",
-            f"{job_id} is {job.state}, so nothing would ever start after it.",
-            "Retry it first, or leave `after` out.",
+            f"{job_id} is {job.state}, so a job after it would never start.",
+            "Retry it first, or omit `after`.",
             field="after",
             kind="conflict",
         )

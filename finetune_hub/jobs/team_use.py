@@ -1,4 +1,4 @@
-"""What every team may have and what it has had: for placement, and for whoever looks at a quota."""
+"""Every team's quota and use, for placement and for pages that show quotas."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_hub.scheduling.placement.situation import TeamShare
 from finetune_hub.scheduling.placement.turns import HALF_LIFE_SECONDS
 
 # The decayed use of a device from a to b seconds ago is the integral of 0.5^(age / half-life) over that time:
-# half-life / ln 2 · (0.5^(b / half-life) - 0.5^(a / half-life)). Five half-lives are longer than any month.
+# half-life / ln 2 · (0.5^(b / half-life) - 0.5^(a / half-life)). Five half-lives are longer than a month.
 USE_OF_TEAMS = """
     WITH uses AS (
         SELECT job.team_id, attempt.assigned_at AS start,
@@ -38,22 +38,22 @@ USE_OF_TEAMS = """
 
 @dataclass(frozen=True)
 class TeamUse:
-    """A team's quota beside its use.
+    """A team's quota and its use.
 
-    The time of a shared device counts for the part of its memory that was held. At a time, it counts as a device.
+    Time on a shared device counts by the share of its memory that was held. In `devices`, it counts as one device.
     """
 
     team: Team
     quota: TeamQuota
-    """The quota that it was given; for a team without one, an unsaved one that limits nothing."""
+    """Its quota; for a team without one, an unsaved quota without limits."""
     devices: int = 0
     """In use now."""
     last_start: float = 0.0
-    """Unix seconds; when something of it was last given a device, if that is not long ago."""
+    """Unix seconds; when one of its jobs last got a device, if that is not long ago."""
     month_hours: float = 0.0
     """Device hours of this calendar month (UTC)."""
     recent_seconds: float = 0.0
-    """Device seconds, those of a week ago counting half: what fair share goes by."""
+    """Device seconds for fair share; those of a week ago count half."""
 
     @property
     def recent_hours(self) -> float:
@@ -73,7 +73,7 @@ class TeamUse:
 
 
 def uses_of_teams() -> list[TeamUse]:
-    """All teams by name, in two queries, on the database's clock."""
+    """Return all teams by name, in two queries, by the database's clock."""
     with connection.cursor() as cursor:
         cursor.execute(USE_OF_TEAMS, {"half_life": HALF_LIFE_SECONDS})
         used = {row[0]: (row[1], *map(float, row[2:])) for row in cursor.fetchall()}
@@ -82,7 +82,7 @@ def uses_of_teams() -> list[TeamUse]:
 
 
 def uses_shown_to(user: User) -> list[TeamUse]:
-    """Those of the user's own teams; whoever sets quotas sees all."""
+    """Return the use of the user's own teams; a user who may set quotas sees all teams."""
     uses = uses_of_teams()
     if may(Right.SET_QUOTA, user):
         return uses

@@ -1,4 +1,4 @@
-"""The last look before the queue, by the job's kind: rows that do not fit fail it here, before any device is held."""
+"""The check before the queue, by the job's kind: unsuitable rows fail the job here, before it holds any device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_hub.spec.problem import Explained
 
 
 def validate_job(job_id: str) -> None:
-    """validating → queued, or → failed when the rows do not fit the base model. A second call changes nothing."""
+    """Move a validating job to queued, or to failed if its rows do not fit the base model. Idempotent."""
     job = Job.objects.select_related("base_model", "team").get(pk=job_id)
     if job.state != JobState.VALIDATING:
         return

@@ -1,4 +1,4 @@
-"""Jobs of kinds that need no device, such as one whose work is done by its children: control itself sees to them."""
+"""Jobs of kinds that need no device, such as one that only has child jobs: the control process runs them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PASS_LIMIT = 200
 
 
 def advance_pass() -> None:
-    """Start those whose turn has come, and end those whose kind says that they have ended. Safe at any time."""
+    """Start the next jobs, and end those that their kind reports as ended. Safe at any time."""
     kinds = [name for name, kind in KINDS.items() if not kind.needs_device]
     if not kinds:
         return

@@ -1,7 +1,7 @@
-"""The only door through which a worker writes: register, beat, claim, renew, report, publish, end.
+"""The only interface through which a worker writes: register, beat, claim, renew, report, publish, end.
 
-Everything after the claim goes through `fenced`: it holds the attempt's row while its lease token is valid on the
-database's clock, or raises `LeaseLost`, upon which the worker stops the trainer (P3).
+Everything after the claim goes through `fenced`. It locks the attempt's row while its lease token is valid by the
+database's clock; otherwise it raises `LeaseLost`, and the worker stops the trainer (P3).
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ log = logging.getLogger(__name__)
 
 LOG_TAIL_CHARACTERS = 64_000
 KEPT_CHECKPOINTS = 2
-ETA_STEPS = 20  # The time left is judged by the mean of so many newest steps.
+ETA_STEPS = 20  # The time left is estimated from the mean of this many newest steps.
 
 
 class LeaseLost(Exception):
-    """The attempt is no longer this worker's: its lease ended, or it was ended by somebody else."""
+    """The attempt no longer belongs to this worker: its lease expired, or the attempt was ended elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class Lease:
     attempt_id: int
     token: UUID
     job_id: str = ""
-    """For the log alone."""
+    """Only for the log."""
 
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """A device as the worker found it."""
+    """A device as detected by the worker."""
 
     kind: str
     index: int
@@ -80,7 +80,7 @@ class DeviceReport:
 
 @dataclass(frozen=True)
 class DeviceReading:
-    """How a device is at this moment; None and empty where nobody can tell."""
+    """The current state of a device; None or empty: unknown."""
 
     kind: str
     index: int
@@ -99,7 +99,7 @@ class DeviceReading:
 def register_worker(
     name: str, *, hostname: str, version: str, devices: Sequence[DeviceReport], labels: Sequence[str] = ()
 ) -> Worker:
-    """Join the fleet, or come back to it. Devices no longer reported stay known, but get no work."""
+    """Register the worker, or register it again. Devices that are no longer reported stay known, but get no work."""
     worker, _ = Worker.objects.update_or_create(
         name=name,
         defaults={
@@ -124,7 +124,7 @@ def register_worker(
 
 
 def beat(worker: Worker, *, free_bytes: int | None = None, cached_revisions: Sequence[str] = ()) -> None:
-    """The worker's process is alive, its disk has so much room, and its cache these base models."""
+    """Record that the worker's process is alive, its free disk space and the base models in its cache."""
     Worker.objects.filter(pk=worker.pk).update(
         heartbeat_at=Now(), free_bytes=free_bytes, cached_revisions=list(cached_revisions)
     )
@@ -132,10 +132,10 @@ def beat(worker: Worker, *, free_bytes: int | None = None, cached_revisions: Seq
 
 @transaction.atomic
 def record_readings(worker: Worker, readings: Sequence[DeviceReading]) -> None:
-    """Keep how the devices are. One with a fault is quarantined until an admin releases it: nothing new runs on it."""
+    """Store the devices' state. One with a fault gets no new job: it is quarantined until an admin releases it."""
     read = {(reading.kind, reading.index): reading for reading in readings}
     samples = []
-    for device in worker.devices.filter(present=True).order_by("pk"):  # As the scheduler locks them.
+    for device in worker.devices.filter(present=True).order_by("pk"):  # The scheduler's lock order.
         reading = read.get((device.kind, device.index))
         if reading is None:
             continue
@@ -156,12 +156,12 @@ def record_readings(worker: Worker, readings: Sequence[DeviceReading]) -> None:
 
 
 def consume_canary(name: str) -> None:
-    """The worker's queue is consumed."""
+    """Record that the worker's queue is being consumed."""
     Worker.objects.filter(name=name).update(canary_at=Now())
 
 
 def assigned_attempts(worker: Worker) -> list[int]:
-    """Attempts that wait to be claimed by this worker."""
+    """Return the attempts that this worker should claim."""
     return list(
         Attempt.objects.filter(worker=worker, state=AttemptState.ASSIGNED, lease_expires_at__gt=Now())
         .order_by("assigned_at")
@@ -174,14 +174,14 @@ def assigned_attempts(worker: Worker) -> list[int]:
 
 @transaction.atomic
 def claim_attempt(attempt_id: int, *, worker: Worker) -> Lease | None:
-    """Move an assigned attempt to running. None: another process was first, or the time to claim it is over."""
+    """Move an assigned attempt to running. None: another process was first, or the claim deadline is over."""
     job = Job.objects.select_for_update(no_key=True, of=("self",)).get(attempts=attempt_id)
     token = uuid4()
     return Lease(attempt_id, token, job.pk) if start_attempt(job, attempt_id, worker=worker, token=token) else None
 
 
 def renew_lease(lease: Lease) -> bool:
-    """Extend the lease by its full length. Returns whether the trainer is to stop: what is wished of it.
+    """Extend the lease by its full length. Returns whether the trainer should stop.
 
     Raises:
         LeaseLost: too late.
@@ -197,10 +197,10 @@ def renew_lease(lease: Lease) -> bool:
 
 @contextmanager
 def fenced(lease: Lease) -> Iterator[tuple[Job, Attempt]]:
-    """A transaction in which the lease is known to hold: the job's and the attempt's rows are locked.
+    """Open a transaction in which the lease is valid; the rows of the job and the attempt are locked.
 
     Raises:
-        LeaseLost: the attempt ended, its lease ran out, or the token is not its own.
+        LeaseLost: the attempt ended, its lease expired, or the token does not match.
     """
     try:
         with transaction.atomic():
@@ -217,30 +217,30 @@ def fenced(lease: Lease) -> Iterator[tuple[Job, Attempt]]:
                 raise LeaseLost
             yield job, attempt
     except ProgrammingError as error:
-        if "row-level security" in str(error):  # It ran out since: a worker's own role may not write from then on.
+        if "row-level security" in str(error):  # It expired since, so a worker's own role may no longer write.
             raise LeaseLost from error
         raise
 
 
 def events_offset(lease: Lease) -> int:
-    """How many bytes of the attempt's event file are recorded."""
+    """Return how many bytes of the attempt's event file are recorded."""
     return Attempt.objects.values_list("events_offset", flat=True).get(pk=lease.attempt_id)
 
 
 def record_events(lease: Lease, events: Sequence[engine_events.EngineEvent], *, start: int, end: int) -> None:
-    """Record the events that lie between two offsets of the attempt's event file, once.
+    """Record the events between two offsets of the attempt's event file, once.
 
     Raises:
         LeaseLost: see `fenced`.
     """
     with fenced(lease) as (job, attempt):
-        if attempt.events_offset != start:  # Recorded before, by this worker's earlier life.
+        if attempt.events_offset != start:  # Already recorded, before this worker restarted.
             return
         steps = [event for event in events if isinstance(event, engine_events.Step)]
         MetricPoint.objects.bulk_create(MetricPoint.of_step(attempt, step) for step in steps)
         drafts = [draft for event in events if (draft := describe(event))]
         if drafts:
-            add_events(job, drafts, attempt=attempt)  # Which announces the job too.
+            add_events(job, drafts, attempt=attempt)  # This also announces the job.
         else:
             announce(job.pk)
         Attempt.objects.filter(pk=attempt.pk).update(events_offset=end, progress_at=Now())
@@ -250,7 +250,7 @@ def record_events(lease: Lease, events: Sequence[engine_events.EngineEvent], *, 
 
 
 def describe(event: engine_events.EngineEvent) -> EventDraft | None:
-    """The event as a line of the job's history; None for what curve, progress bar or the attempt's end tell."""
+    """Return the event as a line of the job's history; None for what the curve, progress bar or attempt's end show."""
     match event:
         case engine_events.Log():
             return EventDraft(event.message, event.level)
@@ -266,19 +266,19 @@ def describe(event: engine_events.EngineEvent) -> EventDraft | None:
             mark = ", the lowest so far" if event.is_best else ""
             return EventDraft(f"Held-out loss {event.loss:.4f} at step {event.step}{mark}.")
         case engine_events.Resolved():
-            licence = event.license or "none named"
+            licence = event.license or "not given"
             return EventDraft(
-                f"{event.repository} is at commit {event.commit}; access {event.access}, licence {licence}."
+                f"{event.repository} is at commit {event.commit}; access: {event.access}, license: {licence}."
             )
         case engine_events.Listening():
-            return EventDraft(f"It can be called at {event.address}.")
+            return EventDraft(f"It can be reached at {event.address}.")
         case engine_events.Stopped():
             return EventDraft(f"Stopped at step {event.step}.")
     return None
 
 
 def _pin(job: Job, found: engine_events.Resolved) -> None:
-    """Keep the commit that the job's source is, so that its next attempt fetches the same."""
+    """Store the commit that the job's source resolved to, so that its next attempt fetches the same."""
     if job.base_model:
         job.base_model.set_lookup(commit=found.commit, access=found.access, license_name=found.license)
     else:
@@ -306,7 +306,7 @@ def _record_progress(job: Job, attempt: Attempt, events: Sequence[engine_events.
 
 
 def record_log_tail(lease: Lease, text: str) -> None:
-    """Keep the last part of the engine's output where the page can show it.
+    """Store the last part of the engine's output for the job's page.
 
     Raises:
         LeaseLost: see `fenced`.
@@ -317,9 +317,9 @@ def record_log_tail(lease: Lease, text: str) -> None:
 
 
 def record_checkpoint(lease: Lease, *, step: int, artifact_prefix: str, files: Sequence[FileEntry]) -> list[str]:
-    """A checkpoint's files are in the artifact store: from now on another attempt may resume from it.
+    """Record that a checkpoint is in the artifact store: from now on another attempt may resume from it.
 
-    Returns the keys of the job's older checkpoints that are not needed any more, for the caller to delete.
+    Returns the keys of the job's superseded checkpoints, for the caller to delete.
 
     Raises:
         LeaseLost: see `fenced`.
@@ -340,7 +340,7 @@ def record_checkpoint(lease: Lease, *, step: int, artifact_prefix: str, files: S
 
 
 def record_resume(lease: Lease, step: int) -> None:
-    """The attempt starts from a checkpoint.
+    """Record that the attempt starts from a checkpoint.
 
     Raises:
         LeaseLost: see `fenced`.
@@ -354,7 +354,7 @@ def record_resume(lease: Lease, step: int) -> None:
 
 
 def succeed(lease: Lease, result: dict[str, Any], message: str = "Done.") -> None:
-    """End attempt and job: nothing is left to publish (an evaluation, or a dataset whose version is there).
+    """End attempt and job if there is nothing left to publish (an evaluation, or a finished dataset version).
 
     Raises:
         LeaseLost: see `fenced`.
@@ -415,10 +415,10 @@ def publish_base_model(lease: Lease, *, artifact_prefix: str, files: list[FileEn
 
 
 def fail(lease: Lease, failed: Failed, result: dict[str, Any] | None = None) -> None:
-    """End the attempt as failed; its job is tried again, or fails too.
+    """End the attempt as failed; its job is retried, or fails too.
 
     Args:
-        result: What was found out all the same.
+        result: what was found out despite the failure.
 
     Raises:
         LeaseLost: see `fenced`.
@@ -431,7 +431,7 @@ def fail(lease: Lease, failed: Failed, result: dict[str, Any] | None = None) -> 
 
 
 def stop(lease: Lease, *, was_asked: bool, failed: Failed | None = None) -> None:
-    """The trainer stopped: asked by the service, or by somebody on its machine; `failed`: it did not do so well.
+    """Record that the trainer stopped, on request or because of somebody on its machine.
 
     Raises:
         LeaseLost: see `fenced`.

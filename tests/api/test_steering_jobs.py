@@ -27,7 +27,7 @@ def test_a_reason_is_in_the_history_with_its_actor(world: World) -> None:
     assert post(world, "resume").json()["state"] == "queued"
     assert events(world) == [
         ("Paused. The demo comes first.", "bob"),
-        ("Queued. Resumed, to go on from the beginning.", "bob"),
+        ("Queued. Resumed. It will restart from the beginning.", "bob"),
     ]
     assert post(world, "pause", {"why": "?"}).json()["error"]["field"] == "why"
     assert post(world, "pause", {"reason": "x" * 501}).status_code == 422

@@ -101,7 +101,7 @@ def make_sample_hub() -> SampleHub:
     worker.devices.filter(index=1).update(
         quarantined_at=timezone.now(),
         quarantine_reason="It reported Xid 79: it fell off the bus. Reset it (`nvidia-smi --gpu-reset`) or reboot the "
-        "machine; have it changed when it comes again.",
+        "machine. If the error comes back, replace the GPU.",
     )
     idle = factories.make_worker("lab-desk")
     idle.drain_requested = True
@@ -139,8 +139,8 @@ def make_sample_hub() -> SampleHub:
         base_model=model,
         dataset_version=tickets,
         spec=spec_of(model, "tone-of-voice"),
-        waiting_reason="Next in line: it needs a device with 9.6 GB, and all 2 that would do (NVIDIA L4) are busy. "
-        "It is expected to start about 14:35 UTC.",
+        waiting_reason="Next in the queue: it needs a device with 9.6 GB, and all 2 suitable devices (NVIDIA L4) are "
+        "busy. It is expected to start around 14:35 UTC.",
     )
     return SampleHub(user, team, running, succeeded, failed, preferring, paused, evaluation, version)
 
@@ -294,7 +294,7 @@ def make_paused(team: Team, model: BaseModel, tickets: Any, worker: Any) -> Job:
     said = "Pausing: the trainer writes a checkpoint and stops. Friday's demo needs the GPU."
     add_events(job, [EventDraft(said)], actor=job.created_by)
     add_events(job, [EventDraft("Checkpoint at step 90."), EventDraft("Stopped at step 90.")], attempt=attempt)
-    add_events(job, [EventDraft("Paused. It goes on from the checkpoint of step 90.")])
+    add_events(job, [EventDraft("Paused. It will restart from the checkpoint of step 90.")])
     return job
 
 

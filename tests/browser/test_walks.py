@@ -68,7 +68,7 @@ def test_from_the_sign_in_to_a_job(open_page: OpenPage, width: int, scheme: str)
     page.get_by_role("link", name="Train on it").click()
     expect(page.locator("[data-reason]").first).to_be_visible()  # The preset has filled the form in.
     page.get_by_role("spinbutton", name="Rank").fill("8")
-    page.get_by_text("As soon as a device that fits is free").click()
+    page.get_by_text("As soon as a suitable device is free").click()
     page.get_by_role("spinbutton", name="Priority").fill("3")
     page.get_by_role("textbox", name="Stop after").fill("4h")
     expect_no_sideways_scroll(page)
@@ -138,15 +138,15 @@ def test_a_job_is_paused_resumed_cancelled_and_retried(open_page: OpenPage) -> N
     expect_no_sideways_scroll(page)
     with transaction.atomic():  # As its worker would.
         settle_stop(lock_job(hub.running.pk), hub.running.attempts.get(), was_asked=True)
-    expect(page.get_by_text("It rests, and goes on")).to_be_visible()
+    expect(page.get_by_text("It is paused. Resume it to continue")).to_be_visible()
     page.get_by_role("button", name="Resume").click()
     expect(page.get_by_text("queued").first).to_be_visible()
     page.get_by_label("Priority").select_option("5")
     page.get_by_role("button", name="Set").click()
-    expect(page.get_by_text("Priority 5, before it 0.")).to_be_visible()
+    expect(page.get_by_text("Priority changed from 0 to 5.")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Retry").click()
-    expect(page.get_by_text("Retried, to start from the beginning.")).to_be_visible()
+    expect(page.get_by_text("Retried. It will start from the beginning.")).to_be_visible()
     expect_no_sideways_scroll(page)
 
 

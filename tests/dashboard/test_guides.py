@@ -76,7 +76,7 @@ def test_only_what_the_index_names_is_read(tmp_path: Path, monkeypatch: pytest.M
         ("why does my job wait", "/docs/placement/#why-a-job-waits"),
         ("dataset", "/docs/datasets/"),
         ("DATASETS", "/docs/datasets/"),
-        ("out_of_memory", "/docs/jobs/#what-follows-a-failure"),
+        ("out_of_memory", "/docs/jobs/#what-happens-after-a-failure"),
         ("chat templates", "/docs/base-models/#without-a-chat-template"),
         ("gguf export", "/docs/exports/"),
     ],

@@ -103,7 +103,7 @@ def test_a_page_offers_what_can_be_done(world: World) -> None:
     assert offered(world.job) == {"pause", "cancel", "priority"}
     paused = make_job(world.team, state=JobState.PAUSED, desired_state="pause")
     assert offered(paused) == {"resume", "cancel", "priority"}
-    assert "It rests, and goes on" in page_of(world, "job", paused.pk)
+    assert "It is paused. Resume it to continue" in page_of(world, "job", paused.pk)
     failed = make_job(world.team, state=JobState.FAILED, finished_at=timezone.now(), failure_class="internal")
     assert offered(failed) == {"retry"}
     done = make_job(world.team, state=JobState.SUCCEEDED, finished_at=timezone.now())
@@ -131,7 +131,7 @@ def test_checkpoints_are_offered_to_a_retry(world: World) -> None:
 def test_a_refused_deed_says_why(world: World) -> None:
     response = world["owner"].post(reverse("job-retry", args=[world.job.pk]))
     assert response.status_code == 409
-    assert "only failed and cancelled ones are retried" in response.content.decode()
+    assert "only failed and cancelled jobs can be retried" in response.content.decode()
 
 
 def test_a_succeeded_job_leads_to_its_adapter(world: World) -> None:
@@ -290,7 +290,7 @@ def test_the_list_of_jobs_narrows_to_a_state(world: World) -> None:
         ("zigzag", [waiting, world.job]),
     ):
         assert list(world["viewer"].get(reverse("jobs"), {"show": show}).context["page"]) == found
-    assert "No job is failed." in world["viewer"].get(reverse("jobs"), {"show": "failed"}).content.decode()
+    assert "There are no failed jobs." in world["viewer"].get(reverse("jobs"), {"show": "failed"}).content.decode()
 
 
 def test_an_adapter_shows_its_model_card(world: World) -> None:

@@ -147,7 +147,7 @@ def test_a_device_that_failed_a_job_is_excluded_for_it() -> None:
     job, bad, good = job_with(), make_worker("bad"), make_worker("good")
     assert fail(job, KILLED, bad) == JobState.QUEUED
     assert job.excluded_devices == [bad.devices.get().pk]
-    assert "will not be placed on A processor, 2 cores of bad again" in job.events.last().message
+    assert "will not run on A processor, 2 cores of bad again" in job.events.last().message
     assert schedule_pass() == 1
     [attempt] = job.attempts.active()
     assert attempt.worker == good
@@ -173,7 +173,7 @@ def test_a_checkpoint_between_failures_is_progress() -> None:
         worker_port.fail(lease, KILLED)
     job.refresh_from_db()
     assert (job.state, job.fruitless_attempts) == (JobState.QUEUED, 1)
-    assert job.events.last().message.endswith("It goes on from the checkpoint of step 8.")
+    assert job.events.last().message.endswith("It will restart from the checkpoint of step 8.")
 
 
 # ---- maximum duration
@@ -197,7 +197,7 @@ def test_a_trainer_that_outlives_its_maximum_duration_is_stopped() -> None:
     worker_port.stop(lease, was_asked=True)
     job.refresh_from_db()
     assert (job.state, job.failure_class) == (JobState.FAILED, "timed_out")
-    assert job.failure_message == "The maximum duration of 1h is long over."
+    assert job.failure_message == "It exceeded its maximum duration of 1h and did not end by itself."
     assert job.events.filter(message__contains="asked to stop").count() == 1
 
 
@@ -244,7 +244,7 @@ def test_a_failed_job_takes_those_with_it_that_follow_it() -> None:
     for job, before in ((second, first), (third, second)):
         job.refresh_from_db()
         assert (job.state, job.failure_class) == (JobState.FAILED, "dependency")
-        assert job.failure_message == f"It was to follow tickets-tiny ({before.pk}), which failed."
+        assert job.failure_message == f"It was to start after tickets-tiny ({before.pk}), which failed."
     with pytest.raises(Refusal, match="Retry that one first"):
         retry_job(second.pk, first.created_by)
 
@@ -269,7 +269,7 @@ def test_the_same_key_again_is_answered_though_the_job_before_has_failed() -> No
     second = submit_training(first.team, first.created_by, first.training_spec(), **asked)
     fail_job(first, Failed("diverged", "It diverged.", "Lower it."))
     assert submit_training(first.team, first.created_by, first.training_spec(), **asked) == second
-    with pytest.raises(Refusal, match="for another spec") as refused:
+    with pytest.raises(Refusal, match="for a different spec") as refused:
         submit_training(first.team, first.created_by, make_spec(training={"epochs": 9}), **asked)
     assert refused.value.code == "idempotency_key_reused"
 

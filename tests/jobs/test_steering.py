@@ -94,7 +94,7 @@ def test_a_queued_job_pauses_at_once_and_waits_for_nobody(job: Job, alice: User)
         resume_job(job.pk, alice)
     assert history(job) == [
         ("Paused. Friday's demo needs the GPU.", "alice"),
-        ("Queued. Resumed, to go on from the beginning.", "alice"),
+        ("Queued. Resumed. It will restart from the beginning.", "alice"),
     ]
     start(job)
     assert states(job) == ("running", ["running"])
@@ -121,7 +121,7 @@ def test_a_running_job_pauses_when_its_trainer_has_stopped(job: Job, alice: User
     assert states(job) == ("paused", ["paused"])
     assert history(job)[1:] == [
         ("Pausing: the trainer writes a checkpoint and stops.", "alice"),
-        ("Paused. It goes on from the checkpoint of step 40.", None),
+        ("Paused. It will restart from the checkpoint of step 40.", None),
     ]
     resume_job(job.pk, alice)
     assert worker_port.renew_lease(start(job)) is False
@@ -183,7 +183,7 @@ def test_a_preempted_job_is_queued_again_from_its_checkpoint(job: Job, pokes: li
     assert states(job) == ("queued", ["preempted"])
     assert [message for message, _ in history(job)[1:]] == [
         "Preempted: A job of higher priority needs its GPU. Its trainer writes a checkpoint first.",
-        "Queued. It goes on from the checkpoint of step 7.",
+        "Queued. It will restart from the checkpoint of step 7.",
     ]
     assert job.fruitless_attempts == 0
 
@@ -239,7 +239,7 @@ def test_a_failed_job_runs_again_as_the_same_job(job: Job, alice: User) -> None:
     retry_job(job.pk, alice, reason="With better luck.")
     assert states(job) == ("validating", ["failed"])
     assert (job.failure_class, job.failure_message, job.finished_at) == ("", "", None)
-    assert history(job)[-1] == ("Retried, to start from the checkpoint of step 40. With better luck.", "alice")
+    assert history(job)[-1] == ("Retried. It will start from the checkpoint of step 40. With better luck.", "alice")
     assert job.run_time() == timedelta()  # Its maximum duration is counted anew.
 
 
@@ -297,7 +297,7 @@ def test_a_retried_import_takes_its_base_model_back(alice: User) -> None:
     assert BaseModel.objects.get(pk=job.base_model_id).state == BaseModelState.IMPORTING
     cancel_job(job.pk, alice)
     BaseModel.objects.filter(pk=job.base_model_id).update(state=BaseModelState.READY)
-    with pytest.raises(Refusal, match="imported anew"):
+    with pytest.raises(Refusal, match="imported again"):
         retry_job(job.pk, alice)
 
 
@@ -337,7 +337,7 @@ def test_higher_priorities_come_first(job: Job, alice: User) -> None:
     urgent, later = make_job(job.team, priority=3), make_job(job.team, priority=-1)
     assert [waiting.pk for waiting in Job.objects.in_queue_order()] == [urgent.pk, job.pk, later.pk]
     change_priority(job.pk, alice, -2)
-    assert history(job) == [("Priority -2, before it 0.", "alice")]
+    assert history(job) == [("Priority changed from 0 to -2.", "alice")]
     assert [waiting.pk for waiting in Job.objects.in_queue_order()] == [urgent.pk, later.pk, job.pk]
 
 

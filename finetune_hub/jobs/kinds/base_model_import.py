@@ -1,4 +1,4 @@
-"""The import of a base model: from Hugging Face, a package, a folder of the hub's machine, or an uploaded GGUF file."""
+"""The import of a base model: from Hugging Face, a package, a folder on the hub's machine, or an uploaded GGUF file."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class BaseModelImport(Kind):
         num_updated = BaseModel.objects.filter(pk=job.base_model_id, state=BaseModelState.FAILED).update(
             state=BaseModelState.IMPORTING
         )
-        if num_updated != 1:  # Another import of the same base model was begun since.
-            raise wrong_state(job, f"the base model {job.base_model} was imported anew meanwhile")
+        if num_updated != 1:  # Another import of the same base model has started since.
+            raise wrong_state(job, f"the base model {job.base_model} has been imported again since")
 
 
 def import_base_model(team: Team, user: User, *, name: str, source: str | None = None, license_name: str = "") -> Job:
-    """Queue the import of a base model. A known name needs no source. A failed import may be tried again.
+    """Queue the import of a base model. A known name needs no source. A failed import may be repeated.
 
     Raises:
         Refusal: `forbidden`, `invalid_name`, `unknown_source`, `invalid_path`, `base_model_exists`.
@@ -54,8 +54,8 @@ def import_base_model(team: Team, user: User, *, name: str, source: str | None =
         if known is None:
             raise Refusal(
                 "unknown_base_model",
-                f"No source is known for a base model named {name!r}.",
-                f"Give a `source`, or import one of: {', '.join(KNOWN_MODELS)}.",
+                f"The hub knows no source for a base model named {name!r}.",
+                f"Set `source` or import one of: {', '.join(KNOWN_MODELS)}.",
                 field="name",
             )
         source, license_name = known.source, known.license
@@ -65,14 +65,14 @@ def import_base_model(team: Team, user: User, *, name: str, source: str | None =
     with transaction.atomic():
         base_model = _begin_import(team, user, name, checked, license_name)
         if checked.kind == "upload" and not list(shared_store(settings.ARTIFACT_URL).keys(base_model.upload_folder)):
-            raise Refusal("unknown_source", "Nothing was uploaded for it.", "Upload its GGUF file.", field="source")
+            raise Refusal("unknown_source", "It has no uploaded file.", "Upload its GGUF file.", field="source")
         return _import_job(base_model, user, checked)
 
 
 def import_uploaded_model(
     team: Team, user: User, *, name: str, file: Path, file_name: str, license_name: str = ""
 ) -> Job:
-    """Queue the import of a GGUF file, which is stored first.
+    """Store a GGUF file and queue its import.
 
     Raises:
         Refusal: `forbidden`, `invalid_name`, `not_gguf`, `base_model_exists`.
@@ -83,8 +83,8 @@ def import_uploaded_model(
         if opened.read(len(GGUF_MAGIC)) != GGUF_MAGIC:
             raise Refusal(
                 "not_gguf",
-                f"{file_name} is no GGUF file.",
-                "Import models in safetensors from Hugging Face (`hf:owner/name`) or from a folder (`folder:NAME`).",
+                f"{file_name} is not a GGUF file.",
+                "Import safetensors models from Hugging Face (`hf:owner/name`) or from a folder (`folder:NAME`).",
                 field="file",
             )
     source = ModelSource(kind="upload", value=Path(file_name).name[-200:])
@@ -95,7 +95,7 @@ def import_uploaded_model(
 
 
 def _begin_import(team: Team, user: User, name: str, source: ModelSource, license_name: str) -> BaseModel:
-    """The base model of this name, new, or again after an import that failed."""
+    """Return the base model of this name: a new one, or the existing one if its import failed."""
     base_model, created = BaseModel.objects.get_or_create(
         team=team, name=name, defaults={"source": str(source), "license": license_name, "created_by": user}
     )
@@ -103,7 +103,7 @@ def _begin_import(team: Team, user: User, name: str, source: ModelSource, licens
         raise Refusal(
             "base_model_exists",
             f"The team already has a base model named {name!r} ({base_model.state}).",
-            "Use it, or import under another name.",
+            "Use it, or choose another name for this import.",
             field="name",
             kind="conflict",
         )

@@ -1,4 +1,4 @@
-"""The fetching of a dataset from Hugging Face or an address, which becomes its newest version."""
+"""The import of a dataset from Hugging Face or a URL, which becomes its newest version."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def import_dataset(
     mapping: dict[str, str] | None = None,
     on_error: OnError = "refuse",
 ) -> Job:
-    """Queue the fetching of a dataset's newest version; it is checked like an upload when it is there.
+    """Queue the import of a dataset's next version; once downloaded, it is checked like an upload.
 
     Raises:
         Refusal: `forbidden`, `invalid_name`, `unknown_source`.

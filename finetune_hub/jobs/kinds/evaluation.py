@@ -1,4 +1,4 @@
-"""An evaluation: rows answered with and without an adapter, and exact matches counted."""
+"""An evaluation: answer rows with and without an adapter, and count exact matches."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class EvaluateOptions(Part):
 
     adapter: AdapterName = Field(description="What to evaluate. A name without a version means the newest.")
     dataset: DatasetName = Field(description="Rows that it was not trained on.")
-    max_rows: int | None = Field(None, ge=1, description="Only the first so many rows; all when left out.")
-    max_new_tokens: int = Field(256, ge=1, le=8192, description="Tokens of the longest answer.")
+    max_rows: int | None = Field(None, ge=1, description="Use only this many rows from the start; omit for all.")
+    max_new_tokens: int = Field(256, ge=1, le=8192, description="Maximum tokens per answer.")
 
 
 class Evaluation(Kind):

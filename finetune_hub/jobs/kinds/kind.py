@@ -1,7 +1,7 @@
-"""A kind of job: the home of all that is true of trainings alone, or of evaluations, or of imports (P9).
+"""A kind of job: everything that is specific to trainings, to evaluations or to imports (P9).
 
-Whoever adds one writes a class beside those here, its line in `registry.py`, its mirror in `workers/kinds/`, which says
-what an attempt runs and publishes, and the template that shows its result. Nothing else asks which kind a job is.
+To add one, write a class next to the others here, its line in `registry.py`, its counterpart in `workers/kinds/`, which
+says what an attempt runs and publishes, and the template for its result. No other code checks which kind a job is.
 """
 
 from __future__ import annotations
@@ -29,120 +29,120 @@ class Ending:
 
 
 class Kind:
-    """One kind of job. What is set here suits one that runs once, on a device, and publishes only its result."""
+    """One kind of job. The defaults suit a kind that runs once, on a device, and publishes only its result."""
 
     name: ClassVar[str]
-    """What the database, the API and the command line call it; at most 10 letters."""
+    """Its name in the database, the API and the command line; at most 10 letters."""
     label: ClassVar[str]
-    """What pages call it: `Dataset import`."""
+    """Its name on pages: `Dataset import`."""
     noun: ClassVar[str]
-    """It in a sentence, with its article: `a training`."""
+    """Its name in a sentence, with its article: `a training`."""
 
     options: ClassVar[type[Part] | None] = None
-    """What submits one. A page, an address of the API and `finetune-hub jobs submit` are made from it; None: the kind
-    has its own."""
+    """The options for submitting one. A page, an API endpoint and `finetune-hub jobs submit` are generated from them;
+    None: the kind has its own."""
 
     needs_device: ClassVar[bool] = True
-    """Else it has no attempts and no worker: control starts it when its turn comes, and asks `advance` from then on."""
+    """If False, it has no attempts and no worker: control starts it, and calls `advance` from then on."""
     needs_gpu: ClassVar[bool] = True
-    """Else it is placed on a CPU, or beside a worker's GPUs, none of which it holds."""
+    """If False, it runs on a CPU, or next to a worker's GPUs without holding one."""
     needs_trusted_worker: ClassVar[bool] = False
-    """It reads secrets of its team or adds to its catalog, which a worker with a database role of its own may not."""
+    """It reads its team's secrets or adds to its catalog, which a worker with its own database role may not."""
     goes_on_from_checkpoints: ClassVar[bool] = False
-    """Little is lost when it is stopped, so that others may preempt it."""
+    """It resumes from checkpoints, so stopping it loses little and other jobs may preempt it."""
     runs_until_told: ClassVar[bool] = False
-    """It has no end of its own, as a server: asked to end, it has succeeded."""
+    """It runs until it is stopped, like a server: when asked to end, it succeeds."""
 
     result_template: ClassVar[str] = "jobs/kinds/result.html"
-    """Shows `job.result` on the job's page once it has succeeded."""
+    """Template that shows `job.result` on the job's page once it has succeeded."""
     page_template: ClassVar[str] = "jobs/detail.html"
-    """The job's page."""
+    """Template of the job's page."""
 
     def reads(self, job: Job) -> bool:
-        """Whether all that the job's spec names is here; a plugin's method or objective may have gone."""
+        """Return whether everything in the job's spec is available; a plugin's method or objective may be gone."""
         return True
 
     def subject(self, job: Job) -> str:
-        """What the job makes or measures, by name; needs what `for_list` fetches."""
+        """Return the name of what the job creates or measures; needs what `for_list` fetches."""
         return job.over.name
 
     def submit(self, team: Team, user: User, options: Any, *, idempotency_key: str | None = None) -> Job:
         """Queue a job with these options.
 
         Raises:
-            Refusal: it cannot be done, or the key was used before for something else.
+            Refusal: it is not possible, or the key was already used for something else.
         """
-        raise NotImplementedError(f"{type(self).__name__} has options, and no way to submit them.")
+        raise NotImplementedError(f"{type(self).__name__} has options, but does not implement `submit`.")
 
     def check(self, job: Job) -> str:
-        """The last look before the queue, in the control process.
+        """Check the job before it is queued, in the control process.
 
         Returns:
-            What was seen, in a sentence; empty: nothing is worth telling.
+            A sentence on what was found; empty: nothing to report.
 
         Raises:
             InvalidDataset, InvalidChatTemplate: its rows do not fit its base model.
-            ArtifactError: a file is gone.
+            ArtifactError: a file is missing.
         """
         return ""
 
     def expected_seconds(self, job: Job) -> float | None:
-        """How long the whole job takes on the device that suits it best; None: nobody knows."""
+        """Return how long the whole job takes on its most suitable device; None: unknown."""
         return job.attempts.model.objects.usual_seconds(self.name)
 
     def memory_bytes_needed(self, job: Job) -> int | None:
-        """What its device must have, adjustments included; None: not known."""
+        """Return the memory that its device must have, including adjustments; None: unknown."""
         return job.memory_bytes_needed
 
     def max_duration_seconds(self, job: Job) -> float | None:
-        """After how long it is asked to stop; None: never. Its spec has it as `runtime.max_duration`, too."""
+        """Return after how long it is asked to stop; None: never. Its spec also has it as `runtime.max_duration`."""
         return None
 
     def shrink(self, job: Job) -> dict[str, Any] | None:
-        """Changes of its spec, by place, with which it needs less memory; None: there are none, or it wants none."""
+        """Return changes of its spec, by field path, to need less memory; None: there are none or none is allowed."""
         return None
 
     def advance(self, job: Job) -> Ending | None:
-        """What has become of a running job without a device, asked at each round and whenever one of its children ends.
+        """Advance a running job without a device. Called in each round and whenever one of its children ends.
 
         It runs in the transaction that holds the job's row lock, and may submit children (`create_job(parent=job)`).
 
         Returns:
-            How it ended; None: it has not.
+            How it ended; None: it still runs.
         """
-        raise NotImplementedError(f"{type(self).__name__} needs no device, and does not say when it ends.")
+        raise NotImplementedError(f"{type(self).__name__} needs no device, but does not implement `advance`.")
 
     def after_end(self, job: Job, *, succeeded: bool) -> None:
-        """What follows its end, in the same transaction, which holds the job's row lock."""
+        """Do what follows its end, in the same transaction, which holds the job's row lock."""
 
     def before_retry(self, job: Job) -> None:
-        """What a retry needs, in the same transaction, which holds the job's row lock.
+        """Prepare a retry, in the same transaction, which holds the job's row lock.
 
         Raises:
             Refusal: it cannot be retried now.
         """
 
     def spec_to_submit(self, job: Job) -> dict[str, Any] | None:
-        """The document that submits its like, as recipes have it; None: it was not submitted with one."""
+        """Return the document that would submit a copy, as in recipes; None: it was not submitted with one."""
         return None
 
     def compatibility(self, job: Job) -> list[Compatibility] | None:
-        """Which programs will be able to serve what it trains; None: it trains nothing."""
+        """Return which programs can serve what it trains; None: it trains nothing."""
         return None
 
     def page_context(self, job: Job) -> dict[str, Any]:
-        """What its page's templates ask beside what every job's page has."""
+        """Return what its page's templates need in addition to the context of every job's page."""
         return {}
 
 
 KINDS: dict[str, Kind] = {}
-"""By name. `registry.py` fills it as the app starts, so that models need not import the kinds, which import them."""
+"""By name. `registry.py` fills it at startup, which avoids a circular import of models and kinds."""
 
 
 class MissingKind(Kind):
-    """Stands for a kind that is not here any more, or of which a method or an objective is not: its jobs are shown."""
+    """Placeholder for a kind that is missing or lacks a method or an objective, so that its jobs can be shown."""
 
-    name, label, noun = "missing", "Job of a missing plugin", "a job of a plugin that is not here"
+    name, label, noun = "missing", "Job of a missing plugin", "a job of a missing plugin"
 
     def subject(self, job: Job) -> str:
         return str(job.spec.get("adapter_name") or job.base_model or job.pk)
@@ -150,8 +150,8 @@ class MissingKind(Kind):
     def check(self, job: Job) -> str:
         raise Refusal(
             "missing_plugin",
-            f"What {job.pk} needs comes from a plugin that the hub does not have.",
-            "Ask whoever runs the hub to name it in `FINETUNE_HUB_PLUGINS` again, then retry the job.",
+            f"{job.pk} needs a plugin that the hub does not have.",
+            "Ask the hub's operator to add it to `FINETUNE_HUB_PLUGINS` again, then retry the job.",
         )
 
     def expected_seconds(self, job: Job) -> float | None:

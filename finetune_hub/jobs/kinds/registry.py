@@ -1,4 +1,4 @@
-"""The kinds of job there are. A new one is a module beside this one and an entry here."""
+"""The kinds of job. To add one, write a module next to this one and add an entry here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training: an adapter learnt from datasets over a base model, published once it was reloaded and compared."""
+"""A training: an adapter trained on datasets for a base model, published once it was reloaded and compared."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from finetune_hub.spec.training import TrainingSpec
 
 RAW_KINDS = frozenset({RowKind.TEXT, RowKind.COMPLETION})  # These do not pass through a chat template.
 LOOKED_AT_ROWS = 200
-STARTUP_SECONDS = 20.0  # Its processes start, and at its end the adapter is verified and stored.
+STARTUP_SECONDS = 20.0  # To start its processes and, at the end, verify and store the adapter.
 
 
 class Training(Kind):
@@ -55,7 +55,7 @@ class Training(Kind):
         return look_at_rows(job)
 
     def expected_seconds(self, job: Job) -> float | None:
-        """By the planner's word."""
+        """Return the planner's estimate."""
         try:
             devices = plan_training(job.team, job.training_spec()).devices
         except Refusal:
@@ -101,12 +101,12 @@ def submit_training(
     idempotency_key: str | None = None,
     allow_unfit: bool = False,
 ) -> Job:
-    """Put a training job in the queue. With the same idempotency key again, the job that it made the first time.
+    """Put a training job in the queue, or return the job that the same idempotency key created before.
 
     Args:
-        after: the id of a job of the team; this one starts once that has succeeded, and fails when that fails.
+        after: the id of a job of the team; this one starts once that one has succeeded, and fails if it fails.
         copy_of: the job that the spec comes from, for the history.
-        allow_unfit: Take it although the planner says that no device has room for it.
+        allow_unfit: accept it even if the planner says that no device has room for it.
 
     Raises:
         Refusal: `forbidden`, `unknown_base_model`, `base_model_not_ready`, `unknown_dataset`, `path_not_allowed`,
@@ -115,7 +115,7 @@ def submit_training(
     """
     require_right(Right.SUBMIT_JOB, user, team)
     known = Job.objects.filter(team=team, idempotency_key=idempotency_key).first() if idempotency_key else None
-    if known is not None:  # Whatever has changed since: it may not be possible any more to submit the like.
+    if known is not None:  # First, because a change since then may make the same spec invalid now.
         return same_again(known, _as_submitted(team, spec, known))
     check_gpus(spec.runtime.gpus)
     check_priority(team, user, priority)
@@ -123,15 +123,15 @@ def submit_training(
     choices = [(find_dataset_version(team, choice), choice.weight) for choice in spec.datasets]
     if len({version.pk for version, _ in choices}) < len(choices):
         raise Refusal(
-            "duplicate_dataset", "A dataset is named twice.", "Name it once and raise its `weight`.", field="datasets"
+            "duplicate_dataset", "A dataset is listed twice.", "List it once and raise its `weight`.", field="datasets"
         )
     require_chat_template(base_model, [version for version, _ in choices])
-    spec = spec.model_copy(update={"base_model": base_model.name})  # It may have been called by an alias.
+    spec = spec.model_copy(update={"base_model": base_model.name})  # The spec may use an alias.
     require_fitting_rows(spec.objective, [version for version, _ in choices])
     if spec.adapter_name is None:
         name = f"{choices[0][0].dataset.name}-{base_model.name}"[:64].rstrip("-._")
         spec = spec.model_copy(update={"adapter_name": name})
-    needed = memory_needed(team, spec, allow_unfit=allow_unfit)  # Reads rows: for that nothing is locked.
+    needed = memory_needed(team, spec, allow_unfit=allow_unfit)  # Reads rows, so do it before locking anything.
     with transaction.atomic():
         return create_job(
             Training,
@@ -149,7 +149,7 @@ def submit_training(
 
 
 def _as_submitted(team: Team, spec: TrainingSpec, known: Job) -> dict[str, Any]:
-    """What the spec became when the job was submitted with it: no alias, and a name for the adapter."""
+    """Return the spec as it was stored at submission: without an alias, and with an adapter name."""
     filled = {"adapter_name": spec.adapter_name or known.spec["adapter_name"]}
     if spec.base_model != known.spec["base_model"]:
         filled["base_model"] = find_base_model(team, spec.base_model).name
@@ -157,25 +157,27 @@ def _as_submitted(team: Team, spec: TrainingSpec, known: Job) -> dict[str, Any]:
 
 
 def require_chat_template(base_model: BaseModel, versions: Sequence[DatasetVersion]) -> None:
-    """
+    """Check that the base model has a chat template if there are conversations.
+
     Raises:
-        Refusal: `no_chat_template`: rows are conversations, and the model came without a way to write them down.
+        Refusal: `no_chat_template`.
     """
     chats = [version for version in versions if version.kind not in RAW_KINDS]
     if base_model.lacks_chat_template and chats:
         raise Refusal(
             "no_chat_template",
-            f"The base model {base_model.name!r} came without a chat template, and {chats[0]} holds conversations.",
-            f"Give it one, on the page of base models or with `finetune-hub base-models set-template "
-            f"{base_model.name} chatml`, or use its instruct variant. Raw text needs none.",
+            f"The base model {base_model.name!r} has no chat template, and {chats[0]} contains conversations.",
+            "Set one on the Base models page or with `finetune-hub base-models set-template "
+            f"{base_model.name} chatml`, or use the instruct variant. Raw text needs no template.",
             field="base_model",
         )
 
 
 def require_fitting_rows(objective: Objective, versions: Sequence[DatasetVersion]) -> None:
-    """
+    """Check that the objective can learn from the rows.
+
     Raises:
-        Refusal: `wrong_row_kind`, of pairs `not_preference_pairs`: the objective cannot learn from such rows.
+        Refusal: `wrong_row_kind`, or `not_preference_pairs` if it needs pairs.
     """
     unfit = next((version for version in versions if version.kind not in objective.row_kinds), None)
     if unfit is None:
@@ -190,7 +192,7 @@ def require_fitting_rows(objective: Objective, versions: Sequence[DatasetVersion
 
 
 def check_gpus(wanted: int) -> None:
-    """Several devices are those of one worker: refused where the largest has fewer, whether it is at work now or not.
+    """Check that some worker, available or not, has enough devices, because a job's devices are all on one worker.
 
     Raises:
         Refusal: `too_many_gpus`.
@@ -199,18 +201,18 @@ def check_gpus(wanted: int) -> None:
     if wanted > 1 and most is not None and wanted > most:
         raise Refusal(
             "too_many_gpus",
-            f"The job wants {wanted} devices of one worker, and the largest worker has {most}.",
-            f"Set `runtime.gpus` to {most} at most, or add a larger machine.",
+            f"The job needs {wanted} devices on one worker, and the largest worker has {most}.",
+            f"Set `runtime.gpus` to at most {most}, or add a larger machine.",
             field="runtime.gpus",
         )
 
 
 def look_at_rows(job: Job) -> str:
-    """Encode the first rows of every dataset and say what was seen.
+    """Encode the first rows of every dataset and return a sentence on what was found.
 
     Raises:
         InvalidDataset, InvalidChatTemplate: the rows cannot be trained on with this base model.
-        ArtifactError: a file is gone.
+        ArtifactError: a file is missing.
     """
     max_seq_len = job.training_spec().training.max_seq_len
     rows = [
@@ -222,8 +224,8 @@ def look_at_rows(job: Job) -> str:
     truncated, supervised = with_template_long(folder, revision, count_in_time, rows, max_seq_len)
     if supervised == 0:
         raise NothingSupervised(
-            f"No token of the first {len(rows)} rows is supervised: all answers lie beyond max_seq_len={max_seq_len}.",
-            "Raise `max_seq_len`, or shorten the prompts.",
+            f"The first {len(rows)} rows have no supervised tokens: all answers are beyond max_seq_len={max_seq_len}.",
+            "Raise `max_seq_len` or shorten the prompts.",
         )
-    cut = f"; {truncated} of them are cut at {max_seq_len} tokens" if truncated else ""
+    cut = f"; {truncated} of them are truncated at {max_seq_len} tokens" if truncated else ""
     return f"The first {len(rows)} rows have {supervised / len(rows):.0f} supervised tokens each{cut}."

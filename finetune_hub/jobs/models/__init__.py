@@ -1,4 +1,4 @@
-"""Jobs, their attempts under a lease, and all that an attempt reports. Postgres owns these truths (P2, P3)."""
+"""Jobs, their attempts under a lease, and what an attempt reports. Postgres is the source of truth (P2, P3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Executions of a job under a lease, and the devices that they hold."""
+"""Attempts to run a job under a lease, and the devices that they hold."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ ACTIVE_ATTEMPT_STATES = [AttemptState.ASSIGNED, AttemptState.RUNNING]
 
 
 class StopWish(models.TextChoices):
-    """Why the service itself wants an attempt to stop; what people wish is the job's `desired_state`."""
+    """Why the service itself stops an attempt; what people request is the job's `desired_state`."""
 
     PREEMPT = "preempt"
     TIME_OUT = "time_out"
 
 
 REMEMBERED_ATTEMPTS = 20
-MEASURED_STEPS = (2, 100)  # Without the warm-up; the peak comes long before the last.
+MEASURED_STEPS = (2, 100)  # Without the first, slow step; the peak comes long before step 100.
 
 
 class AttemptQuerySet(models.QuerySet["Attempt"]):
@@ -43,15 +43,15 @@ class AttemptQuerySet(models.QuerySet["Attempt"]):
         return self.filter(state__in=ACTIVE_ATTEMPT_STATES)
 
     def for_page(self) -> AttemptQuerySet:
-        """Newest first, each with its worker and devices; without the log, which is long."""
+        """Return them newest first, each with its worker and devices, without the log, which is long."""
         return self.select_related("worker").prefetch_related("devices").defer("log_tail").order_by("-number")
 
     def expired(self) -> AttemptQuerySet:
-        """Active attempts whose lease, or time to be claimed, has ended on the database's clock."""
+        """Return active attempts whose lease or claim deadline has expired by the database's clock."""
         return self.active().filter(lease_expires_at__lte=Now())
 
     def with_measures(self) -> AttemptQuerySet:
-        """Those that have taken a few steps, with what these took: `peak_bytes` and its kin of `Attempt`."""
+        """Return those with a few steps, annotated with measurements: `peak_bytes` and the others of `Attempt`."""
         added: dict[str, models.Aggregate] = {
             "peak_bytes": models.Max("metrics__peak_memory_bytes"),
             "most_tokens": models.Max("metrics__tokens"),
@@ -63,21 +63,21 @@ class AttemptQuerySet(models.QuerySet["Attempt"]):
         return rows.select_related("job__base_model").prefetch_related("devices").defer("log_tail")
 
     def usual_seconds(self, kind: str) -> float | None:
-        """What the newest that succeeded took, in the middle; None: there are none."""
+        """Return the median duration of the newest successful ones; None: there are none."""
         ended = self.filter(job__kind=kind, state=AttemptState.SUCCEEDED, started_at__isnull=False)
         durations = [attempt.duration for attempt in ended.defer("log_tail").order_by("-pk")[:REMEMBERED_ATTEMPTS]]
         seconds = [duration.total_seconds() for duration in durations if duration]
         return median(seconds) if seconds else None
 
     def to_learn_from(self, newest: int) -> AttemptQuerySet:
-        """The newest that succeeded in one go, of those that took steps, with what these took."""
+        """Return the newest that succeeded without a resume and took steps, with their measurements."""
         ended = self.filter(state=AttemptState.SUCCEEDED, resumed_from_step=0, metrics__step=MEASURED_STEPS[0])
         chosen = models.Subquery(ended.order_by("-pk").values("pk")[:newest])
         return self.model.objects.filter(pk__in=chosen).with_measures().order_by("-pk")
 
 
 class Attempt(MayFail):
-    """One execution of a job on one worker. Whoever holds its lease token before the lease ends may write for it."""
+    """One execution of a job on one worker. Until its lease ends, the holder of its token may write for it."""
 
     job = models.ForeignKey(Job, models.PROTECT, related_name="attempts")
     number = models.PositiveSmallIntegerField()
@@ -86,20 +86,20 @@ class Attempt(MayFail):
         Device, through="DeviceUse", related_name="attempts"
     )
     state = models.CharField(max_length=10, choices=AttemptState, default=AttemptState.ASSIGNED)
-    lease_token = models.UUIDField(null=True, help_text="Given when the attempt is claimed; the fence of every write.")
+    lease_token = models.UUIDField(null=True, help_text="Set when the attempt is claimed; every write must carry it.")
     lease_expires_at = models.DateTimeField(help_text="Before the claim: the time by which it must be claimed.")
     assigned_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
-    progress_at = models.DateTimeField(null=True, help_text="The last event; heartbeats are not progress.")
+    progress_at = models.DateTimeField(null=True, help_text="When it last had an event; heartbeats do not count.")
     events_offset = models.BigIntegerField(default=0, help_text="Bytes of the engine's event file already recorded.")
     log_tail = models.TextField(blank=True, help_text="The last lines of the engine's output.")
     resumed_from_step = models.PositiveIntegerField(default=0)
-    swept_at = models.DateTimeField(null=True, help_text="When what it left in the artifact store was collected.")
+    swept_at = models.DateTimeField(null=True, help_text="When its leftovers in the artifact store were deleted.")
     stop_wish = models.CharField(max_length=10, choices=StopWish, blank=True)
-    stop_reason = models.TextField(blank=True, help_text="Why it is to stop, in a sentence.")
+    stop_reason = models.TextField(blank=True, help_text="Why it should stop, in a sentence.")
 
-    # Of `with_measures()`.
+    # Set by `with_measures()`.
     peak_bytes: int
     most_tokens: int
     mean_tokens: float
@@ -148,7 +148,7 @@ class Attempt(MayFail):
 
     @property
     def artifact_prefix(self) -> str:
-        """Where this attempt's files lie in the artifact store: a path that no other attempt writes to."""
+        """Where this attempt's files are stored in the artifact store; no other attempt writes there."""
         return f"jobs/{self.job_id}/{self.number}"
 
     @property
@@ -162,9 +162,9 @@ SHARE_OF_DEVICE = Coalesce(
 
 
 class DeviceUse(models.Model):
-    """A device held by an attempt, until `released_at`: whole, or a part of its memory where it is shared.
+    """A device held by an attempt until `released_at`: whole, or part of its memory if it is shared.
 
-    The database itself refuses to lend a device beyond its memory, or to several attempts one of which has it whole.
+    The database refuses to lend more than a device's memory, or to share it with an attempt that has it whole.
     """
 
     attempt = models.ForeignKey(Attempt, models.CASCADE, related_name="device_uses")
@@ -183,12 +183,12 @@ class DeviceUse(models.Model):
 
     @property
     def share(self) -> float:
-        """Its part of the device, 0 to 1, as the device's time counts for it: `SHARE_OF_DEVICE` for the database."""
+        """Its share of the device, 0 to 1, by which device time is multiplied; in queries: `SHARE_OF_DEVICE`."""
         return 1.0 if self.memory_bytes is None else self.memory_bytes / self.device.memory_bytes
 
 
 def wait_of_job() -> models.Case:
-    """Why a job does not run, as one of `WAITS`; empty for one that does, or has ended. An expression for queries."""
+    """Return a query expression for why a job waits, as one of `WAITS`; empty for one that runs or has ended."""
     active = Attempt.objects.active().filter(job=models.OuterRef("pk"))
     return models.Case(
         models.When(state__in=[JobState.VALIDATING, JobState.PAUSED], then=models.F("state")),

@@ -1,4 +1,4 @@
-"""Why something failed, as its row keeps it: jobs and attempts alike."""
+"""Why something failed, as columns of jobs and attempts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ FAILURE_CLASSES = list(get_args(FailureClass))
 
 
 class MayFail(models.Model):
-    """The columns of a failure; `failure` is all of them together."""
+    """The columns of a failure; `failure` combines them."""
 
     failure_class = models.CharField(max_length=20, blank=True)
     failure_message = models.TextField(blank=True)
-    # Workers one release older than the column write none.
+    # Workers one release older than the column do not write it.
     failure_remedy = models.TextField(blank=True, default="", db_default="")
 
     class Meta:
@@ -30,7 +30,7 @@ class MayFail(models.Model):
 
     @staticmethod
     def failure_columns(failed: Failed | None) -> dict[str, str]:
-        """What the columns hold of a failure; empty when there is none."""
+        """Return the column values of a failure; empty strings for None."""
         names = ("failure_class", "failure_message", "failure_remedy")
         values = (failed.code, failed.message, failed.remedy) if failed else ("", "", "")
         return dict(zip(names, values, strict=True))

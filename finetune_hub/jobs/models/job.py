@@ -1,4 +1,4 @@
-"""Work that somebody asked for, and the dataset versions that it reads."""
+"""Submitted jobs, and the dataset versions that they read."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ class JobState(models.TextChoices):
 
 
 class DesiredState(models.TextChoices):
-    """A wish, which the worker reads at every heartbeat; not a state."""
+    """A requested state, which the worker reads at every heartbeat; not the current state."""
 
     RUN = "run"
     PAUSE = "pause"
     CANCEL = "cancel"
 
 
-# Why a job waits: placement's own verdicts, and what keeps a job from being looked at by it.
+# Why a job waits: placement's own reasons, and what keeps a job from reaching placement.
 WAITS = ["validating", "paused", "back_off", "after_job", "scheduler", "starting", *WAIT_CODES]
 
 ENDED_JOB_STATES = [JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
 
 LOWEST_PRIORITY, HIGHEST_PRIORITY = -10, 10
 
-# Documents of many kilobytes, which no line of a list shows.
+# Documents of many kilobytes, which lists do not show.
 LONG_COLUMNS = [
     "result",
     "base_model__facts",
@@ -66,23 +66,23 @@ class JobQuerySet(TeamOwnedQuerySet["Job"]):
         return self.filter(state__in=ENDED_JOB_STATES)
 
     def for_list(self) -> JobQuerySet:
-        """Newest first, with what a line of the list shows, in one query."""
+        """Return jobs newest first, with everything that a list shows, in one query."""
         rows = self.select_related("base_model", "created_by", "adapter_version__adapter").defer(*LONG_COLUMNS)
         return rows.order_by("-created_at", "-id")
 
     def for_page(self) -> JobQuerySet:
-        """With everything that the page of one job names."""
+        """Return jobs with everything that a job's page shows."""
         whole = self.for_list().defer(None).select_related("team")
         return whole.prefetch_related("job_datasets__dataset_version__dataset")
 
     def in_queue_order(self) -> JobQuerySet:
-        """Queued jobs that may start now: by priority, then first come first."""
+        """Return queued jobs that may start now: by priority, then first come, first served."""
         waiting = self.filter(MAY_FOLLOW, state=JobState.QUEUED, not_before__lte=Now())
         return waiting.order_by("-priority", "requested_at", "id")
 
 
 class Job(MayFail):
-    """Work that somebody asked for. Each execution of it is an `Attempt`."""
+    """A submitted piece of work. Each execution of it is an `Attempt`."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "ftjob"))
     team = models.ForeignKey(Team, models.PROTECT, related_name="jobs")
@@ -90,9 +90,9 @@ class Job(MayFail):
     kind = models.CharField(max_length=10, help_text="The name of one of `kinds.kind.KINDS`.")
     state = models.CharField(max_length=10, choices=JobState, default=JobState.VALIDATING)
     desired_state = models.CharField(max_length=10, choices=DesiredState, default=DesiredState.RUN)
-    spec = models.JSONField(help_text="What was asked for: of a training a TrainingSpec, of other kinds their options.")
+    spec = models.JSONField(help_text="As submitted: a TrainingSpec for a training, the options for other kinds.")
     base_model = models.ForeignKey(
-        BaseModel, models.PROTECT, null=True, related_name="jobs", help_text="None: its kind has none."
+        BaseModel, models.PROTECT, null=True, related_name="jobs", help_text="null: its kind has none."
     )
     dataset_versions: models.ManyToManyField[DatasetVersion, JobDataset] = models.ManyToManyField(
         DatasetVersion, through="JobDataset", related_name="jobs"
@@ -106,39 +106,39 @@ class Job(MayFail):
         "self", models.PROTECT, null=True, related_name="followers", help_text="It starts once this one has succeeded."
     )
     parent = models.ForeignKey(
-        "self", models.PROTECT, null=True, related_name="children", help_text="The job that it is a part of."
+        "self", models.PROTECT, null=True, related_name="children", help_text="The job that it is part of."
     )
     address = models.CharField(
         max_length=200,
         blank=True,
         db_default="",
-        help_text="Where its running attempt can be called, of a kind that serves.",
+        help_text="Where its running attempt can be reached, for kinds that serve.",
     )
     adjustments = models.JSONField(
-        default=dict, help_text="Fields of the spec that the service has changed since, by their place."
+        default=dict, help_text="Spec fields that the service has changed since, by field path."
     )
     excluded_devices = ArrayField(
-        models.BigIntegerField(), default=list, help_text="Ids of devices that failed it; placement looks elsewhere."
+        models.BigIntegerField(), default=list, help_text="Ids of devices on which it failed; placement avoids them."
     )
     memory_bytes_needed = models.BigIntegerField(
         null=True,
-        help_text="Memory that each of its devices must have, the planner's margin included; null: not known.",
+        help_text="Memory that each of its devices must have, including the planner's margin; null: unknown.",
     )
 
     created_at = models.DateTimeField(db_default=Now())
     requested_at = models.DateTimeField(
         db_default=Now(),
-        help_text="When it was submitted or last retried: its place in line, and its run time's start.",
+        help_text="When it was submitted or last retried; orders the queue and starts its run time.",
     )
-    not_before = models.DateTimeField(db_default=Now(), help_text="The end of the back-off after a failed attempt.")
+    not_before = models.DateTimeField(db_default=Now(), help_text="The end of the backoff after a failed attempt.")
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
-    waiting_reason = models.TextField(blank=True, help_text="Why it is not running yet, as the scheduler last saw it.")
-    waiting_code = models.CharField(max_length=20, blank=True, help_text="What blocks it, for programs.")
-    expected_start_at = models.DateTimeField(null=True, help_text="When it starts if all goes as expected.")
+    waiting_reason = models.TextField(blank=True, help_text="Why it does not run yet, as of the scheduler's last pass.")
+    waiting_code = models.CharField(max_length=20, blank=True, help_text="Machine-readable reason why it waits.")
+    expected_start_at = models.DateTimeField(null=True, help_text="When it is expected to start.")
     expected_seconds = models.FloatField(null=True, help_text="How long the planner expects the whole run to take.")
     fruitless_attempts = models.PositiveSmallIntegerField(
-        default=0, help_text="Attempts lost in a row without a new checkpoint; the cap on retries counts these."
+        default=0, help_text="Failed attempts in a row without a new checkpoint; limits the retries."
     )
     event_count = models.PositiveIntegerField(default=0, help_text="The number of its newest event.")
 
@@ -186,22 +186,22 @@ class Job(MayFail):
 
     @property
     def of_kind(self) -> Kind:
-        """What is true of all jobs of its kind."""
+        """Its kind."""
         return KINDS.get(self.kind, MISSING_KIND)
 
     @property
     def readable_kind(self) -> Kind:
-        """Its kind, if all that its spec names is here. It reads the spec."""
+        """Its kind, if everything in its spec is available. It reads the spec."""
         return self.of_kind if self.of_kind.reads(self) else MISSING_KIND
 
     @property
     def subject(self) -> str:
-        """What the job makes or measures, by name; needs what `for_list` fetches."""
+        """The name of what the job creates or measures; needs what `for_list` fetches."""
         return self.of_kind.subject(self)
 
     @property
     def over(self) -> BaseModel:
-        """The base model that it trains over, measures or imports, for kinds that have one."""
+        """The base model that it trains, measures or imports, for kinds that have one."""
         assert self.base_model is not None
         return self.base_model
 
@@ -211,22 +211,22 @@ class Job(MayFail):
 
     @property
     def is_stopping(self) -> bool:
-        """Somebody asked to cancel, and the trainer has not stopped yet."""
+        """Whether a cancel was requested and the trainer has not stopped yet."""
         return not self.has_ended and self.desired_state == DesiredState.CANCEL
 
     @property
     def expected_start(self) -> datetime | None:
-        """When it starts if all goes as expected; None: it waits for nothing, or nobody knows."""
+        """When it is expected to start; None: it is not waiting, or the time is unknown."""
         return self.expected_start_at if self.waiting_reason else None
 
     @property
     def is_pausing(self) -> bool:
-        """Somebody asked to pause, and the job does not rest yet."""
+        """Whether a pause was requested and the job is not paused yet."""
         return not self.has_ended and self.desired_state == DesiredState.PAUSE and self.state != JobState.PAUSED
 
     @property
     def shown_state(self) -> str:
-        """The state in a word; between a wish and its fulfilment `stopping` or `pausing`."""
+        """The state in a word; `stopping` or `pausing` while such a request is pending."""
         return "stopping" if self.is_stopping else "pausing" if self.is_pausing else self.state
 
     @property
@@ -248,17 +248,17 @@ class Job(MayFail):
 
     @property
     def awaited(self) -> str:
-        """A sentence about the job that it is to follow; empty when nothing is in its way."""
+        """A sentence about the job that it starts after; empty if that job has succeeded or there is none."""
         if self.after is None or self.after.state == JobState.SUCCEEDED:
             return ""
         return f"It starts once {self.after.subject} ({self.after_id}) has succeeded."
 
     def training_spec(self) -> TrainingSpec:
-        """The spec of a job of kind train, as its next attempt would run it."""
+        """Return the spec of a training as its next attempt would run it."""
         return changed(TrainingSpec.model_validate(self.spec), self.adjustments)
 
     def run_time(self) -> timedelta:
-        """How long its attempts have run since it was submitted or last retried, on the database's clock."""
+        """Return how long its attempts have run since submission or the last retry, by the database's clock."""
         span = models.ExpressionWrapper(
             Coalesce("finished_at", Now()) - models.F("started_at"), output_field=models.DurationField()
         )
@@ -267,12 +267,12 @@ class Job(MayFail):
         return total or timedelta()
 
     def next_start(self) -> str:
-        """Where its next attempt begins, in words."""
+        """Return where its next attempt starts, in words."""
         newest = self.checkpoints.order_by("-step").first()
         return f"from the checkpoint of step {newest.step}" if newest else "from the beginning"
 
     def compatibility(self) -> list[Compatibility] | None:
-        """Which programs will be able to serve what the job trains; None for a job that trains nothing."""
+        """Return which programs can serve what the job trains; None for a job that trains nothing."""
         return self.readable_kind.compatibility(self)
 
 

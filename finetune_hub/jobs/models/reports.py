@@ -1,4 +1,4 @@
-"""All that an attempt reports: events, the curve, checkpoints, and what it published."""
+"""Everything that an attempt reports: events, the loss curve, checkpoints, and what it published."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ class JobEvent(models.Model):
 
 class MetricPointQuerySet(models.QuerySet["MetricPoint"]):
     def curve_of(self, job: Job) -> MetricPointQuerySet:
-        """One point a step: a resumed attempt repeats steps, and the newest attempt's point stands."""
+        """Return one point per step: a resumed attempt repeats steps, and the newest attempt's point is used."""
         attempts = list(job.attempts.values_list("pk", flat=True))
         points = self.filter(attempt__in=attempts).with_attempt_number()
-        if len(attempts) == 1:  # Nothing is repeated, and the primary key has the points in order.
+        if len(attempts) == 1:  # No step is repeated, and the primary key has the points in order.
             return points.order_by("step")
         return points.order_by("step", "-attempt__number").distinct("step")
 
     def of_job_after(self, job_id: str, *, attempt_number: int, step: int) -> MetricPointQuerySet:
-        """The points recorded after this one, in the order in which attempts record them."""
+        """Return the points recorded after this one, in the order in which attempts record them."""
         later_attempt = models.Q(attempt__number__gt=attempt_number)
         later_step = models.Q(attempt__number=attempt_number, step__gt=step)
         points = self.filter(later_attempt | later_step, attempt__job_id=job_id)
         return points.order_by("attempt__number", "step").with_attempt_number()
 
     def newest_of(self, job: Job) -> MetricPoint | None:
-        """The last step of the newest attempt that has taken one."""
+        """Return the last step of the newest attempt that has taken one."""
         begun = job.attempts.filter(models.Exists(self.filter(attempt=models.OuterRef("pk")))).order_by("-number")
         of_newest = self.filter(attempt=models.Subquery(begun.values("pk")[:1]))
         return of_newest.with_attempt_number().order_by("-step").first()
 
     def with_attempt_number(self) -> MetricPointQuerySet:
-        """Adds `attempt_number` without the attempt's row, whose log is long."""
+        """Add `attempt_number` without loading the attempt's row, because its log is long."""
         number = {"attempt_number": models.F("attempt__number")}
         return self.annotate(**number)
 
@@ -84,7 +84,7 @@ class MetricPoint(models.Model):
     measures = models.JSONField(
         default=dict,
         db_default=models.Value({}, models.JSONField()),
-        help_text="What the objective measures beside: see `spec.measures`.",
+        help_text="Other measures of the objective: see `spec.measures`.",
     )
 
     attempt_number: int
@@ -96,17 +96,17 @@ class MetricPoint(models.Model):
 
     @classmethod
     def of_step(cls, attempt: Attempt, step: Step) -> MetricPoint:
-        """Measures that are not finite are left out: JSON has no word for them."""
+        """Build the point of a step. Measures that are not finite are left out, because JSON cannot represent them."""
         measures = {name: value for name, value in step.measures.items() if math.isfinite(value)}
         return cls(attempt=attempt, **step.model_dump(exclude={"type", "at", "measures"}), measures=measures)
 
     def measured(self) -> list[tuple[Measure, float]]:
-        """The measures that it has, in the order in which they are declared."""
+        """Return its measures in the order in which they are declared."""
         return [(measure, self.measures[name]) for name, measure in MEASURES.items() if name in self.measures]
 
 
 class Checkpoint(models.Model):
-    """A complete checkpoint in the artifact store, from which another attempt can go on."""
+    """A complete checkpoint in the artifact store, from which another attempt can resume."""
 
     job = models.ForeignKey(Job, models.CASCADE, related_name="checkpoints")
     attempt = models.ForeignKey(Attempt, models.CASCADE, related_name="checkpoints")
@@ -129,7 +129,7 @@ class Checkpoint(models.Model):
 
 
 class Publication(models.Model):
-    """What a job published: one adapter version per step and kind, which the database enforces."""
+    """What a job published. The database enforces one adapter version per step and kind."""
 
     job = models.ForeignKey(Job, models.PROTECT, related_name="publications")
     attempt = models.ForeignKey(Attempt, models.PROTECT, related_name="publications")
