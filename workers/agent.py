@@ -1,6 +1,6 @@
-"""The worker's agent: joins the fleet, claims what it was assigned, keeps leases, goes on with what it finds running.
+"""The worker's agent: joins the fleet, claims assigned attempts, keeps leases, and resumes attempts that still run.
 
-One thread ticks; each attempt has a thread of its own (`AttemptThread`). A poke only shortens the wait for a tick.
+One thread ticks; each attempt has its own thread (`AttemptThread`). A poke only shortens the wait for a tick.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TICK_SECONDS = 1.0
 
 
 class Agent(threading.Thread):
-    """The worker's main thread of work. `wake` may be called from any thread."""
+    """The worker's main thread. `wake` may be called from any thread."""
 
     def __init__(self, name: str) -> None:
         self.worker_name = name
@@ -45,11 +45,11 @@ class Agent(threading.Thread):
         super().__init__(name="agent", daemon=True)
 
     def wake(self) -> None:
-        """Look for news now."""
+        """Tick now."""
         self._woken.set()
 
     def stop(self) -> None:
-        """End the agent's thread. Running trainers go on until their lease ends or another life finds them."""
+        """End the agent's thread. Trainers keep running until their lease ends or a restarted worker finds them."""
         self._stopped.set()
         self._woken.set()
 
@@ -74,14 +74,14 @@ class Agent(threading.Thread):
                     reading_due = now + READING_SECONDS
                     worker_port.record_readings(worker, self.watch.read(self._supervisors()))
             except (OperationalError, InterfaceError) as error:
-                log.warning("the database does not answer: %s", error)
+                log.warning("the database does not respond: %s", error)
                 connection.close()
-            except Exception:  # One attempt's trouble is no reason to let go of all the others.
-                log.exception("the agent goes on after an error that it did not expect")
+            except Exception:  # A problem with one attempt must not affect the others.
+                log.exception("the agent continues after an unexpected error")
             self._woken.wait(TICK_SECONDS)
 
     def _join(self) -> Worker:
-        """Register, and go on with the attempts that an earlier life of this worker left running."""
+        """Register, and resume the attempts that were running when this worker last stopped."""
         worker = worker_port.register_worker(
             self.worker_name,
             hostname=socket.gethostname(),
@@ -105,7 +105,7 @@ class Agent(threading.Thread):
             try:
                 folder = AttemptFolder.create(self.root, lease, before=before)
             except OSError as error:
-                message = f"The worker {worker.name} has no room for the attempt's files ({error})."
+                message = f"The worker {worker.name} could not create the attempt's folder ({error})."
                 worker_port.fail(lease, Failed("infrastructure", message, LOOK_AT_THE_DISK))
             else:
                 self._begin(folder)
@@ -115,7 +115,7 @@ class Agent(threading.Thread):
         attempt.start()
 
     def _supervisors(self) -> set[int]:
-        """The processes that our trainers descend from."""
+        """Return the parent processes of our trainers."""
         return {pid for attempt in self.attempts.values() if (pid := attempt.folder.supervisor_pid)}
 
     def _keep_leases(self) -> None:

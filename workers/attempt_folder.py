@@ -1,4 +1,4 @@
-"""The folder of one attempt on its worker: who holds the lease, what runs, and how the supervisor and we talk."""
+"""The folder of one attempt on its worker: its lease, its processes, and the files shared with the supervisor."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class AttemptFolder:
 
     @classmethod
     def create(cls, root: Path, lease: Lease, *, before: float) -> AttemptFolder:
-        """A fresh folder that remembers the lease, so that a restarted worker can go on with it.
+        """Create a folder that stores the lease, so that a restarted worker can continue with it.
 
         Args:
             before: the boot clock from before the claim was sent; see `grant`.
@@ -56,7 +56,7 @@ class AttemptFolder:
 
     @classmethod
     def found_in(cls, root: Path) -> list[AttemptFolder]:
-        """The folders that an earlier life of this worker left."""
+        """Return the folders left from before this worker restarted."""
         return [cls(path.parent) for path in sorted(root.glob("*/attempt.json"))]
 
     @property
@@ -71,7 +71,7 @@ class AttemptFolder:
 
     @property
     def verification(self) -> Path:
-        """Where the fresh process that reloads a trained adapter writes."""
+        """Where the separate process that reloads a trained adapter writes."""
         return self.path / "verification"
 
     @property
@@ -87,15 +87,16 @@ class AttemptFolder:
     # ---- to the supervisor
 
     def grant(self, before: float, *, stop: bool) -> None:
-        """Let the commands run for the length of a lease; with `stop` they are asked to end.
+        """Let the commands run for the length of a lease; with `stop`, ask them to end.
 
         Args:
-            before: the boot clock from *before* the renewal was sent, so that we never count longer than the database.
+            before: the boot clock from *before* the renewal was sent, so that our deadline is never later than the
+                database's.
         """
         self._write_lease(before + settings.LEASE.total_seconds(), stop)
 
     def revoke(self) -> None:
-        """Have the commands killed at once."""
+        """Make the supervisor kill the commands at once."""
         self._write_lease(0.0, stop=True)
 
     def _write_lease(self, deadline: float, stop: bool) -> None:
@@ -131,11 +132,11 @@ class AttemptFolder:
         return ExitReport(**document) if document else None
 
     def read_events(self, offset: int) -> tuple[list[EngineEvent], int]:
-        """The complete event lines from a byte offset on, and the offset behind them."""
+        """Return the complete event lines from a byte offset on, and the offset after them."""
         return read_events(self.output, offset)
 
     def read_log_tail(self, max_bytes: int = 64_000) -> str:
-        """The last part of what the commands printed."""
+        """Return the last part of the commands' output."""
         try:
             with (self.path / "engine.log").open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -145,15 +146,15 @@ class AttemptFolder:
             return ""
 
     def result(self) -> dict[str, Any]:
-        """What the engine wrote on success."""
+        """Return what the engine wrote on success."""
         return self._existing(self.output / "result.json")
 
     def verification_result(self) -> dict[str, Any]:
-        """How the reloaded adapter compared."""
+        """Return how the reloaded adapter compared."""
         return self._existing(self.verification / "result.json")
 
     def failed(self) -> Failed | None:
-        """The engine's own word on why it failed, when it had the time to say one."""
+        """Return the engine's own failure, if it could report one."""
         for output in (self.verification, self.output):
             for event in reversed(read_events(output, 0)[0]):
                 if isinstance(event, Failure):
@@ -164,7 +165,7 @@ class AttemptFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def kill_supervisor(self) -> None:
-        """For a supervisor that does not answer to `revoke`: its trainer dies with it."""
+        """Kill a supervisor that does not react to `revoke`; its trainer dies with it."""
         if self._supervisor:
             self._supervisor.send(signal.SIGKILL)
 

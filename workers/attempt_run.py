@@ -1,7 +1,7 @@
-"""One attempt from its claim to its end, read from top to bottom: prepare, start, follow, finish.
+"""One attempt from its claim to its end, from top to bottom: prepare, start, follow, finish.
 
-It runs in a thread of the worker's process, and the same thread code takes over an attempt that an earlier life of the
-worker had started. Nothing here is remembered in memory alone: the folder and Postgres know where it stands.
+It runs in a thread of the worker's process. The same code also takes over an attempt that was started before the worker
+restarted, because all state is in the folder and in Postgres.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ DATABASE_IS_AWAY = (OperationalError, InterfaceError)
 FOLLOW_SECONDS = 0.25
 LOG_TAIL_SECONDS = 2.0
 DATABASE_RETRY_SECONDS = 1.0
-LOOK_AT_THE_DISK = "Look at the worker's disk: it may be full."
+LOOK_AT_THE_DISK = "Check the worker's disk: it may be full."
 MAP_AND_FETCH_AGAIN = (
-    "Then fetch it again with them: from the job's page, with `finetune-hub datasets import SOURCE --map COLUMN=PART`, "
-    "or with `mapping` over the API."
+    "Then import it again with that mapping: on the job's page, with `finetune-hub datasets import SOURCE --map "
+    "COLUMN=PART`, or with `mapping` in the API."
 )
-ENGINE_LOG = "See the log of the attempt on the job's page."
+ENGINE_LOG = "See the attempt's log on the job's page."
 
 
 def ask_for_parts(refusal: Refusal) -> tuple[Failed, dict[str, Any]]:
-    """Why a file failed whose columns belong to no known format, and what is kept of it, to ask for their parts."""
+    """Return the failure of a file with unknown columns, and a result with the columns, to ask for a mapping."""
     failed = replace(refusal.failed, remedy=f"{refusal.remedy} {MAP_AND_FETCH_AGAIN}")
     return failed, {"unknown_columns": [detail["column"] for detail in refusal.details]}
 
 
 class AttemptThread(threading.Thread):
-    """Runs one attempt. `keep_lease` is called from the agent's thread, so that long uploads don't cost the lease."""
+    """Runs one attempt. `keep_lease` is called from the agent's thread, so that long uploads do not lose the lease."""
 
     def __init__(self, folder: AttemptFolder) -> None:
         self.folder, self.lease = folder, folder.lease
@@ -80,7 +80,7 @@ class AttemptThread(threading.Thread):
             self._grant(before, stop=must_stop)
 
     def _grant(self, before: float, *, stop: bool) -> None:
-        """Tell the supervisor; on a full disk it hears nothing, and ends the trainer with the lease that it knows."""
+        """Pass the deadline to the supervisor; if the disk is full, it ends the trainer at the old deadline."""
         try:
             self.folder.grant(before, stop=stop)
         except OSError as error:
@@ -90,7 +90,7 @@ class AttemptThread(threading.Thread):
         with about(job_id=self.lease.job_id, attempt_id=self.lease.attempt_id):
             try:
                 self._run()
-            except (LeaseLost, Attempt.DoesNotExist):  # A worker's own role does not see rows of a job that it lost.
+            except (LeaseLost, Attempt.DoesNotExist):  # A worker's own role cannot see a job that it lost.
                 log.warning("the lease is lost; the trainer is killed")
                 self._kill()
             finally:
@@ -115,7 +115,7 @@ class AttemptThread(threading.Thread):
         self._retry_database(self._clean_up)
 
     def _start(self) -> None:
-        worker_port.renew_lease(self.lease)  # Without a lease a worker's own role would see only half of the job.
+        worker_port.renew_lease(self.lease)  # Without a lease, a worker's own role cannot see all of the job.
         attempt = Attempt.objects.select_related("job__base_model", "job__adapter_version").get(
             pk=self.lease.attempt_id
         )
@@ -123,7 +123,7 @@ class AttemptThread(threading.Thread):
         require_room(work.bytes_needed(attempt.job), self.folder.path)
         work.prepare(start)
         supervisor = self.folder.start_supervisor(start.argv, start.environment)
-        # One that ends before it says who it is could not: `_follow` finds no report, and says so.
+        # If it ends before it writes its pid, `_follow` finds no report and handles that.
         while not self.folder.was_started and supervisor.poll() is None:
             self._stop_when_lost()
             time.sleep(0.01)
@@ -141,7 +141,7 @@ class AttemptThread(threading.Thread):
                     self._record_log()
                     log_due = time.monotonic() + LOG_TAIL_SECONDS
             except DATABASE_IS_AWAY as error:
-                log.warning("attempt %s: the database does not answer: %s", self.lease.attempt_id, error)
+                log.warning("attempt %s: the database does not respond: %s", self.lease.attempt_id, error)
                 connection.close()
                 time.sleep(DATABASE_RETRY_SECONDS)
                 continue
@@ -150,12 +150,12 @@ class AttemptThread(threading.Thread):
             if report:
                 return report
             if not alive:
-                # Looked at in this order, a report written by a supervisor that then ended is never missed.
+                # Checked in this order, so that the report of a supervisor that has just ended is never missed.
                 return self.folder.exit_report() or ExitReport(-9, "supervisor_killed", 0)
             time.sleep(FOLLOW_SECONDS)
 
     def _record_events(self) -> bool:
-        """Record what the event file has grown by. A checkpoint's files are stored before its event is recorded."""
+        """Record new events from the event file. A checkpoint's files are stored before its event is recorded."""
         start = worker_port.events_offset(self.lease)
         events, end = self.folder.read_events(start)
         if end == start:
@@ -178,7 +178,7 @@ class AttemptThread(threading.Thread):
         try:
             put_folder(store, prefix, self.folder.output / event.path, event.files)
         except FileNotFoundError:
-            log.warning("attempt %s: checkpoint %s is gone already", self.lease.attempt_id, event.step)
+            log.warning("attempt %s: checkpoint %s is already gone", self.lease.attempt_id, event.step)
             return
         superseded = worker_port.record_checkpoint(
             self.lease, step=event.step, artifact_prefix=prefix, files=event.files
@@ -198,20 +198,20 @@ class AttemptThread(threading.Thread):
             self._fail(self._explain(report))
 
     def _explain(self, report: ExitReport) -> Failed:
-        """Why the commands failed, in the words of the engine where it had the time to say them."""
+        """Return why the commands failed, as reported by the engine if possible."""
         if failed := self.folder.failed():
             return failed
         if report.status < 0 and report.oom_kills:
             return Failed(
                 "out_of_memory",
-                "The kernel killed the trainer: the machine's memory was full.",
+                "The kernel killed the trainer because the machine ran out of memory.",
                 "Lower `micro_batch_size` or `max_seq_len`, or run it on a larger machine.",
             )
         if report.status == EXIT_UNSAID:
             return Failed("infrastructure", "The engine could not write to the worker's disk.", LOOK_AT_THE_DISK)
         if report.status < 0:
             killed = f"The trainer was killed by signal {-report.status}."
-            return Failed("infrastructure", killed, "Look for what kills processes on the worker's machine.")
+            return Failed("infrastructure", killed, "Find out what kills processes on the worker's machine.")
         return Failed("internal", f"The engine ended with status {report.status}.", ENGINE_LOG)
 
     def _fail(self, failed: Failed, result: dict[str, Any] | None = None) -> None:
@@ -237,14 +237,14 @@ class AttemptThread(threading.Thread):
         work_of(job.kind).clean_up(job)
 
     def _retry_database(self, write: Callable[[], None]) -> None:
-        """Try the write until it is through or the lease is lost: a database that restarts costs nothing."""
+        """Retry the write until it succeeds or the lease is lost, so that a database restart does no harm."""
         while True:
             self._stop_when_lost()
             try:
                 write()
                 return
             except DATABASE_IS_AWAY as error:
-                log.warning("attempt %s: the database does not answer: %s", self.lease.attempt_id, error)
+                log.warning("attempt %s: the database does not respond: %s", self.lease.attempt_id, error)
                 connection.close()
                 time.sleep(DATABASE_RETRY_SECONDS)
 
@@ -253,10 +253,10 @@ class AttemptThread(threading.Thread):
             raise LeaseLost
 
     def _kill(self) -> None:
-        """End the commands and wait until they are gone."""
+        """Kill the commands and wait until they are gone."""
         try:
             self.folder.revoke()
-        except OSError:  # On a full disk the supervisor cannot be told.
+        except OSError:  # On a full disk, the supervisor cannot be notified.
             self.folder.kill_supervisor()
         give_up = time.monotonic() + 10
         while self.folder.supervisor_is_alive():

@@ -1,4 +1,4 @@
-"""Control's tasks: each takes ids, calls one action, and holds no rule."""
+"""Control's tasks: each takes ids and calls one action, without logic of its own."""
 
 from __future__ import annotations
 

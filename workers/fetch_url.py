@@ -1,9 +1,9 @@
-"""Fetch a dataset's file from a web address: bounded, resumed after a break, and never from inside the network.
+"""Fetch a dataset's file from a URL: size-limited, resumable, and never from a private network.
 
     python -m workers.fetch_url fetch-url FILE.json
 
-At every hop the name is resolved once, all its addresses must be public, and the connection goes to the very address
-that was looked at: a name that resolves otherwise a moment later gains nothing.
+For every redirect, the host name is resolved once, all its addresses must be public, and the connection goes to exactly
+the address that was checked. This prevents DNS rebinding.
 """
 
 from __future__ import annotations
@@ -28,22 +28,23 @@ TIMEOUT_SECONDS = 30.0
 
 
 class UrlRefused(Explained):
-    """The address cannot be fetched from."""
+    """The URL cannot be fetched."""
 
     def __init__(self, message: str, remedy: str, *, may_pass: bool = False) -> None:
-        """
+        """Create the error.
+
         Args:
-            may_pass: Trying again may help.
+            may_pass: whether a retry may help.
         """
         self.failure_class: FailureClass = "infrastructure" if may_pass else "bad_config"
         super().__init__(Failed(self.failure_class, message, remedy))
 
 
 def fetch(run: UrlFetchRun) -> None:
-    """Bring the file into `run.folder`, and say in `result.json` where it is.
+    """Download the file to `run.folder`, and write its path to `result.json`.
 
     Raises:
-        UrlRefused: the address is none of the public internet, does not answer with a file, or with too large a one.
+        UrlRefused: the address is not public, does not return a file, or the file is too large.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     target = run.folder / "download"
@@ -53,8 +54,8 @@ def fetch(run: UrlFetchRun) -> None:
             going_on(run.output_dir, httpx.TransportError, OSError)(read, run, partial)
         except (httpx.TransportError, OSError) as error:
             raise UrlRefused(
-                f"The download broke {TRIES} times, last by {type(error).__name__}.",
-                "Check the address and try again.",
+                f"The download failed {TRIES} times, most recently with {type(error).__name__}.",
+                "Check the URL and try again.",
                 may_pass=True,
             ) from error
         partial.replace(target)
@@ -64,7 +65,7 @@ def fetch(run: UrlFetchRun) -> None:
 
 
 def read(run: UrlFetchRun, partial: Path) -> None:
-    """Append what is missing of the file; a server whose file has changed meanwhile sends it whole."""
+    """Append the missing part of the file; if the file has changed, the server sends all of it."""
     have = partial.stat().st_size if partial.exists() else 0
     note = partial.with_suffix(".etag")
     headers = {"Accept-Encoding": "identity"}
@@ -85,7 +86,7 @@ def read(run: UrlFetchRun, partial: Path) -> None:
 
 
 def keep_etag(note: Path, etag: str) -> None:
-    """Note by what the file will be known to be the same; a weak one is none."""
+    """Store a strong ETag, by which an unchanged file is recognized later; a weak one does not count."""
     if etag.startswith('"'):
         note.write_text(etag)
     else:
@@ -93,9 +94,10 @@ def keep_etag(note: Path, etag: str) -> None:
 
 
 def check_size(run: UrlFetchRun, size_bytes: int) -> None:
-    """
+    """Check the size limit.
+
     Raises:
-        UrlRefused: it is larger than allowed.
+        UrlRefused: the file is larger than allowed.
     """
     if size_bytes > run.max_bytes:
         raise UrlRefused(
@@ -105,10 +107,10 @@ def check_size(run: UrlFetchRun, size_bytes: int) -> None:
 
 @contextmanager
 def open_url(run: UrlFetchRun, headers: dict[str, str]) -> Iterator[httpx.Response]:
-    """The answer with the file, behind redirects, each of which is looked at like the first address.
+    """Open the response with the file. Each redirect is checked like the first URL.
 
     Raises:
-        UrlRefused, httpx.TransportError: there is none.
+        UrlRefused, httpx.TransportError: the request failed.
     """
     url = httpx.URL(run.url)
     with httpx.Client(timeout=TIMEOUT_SECONDS) as client:
@@ -123,33 +125,33 @@ def open_url(run: UrlFetchRun, headers: dict[str, str]) -> Iterator[httpx.Respon
                     raise httpx.RemoteProtocolError(f"status {response.status_code}")
                 if response.is_error:
                     raise UrlRefused(
-                        f"{url.host} answered {response.status_code} {response.reason_phrase}.",
-                        "Check the address. It is asked without a password; what needs one is uploaded as a file.",
+                        f"{url.host} responded with {response.status_code} {response.reason_phrase}.",
+                        "Check the URL. The hub sends no password; if the file needs one, download and upload it.",
                     )
                 yield response
                 return
             finally:
                 response.close()
-    raise UrlRefused(f"{run.url} redirects more than {MAX_REDIRECTS} times.", "Give the address it ends at.")
+    raise UrlRefused(f"{run.url} redirects more than {MAX_REDIRECTS} times.", "Use the URL that it ends at.")
 
 
 def pinned_request(
     client: httpx.Client, url: httpx.URL, headers: dict[str, str], *, allow_private: bool
 ) -> httpx.Request:
-    """A request that goes to an address which was looked at; certificates are still checked against the name.
+    """Build a request to an address that was checked; certificates are still checked against the host name.
 
     Raises:
         UrlRefused: one of its addresses is not public.
-        OSError: the name is not known.
+        OSError: the host name is unknown.
     """
     if url.scheme not in ({"https", "http"} if allow_private else {"https"}):
-        raise UrlRefused(f"{url.scheme}:// is not fetched from.", "Give an address that begins with https://.")
+        raise UrlRefused(f"{url.scheme}:// URLs are not supported.", "Use a URL that starts with https://.")
     try:
         address = look_up(url.host, allow_private=allow_private)
     except NotPublic as error:
         raise UrlRefused(
-            f"{url.host} is an address inside a network, which the hub does not fetch from.",
-            "Upload the file, or have whoever runs the hub set FINETUNE_HUB_ALLOW_PRIVATE_URLS=1.",
+            f"{url.host} is on a private network, and the hub only fetches from public addresses.",
+            "Upload the file, or ask the hub's operator to set FINETUNE_HUB_ALLOW_PRIVATE_URLS=1.",
         ) from error
     host = url.netloc.decode("ascii").rpartition("@")[2]
     extensions = {"sni_hostname": url.host}

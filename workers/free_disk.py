@@ -1,4 +1,4 @@
-"""Room on the worker's disk: reported with each heartbeat, and asked for before a training starts."""
+"""Free space on the worker's disk: reported with each heartbeat, and checked before a training starts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from finetune_hub.spec.problem import Explained, Failed, FailureClass
 from finetune_hub.spec.sizes import size_in_words
 
-NO_ROOM_REMEDY = "Free some space below the worker's home, or drain the worker; the job was tried several times."
+NO_ROOM_REMEDY = "Several attempts failed. Free some space in the worker's home folder, or drain the worker."
 
 
 class NoRoom(Explained):
-    """The disk cannot hold what the attempt will write."""
+    """The disk does not have enough space for the attempt's files."""
 
     failure_class: FailureClass = "infrastructure"
 
@@ -21,22 +21,23 @@ class NoRoom(Explained):
 
 
 def free_bytes_at(folder: Path) -> int:
-    """What may still be written below the folder, which need not exist yet."""
+    """Return the free bytes on the folder's disk; the folder need not exist yet."""
     place = next(path for path in (folder, *folder.parents) if path.exists())
     return shutil.disk_usage(place).free
 
 
 def require_room(needed: int | None, folder: Path) -> None:
-    """
+    """Check that the disk has room.
+
     Args:
-        needed: Bytes that the attempt will write; None: not known.
+        needed: bytes that the attempt will write; None: unknown.
 
     Raises:
-        NoRoom: they do not fit.
+        NoRoom: it does not.
     """
     free = free_bytes_at(folder)
     if needed is not None and needed > free:
         raise NoRoom(
             f"The worker's disk is too full: checkpoints of this job take up to {size_in_words(needed)}, "
-            f"and {size_in_words(free)} are left."
+            f"and only {size_in_words(free)} are free."
         )

@@ -1,4 +1,4 @@
-"""The GPU worker's Celery side: tasks that last milliseconds, and the agent that lives as long as the process."""
+"""The Celery side of a worker: tasks that take milliseconds, and the agent that runs as long as the process."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _agent: Agent | None = None
 
 @shared_task(name="workers.gpu.wake")
 def wake() -> None:
-    """There may be something to claim, or to stop."""
+    """Wake the agent: there may be something to claim or to stop."""
     if _agent:
         _agent.wake()
 
 
 @shared_task(name="workers.gpu.canary")
 def canary() -> None:
-    """Proof that this worker consumes its queue."""
+    """Prove that this worker consumes its queue."""
     worker_port.consume_canary(settings.WORKER_NAME)
 
 
 @worker_ready.connect
 def start_agent(sender: Any, **kwargs: Any) -> None:
-    """Start the agent when this Celery worker consumes a worker's queue; control consumes another."""
+    """Start the agent if this Celery process consumes a worker's queue, not control's."""
     global _agent
     queues = {queue.name for queue in sender.task_consumer.queues}
     if f"worker.{settings.WORKER_NAME}" in queues:

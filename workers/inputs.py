@@ -1,4 +1,4 @@
-"""What attempts read, on this machine: base models, adapters and datasets, from the store itself or as copies of it."""
+"""The local inputs of attempts: base models, adapters and datasets, in the store itself or as local copies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune_hub.spec.run import DatasetFile
 
 
 def base_model_folder(base_model: BaseModel) -> Path:
-    """The base model on this machine: the store's own folder, or this worker's cache."""
+    """Return the base model's local folder: the store's own, or one in this worker's cache."""
     target = base_model_cache() / base_model.revision
     return get_folder(shared_store(settings.ARTIFACT_URL), base_model.artifact_prefix, base_model.manifest(), target)
 
@@ -26,13 +26,13 @@ def base_model_cache() -> Path:
 
 
 def cached_revisions() -> list[str]:
-    """The base models of this worker's cache; none where the store is a folder that it reads from."""
+    """Return the base models in this worker's cache; empty if it reads the store's folder directly."""
     cache = base_model_cache()
     return sorted(path.name for path in cache.glob("?" * 64))
 
 
 def adapter_folder(version: AdapterVersion) -> Path:
-    """A published adapter on this machine."""
+    """Return the local folder of a published adapter."""
     target = settings.HOME / "cache" / "adapters" / str(version.pk)
     return get_folder(shared_store(settings.ARTIFACT_URL), version.artifact_prefix, version.manifest(), target)
 
@@ -49,7 +49,7 @@ def dataset_files(job: Job) -> list[DatasetFile]:
 
 
 def stored_file(key: str, folder: Path) -> Path:
-    """A file of the store on this machine: the store's own, or a copy in the folder."""
+    """Return a local path for a file of the store: the store's own, or a copy in the folder."""
     store = shared_store(settings.ARTIFACT_URL)
     prefix, _, name = key.rpartition("/")
     there = store.local_folder(prefix)

@@ -1,4 +1,4 @@
-"""The devices of this machine: its NVIDIA GPUs, else its processors in equal shares. Never through torch (P1)."""
+"""The devices of this machine: its NVIDIA GPUs, otherwise its CPU cores in equal shares. Never uses torch (P1)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from finetune_hub.jobs.worker_port import DeviceReport
 
 
 def find_devices() -> list[DeviceReport]:
-    """All devices that may be lent to attempts."""
+    """Return all devices that may be lent to attempts."""
     return find_gpus() or cpu_devices(settings.CPU_DEVICES)
 
 
 def find_gpus() -> list[DeviceReport]:
-    """The GPUs that NVIDIA's driver shows; none where there is no driver."""
+    """Return the GPUs that NVIDIA's driver reports; empty without a driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -40,7 +40,7 @@ def find_gpus() -> list[DeviceReport]:
 
 
 def cpu_devices(count: int) -> list[DeviceReport]:
-    """The processors and the memory of this machine as `count` devices, each with its share of both."""
+    """Return the CPU cores and memory of this machine as `count` devices, each with its share of both."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cores = threads_of_cpu_device(count)
     name = f"{processor_name()}, {cores} core{'s' if cores > 1 else ''}"
@@ -51,7 +51,7 @@ def cpu_devices(count: int) -> list[DeviceReport]:
 
 
 def threads_of_cpu_device(count: int) -> int:
-    """How many of the machine's threads each of `count` devices may use."""
+    """Return how many of the machine's threads each of `count` devices may use."""
     return max(1, (os.cpu_count() or 1) // count)
 
 

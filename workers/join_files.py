@@ -1,4 +1,4 @@
-"""The files of a dataset's split as one file: Parquet row group by row group, lines behind lines."""
+"""Join the files of a dataset's split into one: Parquet batch by batch, text files by appending."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def join_files(files: Sequence[Path], target: Path) -> Path:
-    """One file with the rows of all, in order; the file itself when there is one. All are of the same kind."""
+    """Return one file with the rows of all, in order; a single file is returned as it is. All have the same format."""
     if len(files) == 1:
         return files[0]
     if files[0].suffix == ".parquet":
@@ -20,7 +20,7 @@ def join_files(files: Sequence[Path], target: Path) -> Path:
                     shutil.copyfileobj(part, joined)
                 if (
                     file.suffix == ".jsonl"
-                ):  # Its last line may lack an end; packed files follow each other as they are.
+                ):  # Its last line may lack a newline; compressed files are appended as they are.
                     joined.write(b"\n")
     return target
 

@@ -1,6 +1,6 @@
-"""Before a worker starts: do the three servers answer, and are they the hub's? Each trouble is a sentence and a remedy.
+"""Check before a worker starts that its three servers respond and are the hub's. Each problem comes with a remedy.
 
-python -m workers.preflight        exit code 0: all is well
+python -m workers.preflight        exit code 0: everything is ready
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from finetune_hub.spec.problem import Explained, Failed, FailureClass
 
 
 class NotReady(Explained):
-    """A server that the worker needs, and what to do about it."""
+    """A server that the worker needs is not ready."""
 
     failure_class: FailureClass = "infrastructure"
 
@@ -32,7 +32,7 @@ class NotReady(Explained):
 
 
 def check_database() -> None:
-    """It answers, has this release's tables, and the role that asks is this worker's or the hub's own."""
+    """Check that the database responds, has this release's tables, and that the role is this worker's or the hub's."""
     try:
         loader = MigrationLoader(connection)
         with connection.cursor() as cursor:
@@ -40,47 +40,47 @@ def check_database() -> None:
             [invited] = cursor.fetchone()
     except OperationalError as error:
         raise NotReady(
-            f"The database does not answer: {first_line(error)}",
-            "Check DATABASE_URL, and that its Postgres takes connections from this machine (listen_addresses and "
-            "pg_hba.conf). A password that was replaced or a worker that was removed is refused: invite it again.",
+            f"The database does not respond: {first_line(error)}",
+            "Check DATABASE_URL, and that its Postgres accepts connections from this machine (listen_addresses and "
+            "pg_hba.conf). If the worker's password was replaced or the worker was removed, invite it again.",
         ) from error
     except DatabaseError as error:
         raise NotReady(
-            f"The database is no hub's, or an older release's: {first_line(error)}",
+            f"The database is not a hub's, or belongs to an older release: {first_line(error)}",
             "Check DATABASE_URL, and upgrade the hub before its workers.",
         ) from error
     if invited and invited != settings.WORKER_NAME:
         raise NotReady(
-            f"The role in DATABASE_URL was made for the worker {invited}, not for {settings.WORKER_NAME}.",
-            f"Start this one with --name {invited}, or run `finetune-hub workers invite {settings.WORKER_NAME}` on the "
-            "hub's machine.",
+            f"The role in DATABASE_URL is for the worker {invited}, not for {settings.WORKER_NAME}.",
+            f"Start this worker with --name {invited}, or run `finetune-hub workers invite {settings.WORKER_NAME}` on "
+            "the hub's machine.",
         )
     if missing := set(loader.disk_migrations) - set(loader.applied_migrations):
         raise NotReady(
-            f"This worker is newer than the hub, whose database lacks {len(missing)} of its migrations.",
-            "Upgrade the hub first: its next start brings the database up to date.",
+            f"This worker is newer than the hub: the database lacks {len(missing)} of its migrations.",
+            "Upgrade the hub first. Its next start upgrades the database.",
         )
 
 
 def check_queue() -> None:
-    """It answers."""
+    """Check that the queue responds."""
     try:
         with redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=5, socket_timeout=5) as client:
             client.ping()
     except (redis.RedisError, ValueError) as error:
         raise NotReady(
-            f"The queue does not answer: {first_line(error)}",
-            "Check REDIS_URL, and that this Redis or Valkey takes connections from this machine.",
+            f"The queue does not respond: {first_line(error)}",
+            "Check REDIS_URL, and that this Redis or Valkey accepts connections from this machine.",
         ) from error
 
 
 def check_store() -> None:
-    """It answers. A folder has to be there already: a new one would be this machine's alone."""
+    """Check that the store responds. A folder must exist already, because a new one would not be shared."""
     url = urlsplit(settings.ARTIFACT_URL)
     if url.scheme == "file" and not Path(unquote(url.path)).is_dir():
         raise NotReady(
-            f"The artifact store {settings.ARTIFACT_URL} is no folder on this machine.",
-            "Mount the hub's folder here at the same path, or give hub and workers an s3:// store.",
+            f"The artifact store {settings.ARTIFACT_URL} is not a folder on this machine.",
+            "Mount the hub's folder here at the same path, or use an s3:// store for hub and workers.",
         )
     try:
         next(iter(open_store(settings.ARTIFACT_URL).keys("base-models")), None)

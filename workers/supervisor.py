@@ -1,19 +1,19 @@
-"""Runs one attempt's commands, detached from the worker, and enforces its lease: the only part that may kill a trainer.
+"""Run one attempt's commands, detached from the worker, and enforce its lease: the only part that may kill a trainer.
 
     python -I supervisor.py ATTEMPT_FOLDER
 
-It imports the standard library alone, knows no database, and outlives the worker that started it. The two talk
-through small files in the attempt's folder, each replaced atomically:
+It only imports the standard library, does not use the database, and outlives the worker that started it. The two
+communicate through small files in the attempt's folder, each replaced atomically:
 
-    commands.json     worker → supervisor   the commands, run in turn; the first that fails ends the attempt. One with
-                                            `--wait` is started beside the one before it, loads its libraries, and
-                                            gets a line on its standard input when its turn comes
+    commands.json     worker → supervisor   the commands, run one after another; the first failure ends the attempt. One
+                                            with `--wait` is started together with the one before it, loads its
+                                            libraries, and gets a line on its standard input when it may continue
     lease.json        worker → supervisor   {"deadline": boot clock in seconds, "stop": bool, "grace": seconds}
     supervisor.json   supervisor → worker   {"pid", "start_time"}: how a restarted worker finds it again
     exit.json         supervisor → worker   {"status", "reason", "oom_kills"}: written last
 
 When the deadline passes, because the worker died, the database is gone or the lease was lost, the trainer is killed
-(P3): before its lease can be given to anybody else. When the supervisor itself is killed, the kernel kills the trainer.
+(P3) before another worker can get its lease. When the supervisor itself is killed, the kernel kills the trainer.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
 
 def boot_clock() -> float:
-    """Seconds since boot, sleep included: no clock change and no suspend can stretch a lease."""
+    """Return seconds since boot, including sleep, so that no clock change or suspend can extend a lease."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def start_time_of(pid: int) -> str | None:
-    """What tells a process from a later one with the same pid; None when there is none, or only its zombie."""
+    """Return what tells a process from a later one with the same pid; None: it is gone or a zombie."""
     if not Path("/proc").is_dir():
         shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
         return shown.stdout.strip() or None
@@ -54,14 +54,14 @@ def start_time_of(pid: int) -> str | None:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Replace the file whole."""
+    """Replace the file atomically."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(document))
     partial.replace(path)
 
 
 def oom_kills() -> int:
-    """How many processes the kernel has killed for want of memory since boot; 0 where it does not say."""
+    """Return how many processes the kernel has killed for lack of memory since boot; 0 if unknown."""
     try:
         counters = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
     except OSError:
@@ -70,7 +70,7 @@ def oom_kills() -> int:
 
 
 def become_trainer() -> None:
-    """In the child: hear the signals that the supervisor ignores, and be killed when the supervisor dies."""
+    """Set up the child: handle the signals that the supervisor ignores, and die with the supervisor."""
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     if sys.platform == "linux":
@@ -78,7 +78,7 @@ def become_trainer() -> None:
 
 
 def supervise(folder: Path) -> dict[str, Any]:
-    """Run the commands; what `exit.json` will hold."""
+    """Run the commands and return the content of `exit.json`."""
     commands: list[list[str]] = json.loads((folder / "commands.json").read_text())
     kills_before = oom_kills()
     waiting: subprocess.Popen[bytes] | None = None
@@ -111,14 +111,14 @@ def start(folder: Path, command: list[str]) -> subprocess.Popen[bytes]:
 
 
 def follow(folder: Path, child: subprocess.Popen[bytes]) -> tuple[int, str | None]:
-    """Let a command do its work under the lease. Returns its exit status (negative: a signal), and why it was ended."""
+    """Let a command run under the lease. Returns its exit status (negative: a signal), and why we ended it, if so."""
     reason, stop_by = None, None
     if child.stdin:
         try:
             child.stdin.write(b"Go.\n")
             child.stdin.close()
         except BrokenPipeError:
-            pass  # It is dead, and its exit status says how.
+            pass  # It is dead; its exit status says why.
     while child.poll() is None:
         lease = json.loads((folder / "lease.json").read_text())
         now = boot_clock()
@@ -135,7 +135,7 @@ def follow(folder: Path, child: subprocess.Popen[bytes]) -> tuple[int, str | Non
             break
         time.sleep(POLL_SECONDS)
     try:
-        os.killpg(child.pid, signal.SIGKILL)  # Whatever the command left behind in its group.
+        os.killpg(child.pid, signal.SIGKILL)  # Processes that the command left behind in its group.
     except ProcessLookupError:
         pass
     if stop_by is not None and reason is None:

@@ -86,9 +86,9 @@ def test_a_second_worker_in_the_same_home_is_refused(worker: RemoteWorker) -> No
     [
         ({"DATABASE_URL": ""}, "DATABASE_URL is not set."),
         ({"ARTIFACT_URL": ""}, "ARTIFACT_URL is not set."),
-        ({"DATABASE_URL": "postgresql://x:y@127.0.0.1:9/x"}, "The database does not answer"),
-        ({"REDIS_URL": "redis://127.0.0.1:9/0"}, "The queue does not answer"),
-        ({"ARTIFACT_URL": "file:///nowhere/at/all"}, "is no folder on this machine"),
+        ({"DATABASE_URL": "postgresql://x:y@127.0.0.1:9/x"}, "The database does not respond"),
+        ({"REDIS_URL": "redis://127.0.0.1:9/0"}, "The queue does not respond"),
+        ({"ARTIFACT_URL": "file:///nowhere/at/all"}, "is not a folder on this machine"),
         ({"ARTIFACT_URL": "s3://b?endpoint=http://127.0.0.1:9"}, "The artifact store cannot be read"),
     ],
 )

@@ -148,8 +148,8 @@ def test_what_a_consumer_card_does_not_know_is_no_fault() -> None:
     [
         (Gpu(ecc_errors=3), "3 uncorrectable ECC errors"),
         (Gpu(remapped=(0, 1, 0, 1)), "could not be remapped"),
-        (Gpu(remapped=(0, 1, 1, 0)), "waits for a reset"),
-        (Gpu(retired_pending=1), "wait for a reboot"),
+        (Gpu(remapped=(0, 1, 1, 0)), "needs a reset"),
+        (Gpu(retired_pending=1), "need a reboot"),
         (Gpu(memory=pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)), "The driver cannot reach it"),
     ],
 )
@@ -261,7 +261,7 @@ def test_readings_are_kept_over_time_and_shown(worker: Worker) -> None:
     assert [sample.utilisation for sample in DeviceSample.objects.filter(device=device)] == [0.1, 0.6]
     assert (device.driver, device.temperature_celsius) == ("570.86.15", 70)
     page = " ".join(signed_in(make_user()).get(reverse("workers")).content.decode().split())
-    for words in ("driver 570.86.15", "70 °C", "60% busy", "1 process of others"):
+    for words in ("driver 570.86.15", "70 °C", "60% busy", "1 other process"):
         assert words in page
 
 

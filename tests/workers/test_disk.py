@@ -110,5 +110,5 @@ def test_a_worker_that_is_gone_is_removed_and_comes_back_when_it_joins() -> None
 
 def test_a_worker_that_is_there_is_not_removed() -> None:
     worker = make_worker()
-    with pytest.raises(Refusal, match="is healthy: it is still there"):
+    with pytest.raises(Refusal, match="is healthy, so it cannot be removed"):
         remove_worker(worker, actor=make_user(is_staff=True))

@@ -1,4 +1,4 @@
-"""An import's attempt: fetch the base model where it is not here yet, and convert it to a folder of safetensors."""
+"""A base model import's attempt: fetch the model if necessary, and convert it to a folder of safetensors."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class BaseModelImportWork(Work):
         worker_port.publish_base_model(finish.lease, artifact_prefix=prefix, files=files, result=finish.result)
 
     def clean_up(self, job: Job) -> None:
-        """After a failure what was fetched is kept: another try, or another import of the model, goes on from it."""
+        """Delete the downloads after a success. After a failure, the next attempt or import resumes from them."""
         if job.state == JobState.SUCCEEDED:
             shutil.rmtree(download_folder(job), ignore_errors=True)
             shared_store(settings.ARTIFACT_URL).delete(job.over.upload_key)
 
 
 def model_of(source: ModelSource, start: Start) -> Path:
-    """Where the import will find the model; a command that fetches it is named where one is needed."""
+    """Return where the import will find the model; add a command that fetches it if necessary."""
     job, folder = start.job, start.folder
     match source.kind:
         case "hf":

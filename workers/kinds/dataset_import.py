@@ -1,4 +1,4 @@
-"""The fetching of a dataset: its file is checked like an upload, and becomes the dataset's newest version."""
+"""A dataset import's attempt: its file is checked like an upload, and becomes the dataset's newest version."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DatasetImportWork(Work):
             start.add_command("workers.fetch_url", "fetch-url", url_fetch(job, source, folder))
 
     def publish(self, finish: Finish) -> None:
-        """The version itself is not fenced: the same rows twice are the same version."""
+        """Store and publish the version. Storing it needs no fence: the same rows again give the same version."""
         job, fetched = finish.job, FetchedDataset.model_validate(finish.result)
         version = keep_dataset_version(
             job.team,

@@ -1,4 +1,4 @@
-"""What the imports share: documents for the process that fetches from Hugging Face, and where downloads lie."""
+"""What the imports share: documents for the process that fetches from Hugging Face, and where downloads are stored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.attempt_folder import AttemptFolder
 
 
 def pinned(reference: HuggingFaceReference, commit: str | None) -> HuggingFaceReference:
-    """At the commit that an earlier attempt found, if there was one."""
+    """Pin the reference to the commit that an earlier attempt found, if there is one."""
     return reference.at(commit) if commit else reference
 
 
@@ -33,7 +33,7 @@ def huggingface_fetch(
 
 
 def write_huggingface_token(job: Job, folder: AttemptFolder) -> Path | None:
-    """The team's Hugging Face token in a file for the fetching process, which deletes it; None: there is none."""
+    """Write the team's Hugging Face token to a file for the fetching process, which deletes it; None: no token."""
     token = open_huggingface_token(job.team)
     if token is None:
         return None
@@ -44,6 +44,6 @@ def write_huggingface_token(job: Job, folder: AttemptFolder) -> Path | None:
 
 
 def download_folder(job: Job) -> Path:
-    """Where an import keeps what it fetched until it is done. A model of one team is no cache for another."""
+    """Return where an import keeps its downloads until it is done. Teams do not share downloaded models."""
     path: Path = settings.HOME / "cache" / "downloads" / (job.base_model_id or job.pk)
     return path

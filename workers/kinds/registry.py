@@ -1,4 +1,4 @@
-"""What attempts do, by the name of their job's kind. A new kind is a module beside this one and an entry here."""
+"""What attempts do, by the name of their job's kind. To add a kind, add a module next to this one and an entry here."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ plugins.load("workers")
 
 
 def work_of(kind: str) -> Work:
-    """What an attempt of the kind does."""
+    """Return what an attempt of the kind does."""
     return WORK[kind]

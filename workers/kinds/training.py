@@ -25,11 +25,11 @@ class TrainingWork(Work):
     kind = "train"
 
     def bytes_needed(self, job: Job) -> int | None:
-        """Its next checkpoints: else hours of training would be lost at the first of them."""
+        """Return the size of its checkpoints, because running out of disk at the first one would lose hours."""
         try:
             return run_bytes(job.training_spec(), shape_of(job.over))
         except Refusal:
-            return None  # Nothing is known of the model's layers; the engine will see.
+            return None  # The model's layers are unknown; the engine will find out.
 
     def prepare(self, start: Start) -> None:
         job, folder = start.job, start.folder
@@ -79,13 +79,13 @@ class TrainingWork(Work):
 
 
 def seconds_left(job: Job) -> float | None:
-    """What earlier attempts have left of the job's maximum duration; None: it has none."""
+    """Return what earlier attempts have left of the job's maximum duration; None: unlimited."""
     limit = job.training_spec().runtime.max_duration_seconds
     return None if limit is None else max(0.0, limit - job.run_time().total_seconds())
 
 
 def checkpoint_folder(job: Job, folder: AttemptFolder) -> Path | None:
-    """The job's newest checkpoint whose files are whole, on this machine; None: start from the beginning."""
+    """Return a local folder with the job's newest intact checkpoint; None: start from the beginning."""
     store = shared_store(settings.ARTIFACT_URL)
     for checkpoint in job.checkpoints.order_by("-step", "-pk"):
         entries = [FileEntry.model_validate(entry) for entry in checkpoint.manifest]

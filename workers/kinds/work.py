@@ -1,4 +1,4 @@
-"""What an attempt of one kind of job does on a worker: the mirror of `finetune_hub.jobs.kinds`."""
+"""What an attempt of one kind of job does on a worker: the counterpart of `finetune_hub.jobs.kinds`."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ ENGINE = "finetune_hub.engine"
 
 @dataclass
 class Start:
-    """What an attempt starts with, and the commands that it is to run in turn."""
+    """What an attempt starts with, and the commands that it runs one after another."""
 
     job: Job
     folder: AttemptFolder
     device: Literal["cpu", "cuda"]
     threads: int | None
-    """CPU threads that it may take; None: all."""
+    """CPU threads that it may use; None: all."""
     environment: dict[str, str]
-    """What its commands need beside the worker's own: they see the attempt's devices and no other."""
+    """Environment variables in addition to the worker's own: commands see only the attempt's devices."""
     argv: list[list[str]] = field(default_factory=list)
 
     @classmethod
     def of(cls, attempt: Attempt, folder: AttemptFolder) -> Start:
-        """On the devices that the attempt holds; with several GPUs, its ranks take them in turn."""
+        """Start on the devices that the attempt holds; with several GPUs, each rank uses one of them, in order."""
         gpus = attempt.devices.filter(kind=DeviceKind.CUDA).order_by("index").values_list("index", flat=True)
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
         if gpus:
@@ -46,10 +46,11 @@ class Start:
         return cls(attempt.job, folder, "cpu", threads, visible)
 
     def add_command(self, module: str, command: str, document: BaseModel, *, ahead: bool = False) -> None:
-        """
+        """Add a command to run.
+
         Args:
-            document: What the command reads, written beside the attempt's other files.
-            ahead: Start it beside the command before it, so that its libraries are loaded when its turn comes.
+            document: the command's input, written to the attempt's folder.
+            ahead: start it together with the previous command, so that its libraries are already loaded.
         """
         file = self.folder.path / f"{command}.json"
         file.write_text(document.model_dump_json(indent=2))
@@ -58,7 +59,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Finish:
-    """What an attempt ended with, and the way to the artifact store."""
+    """The result of an attempt, and access to the artifact store."""
 
     lease: Lease
     job: Job
@@ -66,41 +67,41 @@ class Finish:
     result: dict[str, Any]
     """What its last command wrote."""
     store_output: Callable[[str], tuple[str, list[FileEntry]]]
-    """Put a folder of the output into the store; gives where, and its manifest."""
+    """Put a folder of the output into the store; returns its prefix and manifest."""
 
 
 class Work(ABC):
-    """One kind's part of an attempt; what is set here suits a kind that needs no room and leaves nothing behind."""
+    """One kind's part of an attempt; the defaults suit a kind that needs no disk space and leaves no files behind."""
 
     kind: ClassVar[str]
     """The name of the `Kind` whose attempts these are."""
 
     def bytes_needed(self, job: Job) -> int | None:
-        """Room on the worker's disk, without which it is not begun; None: not known."""
+        """Return the free disk space without which it does not start; None: unknown."""
         return None
 
     @abstractmethod
     def prepare(self, start: Start) -> None:
-        """Fetch what the attempt needs and name its commands.
+        """Fetch what the attempt needs and add its commands.
 
         Raises:
-            ArtifactError: a file cannot be had, or is not what its manifest says.
+            ArtifactError: a file is not available, or does not match its manifest.
             LeaseLost: it took too long.
-            Refusal: it cannot be done as things are.
+            Refusal: it cannot start.
         """
 
     @abstractmethod
     def publish(self, finish: Finish) -> None:
-        """Store what the attempt made and publish it, in one fenced transaction that ends attempt and job.
+        """Store the attempt's output and publish it, in one fenced transaction that ends attempt and job.
 
         Raises:
-            LeaseLost: the attempt is not ours any more.
+            LeaseLost: the attempt is no longer ours.
             ArtifactError: the store cannot be written.
-            Refusal: what it made cannot be taken.
+            Refusal: the output is not accepted.
         """
 
     def clean_up(self, job: Job) -> None:  # noqa: B027 (a kind may leave nothing behind)
-        """Delete what no other attempt will want, once the attempt has ended."""
+        """Delete what no other attempt needs, once the attempt has ended."""
 
 
 WORK: dict[str, Work] = {}
