@@ -4,7 +4,7 @@
                + 2 T · L                                          the second forward of activation checkpointing
                + 2 T · L + 2 S · H · V + T · attention            each of the base model's own passes, for DPO
     memory     weights once per pass; packed ones are written out and read again
-    step       Σ over micro batches  max(products / reached rate, memory / bandwidth)  +  28 P / bandwidth of AdamW
+    step       Σ over micro-batches  max(products / reached rate, memory / bandwidth)  +  28 P / bandwidth of AdamW
 
 Communication between GPUs that share a base model is not counted.
 The result is a rough figure until the device has finished a run: see `learning`. The reached share of a CPU's rate is

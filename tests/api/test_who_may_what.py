@@ -360,7 +360,7 @@ def test_quotas_are_set_by_staff_alone(caller: str, world: World) -> None:
     assert (answered.status_code, answered.json()["max_devices"], answered.json()["max_hours"]) == (200, 4, None)
     assert client_with(world.alice, world.team, scopes=["write"]).put(address, body, format="json").status_code == 403
     assert [str(event) for event in AuditEvent.objects.filter(verb="quota_changed")] == [
-        "alice changed the quota to 4 devices at a time, any number of hours a month, weight 2"
+        "alice changed the quota to 4 devices at a time, any number of hours per month, weight 2"
     ]
 
 

@@ -122,10 +122,10 @@ def test_eight_jobs_of_three_teams(fleet: RunningHub, tmp_path: Path) -> None:
     for team in MAX_DEVICES:
         mine = [name for name in order if name.startswith(team)]
         assert mine == sorted(mine)
-    # The ants wait for their quota, and say so; cats-2 waits for two devices of one worker.
+    # The ants wait for their quota, and say so; cats-2 waits for two devices on one worker.
     assert seen["ants-3"].codes.count("team_devices") > 0
     assert any("team ants uses 1 of the 1 devices" in reason for reason in seen["ants-3"].reasons)
-    assert any("2 devices of one worker" in reason for reason in seen["cats-2"].reasons)
+    assert any("2 devices on one worker" in reason for reason in seen["cats-2"].reasons)
     assert any(start for start in seen["cats-2"].expected_starts)
     [shared_run] = attempts["cats-2"]
     assert len(shared_run.devices) == 2

@@ -109,4 +109,4 @@ def test_another_name_than_the_invited_one(worker: RemoteWorker, tmp_path: Path)
     command = [*COMMAND, "worker", "--name", "gpu-9", "--home", str(tmp_path / "gpu-9")]
     found = subprocess.run(command, env=worker.environment, capture_output=True, text=True, check=False, timeout=60)
     assert found.returncode == 1
-    assert "made for the worker gpu-7, not for gpu-9" in found.stderr
+    assert "is for the worker gpu-7, not for gpu-9" in found.stderr
