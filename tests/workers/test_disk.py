@@ -82,7 +82,7 @@ def test_a_worker_with_a_full_disk_says_so_and_gets_no_job(job: Job) -> None:
     worker = make_worker()
     worker_port.beat(worker, free_bytes=2**20)
     word, sentence = Worker.objects.with_health().get(pk=worker.pk).health()
-    assert (word, "1,048,576 bytes left" in sentence) == ("unhealthy", True)
+    assert (word, "1,048,576 bytes free" in sentence) == ("unhealthy", True)
     assert schedule_pass() == 0
     worker_port.beat(worker, free_bytes=2**40)
     assert schedule_pass() == 1

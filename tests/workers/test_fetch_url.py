@@ -141,7 +141,7 @@ def test_redirects_are_followed_and_looked_at(site: Site, tmp_path: Path) -> Non
     fetch(run)
     assert result_of(run).file.read_bytes() == ROWS
     site.leads_to = "file:///etc/passwd"
-    with pytest.raises(UrlRefused, match="file:// is not fetched"):
+    with pytest.raises(UrlRefused, match="file:// URLs are not supported"):
         fetch(make_run(site, tmp_path / "other", "/away"))
     site.leads_to = "/away"
     with pytest.raises(UrlRefused, match="redirects more than"):

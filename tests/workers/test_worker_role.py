@@ -504,7 +504,7 @@ def test_the_role_of_another_worker_is_noticed_before_the_start(
         settings.WORKER_NAME = "gpu-7"
         check_database()
         settings.WORKER_NAME = "gpu-9"
-        with pytest.raises(NotReady, match="made for the worker gpu-7"):
+        with pytest.raises(NotReady, match="is for the worker gpu-7"):
             check_database()
 
 
