@@ -1,4 +1,4 @@
-"""The verbs of the fleet: drain, resume and remove workers, share and release devices, say what a team may have."""
+"""The actions on the fleet: drain, resume and remove workers, share and release devices, set quotas."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from finetune_hub.spec.refusal import Refusal
 
 
 def drain_worker(worker: Worker, *, actor: User) -> None:
-    """Keep new attempts away; those it has go on, assigned ones too.
+    """Give the worker no new attempts; the ones it has continue, including assigned ones.
 
-    It waits for a scheduling pass that is under way (which locks the workers it uses), so none comes after it returned.
+    It waits for a running scheduling pass (which locks the workers it uses), so none is assigned after it returns.
 
     Raises:
         Refusal: `forbidden`.
@@ -27,7 +27,7 @@ def drain_worker(worker: Worker, *, actor: User) -> None:
 
 
 def resume_worker(worker: Worker, *, actor: User) -> None:
-    """Let new attempts come again, at once. To resume it twice changes nothing.
+    """Give the worker new attempts again, at once. Idempotent.
 
     Raises:
         Refusal: `forbidden`.
@@ -45,7 +45,7 @@ def _request_drain(worker: Worker, drain: bool, verb: Verb, actor: User) -> None
 
 @transaction.atomic
 def share_device(device: Device, is_shared: bool, *, actor: User) -> None:
-    """Let small jobs be on the device together, or no longer: those that are go on.
+    """Allow small jobs to share the device, or stop allowing it; running jobs continue.
 
     Raises:
         Refusal: `forbidden`.
@@ -59,7 +59,7 @@ def share_device(device: Device, is_shared: bool, *, actor: User) -> None:
 
 @transaction.atomic
 def set_quota(team: Team, *, max_devices: int | None, max_hours: float | None, weight: float, actor: User) -> TeamQuota:
-    """Say what the team may have from now on; what runs goes on.
+    """Set the team's quota from now on; running jobs continue.
 
     Raises:
         Refusal: `forbidden`.
@@ -78,12 +78,12 @@ def set_quota(team: Team, *, max_devices: int | None, max_hours: float | None, w
 
 @transaction.atomic
 def remove_worker(worker: Worker, *, actor: User) -> None:
-    """Take a worker that is gone out of the fleet; what it did stays, and when it joins again it is back.
+    """Remove a worker that is gone from the fleet; its history stays, and it may join again.
 
-    One that was invited loses its database role, and has to be invited again.
+    An invited worker loses its database role, and must be invited again.
 
     Raises:
-        Refusal: `forbidden`; `worker_in_use`: it is alive, or jobs are on it.
+        Refusal: `forbidden`; `worker_in_use`: it is alive, or has jobs.
     """
     require_right(Right.REMOVE_WORKER, actor)
     worker = Worker.objects.with_health().select_for_update(no_key=True).get(pk=worker.pk)
@@ -92,8 +92,8 @@ def remove_worker(worker: Worker, *, actor: User) -> None:
     if worker.has_attempts or worker.health()[0] != "offline":
         raise Refusal(
             "worker_in_use",
-            f"{worker.name} is {worker.health()[0]}: it is still there.",
-            "Drain it, wait until nothing runs, and stop its process first.",
+            f"{worker.name} is {worker.health()[0]}, so it cannot be removed.",
+            "Drain it, wait until its jobs have ended, and stop its process first.",
             kind="conflict",
         )
     revoke_role(worker.name)
@@ -103,7 +103,7 @@ def remove_worker(worker: Worker, *, actor: User) -> None:
 
 @transaction.atomic
 def release_device(device: Device, *, actor: User) -> None:
-    """End the device's quarantine: it was repaired. A fault that it still has puts it back.
+    """End the device's quarantine after a repair. If the fault is still there, it is quarantined again.
 
     Raises:
         Refusal: `forbidden`.

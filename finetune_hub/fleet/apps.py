@@ -13,7 +13,7 @@ class FleetConfig(AppConfig):
 
 
 def renew_grants_of_workers(**kwargs: Any) -> None:
-    """After migrations, which may have made tables anew: what workers' roles may do is granted again."""
+    """Grant workers' roles their privileges again after migrations, which may have recreated tables."""
     from finetune_hub.fleet.worker_role import invited_workers, policies_are_on, renew_grants
 
     if policies_are_on() and invited_workers().exists():

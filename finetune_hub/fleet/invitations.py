@@ -1,6 +1,6 @@
-"""Inviting workers on other machines, for the page, the API and the command line alike.
+"""Inviting workers on other machines, for the page, the API and the command line.
 
-What a new machine is told holds a password and the hub's own addresses: it is shown once, and neither kept nor logged.
+An invitation contains a password and the hub's own addresses: it is shown once, and neither stored nor logged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class WayIn:
 
     worker_name: str
     environment: dict[str, str] = field(repr=False)
-    """Variables of the worker's process. DATABASE_URL and REDIS_URL hold passwords."""
+    """Variables of the worker's process. DATABASE_URL and REDIS_URL contain passwords."""
 
     @property
     def command(self) -> str:
@@ -36,22 +36,22 @@ class WayIn:
 
     @property
     def script(self) -> str:
-        """What to type on the new machine."""
+        """The commands to run on the new machine."""
         lines = [f"export {variable}={shlex.quote(value)}" for variable, value in self.environment.items()]
         return "\n".join([*lines, self.command])
 
     @property
     def only_here(self) -> list[str]:
-        """Variables whose address reaches the hub's own machine alone, which no other machine can join by."""
+        """Variables with an address that only works on the hub's own machine."""
         return [variable for variable, value in self.environment.items() if re.search(ON_THIS_MACHINE, value)]
 
 
 @transaction.atomic
 def invite(name: str, *, actor: User | None) -> WayIn:
-    """Let a worker join from another machine. Once more: the password before no longer opens anything.
+    """Let a worker join from another machine. A repeated invitation replaces the password.
 
     Args:
-        actor: None: somebody at a shell of the hub's machine, whom no record would hold.
+        actor: None: somebody in a shell on the hub's machine, which is not recorded.
 
     Raises:
         Refusal: `forbidden`, `invalid_name`, `may_not_create_roles`.
@@ -60,7 +60,7 @@ def invite(name: str, *, actor: User | None) -> WayIn:
         require_right(Right.INVITE_WORKER, actor)
     if not re.fullmatch(WORKER_NAME, name):
         raise Refusal(
-            "invalid_name", f"{name!r} is no worker's name.", "Write up to 64 of a-z, 0-9 and -.", field="name"
+            "invalid_name", f"{name!r} is not a valid worker name.", "Use up to 64 of a-z, 0-9 and -.", field="name"
         )
     invitation = invite_worker(name)
     if actor:
@@ -75,10 +75,10 @@ def invite(name: str, *, actor: User | None) -> WayIn:
 
 @transaction.atomic
 def revoke(name: str, *, actor: User | None) -> bool:
-    """Cut an invited worker off at once; what it ran ends with its lease. False: it has no role of its own.
+    """Revoke an invited worker's access at once; its attempts end with their leases. False: it has no role.
 
     Args:
-        actor: None: somebody at a shell of the hub's machine.
+        actor: None: somebody in a shell on the hub's machine.
 
     Raises:
         Refusal: `forbidden`.
@@ -92,7 +92,7 @@ def revoke(name: str, *, actor: User | None) -> bool:
 
 
 def database_url(invitation: Invitation) -> str:
-    """The hub's database as the worker's role reaches it. The password is of letters that a URL takes as they are."""
+    """Return the URL of the hub's database for the worker's role. The password needs no URL escaping."""
     facts = connection.settings_dict
     who = f"{invitation.role_name}:{invitation.password}"
     if str(facts["HOST"]).startswith("/"):

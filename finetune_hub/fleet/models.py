@@ -1,4 +1,4 @@
-"""The machines: workers with their heartbeats and canaries, and the devices they lend."""
+"""The fleet: workers with their heartbeats and canaries, and their devices."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from finetune_hub.accounts.models import Team
 
 class WorkerQuerySet(models.QuerySet["Worker"]):
     def in_fleet(self) -> WorkerQuerySet:
-        """Those that nobody has removed; one that joins again is back."""
+        """Return workers that were not removed, or that have joined again since."""
         return self.filter(removed_at=None)
 
     def fit_for_work(self) -> WorkerQuerySet:
-        """Workers that may be given an attempt: not draining, alive, consuming their queue, with room on their disk."""
+        """Return workers that may get an attempt: not drained, alive, consuming their queue, with free disk space."""
         has_room = models.Q(free_bytes=None) | models.Q(free_bytes__gte=settings.WORKER_MIN_FREE_BYTES)
         return self.in_fleet().filter(
             has_room,
@@ -29,13 +29,13 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
         )
 
     def most_devices(self) -> int | None:
-        """How many devices of one kind and name the largest worker has; None: there is no device."""
+        """Return the most devices of one kind and name on one worker; None: there is no device."""
         alike = Device.objects.filter(worker__in=self, present=True).values("worker", "kind", "name")
         most: int | None = alike.annotate(count=models.Count("pk")).aggregate(most=models.Max("count"))["most"]
         return most
 
     def with_health(self) -> WorkerQuerySet:
-        """Adds `heartbeat_age` and `canary_age`, both on the database's clock, and `has_attempts`."""
+        """Add `heartbeat_age` and `canary_age`, both by the database's clock, and `has_attempts`."""
         added: dict[str, models.expressions.Combinable] = {
             f"{name}_age": models.ExpressionWrapper(Now() - models.F(f"{name}_at"), output_field=models.DurationField())
             for name in ("heartbeat", "canary")
@@ -46,25 +46,25 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
 
 
 class Worker(models.Model):
-    """One host's worker process. It is alive by its heartbeat, and healthy by the canaries that it really consumes."""
+    """One host's worker process. Heartbeats show that it is alive, consumed canary tasks that it is healthy."""
 
     name = models.SlugField(max_length=64, unique=True)
     hostname = models.CharField(max_length=255)
     version = models.CharField(max_length=40)
     labels = ArrayField(
-        models.CharField(max_length=40), default=list, help_text="Words by which jobs may choose it, set where it runs."
+        models.CharField(max_length=40), default=list, help_text="Words that jobs may require, set when it starts."
     )
-    drain_requested = models.BooleanField(default=False, help_text="Gets no new attempts; running ones go on.")
+    drain_requested = models.BooleanField(default=False, help_text="It gets no new attempts; running ones continue.")
     registered_at = models.DateTimeField(db_default=Now())
     heartbeat_at = models.DateTimeField(db_default=Now())
     canary_at = models.DateTimeField(db_default=Now(), help_text="When it last consumed a canary task.")
-    free_bytes = models.BigIntegerField(null=True, help_text="On the disk of its work folder, where checkpoints go.")
+    free_bytes = models.BigIntegerField(null=True, help_text="Free space on the disk of its work folder.")
     cached_revisions = ArrayField(
         models.CharField(max_length=64),
         null=True,
-        help_text="Revisions of the base models in its cache; null: it has not said.",
+        help_text="Revisions of the base models in its cache; null: not reported.",
     )
-    removed_at = models.DateTimeField(null=True, help_text="It is gone for good, or until it joins again.")
+    removed_at = models.DateTimeField(null=True, help_text="When it was removed; null after it joins again.")
 
     heartbeat_age: timedelta
     canary_age: timedelta
@@ -82,7 +82,7 @@ class Worker(models.Model):
 
     @property
     def is_of_another_version(self) -> bool:
-        """Older or newer than this process; one release older is still understood (P4)."""
+        """Whether its version differs from this process's; one release older is still supported (P4)."""
         return self.version != version("finetune_hub")
 
     @property
@@ -90,24 +90,24 @@ class Worker(models.Model):
         return self.free_bytes is not None and self.free_bytes < settings.WORKER_MIN_FREE_BYTES
 
     def health(self) -> tuple[str, str]:
-        """A word and a sentence; needs `with_health()`."""
+        """Return its health as a word and a sentence; needs `with_health()`."""
         limit = settings.CANARY_MISSING_AFTER
         if self.heartbeat_age > limit:
             return "offline", f"No heartbeat for {self.heartbeat_age.total_seconds():.0f} s. Is its process running?"
         if self.canary_age > limit:
             return "unhealthy", (
                 f"It has consumed no canary task for {self.canary_age.total_seconds():.0f} s, so it gets no job. "
-                "Its connection to Redis is stuck: restart the worker; running trainers are found again."
+                "Its connection to Redis is stuck. Restart the worker; running trainers continue."
             )
         if self.has_full_disk:
             return "unhealthy", (
-                f"Its disk has {self.free_bytes or 0:,} bytes left, too few for any checkpoint, so it gets no job. "
-                f"Free some space below its home."
+                f"Its disk has only {self.free_bytes or 0:,} bytes free, so it gets no job. "
+                f"Free some space in its home folder."
             )
         if self.drain_requested and self.has_attempts:
-            return "draining", "It gets no new job; what runs goes on."
+            return "draining", "It gets no new jobs; running jobs continue."
         if self.drain_requested:
-            return "drained", "It gets no new job, and nothing runs: it may be stopped or fixed."
+            return "drained", "It gets no new jobs, and none is running. You can stop it now."
         return "healthy", f"Heartbeat {self.heartbeat_age.total_seconds():.0f} s ago."
 
 
@@ -118,12 +118,12 @@ class DeviceKind(models.TextChoices):
 
 class DeviceQuerySet(models.QuerySet["Device"]):
     def lendable(self) -> DeviceQuerySet:
-        """Devices that are there and work."""
+        """Return devices that are present and not quarantined."""
         return self.filter(present=True, quarantined_at=None)
 
 
 class Device(models.Model):
-    """What an attempt computes on: a GPU, or the machine's processors or a share of them."""
+    """A device for attempts: a GPU, or the machine's CPU cores or a share of them."""
 
     worker = models.ForeignKey(Worker, models.CASCADE, related_name="devices")
     index = models.PositiveSmallIntegerField()
@@ -132,15 +132,15 @@ class Device(models.Model):
     memory_bytes = models.BigIntegerField()
     present = models.BooleanField(default=True, help_text="False once the worker no longer reports it.")
     is_shared = models.BooleanField(
-        default=False, help_text="Small jobs may be on it together, as far as its memory goes."
+        default=False, help_text="Several small jobs may use it at a time, within its memory."
     )
-    quarantined_at = models.DateTimeField(null=True, help_text="It reported a fault: nothing new runs on it.")
+    quarantined_at = models.DateTimeField(null=True, help_text="When it reported a fault; it gets no new jobs.")
     quarantine_reason = models.TextField(blank=True)
 
     # As last read, see `DeviceSample`.
     driver = models.CharField(max_length=40, blank=True)
     temperature_celsius = models.SmallIntegerField(null=True)
-    other_processes = models.PositiveSmallIntegerField(default=0, help_text="Processes on it that are no job of ours.")
+    other_processes = models.PositiveSmallIntegerField(default=0, help_text="Processes on it that are not the hub's.")
 
     objects = DeviceQuerySet.as_manager()
 
@@ -160,7 +160,7 @@ class Device(models.Model):
 
 
 class WorkerRole(models.Model):
-    """The database role of a worker on another machine, made by `worker_role`. Its password is not kept."""
+    """The database role of a worker on another machine, created by `worker_role`. Its password is not stored."""
 
     worker_name = models.SlugField(max_length=64, unique=True)
     role_name = models.CharField(max_length=63, unique=True)
@@ -171,14 +171,12 @@ class WorkerRole(models.Model):
 
 
 class TeamQuota(models.Model):
-    """What a team may have of the fleet. A team without one may have all of it, with weight 1."""
+    """What a team may use of the fleet. A team without a quota may use all of it, with weight 1."""
 
     team = models.OneToOneField(Team, models.CASCADE, primary_key=True, related_name="quota")
-    max_devices = models.PositiveIntegerField(null=True, help_text="Devices at a time; null: as many as there are.")
-    max_hours = models.FloatField(
-        null=True, help_text="Device hours a calendar month (UTC); null: as many as it likes."
-    )
-    weight = models.FloatField(default=1.0, help_text="Its part of a full fleet, relative to the other teams.")
+    max_devices = models.PositiveIntegerField(null=True, help_text="Devices at a time; null: unlimited.")
+    max_hours = models.FloatField(null=True, help_text="Device hours per calendar month (UTC); null: unlimited.")
+    weight = models.FloatField(default=1.0, help_text="Its share of a full fleet, relative to other teams.")
 
     class Meta:
         constraints = [
@@ -189,15 +187,15 @@ class TeamQuota(models.Model):
     def __str__(self) -> str:
         devices = "any number of devices" if self.max_devices is None else f"{self.max_devices} devices"
         hours = "any number of hours" if self.max_hours is None else f"{self.max_hours:g} hours"
-        return f"{devices} at a time, {hours} a month, weight {self.weight:g}"
+        return f"{devices} at a time, {hours} per month, weight {self.weight:g}"
 
 
 class DeviceSample(models.Model):
-    """How busy a device was at a time; kept for a day."""
+    """How busy a device was at one time; kept for a day."""
 
     device = models.ForeignKey(Device, models.CASCADE, related_name="samples")
     at = models.DateTimeField(db_default=Now())
-    utilisation = models.FloatField(null=True, help_text="Share of the time since the reading before, 0 to 1.")
+    utilisation = models.FloatField(null=True, help_text="Share of the time since the last reading, 0 to 1.")
     memory_used_bytes = models.BigIntegerField(null=True)
 
     class Meta:

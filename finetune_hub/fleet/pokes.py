@@ -1,6 +1,6 @@
-"""Pokes over Celery. Each may be lost: the reconciler looks again, and nothing but time is lost (P2).
+"""Pokes over Celery. A poke may be lost, which only costs time, because the reconciler checks again (P2).
 
-Whatever changes what the scheduler would decide pokes it, so that no job waits for the next tick.
+Every change that affects scheduling pokes the scheduler, so that no job waits for the next tick.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ log = logging.getLogger(__name__)
 
 
 def poke_control(task: str, *args: Any) -> None:
-    """After the commit, ask control to run one of its tasks."""
+    """Ask control, after the commit, to run one of its tasks."""
     transaction.on_commit(partial(_send, f"workers.control.{task}", args, "control"))
 
 
 def poke_worker(worker: Worker) -> None:
-    """After the commit, wake the worker so that it looks for what it was assigned."""
+    """Wake the worker, after the commit, so that it looks for assigned attempts."""
     transaction.on_commit(partial(_send, "workers.gpu.wake", (), worker.queue))
 
 
 def send_canary(worker: Worker) -> None:
-    """Send a task whose only effect is that the worker really consumed it."""
+    """Send a task that only proves that the worker consumes its queue."""
     _send("workers.gpu.canary", (), worker.queue, expires=settings.CANARY_MISSING_AFTER.total_seconds())
 
 

@@ -1,8 +1,8 @@
-"""Database roles of workers on other machines: each sees and writes its own attempts, and nothing else.
+"""Database roles of workers on other machines: each can only read and write its own attempts.
 
-What a role may touch at all is granted here to one group, column by column; which rows, row-level security decides
-(`jobs/migrations/…_worker_policies.py`). Both name what `worker_port` and the worker's own reads need, no more: whoever
-lets a worker read or write something new adds it to both. The hub's role owns the tables and is bound by neither.
+This module grants column privileges to one group; row-level security decides which rows
+(`jobs/migrations/…_worker_policies.py`). Both list only what `worker_port` and the worker's own reads need. To let a
+worker read or write something new, add it to both. The hub's role owns the tables and is not restricted by them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from finetune_hub.spec.refusal import Refusal
 
 GROUP = "finetune_hub_worker"
 CONNECTIONS_AT_MOST = 50
-# A worker's transactions last milliseconds. One that stays open holds locks that the hub waits for.
+# A worker's transactions take milliseconds. One that stays open may hold locks that the hub waits for.
 TRANSACTION_AT_MOST_SECONDS = 10.0
 
 READABLE = (
@@ -45,7 +45,7 @@ CHANGEABLE = {
     "jobs_job": "address adjustments eta_seconds event_count excluded_devices failure_class failure_message "
     "failure_remedy finished_at fruitless_attempts not_before progress_unit result started_at state step total_steps "
     "waiting_reason",
-    "registry_adapter": "created_at",  # To lock a row one needs the right to change some column of it.
+    "registry_adapter": "created_at",  # Locking a row requires the right to update one of its columns.
 }
 
 
@@ -60,17 +60,17 @@ class Invitation:
 
 @transaction.atomic
 def invite_worker(name: str) -> Invitation:
-    """Make the database role of the worker, or give the one it has a new password.
+    """Create the worker's database role, or give its existing role a new password.
 
     Raises:
         Refusal: `may_not_create_roles`: the hub's own role is not allowed to.
     """
     found = WorkerRole.objects.filter(worker_name=name).first()
-    # The name is unique in the whole server, which may hold other hubs.
+    # Role names are shared by the whole server, which may have other hubs.
     role = found or WorkerRole(worker_name=name, role_name=f"worker_{name[:40]}_{secrets.token_hex(4)}")
     password = secrets.token_urlsafe(32)
     with connection.cursor() as cursor:
-        # Only what proves the password goes to the server, whose log may keep statements.
+        # Only a verifier of the password goes to the server, because its log may contain statements.
         verifier = cursor.connection.pgconn.encrypt_password(
             password.encode(), role.role_name.encode(), b"scram-sha-256"
         )
@@ -84,7 +84,7 @@ def invite_worker(name: str) -> Invitation:
                 role.save()
                 statement = "CREATE ROLE {role} LOGIN CONNECTION LIMIT {limit} PASSWORD {password} IN ROLE {group}"
             cursor.execute(sql.SQL(statement).format(**names, **values))
-            if not found:  # So that the hub may end its sessions.
+            if not found:  # So that the hub may end the role's sessions.
                 cursor.execute(sql.SQL("GRANT {role} TO CURRENT_USER").format(**names))
         except DatabaseError as error:
             if isinstance(error.__cause__, InsufficientPrivilege):
@@ -98,16 +98,16 @@ def may_not_create_roles() -> Refusal:
     return Refusal(
         "may_not_create_roles",
         f"The hub's database role {user} may not create roles for workers.",
-        f"Let an administrator of Postgres run `ALTER ROLE {user} CREATEROLE;`, then invite the worker again.",
+        f"Ask a Postgres administrator to run `ALTER ROLE {user} CREATEROLE;`, then invite the worker again.",
         kind="conflict",
     )
 
 
 @transaction.atomic
 def revoke_role(name: str) -> bool:
-    """Drop the role of a worker and cut off its sessions. False: it has none.
+    """Drop the role of a worker and end its sessions. False: it has none.
 
-    What it runs ends with its lease.
+    Its attempts end with their leases.
     """
     role = WorkerRole.objects.filter(worker_name=name).first()
     if role is None:
@@ -125,26 +125,26 @@ def revoke_role(name: str) -> bool:
 
 
 def invited_workers() -> QuerySet[WorkerRole, str]:
-    """The names of workers with a role of their own."""
+    """Return the names of workers with their own role."""
     return WorkerRole.objects.values_list("worker_name", flat=True)
 
 
 def policies_are_on() -> bool:
-    """Whether the migration with the policies is applied. Without them a grant would open every row."""
+    """Return whether the migration with the policies is applied. Without it, a grant would expose every row."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regprocedure('worker_name()') IS NOT NULL")
         return bool(cursor.fetchone()[0])
 
 
 def acts_as_worker() -> bool:
-    """Whether this process has reached the database with a worker's own role."""
+    """Return whether this process uses the database with a worker's own role."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT worker_name() IS NOT NULL")
         return bool(cursor.fetchone()[0])
 
 
 def renew_grants() -> None:
-    """Let the group do what this release's workers do; also after each migration, when tables have changed."""
+    """Grant the group what this release's workers need; repeated after migrations, which may change tables."""
     group = sql.Identifier(GROUP)
     privileges = {
         "SELECT": READABLE,
@@ -172,7 +172,7 @@ GROUP_LOCK = 0x46484752  # Any fixed number: the key of the advisory lock.
 
 
 def end_long_transactions() -> int:
-    """Cut off sessions of workers' roles that hold a transaction open, or a lock beyond it; how many."""
+    """End sessions of workers' roles with a long transaction or an advisory lock. Returns how many."""
     with connection.cursor() as cursor:
         cursor.execute(
             """

@@ -1,1 +1,1 @@
-"""What all parts need of the machine they run on: processes told apart, whole files, public addresses."""
+"""Helpers for the local machine: process identities, durable files, public addresses."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, also after a power cut."""
+"""Files that are complete or absent, even after a power cut."""
 
 from __future__ import annotations
 

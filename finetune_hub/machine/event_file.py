@@ -1,4 +1,4 @@
-"""A run's voice: events as lines of `events.jsonl`. Trainers and fetchers write it, workers and terminals read it."""
+"""A run's events as lines of `events.jsonl`. Trainers and fetchers write them, workers and terminals read them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ EVENTS_FILE = "events.jsonl"
 
 
 class EventLog:
-    """Appends events to `events.jsonl`; each line is written at once, so a reader never sees half of one.
+    """Appends events to `events.jsonl`; each line is written in one call, so a reader never sees a partial line.
 
-    A full disk takes a part of a line and no more: that part is taken back.
+    If a full disk truncates a line, the partial line is removed.
     """
 
     def __init__(self, output_dir: Path) -> None:
@@ -46,7 +46,7 @@ class EventLog:
 
 
 def read_events(output_dir: Path, offset: int = 0) -> tuple[list[EngineEvent], int]:
-    """The complete lines of a folder's `events.jsonl` from a byte offset on, and the offset behind them."""
+    """Return the complete lines of a folder's `events.jsonl` from a byte offset on, and the offset after them."""
     try:
         with (output_dir / EVENTS_FILE).open("rb") as file:
             file.seek(offset)

@@ -1,4 +1,4 @@
-"""Who a process is: its pid and when it started. A pid alone may belong to somebody else by now."""
+"""The identity of a process: its pid and when it started, because a pid may be reused."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from pathlib import Path
 class ProcessIdentity:
     """A process that we started.
 
-    `start_time` is only ever compared: clock ticks since boot on Linux, `ps`'s date elsewhere.
+    `start_time` is only compared for equality: clock ticks since boot on Linux, the date from `ps` elsewhere.
     """
 
     pid: int
     start_time: str
 
     def is_alive(self) -> bool:
-        """Whether this very process runs; a zombie does not."""
+        """Return whether exactly this process runs; a zombie does not count."""
         return _start_time(self.pid, zombie_counts=False) == self.start_time
 
     def send(self, number: int) -> bool:
-        """Send a signal to this very process. False: it has ended, and nobody was signalled."""
+        """Send a signal to exactly this process. False: it has ended, and no signal was sent."""
         try:
             if sys.platform == "linux":
-                # The descriptor keeps the pid from being reused between the look and the signal.
+                # The descriptor keeps the pid from being reused between the check and the signal.
                 descriptor = os.pidfd_open(self.pid)
                 try:
                     if self.is_alive():
@@ -45,13 +45,13 @@ class ProcessIdentity:
 
 
 def identify(pid: int) -> ProcessIdentity | None:
-    """The identity of the process with this pid now, a zombie too. None: there is none."""
+    """Return the identity of the process that has this pid now, including a zombie. None: there is none."""
     start_time = _start_time(pid, zombie_counts=True)
     return ProcessIdentity(pid, start_time) if start_time is not None else None
 
 
 def command_line(pid: int) -> str:
-    """The words with which a process was started; empty when it has ended."""
+    """Return a process's command line; empty if it has ended."""
     if sys.platform == "linux":
         try:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
@@ -63,7 +63,7 @@ def command_line(pid: int) -> str:
 def _start_time(pid: int, *, zombie_counts: bool) -> str | None:
     if sys.platform == "linux":
         try:
-            # The name in parentheses may hold spaces and parentheses itself: count from the last one.
+            # The name in parentheses may itself contain spaces and parentheses, so split at the last one.
             fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         except OSError:
             return None

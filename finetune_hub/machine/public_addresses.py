@@ -1,7 +1,6 @@
-"""Which addresses users may have the hub call: those of the public internet, none of the network it stands in.
+"""Which addresses users may make the hub call: only those of the public internet, not of the hub's own network.
 
-A name is looked up once, and the caller connects to the very address that was looked at: a name server that answers
-otherwise a moment later gains nothing.
+A name is resolved once, and the caller connects to exactly the address that was checked, which prevents DNS rebinding.
 """
 
 from __future__ import annotations
@@ -14,25 +13,25 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class NotPublic(Exception):
-    """The name stands for an address inside a network."""
+    """The host name resolves to an address on a private network."""
 
 
 def look_up(host: str, *, allow_private: bool) -> Address:
-    """The first address behind the name.
+    """Return the host name's first address.
 
     Raises:
         NotPublic: one of its addresses is not public, and `allow_private` is false.
-        OSError: the name is not known.
+        OSError: the host name is unknown.
     """
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     if not allow_private and not all(map(is_public, addresses)):
-        raise NotPublic(f"{host} is an address inside a network.")
+        raise NotPublic(f"{host} is on a private network.")
     return addresses[0]
 
 
 def is_public(address: Address) -> bool:
-    """Whether it belongs to the public internet, also as the IPv4 address that an IPv6 one stands for."""
+    """Return whether it is on the public internet; for an IPv6 address that embeds an IPv4 one, the latter counts."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
         if address in NAT64:

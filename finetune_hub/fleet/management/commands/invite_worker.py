@@ -1,4 +1,4 @@
-"""Make a database role for a worker on another machine, and print the environment with which it joins."""
+"""Create a database role for a worker on another machine, and print the environment that it needs to join."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ class Command(BaseCommand):
             raise CommandError(str(refusal)) from refusal
         self.stdout.write(way_in.script)
         for variable in way_in.only_here:
-            self.stderr.write(f"{variable} can be reached on this machine alone: see docs/workers.md.")
+            self.stderr.write(f"{variable} can only be reached from this machine: see docs/workers.md.")

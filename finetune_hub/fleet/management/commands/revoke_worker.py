@@ -1,4 +1,4 @@
-"""Drop the database role of a worker on another machine, and cut off its sessions."""
+"""Drop the database role of a worker on another machine, and end its sessions."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         name = options["name"]
         if not revoke(name, actor=None):
-            raise CommandError(f"The worker {name} has no database role of its own: it was not invited, or is revoked.")
-        self.stdout.write(f"{name} is cut off; what it ran ends with its lease and goes on elsewhere.")
+            raise CommandError(f"The worker {name} has no database role: it was never invited, or was revoked.")
+        self.stdout.write(f"{name} is revoked. Its jobs resume on another worker once their leases end.")
