@@ -1,4 +1,4 @@
-"""The verbs of notifications: wish for them, connect a chat room, and put what happened into the outbox."""
+"""The actions of notifications: choose emails, connect a chat room, and put messages into the outbox."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Text = Callable[[], tuple[str, str]]
 
 @transaction.atomic
 def wish_for_email(user: User, wants: Wants, *, email: str, actor: User) -> EmailWish:
-    """Keep the user's address and how much they want to hear there.
+    """Store the user's email address and which emails they want.
 
     Raises:
         Refusal: `forbidden`, `invalid_email`, `email_not_set_up`.
@@ -34,8 +34,8 @@ def wish_for_email(user: User, wants: Wants, *, email: str, actor: User) -> Emai
     if wants != Wants.NOTHING and not settings.EMAIL_IS_SET_UP:
         raise Refusal(
             "email_not_set_up",
-            "This hub sends no e-mail.",
-            "Ask whoever runs it to set EMAIL_HOST; see docs/operations.md.",
+            "This hub cannot send email.",
+            "Ask the hub's operator to set EMAIL_HOST; see docs/operations.md.",
             field="wants",
             kind="conflict",
         )
@@ -48,10 +48,10 @@ def wish_for_email(user: User, wants: Wants, *, email: str, actor: User) -> Emai
 
 @transaction.atomic
 def connect_chat(team: Team, url: str, wants: Wants, *, actor: User) -> ChatWebhook:
-    """Tell the team's chat room from now on; another address takes the place of the one before.
+    """Notify the team's chat room from now on; a new URL replaces the previous one.
 
     Raises:
-        Refusal: `forbidden`; `invalid_webhook`: it is no address that the service would call.
+        Refusal: `forbidden`; `invalid_webhook`: it is not a URL that the service may call.
     """
     require_right(Right.CONNECT_CHAT, actor, team)
     check_address(url)
@@ -64,7 +64,7 @@ def connect_chat(team: Team, url: str, wants: Wants, *, actor: User) -> ChatWebh
         channel=Channel.CHAT,
         team=team,
         subject=f"{actor} has connected this room.",
-        body=f"It hears of the jobs of {team.name} from now on. {settings.PUBLIC_URL}",
+        body=f"It gets messages about the jobs of {team.name} from now on. {settings.PUBLIC_URL}",
     )
     webhook.refresh_from_db()
     return webhook
@@ -72,7 +72,7 @@ def connect_chat(team: Team, url: str, wants: Wants, *, actor: User) -> ChatWebh
 
 @transaction.atomic
 def disconnect_chat(team: Team, *, actor: User) -> None:
-    """Forget the address, and what still waited for it. Asking twice changes nothing.
+    """Delete the URL and its unsent messages. Idempotent.
 
     Raises:
         Refusal: `forbidden`.
@@ -87,16 +87,16 @@ def disconnect_chat(team: Team, *, actor: User) -> None:
 
 
 def notify(key: str, *, team: Team, user: User, is_problem: bool, text: Text) -> int:
-    """Put into the outbox what happened, for those who want to hear it: the job's user, and the team's chat room.
+    """Put messages about an event into the outbox, for its subscribers: the job's user and the team's chat room.
 
-    Call it in the transaction of what it tells of: either both are kept or neither.
+    Call it in the transaction of the event, so that either both are stored or neither.
 
     Args:
-        key: what happened, such as `ftjob-…:failed`; the same again is told once.
-        text: subject and body, made only when somebody listens.
+        key: identifies the event, such as `ftjob-…:failed`; each key is sent only once.
+        text: returns subject and body; only called if there are subscribers.
 
     Returns:
-        How many messages wait for it.
+        The number of messages.
     """
     enough = [Wants.EVERYTHING, *([Wants.PROBLEMS] if is_problem else [])]
     messages = []

@@ -1,7 +1,7 @@
-"""Emptying the outbox: each message at least once, tried again with longer and longer pauses.
+"""Delivery of the outbox: each message at least once, with exponential backoff.
 
-A message is claimed by moving its next try ahead, and marked when it is sent. Whoever dies in between leaves it to the
-next try: it may come twice, and is never lost.
+A message is claimed by postponing its next attempt, and marked once it is sent. If the process dies in between, the
+next attempt sends it: a message may arrive twice, but is never lost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PASS_LIMIT = 50
 
 
 def deliver_pass() -> str:
-    """Send what is due, a bounded number; what went wrong with the last that failed, or nothing."""
+    """Send a bounded number of due messages. Returns the last failure's problem, or an empty string."""
     problem = ""
     for message in claim_due():
         try:
@@ -37,7 +37,7 @@ def deliver_pass() -> str:
 
 @transaction.atomic
 def claim_due() -> list[Notification]:
-    """Take messages that are due, so that no other pass sends them before this try has had its time."""
+    """Claim due messages, so that no other pass sends them before this attempt is over."""
     due = list(
         Notification.objects.due().select_related("user").select_for_update(skip_locked=True, of=("self",))[:PASS_LIMIT]
     )
@@ -49,23 +49,24 @@ def claim_due() -> list[Notification]:
 
 
 def send(message: Notification) -> None:
-    """
+    """Send a message.
+
     Raises:
-        NotDelivered, Unreadable, SMTPException, OSError: it is still to be sent.
+        NotDelivered, Unreadable, SMTPException, OSError: it was not sent.
     """
     if message.channel == Channel.EMAIL:
-        assert message.user is not None  # The database sees to it.
+        assert message.user is not None  # A database constraint.
         EmailMessage(subject=message.subject, body=message.body, to=[message.user.email]).send()
         return
     webhook = ChatWebhook.objects.filter(team=message.team_id).first()
     if webhook is None:
-        raise NotDelivered("The chat room is not connected any more.")
+        raise NotDelivered("The chat room is no longer connected.")
     post_text(unseal(webhook.sealed_url), f"{message.subject}\n{message.body}")
 
 
 def note_failure(message: Notification, problem: str) -> str:
-    """Keep why it failed; after too many tries it is given up."""
-    log.warning("notification %s, try %s: %s", message.pk, message.tries, problem)
+    """Store why it failed; give up after too many attempts."""
+    log.warning("notification %s, attempt %s: %s", message.pk, message.tries, problem)
     given_up = Now() if message.tries >= MAX_TRIES else None
     Notification.objects.filter(pk=message.pk).update(problem=problem, given_up_at=given_up)
-    return f"The newest message that failed: {problem}"
+    return f"The last failed message: {problem}"

@@ -1,4 +1,4 @@
-"""Who wants to hear of jobs, and what waits to be told: an outbox, written in the transaction that it tells of."""
+"""Subscriptions to news about jobs, and an outbox, written in the transaction of the event itself."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from django.db.models.functions import Now
 
 from finetune_hub.accounts.models import Team, User
 
-MAX_TRIES = 12  # With the pauses between them, half a day.
+MAX_TRIES = 12  # Half a day, with the pauses between them.
 FIRST_PAUSE = timedelta(seconds=30)
 LONGEST_PAUSE = timedelta(hours=1)
 
 
 class Wants(models.TextChoices):
-    """How much somebody wants to hear."""
+    """Which messages a recipient wants."""
 
-    NOTHING = "nothing", "nothing"
-    PROBLEMS = "problems", "when a job fails or needs somebody"
-    EVERYTHING = "everything", "when a job ends or needs somebody"
+    NOTHING = "nothing", "never"
+    PROBLEMS = "problems", "when a job fails or needs attention"
+    EVERYTHING = "everything", "when a job ends or needs attention"
 
 
 class EmailWish(models.Model):
-    """What a user wants to hear by e-mail of their own jobs. No row: nothing."""
+    """Which emails a user wants about their own jobs. No row: none."""
 
     user = models.OneToOneField(User, models.CASCADE, primary_key=True, related_name="email_wish")
     wants = models.CharField(max_length=10, choices=Wants, default=Wants.NOTHING)
@@ -38,11 +38,11 @@ class EmailWish(models.Model):
 
 
 class ChatWebhook(models.Model):
-    """Where a team's chat room hears of its jobs. The address is a key to the room, and never shown again."""
+    """The webhook of a team's chat room. Its URL gives access to the room, so it is never shown again."""
 
     team = models.OneToOneField(Team, models.CASCADE, primary_key=True, related_name="chat_webhook")
     sealed_url = models.TextField()
-    host = models.CharField(max_length=255, help_text="All that is shown of the address.")
+    host = models.CharField(max_length=255, help_text="The only part of the URL that is shown.")
     wants = models.CharField(max_length=10, choices=Wants, default=Wants.EVERYTHING)
     set_by = models.ForeignKey(User, models.PROTECT, related_name="+")
     set_at = models.DateTimeField(db_default=Now())
@@ -66,17 +66,17 @@ class NotificationQuerySet(models.QuerySet["Notification"]):
         return self.filter(sent_at=None, given_up_at=None)
 
     def due(self) -> NotificationQuerySet:
-        """Those to be sent now, oldest first."""
+        """Return the messages to send now, oldest first."""
         return self.waiting().filter(not_before__lte=Now()).order_by("pk")
 
 
 class Notification(models.Model):
-    """A message to one recipient. It stays until it is sent or was tried too often; `key` keeps it single."""
+    """A message to one recipient. It waits until it is sent or given up; `key` makes it unique."""
 
     key = models.CharField(max_length=200, unique=True)
     channel = models.CharField(max_length=10, choices=Channel)
     team = models.ForeignKey(Team, models.CASCADE, related_name="+")
-    user = models.ForeignKey(User, models.CASCADE, null=True, related_name="+", help_text="Of an e-mail.")
+    user = models.ForeignKey(User, models.CASCADE, null=True, related_name="+", help_text="The recipient of an email.")
     subject = models.CharField(max_length=300)
     body = models.TextField()
     created_at = models.DateTimeField(db_default=Now())
@@ -84,7 +84,7 @@ class Notification(models.Model):
     tries = models.PositiveSmallIntegerField(default=0)
     sent_at = models.DateTimeField(null=True)
     given_up_at = models.DateTimeField(null=True)
-    problem = models.TextField(blank=True, help_text="Why the last try failed; it names no secret.")
+    problem = models.TextField(blank=True, help_text="Why the last attempt failed; contains no secrets.")
 
     objects = NotificationQuerySet.as_manager()
 
@@ -109,6 +109,6 @@ class Notification(models.Model):
         return self.subject
 
     def pause_after(self) -> timedelta:
-        """How long to wait when this try fails: twice as long each time, up to an hour."""
+        """Return how long to wait if this attempt fails: exponential backoff, up to an hour."""
         pause: timedelta = FIRST_PAUSE * 2 ** min(self.tries, 10)
         return min(pause, LONGEST_PAUSE)

@@ -1,7 +1,7 @@
-"""Calling an address that a user gave: over HTTPS, at public addresses alone, and never where a redirect points.
+"""Calling a user's webhook: over HTTPS, only at public addresses, and without following redirects.
 
-The address is looked up and checked by `machine.public_addresses`. FINETUNE_HUB_PRIVATE_WEBHOOKS=1 allows plain HTTP
-and private addresses, for a chat server of one's own network.
+The address is resolved and checked by `machine.public_addresses`. FINETUNE_HUB_PRIVATE_WEBHOOKS=1 allows plain HTTP
+and private addresses, for a chat server in your own network.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ TIMEOUT_SECONDS = 10.0
 
 
 class NotDelivered(Exception):
-    """The message did not get through; the text says why, without the address."""
+    """The message was not delivered; the text says why, without the URL."""
 
 
 def check_address(url: str) -> None:
-    """
+    """Check a webhook's URL.
+
     Raises:
         Refusal: `invalid_webhook`.
     """
@@ -35,22 +36,22 @@ def check_address(url: str) -> None:
     if not host or parts.scheme not in schemes or parts.username or not url.isascii() or not url.isprintable():
         raise Refusal(
             "invalid_webhook",
-            "This is no address of a chat room's webhook.",
-            f"It begins with {' or '.join(f'{scheme}://' for scheme in schemes)}; copy it from the room's settings.",
+            "This is not the URL of a chat webhook.",
+            f"Copy it from the room's settings; it starts with {' or '.join(f'{scheme}://' for scheme in schemes)}.",
             field="url",
         )
     try:
         public_address(host)
     except NotDelivered as error:
-        remedy = "Give the address that the chat service shows; inside addresses need FINETUNE_HUB_PRIVATE_WEBHOOKS=1."
+        remedy = "Use the URL shown by the chat service. Private addresses need FINETUNE_HUB_PRIVATE_WEBHOOKS=1."
         raise Refusal("invalid_webhook", f"{error}", remedy, field="url") from error
 
 
 def post_text(url: str, text: str) -> None:
-    """Send `{"text": …}`, as Slack, Mattermost, Rocket.Chat and Discord (its address with `/slack`) read it.
+    """Send `{"text": …}`, which Slack, Mattermost, Rocket.Chat and Discord (URL with `/slack`) accept.
 
     Raises:
-        NotDelivered: nobody answered, or with anything but 2xx.
+        NotDelivered: there was no response, or not a 2xx one.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -65,23 +66,23 @@ def post_text(url: str, text: str) -> None:
                 headers={"Host": parts.netloc},
                 extensions={"sni_hostname": host},
             )
-            response = client.send(request, stream=True)  # Its body is nobody's business.
+            response = client.send(request, stream=True)  # The body is not needed.
             response.close()
     except httpx.HTTPError as error:
         raise NotDelivered(f"{host} could not be reached: {type(error).__name__}.") from error
     if not response.is_success:
-        raise NotDelivered(f"{host} answered {response.status_code}.")
+        raise NotDelivered(f"{host} responded with {response.status_code}.")
 
 
 def public_address(host: str) -> str:
-    """The address behind the name, where the service may call it.
+    """Return the host's address, if the service may call it.
 
     Raises:
-        NotDelivered: it is not known, or inside.
+        NotDelivered: it is unknown or not public.
     """
     try:
         return str(look_up(host, allow_private=settings.PRIVATE_WEBHOOKS))
     except NotPublic as error:
-        raise NotDelivered(f"{host} is an address inside this network.") from error
+        raise NotDelivered(f"{host} is on a private network.") from error
     except OSError as error:
-        raise NotDelivered(f"The name {host} is not known.") from error
+        raise NotDelivered(f"The host name {host} could not be resolved.") from error

@@ -1,6 +1,6 @@
-"""What is wrong, in words: one finding a part of the hub, each with what to do about it.
+"""The hub's health in words: one finding per part of the hub, each with what to do about it.
 
-What takes long (the artifact store may be far away) is tried by control in its `probe` round, and read here.
+Slow checks (the artifact store may be far away) run in control's `probe` round; this module only reads their result.
 """
 
 from __future__ import annotations
@@ -40,16 +40,14 @@ WAITING_FOR = timedelta(hours=1)
 LONG_ROUND = timedelta(minutes=10)
 TOLD_AT_ONCE = 100
 GB = 10**9
-# Of the free space of a disk: below these it is nearly full, and as good as full.
+# Free disk space below which a disk counts as low, and as full.
 LOW_BYTES, FULL_BYTES = 10 * GB, 1 * GB
-LOG_OF_CONTROL = (
-    "Look at control's log, and start it again: `finetune-hub up`, or its Celery worker with `--beat-thread`."
-)
+LOG_OF_CONTROL = "Check control's log, then restart it: `finetune-hub up`, or its Celery worker with `--beat-thread`."
 
 
 @dataclass(frozen=True)
 class Finding:
-    """How one part is, and what to do when it is not well."""
+    """The state of one part, and what to do if something is wrong."""
 
     part: str
     level: Level
@@ -58,7 +56,7 @@ class Finding:
 
 
 def look() -> list[Finding]:
-    """All findings, the worst first."""
+    """Return all findings, the worst first."""
     checks = (check_postgres, check_redis, check_rounds, check_disks, check_workers, check_versions, check_jobs)
     findings = [finding for check in checks for finding in check()]
     return sorted(findings, key=lambda finding: -LEVELS.index(finding.level))
@@ -73,9 +71,9 @@ def check_postgres() -> Iterator[Finding]:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
     except DatabaseError as error:
-        yield Finding("Postgres", "bad", f"It does not answer: {error}.", "Check DATABASE_URL and the server.")
+        yield Finding("Postgres", "bad", f"It does not respond: {error}.", "Check DATABASE_URL and the server.")
     else:
-        yield Finding("Postgres", "ok", "It answers.")
+        yield Finding("Postgres", "ok", "It responds.")
 
 
 def check_redis() -> Iterator[Finding]:
@@ -85,18 +83,18 @@ def check_redis() -> Iterator[Finding]:
         yield Finding(
             "Redis",
             "bad",
-            f"It does not answer: {error}. Nothing is lost, but jobs start seconds later and pages do not live.",
+            f"It does not respond: {error}. No data is lost, but jobs start later and pages update more slowly.",
             "Check REDIS_URL and the server.",
         )
     else:
-        yield Finding("Redis", "ok", "It answers.")
+        yield Finding("Redis", "ok", "It responds.")
 
 
 # ---- what control does
 
 
 def check_rounds() -> Iterator[Finding]:
-    """Whether control does its rounds, and what they found."""
+    """Check whether control makes its rounds, and what they found."""
     done = {row.name: row for row in Round.objects.with_age()}
     for name, part, every in (
         (RoundName.RECONCILE, "Reconciler", settings.RECONCILE_EVERY),
@@ -106,23 +104,21 @@ def check_rounds() -> Iterator[Finding]:
     ):
         row = done.get(name)
         if row is None:
-            level: Level = "warning" if every < LONG_ROUND else "ok"  # A new hub has not been up for so long.
+            level: Level = "warning" if every < LONG_ROUND else "ok"  # A new hub has not had long rounds yet.
             remedy = "" if level == "ok" else f"Wait a moment. {LOG_OF_CONTROL}"
-            yield Finding(
-                part, level, f"Control gets to it every {every.total_seconds():g} s, and has not yet.", remedy
-            )
+            yield Finding(part, level, f"Not checked yet; control does it every {every.total_seconds():g} s.", remedy)
         elif row.age > 3 * every + timedelta(seconds=30):
             last, due = row.age.total_seconds(), every.total_seconds()
-            message = f"Control did its last round {last:.0f} s ago; one is due every {due:g} s."
+            message = f"Control's last round was {last:.0f} s ago; one is due every {due:g} s."
             yield Finding(part, "bad", message, LOG_OF_CONTROL)
         elif row.problem:
             yield Finding(part, "bad", row.problem)
         else:
-            yield Finding(part, "ok", f"All was well {row.age.total_seconds():.0f} s ago.")
+            yield Finding(part, "ok", f"OK {row.age.total_seconds():.0f} s ago.")
 
 
 def probe_artifacts() -> str:
-    """Write, read and delete a small file of the artifact store; what is wrong with it, or nothing."""
+    """Write, read and delete a small file in the artifact store. Returns what is wrong, or an empty string."""
     key, sent = f"probes/{new_id('probe')}", b"finetune_hub\n"
     try:
         store = shared_store(settings.ARTIFACT_URL)
@@ -137,7 +133,7 @@ def probe_artifacts() -> str:
         error = failed.message if isinstance(failed, ArtifactError) else failed
         return f"A file cannot be written, read and deleted: {error} Check ARTIFACT_URL, its credentials and its disk."
     if received != sent:
-        return "What was written is not what was read. Check what else writes below ARTIFACT_URL."
+        return "A file was not read back as it was written. Check what else writes to ARTIFACT_URL."
     return ""
 
 
@@ -145,7 +141,7 @@ def probe_artifacts() -> str:
 
 
 def check_disks() -> Iterator[Finding]:
-    """The disks that this process sees; those of the workers are the workers' to report."""
+    """Check the disks of this process; workers report their own."""
     folders = {"The hub's home": settings.HOME}
     store = store_folder()
     if store is not None:
@@ -154,7 +150,7 @@ def check_disks() -> Iterator[Finding]:
     for name, folder in folders.items():
         place = next(path for path in (folder, *folder.parents) if path.exists())
         if (disk := place.stat().st_dev) in seen:
-            continue  # Both on one disk: it is told of once.
+            continue  # Both are on one disk; report it once.
         seen.add(disk)
         yield disk_finding(name, shutil.disk_usage(place).free)
 
@@ -163,13 +159,13 @@ def store_folder() -> Path | None:
     try:
         store: ArtifactStore = shared_store(settings.ARTIFACT_URL)
     except ArtifactError:
-        return None  # The probe says so.
+        return None  # The probe reports it.
     return store.local_folder("probes")
 
 
 def disk_finding(name: str, free_bytes: int) -> Finding:
-    message = f"{name} has {size_in_words(free_bytes)} left."
-    remedy = "Free some space, or shorten FINETUNE_HUB_KEEP_CHECKPOINTS_DAYS; see docs/operations.md."
+    message = f"{name} has {size_in_words(free_bytes)} free."
+    remedy = "Free some space, or lower FINETUNE_HUB_KEEP_CHECKPOINTS_DAYS; see docs/operations.md."
     if free_bytes < FULL_BYTES:
         return Finding("Disk", "bad", message, remedy)
     if free_bytes < LOW_BYTES:
@@ -183,32 +179,32 @@ def disk_finding(name: str, free_bytes: int) -> Finding:
 def check_workers() -> Iterator[Finding]:
     workers = list(Worker.objects.in_fleet().with_health().order_by("name"))
     if not workers:
-        yield Finding("Workers", "bad", "None has joined.", "Start one with `finetune-hub up`.")
+        yield Finding("Workers", "bad", "No worker has joined.", "Start one with `finetune-hub up`.")
         return
     unwell = {worker: worker.health() for worker in workers}
     for worker, (word, sentence) in unwell.items():
         if word in {"offline", "unhealthy"}:
-            remedy = "Start it again, or remove it on the Workers page when it is gone for good."
+            remedy = "Restart it, or remove it on the Workers page if it is gone for good."
             yield Finding("Workers", "bad", f"{worker.name} is {word}. {sentence}", remedy)
     healthy = sum(word == "healthy" for word, _ in unwell.values())
     if healthy == 0:
-        yield Finding("Workers", "bad", "None takes jobs.", "Start one, or resume one on the Workers page.")
+        yield Finding("Workers", "bad", "No worker can take jobs.", "Start one, or resume one on the Workers page.")
     else:
-        yield Finding("Workers", "ok", f"{healthy} of {len(workers)} take jobs.")
+        yield Finding("Workers", "ok", f"{healthy} of {len(workers)} can take jobs.")
     for device in Device.objects.filter(present=True, worker__in=workers).exclude(quarantined_at=None):
         message = f"{device.worker.name}, {device.kind} {device.index}: {device.quarantine_reason}"
         yield Finding("Devices", "bad", message, "Fix it, then release it on the Workers page.")
 
 
 def check_versions() -> Iterator[Finding]:
-    """Whether everybody speaks of the same things; a worker may be one release older."""
+    """Check that all workers run the hub's version; a worker may be one release older."""
     ours = version("finetune_hub")
     for worker in Worker.objects.in_fleet().exclude(version=ours).order_by("name"):
         yield Finding(
             "Versions",
             "warning",
-            f"{worker.name} runs {worker.version}, and the hub {ours}.",
-            "Drain it, upgrade it, and start it again.",
+            f"{worker.name} runs version {worker.version}, and the hub runs {ours}.",
+            "Drain it, upgrade it, and restart it.",
         )
 
 
@@ -216,33 +212,33 @@ def check_versions() -> Iterator[Finding]:
 
 
 def check_jobs() -> Iterator[Finding]:
-    """Jobs that stand still. Their teams are not told of here."""
+    """Find stuck jobs. The findings do not mention their teams."""
     silent = Attempt.objects.filter(state=AttemptState.RUNNING).alias(moved_at=Coalesce("progress_at", "started_at"))
     stuck = silent.filter(moved_at__lt=Now() - NO_PROGRESS_AFTER).select_related("worker")
     for name in sorted({attempt.worker.name for attempt in stuck}):
         message = f"A job on {name} has reported nothing for {NO_PROGRESS_AFTER.total_seconds() / 60:.0f} minutes."
-        yield Finding("Jobs", "warning", message, "Look at its log on its page; cancel it if it stands still.")
+        yield Finding("Jobs", "warning", message, "Check the log on its page; cancel it if it is stuck.")
     unlooked = Job.objects.filter(state=JobState.VALIDATING, not_before__lt=Now() - VALIDATING_FOR).count()
     if unlooked:
-        yield Finding("Jobs", "bad", f"{unlooked} wait to be looked at by control.", LOG_OF_CONTROL)
+        yield Finding("Jobs", "bad", f"Jobs waiting for control to validate them: {unlooked}.", LOG_OF_CONTROL)
     waiting = jobs_without_a_device().count()
     if waiting:
-        message = f"{waiting} have waited for an hour, and nothing that works fits."
+        message = f"Jobs waiting for an hour without a suitable device: {waiting}."
         remedy = "Their pages say what is missing. Start a worker that has it, or resume one on the Workers page."
         yield Finding("Jobs", "bad", message, remedy)
     if not (stuck or unlooked or waiting):
-        yield Finding("Jobs", "ok", "None stands still.")
+        yield Finding("Jobs", "ok", "No job is stuck.")
 
 
 def jobs_without_a_device() -> QuerySet[Job]:
-    """Jobs that have waited for an hour, and that placement finds no device for, busy or not."""
+    """Return jobs that have waited for an hour and for which no device is suitable, busy or not."""
     waiting = Job.objects.filter(state=JobState.QUEUED, not_before__lt=Now() - WAITING_FOR)
     return waiting.alias(wait=wait_of_job()).filter(wait=NO_DEVICE)
 
 
 @transaction.atomic
 def tell_of_waiting_jobs() -> None:
-    """Once for each wait, tell the jobs' people that nothing will take them as things are."""
+    """Notify the people of such jobs, once per wait."""
     for job in jobs_without_a_device().select_related("team", "created_by").order_by("not_before")[:TOLD_AT_ONCE]:
         message = f"It has waited for an hour. {job.waiting_reason}"
-        tell_of(job, "waits for a device", message, is_problem=True, key=f"waits:{job.not_before.isoformat()}")
+        tell_of(job, "waiting for a device", message, is_problem=True, key=f"waits:{job.not_before.isoformat()}")

@@ -1,7 +1,7 @@
-"""Prometheus metrics: asked of Postgres at each scrape, in a handful of bounded questions. No process keeps a count.
+"""Prometheus metrics: read from Postgres at each scrape, with a few bounded queries. No process keeps counts.
 
-Counters hold what happened since the month began (UTC) and start anew with the next, which `rate()` and `increase()`
-take for a restart. Unfinished jobs, active attempts and machines are bounded by themselves.
+Counters count since the start of the month (UTC) and reset with the next, which `rate()` and `increase()` treat as a
+restart. The numbers of unfinished jobs, active attempts and machines are naturally bounded.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from finetune_hub.operations.usage import Month, held_within
 
 PUBLICATION_BUCKETS = (1, 5, 15, 60, 300, 900)  # Seconds.
 
-# Optimizer steps a second of all running attempts of a worker, each by the mean of its 20 newest steps.
+# Optimizer steps per second of all running attempts of a worker, each from the mean of its 20 newest steps.
 STEP_RATES = """
 SELECT worker.name, sum(1 / newest.seconds)
 FROM jobs_attempt attempt
@@ -63,7 +63,7 @@ GROUP BY worker.name
 
 
 def registry() -> CollectorRegistry:
-    """A registry of its own for a scrape: none of prometheus_client's numbers about this one process."""
+    """Return a separate registry for a scrape, without prometheus_client's metrics of this process."""
     made = CollectorRegistry(auto_describe=False)
     made.register(HubCollector())
     return made
@@ -71,7 +71,7 @@ def registry() -> CollectorRegistry:
 
 class HubCollector(Collector):
     def describe(self) -> Iterable[Metric]:
-        """Nothing ahead of a scrape: registering asks no database."""
+        """Return nothing, so that registering does not query the database."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -87,15 +87,15 @@ class HubCollector(Collector):
 
 
 def queue() -> Iterator[Metric]:
-    """Unfinished jobs: those that run, and why the others do not."""
+    """Yield unfinished jobs: the running ones, and the waiting ones by reason."""
     age = ExpressionWrapper(Now() - F("created_at"), output_field=DurationField())
     unfinished = Job.objects.exclude(state__in=ENDED_JOB_STATES).annotate(wait=wait_of_job())
     depth = GaugeMetricFamily(
         "finetune_hub_queue_depth",
-        f"Jobs that wait, by why: {', '.join(WAITS)}.",
+        f"Waiting jobs by reason: {', '.join(WAITS)}.",
         labels=["reason", "kind"],
     )
-    running = GaugeMetricFamily("finetune_hub_jobs_running", "Jobs that run.", labels=["kind"])
+    running = GaugeMetricFamily("finetune_hub_jobs_running", "Running jobs.", labels=["kind"])
     oldest = timedelta()
     for row in unfinished.values("kind", "wait").annotate(jobs=Count("pk"), oldest=Max(age)):
         if row["wait"]:
@@ -107,16 +107,16 @@ def queue() -> Iterator[Metric]:
     yield running
     yield GaugeMetricFamily(
         "finetune_hub_queue_oldest_seconds",
-        "Since the submission of the oldest job that waits; 0: none does.",
+        "Time since the oldest waiting job was submitted; 0: none waits.",
         value=oldest.total_seconds(),
     )
 
 
 def lease_ages() -> Metric:
-    """How long ago leases were renewed; one that nears its length is about to be lost."""
+    """Return how long ago leases were renewed; one close to its length is about to expire."""
     family = GaugeMetricFamily(
         "finetune_hub_lease_age_seconds",
-        f"Since the longest unrenewed lease of the worker was renewed; it ends at {settings.LEASE.total_seconds():g}.",
+        f"Time since the worker's oldest lease was renewed; it expires at {settings.LEASE.total_seconds():g}.",
         labels=["worker"],
     )
     left = ExpressionWrapper(F("lease_expires_at") - Now(), output_field=DurationField())
@@ -141,7 +141,7 @@ def device_seconds(month: Month) -> Metric:
 def ended_attempts(month: Month) -> Metric:
     family = CounterMetricFamily(
         "finetune_hub_attempts_ended",
-        "Attempts that ended this month, by how; failed and lost ones with their class.",
+        "Attempts that ended this month, by state and failure class.",
         labels=["state", "failure_class"],
     )
     ended = Attempt.objects.filter(finished_at__gte=month.start)
@@ -152,7 +152,7 @@ def ended_attempts(month: Month) -> Metric:
 
 def step_rates() -> Metric:
     family = GaugeMetricFamily(
-        "finetune_hub_steps_per_second", "Optimizer steps a second of what runs on the worker.", labels=["worker"]
+        "finetune_hub_steps_per_second", "Optimizer steps per second on the worker.", labels=["worker"]
     )
     with connection.cursor() as cursor:
         cursor.execute(STEP_RATES)
@@ -162,7 +162,7 @@ def step_rates() -> Metric:
 
 
 def publications(month: Month) -> Metric:
-    """From the trainer's last word until its adapter was verified, stored and published."""
+    """Return the time from a trainer's last event until its adapter was verified, stored and published."""
     took = ExpressionWrapper(F("attempt__finished_at") - F("attempt__progress_at"), output_field=DurationField())
     known = Publication.objects.filter(attempt__finished_at__gte=month.start, attempt__progress_at__isnull=False)
     within = {
@@ -172,7 +172,7 @@ def publications(month: Month) -> Metric:
     buckets = [(str(float(limit)), row[f"within_{limit}"]) for limit in PUBLICATION_BUCKETS]
     family = HistogramMetricFamily(
         "finetune_hub_publication_seconds",
-        "From the trainer's last event until its adapter was reloaded, compared, stored and published, this month.",
+        "Time from a trainer's last event until its adapter was verified, stored and published, this month.",
     )
     total = row["total"].total_seconds() if row["total"] else 0.0
     family.add_metric([], buckets=[*buckets, ("+Inf", row["all"])], sum_value=total)
@@ -181,10 +181,10 @@ def publications(month: Month) -> Metric:
 
 def machines() -> Iterator[Metric]:
     heartbeat = GaugeMetricFamily(
-        "finetune_hub_worker_heartbeat_age_seconds", "Since the worker's last heartbeat.", labels=["worker", "version"]
+        "finetune_hub_worker_heartbeat_age_seconds", "Time since the last heartbeat.", labels=["worker", "version"]
     )
     healthy = GaugeMetricFamily(
-        "finetune_hub_worker_healthy", "1: the worker may be given jobs.", labels=["worker", "health"]
+        "finetune_hub_worker_healthy", "1: the worker can take jobs.", labels=["worker", "health"]
     )
     for worker in Worker.objects.with_health():
         word = worker.health()[0]
@@ -203,7 +203,7 @@ def machines() -> Iterator[Metric]:
 
 def round_ages() -> Metric:
     family = GaugeMetricFamily(
-        "finetune_hub_control_round_age_seconds", "Since control last finished the round.", labels=["round"]
+        "finetune_hub_control_round_age_seconds", "Time since control last finished the round.", labels=["round"]
     )
     for done in Round.objects.with_age():
         family.add_metric([done.name], done.age.total_seconds())

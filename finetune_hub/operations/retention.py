@@ -1,11 +1,11 @@
-"""Tidying up, in bounded rounds: what is old goes, and so does what no row points at.
+"""Retention, in bounded rounds: delete what is old, and files that no row refers to.
 
-    checkpoints     of jobs that ended KEEP_CHECKPOINTS ago: nobody will go on from them
+    checkpoints     of jobs that ended KEEP_CHECKPOINTS ago
     logs            of attempts that ended KEEP_LOGS ago; events and curves stay
-    leftovers       files that an attempt or upload stored KEEP_ORPHANS ago and no row names: it died between the two
-    readings        of devices, after a day; messages that were sent, after a month
+    leftovers       files stored KEEP_ORPHANS ago by an attempt or upload that died before it wrote their row
+    readings        of devices, after a day; sent messages, after a month
 
-Files go before their row: a round that dies half-way is done again, and leaves nothing without a row.
+Files are deleted before their row, so that an interrupted round is repeated and leaves no file without a row.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KEEP_MESSAGES = timedelta(days=30)
 
 
 def tidy_pass() -> str:
-    """One bounded round over everything; the next one goes on. What kept files from going, or nothing."""
+    """Make one bounded round; the next one continues. Returns why files could not be deleted, or an empty string."""
     problem = ""
     try:
         store = shared_store(settings.ARTIFACT_URL)
@@ -41,7 +41,7 @@ def tidy_pass() -> str:
         collect_leftovers(store)
         collect_dataset_files(store)
     except (ArtifactError, OSError) as error:
-        problem = f"Old files cannot be deleted: {error}"
+        problem = f"Old files could not be deleted: {error}"
     expire_logs()
     DeviceSample.objects.filter(at__lt=Now() - KEEP_READINGS).delete()
     Notification.objects.filter(created_at__lt=Now() - KEEP_MESSAGES).exclude(sent_at=None, given_up_at=None).delete()
@@ -49,13 +49,13 @@ def tidy_pass() -> str:
 
 
 def expire_checkpoints(store: ArtifactStore) -> int:
-    """Delete the checkpoints of jobs that ended long ago; the number of jobs."""
+    """Delete the checkpoints of jobs that ended long ago. Returns the number of jobs."""
     old = Job.objects.filter(finished_at__lt=Now() - settings.KEEP_CHECKPOINTS, checkpoints__isnull=False)
     job_ids = list(old.distinct().values_list("pk", flat=True)[:PASS_LIMIT])
     for job_id in job_ids:
         with transaction.atomic():
             job = lock_job(job_id)
-            if job.state not in ENDED_JOB_STATES:  # Somebody has just asked to go on from one.
+            if job.state not in ENDED_JOB_STATES:  # Somebody has just retried it.
                 continue
             for checkpoint in job.checkpoints.all():
                 delete_files(store, checkpoint)
@@ -69,14 +69,14 @@ def delete_files(store: ArtifactStore, checkpoint: Checkpoint) -> None:
 
 
 def expire_logs() -> int:
-    """Forget the log tails of attempts that ended long ago; the number of attempts."""
+    """Delete the log tails of attempts that ended long ago. Returns the number of attempts."""
     old = Attempt.objects.filter(finished_at__lt=Now() - settings.KEEP_LOGS).exclude(log_tail="")
     chosen = old.order_by("finished_at").values("pk")[:PASS_LIMIT]
     return Attempt.objects.filter(pk__in=chosen).update(log_tail="")
 
 
 def collect_leftovers(store: ArtifactStore) -> int:
-    """Delete what ended attempts stored and nobody needs; the number of files. Each attempt is looked at once."""
+    """Delete unused files of ended attempts, each checked once. Returns the number of files."""
     ended = Attempt.objects.filter(swept_at=None, finished_at__lt=Now() - settings.KEEP_ORPHANS)
     deleted = 0
     for attempt in ended.defer("log_tail").order_by("finished_at")[:PASS_LIMIT]:
@@ -90,14 +90,14 @@ def collect_leftovers(store: ArtifactStore) -> int:
 
 
 def prefixes_in_use(attempt: Attempt) -> set[str]:
-    """The folders below the attempt's own that some row points at."""
+    """Return the folders in the attempt's own folder that some row refers to."""
     below = {"artifact_prefix__startswith": f"{attempt.artifact_prefix}/"}
     rows = (model.objects.filter(**below) for model in (AdapterVersion, BaseModel, Checkpoint))
     return {prefix for found in rows for prefix in found.values_list("artifact_prefix", flat=True)}
 
 
 def collect_dataset_files(store: ArtifactStore) -> int:
-    """Delete files of datasets that no version names any more, or never did; the number of files."""
+    """Delete files of datasets that no version refers to. Returns the number of files."""
     named = {key for version in named_by(DatasetVersion.objects.alive()) for key in version.keys}
     old = store.keys("datasets", older_than=settings.KEEP_ORPHANS)
     orphans = list(islice((key for key in old if key not in named), PASS_LIMIT))
@@ -105,7 +105,7 @@ def collect_dataset_files(store: ArtifactStore) -> int:
 
 
 def delete_unless_named(store: ArtifactStore, key: str) -> bool:
-    """Look again under the dataset's lock, which an upload holds: it may have brought a deleted version back."""
+    """Check again under the dataset's lock, which uploads hold, because one may have restored a deleted version."""
     dataset_id = key.split("/")[1]
     with transaction.atomic():
         Dataset.objects.select_for_update().filter(pk=dataset_id).first()
@@ -116,5 +116,5 @@ def delete_unless_named(store: ArtifactStore, key: str) -> bool:
 
 
 def named_by(versions: QuerySet[DatasetVersion]) -> QuerySet[DatasetVersion]:
-    """The versions with what their files are called by."""
+    """Return the versions with only the fields that their file keys need."""
     return versions.only("artifact_key", "sha256", "original_sha256", "rejected_count")

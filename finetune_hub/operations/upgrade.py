@@ -1,7 +1,7 @@
-"""Bringing the database up to date: what it takes, and which release did it last.
+"""Upgrading the database: which migrations are pending, and which release upgraded it last.
 
-A database with a migration that the code lacks belongs to a newer release, so a migration that was released is never
-renamed or deleted; one that replaces others says so in `replaces`.
+A database with a migration that the code lacks belongs to a newer release. So a released migration is never renamed or
+deleted; one that replaces others lists them in `replaces`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from finetune_hub.operations.models import Release
 
 
 def find_upgrade() -> Upgrade:
-    """What separates the database from the installed code; changes nothing."""
+    """Compare the database with the installed code, without changing anything."""
     executor = MigrationExecutor(connection)
     loader = executor.loader
     replaced = {key for migration in loader.disk_migrations.values() for key in migration.replaces}
@@ -35,20 +35,20 @@ def find_upgrade() -> Upgrade:
 
 
 def found_version() -> str | None:
-    """The release that upgraded the database last."""
+    """Return the release that upgraded the database last."""
     if Release._meta.db_table not in connection.introspection.table_names():
         return None
     return Release.objects.order_by("-pk").values_list("version", flat=True).first()
 
 
 def note_release() -> None:
-    """Keep which release the database is up to date with, once for each change of it."""
+    """Record the installed release as the database's, if it has changed."""
     if found_version() != (installed := version("finetune_hub")):
         Release.objects.create(version=installed)
 
 
 def check_database_is_not_newer(*, databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
-    """Keeps `manage.py migrate` off a newer database too."""
+    """Keep `manage.py migrate` away from a newer database too."""
     try:
         if databases:
             find_upgrade().refuse_newer()

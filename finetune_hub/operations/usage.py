@@ -1,11 +1,10 @@
-"""Accounting: who held which devices for how long, and how long their jobs waited. Read from the attempts' own rows.
+"""Accounting: who held which devices for how long, and how long their jobs waited. Computed from the attempts' rows.
 
-    seconds of a use  =  the part of [assigned_at, released_at or now) that lies in the month  ·  share of the device
+    seconds of a use  =  the part of [assigned_at, released_at or now) within the month  ·  share of the device
 
-The share is that of the device's memory; 1: it is held whole. A device is held from its assignment on, since nobody
-else gets it then. Months are UTC and half-open, and clipping happens in the database, on its clock: no second counts
-twice, and those of a use over two months are parted between them. A wait belongs to the month in which the job first
-started.
+The share is that of the device's memory; 1: it is held whole. A device is held from its assignment on, because no other
+job can get it then. Months are UTC and half-open, and the database clips by its own clock: no second counts twice, and
+a use over two months is split between them. A wait belongs to the month in which the job first started.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from finetune_hub.spec.refusal import Refusal
 
 By = Literal["team", "user", "job", "device"]
 
-# What a line is named by, each as the path to it from a job; devices have names of their own.
+# The columns that name a line, as paths from a job; devices have their own.
 JOB_KEYS: dict[str, dict[str, str]] = {
     "team": {"team_slug": "team__slug"},
     "user": {"team_slug": "team__slug", "username": "created_by__username"},
@@ -43,13 +42,14 @@ class Month:
 
     @classmethod
     def parse(cls, text: str) -> Month:
-        """
+        """Parse a month such as `2026-11`.
+
         Raises:
             Refusal: `invalid_month`.
         """
         found = re.fullmatch(r"(20\d\d)-(0[1-9]|1[0-2])", text)
         if found is None:
-            raise Refusal("invalid_month", f"{text!r} is no month.", "Write for example 2026-11.", field="month")
+            raise Refusal("invalid_month", f"{text!r} is not a month.", "Use the format 2026-11.", field="month")
         return cls(datetime(int(found[1]), int(found[2]), 1, tzinfo=UTC))
 
     @classmethod
@@ -74,13 +74,13 @@ class Month:
 
 @dataclass(frozen=True)
 class UsageLine:
-    """What a team, a user, a job or a device came to. Only the names of what it is grouped by are set."""
+    """The use of a team, a user, a job or a device. Only the names of its grouping are set."""
 
     gpu_seconds: float
     cpu_seconds: float
     jobs: int
     mean_wait_seconds: float | None = None
-    """From the submission to the first start, over the jobs that started in the month; None: none did."""
+    """Mean time from submission to first start, over the jobs that started in the month; None: none did."""
     team: str | None = None
     user: str | None = None
     job: str | None = None
@@ -90,7 +90,8 @@ class UsageLine:
 
 
 def check_by(text: str) -> By:
-    """
+    """Check a grouping.
+
     Raises:
         Refusal: `invalid_grouping`.
     """
@@ -98,11 +99,11 @@ def check_by(text: str) -> By:
     if text in groupings:
         return groupings[text]
     remedy = f"Use one of {', '.join(groupings)}."
-    raise Refusal("invalid_grouping", f"Usage is not kept by {text!r}.", remedy, field="by")
+    raise Refusal("invalid_grouping", f"Usage cannot be grouped by {text!r}.", remedy, field="by")
 
 
 def usage_of(month: Month, by: By, *, team: Team | None) -> list[UsageLine]:
-    """The month's lines, those with the most device time first. No team: all of them."""
+    """Return the month's lines, most device time first. No team: all teams."""
     uses = held_within(month)
     jobs = Job.objects.filter(started_at__gte=month.start, started_at__lt=month.end)
     if team:
@@ -122,7 +123,7 @@ def usage_of(month: Month, by: By, *, team: Team | None) -> list[UsageLine]:
 
 
 def held_within(month: Month) -> QuerySet[DeviceUse]:
-    """The uses that touch the month, each with the time `held` within it: a part of a device for its part of it."""
+    """Return the uses within the month, each with the time `held`, multiplied by its share of the device."""
     start, end = (Value(moment, output_field=DateTimeField()) for moment in (month.start, month.end))
     overlapping = DeviceUse.objects.filter(
         Q(released_at=None) | Q(released_at__gt=month.start), attempt__assigned_at__lt=month.end
@@ -132,11 +133,11 @@ def held_within(month: Month) -> QuerySet[DeviceUse]:
     uses: QuerySet[DeviceUse] = overlapping.alias(
         held=ExpressionWrapper((last - first) * SHARE_OF_DEVICE, output_field=DurationField())
     )
-    return uses.filter(Q(("held__gt", timedelta())))  # A month to come has none.
+    return uses.filter(Q(("held__gt", timedelta())))  # A future month has none.
 
 
 def mean_waits(jobs: QuerySet[Job], keys: dict[str, str]) -> dict[tuple[Any, ...], timedelta]:
-    """How long the jobs waited for their first start, by the values of the keys."""
+    """Return the jobs' mean wait for their first start, by the values of the keys."""
     wait = ExpressionWrapper(F("started_at") - F("created_at"), output_field=DurationField())
     rows: Any = jobs.values(**{name: F(path) for name, path in keys.items()}).annotate(wait=Avg(wait)).order_by()
     return {tuple(row[name] for name in keys): row["wait"] for row in rows}
@@ -159,6 +160,6 @@ def line_of(row: dict[str, Any], wait: timedelta | None) -> UsageLine:
 
 
 def total_of(lines: Iterable[UsageLine]) -> tuple[float, float]:
-    """Seconds of GPUs and of CPUs together."""
+    """Return the total GPU seconds and CPU seconds."""
     lines = list(lines)
     return sum(line.gpu_seconds for line in lines), sum(line.cpu_seconds for line in lines)

@@ -67,13 +67,13 @@ def test_redis_is_away(well: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(health, "ping_redis", fail)
     [finding] = found("Redis")
-    assert "Nothing is lost" in finding.message
+    assert "No data is lost" in finding.message
 
 
 def test_a_reconciler_that_stands_still(well: None) -> None:
     Round.objects.filter(name=RoundName.RECONCILE).update(finished_at=Now() - timedelta(minutes=5))
     [finding] = found("Reconciler")
-    assert finding.message.startswith("Control did its last round 300 s ago")
+    assert finding.message.startswith("Control's last round was 300 s ago")
 
 
 def test_controls_tasks_note_their_rounds() -> None:
@@ -124,7 +124,7 @@ def test_workers_that_are_offline_full_or_old(well: None) -> None:
         "old is offline",
     ]
     [finding] = found("Versions")
-    assert finding.message.startswith("ancient runs 0.0.9")
+    assert finding.message.startswith("ancient runs version 0.0.9")
 
 
 def test_a_quarantined_device(well: None) -> None:
@@ -142,7 +142,7 @@ def test_jobs_that_stand_still(well: None, team: Team) -> None:
     make_job(team, state=JobState.VALIDATING, not_before=Now() - timedelta(minutes=9))
     messages = [finding.message for finding in found("Jobs")]
     assert messages == [
-        "1 wait to be looked at by control.",
+        "Jobs waiting for control to validate them: 1.",
         "A job on gpu-3 has reported nothing for 30 minutes.",
     ]
 
@@ -159,9 +159,9 @@ def test_a_wait_for_a_device_that_is_not_there_is_told_once(team: Team, settings
     assert Notification.objects.count() == 1
     assert deliver_pass() == ""
     [message] = mail.outbox
-    assert message.subject == f"{job.subject}: waits for a device"
+    assert message.subject == f"{job.subject}: waiting for a device"
     assert "It has waited for an hour. No worker has joined yet." in message.body
-    assert [finding.message for finding in found("Jobs")] == ["1 have waited for an hour, and nothing that works fits."]
+    assert [finding.message for finding in found("Jobs")] == ["Jobs waiting for an hour without a suitable device: 1."]
     make_worker()
     schedule_pass()
     assert found("Jobs") == []

@@ -36,14 +36,14 @@ def test_a_database_of_this_release_takes_nothing() -> None:
 @pytest.mark.django_db
 def test_what_will_be_done_is_said_by_app() -> None:
     recorder = MigrationRecorder(connection)
-    for app, name in (("operations", "0002_release"), ("notifications", "0001_initial")):
+    for app, name in (("operations", "0003_plain_help_texts"), ("notifications", "0002_plain_help_texts")):
         recorder.record_unapplied(app, name)
     note_release()
     Release.objects.update(version="0.0.9")
     sentence = find_upgrade().sentence()
     assert sentence.startswith(f"Upgrading the database from finetune_hub 0.0.9 to {version('finetune_hub')}: ")
-    assert "notifications 1 to 0001_initial" in sentence
-    assert "operations 1 to 0002_release" in sentence
+    assert "notifications 1 to 0002_plain_help_texts" in sentence
+    assert "operations 1 to 0003_plain_help_texts" in sentence
 
 
 def test_several_of_an_app_are_one_step() -> None:

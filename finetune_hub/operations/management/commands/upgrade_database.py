@@ -1,4 +1,4 @@
-"""Bring the database up to date with this release: say what that takes, refuse a newer database, and migrate."""
+"""Upgrade the database to this release: show what is pending, refuse a newer database, and migrate."""
 
 from __future__ import annotations
 
