@@ -1,10 +1,11 @@
 """What a crowd of readers does to a hub: 16 clients that ask again and again, then 1,000 that all ask at once.
 
-    python -m benchmarks.load [--clients 1000] [--jobs 200] [--seconds 15]
+    python -m benchmarks.load [--clients 1000] [--jobs 200] [--seconds 15] [--viewers 50]
 
 Each client has a connection of its own and asks for a long list of jobs. One who gets 503 waits as long as
 `Retry-After` says, and asks again. Shown are the answers by status, the seconds of those with 200, how many clients
-had one by which try, and the rate of 200s, of the crowd over that of the 16. Traffic goes over loopback alone.
+had one by which try, and the rate of 200s, of the crowd over that of the 16. Meanwhile some watch a job: none may lose
+their stream, and all must hear what is announced afterwards. Traffic goes over loopback alone.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ import argparse
 import asyncio
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.engine import cpu_name
 from benchmarks.running_hub import RunningHub, clean_environment
+from benchmarks.viewers import NEWS, PAUSED_JOB, run_in_hub, viewers_of
 
 STEADY_CLIENTS = 16
 TRIES = 3
@@ -91,15 +91,15 @@ def main() -> None:
             assert url.hostname
             assert url.port
             address = Address(url.hostname, url.port, "/api/jobs?limit=100", hub.new_token())
-            variables = {**hub.environment, **hub.variables(), "DJANGO_SETTINGS_MODULE": "finetune_hub.settings"}
-            fill = [sys.executable, "-P", "-m", "django", "shell", "-c", FILL.format(count=options.jobs)]
-            subprocess.run(fill, env=variables, check=True, stdout=subprocess.DEVNULL)
-            asyncio.run(measure(address, options))
+            run_in_hub(hub, FILL.format(count=options.jobs))
+            asyncio.run(measure(hub, address, options))
         finally:
             hub.stop()
 
 
-async def measure(address: Address, options: argparse.Namespace) -> None:
+async def measure(hub: RunningHub, address: Address, options: argparse.Namespace) -> None:
+    job_id, session = run_in_hub(hub, PAUSED_JOB).split()
+    viewers = await viewers_of(hub, job_id, session).open(options.viewers)
     await steady(address, 2.0)
     calm = await steady(address, options.seconds)
     rate = len(calm.ended) / options.seconds
@@ -111,6 +111,12 @@ async def measure(address: Address, options: argparse.Namespace) -> None:
     share = 1 - crowd.tries[0] / options.clients
     print(f"{options.clients} clients: {served:.1f} answers/s, {dict(crowd.statuses)}, p95 {p95(crowd.seconds):.2f} s")
     print(f"by try {dict(sorted(crowd.tries.items()))}: {100 * share:.1f}% within {TRIES}; rate {served / rate:.2f}x")
+    await asyncio.to_thread(run_in_hub, hub, NEWS.format(job=job_id))
+    heard = await viewers.wait_until_heard(2)
+    print(
+        f"{options.viewers} viewers: none lost their stream, and all had heard the news {heard:.2f} s after its command"
+    )
+    await viewers.close()
 
 
 async def steady(address: Address, seconds: float) -> Answers:
@@ -156,6 +162,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=200, help="that the list is of")
+    parser.add_argument("--viewers", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=15.0, help="that the 16 clients ask")
     return parser.parse_args()
 
