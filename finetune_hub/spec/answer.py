@@ -1,4 +1,4 @@
-"""What every answer of the API shares, where a client reads it."""
+"""The base class of the API's responses, as a client reads them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Answer(BaseModel):
-    """An answer, or a part of one.
+    """A response, or a part of one.
 
-    What a newer hub adds is kept, and printed by `--json`. A declared field that is missing makes it no answer.
+    Unknown fields from a newer hub are kept, and `--json` prints them. A missing declared field is a validation error.
     """
 
     model_config = ConfigDict(extra="allow", defer_build=True)

@@ -1,4 +1,4 @@
-"""What is wrong with a document that does not fit its model: one entry a defect, with its place, in words for users."""
+"""Validation errors of a document, one entry per defect with its location, worded for users."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Schema = dict[str, Any]
 
 
 class DocumentDefect(TypedDict):
-    """One defect, as the API's `details` have it."""
+    """One defect, as listed in the API's `details`."""
 
     loc: list[int | str]
-    """Its place in the document, step by step."""
+    """The path to the field in the document."""
     message: str
     """A clause without a full stop."""
     remedy: str
 
 
 def refuse_document(error: ValidationError, model: type[BaseModel], code: str) -> Refusal:
-    """The refusal of a document that does not fit its model, with an entry in `details` for each defect."""
+    """Return the refusal of a document that does not match its model, with one entry in `details` per defect."""
     details = list(defects_of(error, model))
     first, more = details[0], len(details) - 1
     rest = f" ({more} more {'error' if more == 1 else 'errors'} below.)" if more else ""
@@ -35,12 +35,12 @@ def refuse_document(error: ValidationError, model: type[BaseModel], code: str) -
 
 
 def defects_of(error: ValidationError, model: type[BaseModel]) -> Iterator[DocumentDefect]:
-    """Each defect of the document, for page, API and terminal alike.
+    """Yield each defect of the document, in the words that page, API and terminal share.
 
-    A field that is not there is answered with the nearest name that its place has, or with the place that has it.
+    For an unknown field, the remedy suggests the closest field name, or the part that the field belongs in.
     """
     for defect in error.errors(include_url=False, include_context=False):
-        message, remedy = defect["msg"].removeprefix("Value error, ").rstrip("."), "Give it a value that fits."
+        message, remedy = defect["msg"].removeprefix("Value error, ").rstrip("."), "Enter a valid value."
         if defect["type"] == "extra_forbidden":
             message, remedy = "there is no such field", _advice(model.model_json_schema(), defect["loc"])
         elif defect["type"] == "missing":
@@ -49,7 +49,7 @@ def defects_of(error: ValidationError, model: type[BaseModel]) -> Iterator[Docum
 
 
 def _advice(schema: Schema, place: Sequence[int | str]) -> str:
-    """What to do about a field that its place does not have."""
+    """Return what to do about an unknown field."""
     *above, field = place
     part = schema
     for step in above:
@@ -59,11 +59,11 @@ def _advice(schema: Schema, place: Sequence[int | str]) -> str:
     for name, inner in schema.get("properties", {}).items():
         if field in _fields_of(schema, inner):
             return f"It belongs in `{name}`."
-    return "Leave it out."
+    return "Remove it."
 
 
 def _step_into(schema: Schema, part: Schema, step: int | str) -> Schema:
-    """The part below; a step that names a variant of a union leads to that variant."""
+    """Return the schema one step down; a step that names a variant of a union leads to that variant."""
     for variant in _variants(schema, part):
         if isinstance(step, int) and "items" in variant:
             return dict(variant["items"])
@@ -75,7 +75,7 @@ def _step_into(schema: Schema, part: Schema, step: int | str) -> Schema:
 
 
 def _fields_of(schema: Schema, part: Schema) -> list[str]:
-    """The names of the part's fields; of a union those of all its variants, of a list those of its items."""
+    """Return the field names of a schema: of all variants for a union, of the items for a list."""
     names: set[str] = set()
     for variant in _variants(schema, part):
         names |= variant.get("properties", {}).keys()
@@ -85,7 +85,7 @@ def _fields_of(schema: Schema, part: Schema) -> list[str]:
 
 
 def _variants(schema: Schema, part: Schema) -> list[Schema]:
-    """The part, or what it may be, with references followed."""
+    """Return the schema, or its variants if it is a union, with references resolved."""
     if "$ref" in part:
         return _variants(schema, schema["$defs"][part["$ref"].rpartition("/")[2]])
     inner = [*part.get("anyOf", []), *part.get("oneOf", []), *part.get("allOf", [])]

@@ -13,12 +13,12 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([dhms])")
 
 
 def seconds_of(duration: str) -> int:
-    """The seconds of a `Duration`."""
+    """Return the number of seconds in a `Duration`."""
     return round(sum(float(number) * UNITS[unit] for number, unit in _PART.findall(duration)))
 
 
 def written_duration(seconds: int) -> str:
-    """The shortest spelling, `1d12h`: largest unit first, no part that is 0."""
+    """Return the shortest form, such as `1d12h`: largest unit first, parts that are 0 omitted."""
     parts = []
     for unit, size in UNITS.items():
         count, seconds = divmod(seconds, size)
@@ -33,7 +33,7 @@ def _normal(value: Any) -> Any:
     if re.fullmatch(r"\d+(\.\d+)?", text):
         text += "s"
     if not _PARTS.fullmatch(text) or not (seconds := seconds_of(text)):
-        raise ValueError(f"{value!r} is no duration: write seconds, or for example `45m`, `4h` or `1d12h`")
+        raise ValueError(f"{value!r} is not a duration: write seconds, or for example `45m`, `4h` or `1d12h`")
     return written_duration(seconds)
 
 

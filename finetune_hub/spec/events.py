@@ -1,4 +1,4 @@
-"""What the engine tells the world while it runs: one JSON line each in `events.jsonl`, told apart by `type`.
+"""Events that the engine reports while it runs: one JSON line each in `events.jsonl`, distinguished by `type`.
 
 The worker tails the file by offset, so a line must be complete once its newline is written.
 """
@@ -27,7 +27,7 @@ class Log(Event):
 
 
 class Plan(Event):
-    """Sent once, before the first step: what is going to happen."""
+    """What the run is going to do. Sent once, before the first step."""
 
     type: Literal["plan"] = "plan"
     total_steps: int
@@ -55,12 +55,12 @@ class Step(Event):
     supervised_tokens: int
     seconds: float = Field(description="Wall time of this step.")
     peak_memory_bytes: int = Field(description="Peak resident memory on CPU, peak allocated memory on CUDA.")
-    measures: dict[str, float] = Field({}, description="What the objective measures beside: see `spec.measures`.")
+    measures: dict[str, float] = Field({}, description="The objective's other measures: see `spec.measures`.")
 
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, event: Any) -> Any:
-        """Until 0.1 measures were fields of their own; a run that was begun then has such lines."""
+        """Move measures into `measures`. Before 0.1 each had its own field, and old runs still have such lines."""
         if not isinstance(event, dict) or not event.keys() & MEASURES.keys():
             return event
         known = {name: value for name, value in event.items() if name in MEASURES and value is not None}
@@ -69,7 +69,7 @@ class Step(Event):
 
 
 class Sample(Part):
-    """A held-out row, answered by the adapter as it is at this step."""
+    """A held-out row with the adapter's answer at this step."""
 
     prompt: str
     expected: str
@@ -77,21 +77,21 @@ class Sample(Part):
 
 
 class Evaluated(Event):
-    """The held-out rows were measured."""
+    """The loss on the held-out rows was measured."""
 
     type: Literal["evaluation"] = "evaluation"
     step: int
     loss: float = Field(
         description="Mean over all held-out supervised tokens, or pairs (DPO), in nats, without label smoothing."
     )
-    is_best: bool = Field(description="Lower than at every evaluation before.")
+    is_best: bool = Field(description="The loss is lower than at every earlier evaluation.")
     rows: int
     seconds: float
     samples: list[Sample] = []
 
 
 class Checkpointed(Event):
-    """A checkpoint is complete on disk: `path` is relative to the run's `output_dir`, `files` to it."""
+    """A checkpoint is complete on disk. `path` is relative to the run's `output_dir`, `files` to `path`."""
 
     type: Literal["checkpoint"] = "checkpoint"
     step: int
@@ -100,7 +100,7 @@ class Checkpointed(Event):
 
 
 class Progress(Event):
-    """How far a command without optimizer steps has come (import, evaluate)."""
+    """Progress of a command without optimizer steps (import, evaluate)."""
 
     type: Literal["progress"] = "progress"
     done: int
@@ -109,24 +109,24 @@ class Progress(Event):
 
 
 class Resolved(Event):
-    """What a source on Hugging Face is, at this moment: a later attempt fetches the same commit."""
+    """The commit that a Hugging Face reference resolves to. A later attempt fetches the same commit."""
 
     type: Literal["resolved"] = "resolved"
     repository: str
     commit: str
-    license: str = Field(description="As the repository's card names it; empty: it names none.")
+    license: str = Field(description="From the repository's card; empty if it names none.")
     access: Literal["open", "gated", "private"]
 
 
 class Listening(Event):
-    """From now on the run can be called at this address, until it ends."""
+    """The run accepts requests at this address until it ends."""
 
     type: Literal["listening"] = "listening"
     address: str = Field(max_length=200, description="A URL.")
 
 
 class Failure(Event):
-    """The run ends here: what went wrong, and what the user can do."""
+    """The run failed: what went wrong, and what the user can do."""
 
     type: Literal["failure"] = "failure"
     failure_class: FailureClass
@@ -143,7 +143,7 @@ class Failure(Event):
 
 
 class Stopped(Event):
-    """The run was asked to stop (SIGTERM) and wrote a checkpoint first, when it had taken a step."""
+    """The run was asked to stop (SIGTERM). If it had taken a step, it wrote a checkpoint first."""
 
     type: Literal["stopped"] = "stopped"
     step: int
@@ -157,6 +157,6 @@ engine_event: TypeAdapter[EngineEvent] = TypeAdapter(EngineEvent)
 
 # Exit statuses of `python -m finetune_hub.engine`.
 EXIT_SUCCEEDED = 0
-EXIT_FAILED = 10  # A `failure` line says why.
-EXIT_STOPPED = 20  # A `stopped` line says where.
-EXIT_UNSAID = 30  # Not even a line could be written: its disk is full, or gone.
+EXIT_FAILED = 10  # A `failure` event says why.
+EXIT_STOPPED = 20  # A `stopped` event says at which step.
+EXIT_UNSAID = 30  # No event could be written: the disk is full or gone.

@@ -1,4 +1,4 @@
-"""A file as a manifest names it, and the rule that every path inside an artifact obeys."""
+"""A file entry of a manifest, and the rule for paths inside an artifact."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class InvalidArtifactPath(ValueError):
-    """The path leaves its folder."""
+    """The path points outside its folder."""
 
 
 def check_relative_path(path: str) -> str:
-    """The path itself, when it is relative, normalised, and stays inside its folder.
+    """Return the path if it is relative, normalised, and stays inside its folder.
 
     Raises:
-        InvalidArtifactPath: it is empty, absolute, has `..` or a backslash, or is not in normal form.
+        InvalidArtifactPath: it is empty, absolute, contains `..` or a backslash, or is not normalised.
     """
     pure = PurePosixPath(path)
     if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path or str(pure) != path:
         raise InvalidArtifactPath(
-            f"The path {path!r} leaves its folder. Give a relative path such as 'adapter/README.md', without '..'."
+            f"The path {path!r} points outside its folder. Use a relative path like 'adapter/README.md', without '..'."
         )
     return path
 

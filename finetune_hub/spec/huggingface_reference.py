@@ -1,6 +1,6 @@
-"""What is on Hugging Face, as one text: `owner/name`, `owner/name@revision`, `owner/name@revision:part`.
+"""A Hugging Face reference as one string: `owner/name`, `owner/name@revision`, `owner/name@revision:part`.
 
-Qwen/Qwen2.5-0.5B-Instruct@main          a model at what `main` is today
+Qwen/Qwen2.5-0.5B-Instruct@main          a model at the current `main`
 team/tickets@refs/convert/parquet:train  a dataset's split, or a file in it, such as `data/train.jsonl`
 """
 
@@ -19,7 +19,7 @@ _REFERENCE = re.compile(
 
 
 class HuggingFaceReference(Part):
-    """A repository, or a part of it, at a revision."""
+    """A repository, or part of one, at a revision."""
 
     repository: str = Field(max_length=200, description="`owner/name`.")
     revision: str | None = Field(None, max_length=200, description="Branch, tag or commit; the main branch if none.")
@@ -27,7 +27,7 @@ class HuggingFaceReference(Part):
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """The reference that the text is; None: it is none."""
+        """Parse the text; None if it is not a reference."""
         match = _REFERENCE.fullmatch(text)
         if match is None or ".." in text or "//" in text or len(text) > 500:
             return None
@@ -43,5 +43,5 @@ class HuggingFaceReference(Part):
         )
 
     def at(self, commit: str) -> HuggingFaceReference:
-        """The same, pinned."""
+        """Return the reference pinned to a commit."""
         return self.model_copy(update={"revision": commit})

@@ -6,10 +6,10 @@ import secrets
 
 ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # No 0/o, 1/l/i: ids are read aloud and typed.
 RANDOM_LENGTH = 20  # 31^20 > 2^96
-# What the fleet takes for a worker's name, which is its queue's name too.
+# A worker's name, which is also the name of its queue.
 WORKER_NAME = r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?"
 
 
 def new_id(prefix: str) -> str:
-    """A fresh identifier such as `ftjob-7k2m…`."""
+    """Return a new identifier such as `ftjob-7k2m…`."""
     return f"{prefix}-" + "".join(secrets.choice(ALPHABET) for _ in range(RANDOM_LENGTH))

@@ -1,6 +1,6 @@
-"""What an objective measures of each step beside its loss. Each measure is declared here, once.
+"""What an objective measures at each step in addition to its loss. Each measure is declared once, here.
 
-The step's event, the database, the API, the page with its chart, and the terminal show whatever is declared.
+The step event, the database, the API, the page with its chart and the terminal read these declarations.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Measure:
-    """A number that is told of every step."""
+    """A number that is reported for every step."""
 
     name: str
-    """Its key in events, in the database and over the API."""
+    """Its key in events, the database and the API."""
     label: str
-    """What a page calls it."""
+    """Its name on a page."""
     word: str
-    """What a line in a terminal calls it."""
+    """Its name in a terminal line."""
     unit: Literal["nats", "share"]
-    """A share is shown in percent."""
+    """A share is shown as a percentage."""
     better: Literal["higher", "lower"]
     is_drawn: bool
-    """On an axis of its own, at the right of the loss; else the chart tells its number alone."""
+    """Whether the chart draws it on its own axis, to the right of the loss, or only shows its number."""
     description: str
 
     def in_words(self, value: float) -> str:
@@ -41,7 +41,7 @@ MEASURES: dict[str, Measure] = {
             unit="nats",
             better="higher",
             is_drawn=True,
-            description="DPO: beta times how much likelier, in nats, the better answers became than the worse ones.",
+            description="DPO: beta times how much more likely, in nats, the better answers became than the worse ones.",
         ),
         Measure(
             name="reward_accuracy",

@@ -1,4 +1,4 @@
-"""Merge patches (RFC 7396): what differs from a document, as a document."""
+"""Merge patches (RFC 7396): changes to a document, written as a document."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def merge_patch(document: Any, patch: Any) -> Any:
-    """The document with the patch applied: objects are merged, null removes, anything else replaces.
+    """Return the document with the patch applied: objects are merged, null removes, anything else replaces.
 
-    An object whose `type` changes is replaced whole: the options of LoRA mean nothing to prompt tuning.
+    If an object's `type` changes, the whole object is replaced: LoRA's options mean nothing to prompt tuning.
     """
     if not isinstance(patch, dict):
         return patch

@@ -1,4 +1,4 @@
-"""The small files of a base model's folder, beside its weights, as transformers saves them."""
+"""The small files that transformers saves next to a base model's weights."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A field of a document that holds one of several models, told apart by their `type`.
+"""A field of a document that holds one of several models, distinguished by `type`.
 
-It asks which models there are whenever a document is read, so that one from a plugin is read like our own. Errors say
-`method.rank`; a plain union of pydantic's would say `method.lora.rank`, which no recipe has.
+The models are looked up whenever a document is read, so plugins' models are read like our own. Errors say
+`method.rank`; a plain pydantic union would say `method.lora.rank`, a path that no recipe contains.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class OneOf(Generic[Model]):
     models: Mapping[str, type[Model]]
     """By `type`."""
     usual: str
-    """The type of a document that names none."""
+    """The type to use if the document names none."""
 
     def model_of(self, document: Any) -> type[Model] | None:
-        """The model for a document's `type`; None: there is no such type."""
+        """Return the model for a document's `type`; None if the type is unknown."""
         name = document.get("type", self.usual) if isinstance(document, dict) else getattr(document, "type", None)
         return self.models.get(name) if isinstance(name, str) else None
 

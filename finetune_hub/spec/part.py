@@ -1,4 +1,4 @@
-"""What every part of a spec shares."""
+"""The base class of all parts of a spec."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ class Part(BaseModel):
 
 
 def choices_of(annotation: Any) -> tuple[str, ...]:
-    """The words that a field may hold; none: they are not counted up."""
+    """Return the values that a `Literal` field allows; empty for any other field."""
     return get_args(annotation) if get_origin(annotation) is Literal else ()

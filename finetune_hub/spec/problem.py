@@ -1,8 +1,8 @@
-"""What went wrong and what to do: one shape of it, from engine, files and actions to page, API and terminal.
+"""What went wrong and what to do, in one form from engine, files and actions to page, API and terminal.
 
-    Problem     the value: what is kept, sent and shown
-    Failed      the problem that ended a run: its code is the class of the failure
-    Explained   an exception with a problem; whoever catches one passes `problem` or `failed` on as it is
+    Problem     the value that is stored, sent and shown
+    Failed      the problem that ended a run; its code is the failure class
+    Explained   an exception with a problem; code that catches it passes `problem` or `failed` on unchanged
 
 `docs/api-errors.md` lists the codes.
 """
@@ -27,15 +27,15 @@ FailureClass = Literal[
 
 @dataclass(frozen=True)
 class Problem:
-    """What went wrong, what to do about it, and where it is.
+    """What went wrong, where, and what to do about it.
 
     Attributes:
         code: For programs.
-        message: A sentence; of a defect, which stands behind its place, a clause without a full stop.
-        remedy: What to do, in whole sentences; empty where nobody knows.
+        message: A sentence; for a defect, which is shown after its location, a clause without a full stop.
+        remedy: What to do, in full sentences; empty if unknown.
         field: The part of the request, or of the row: `training.epochs`, `messages[1].role`.
-        line: Of the file, counted from 1; of a Parquet file, the row.
-        column: Character of that line, counted from 1.
+        line: Line of the file, counted from 1; for a Parquet file, the row.
+        column: Character in that line, counted from 1.
     """
 
     code: str
@@ -57,10 +57,10 @@ class Failed(Problem):
 
 
 class Explained(Exception):
-    """It cannot be done, and the error says why and what helps.
+    """An error that says what went wrong and what to do.
 
     Attributes:
-        failure_class: As what a run fails that ends by it.
+        failure_class: The failure class of a run that this error ends.
     """
 
     failure_class: FailureClass = "internal"
@@ -94,11 +94,11 @@ class Explained(Exception):
 
     @property
     def failed(self) -> Failed:
-        """Why the run failed that it ended."""
+        """The failure of a run that this error ended."""
         return Failed(self.failure_class, self.message, self.remedy)
 
     def put_at(self, place: str) -> None:
-        """Put a place ahead of the message, such as `recipe.yaml, line 3`, before it is raised on."""
+        """Prefix the message with a location, such as `recipe.yaml, line 3`, before the error is raised again."""
         self.problem = replace(self.problem, message=f"{place}: {self.message}")
 
 

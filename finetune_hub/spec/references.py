@@ -1,4 +1,4 @@
-"""Texts of a document that name a row of the team: a form offers the rows that there are."""
+"""String fields that name one of the team's objects, so that a form can offer the existing ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field
 
 @dataclass(frozen=True)
 class Reference:
-    """Marks such a text."""
+    """Marks such a field."""
 
     noun: Literal["base_model", "dataset", "adapter"]
 
@@ -24,6 +24,6 @@ AdapterName = Annotated[VersionName, Reference("adapter")]
 
 
 def split_version(name: str) -> tuple[str, int | None]:
-    """`tickets@2` → `tickets` and 2; without a number the newest is meant: None."""
+    """Split `tickets@2` into `tickets` and 2; without a number the version is None, for the newest."""
     head, at, number = name.rpartition("@")
     return (head, int(number)) if at and number.isascii() and number.isdigit() else (name, None)

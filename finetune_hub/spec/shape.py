@@ -1,9 +1,9 @@
-"""A base model as matrices: those of one layer, told from facts that need no weights.
+"""A base model's matrices, derived from its facts without reading weights.
 
-    parameters = embeddings + layers · (q + k + v + o + MLP) + rest     the rest: norms, biases, a few in a thousand
+    parameters = embeddings + layers · (q + k + v + o + MLP) + rest     rest: norms, biases; a few in a thousand
 
-`ModelFacts` is what an import stores. Here its numbers become matrices, by the count that they must add up to: a gated
-MLP has three, a plain one two. A model that adds up to neither (a mixture of experts, Mamba) is planned roughly, and
+An import stores `ModelFacts`. Here its numbers become matrices, checked against the parameter count: a gated MLP has
+three, a plain one two. A model that matches neither (a mixture of experts, Mamba) is planned roughly, and its plan
 says so.
 Shape letters:  H hidden,  I intermediate,  Q = heads · head_dim,  K = kv_heads · head_dim,  V vocabulary.
 """
@@ -17,11 +17,11 @@ from pydantic import Field
 
 from finetune_hub.spec.part import Part
 
-_TOLERANCE = 0.03  # Norms, biases and positions are fewer than that.
+_TOLERANCE = 0.03  # More than norms, biases and positions add up to.
 
 
 class ModelFacts(Part):
-    """What the service needs to know about a base model: memory planning, chat, serving."""
+    """Facts about a base model for memory planning, chat and serving."""
 
     architecture: str = Field(description="Transformers' model class.")
     model_type: str
@@ -43,7 +43,7 @@ class ModelFacts(Part):
 
 @dataclass(frozen=True)
 class Linear:
-    """One linear layer of the first decoder layer, called as Llama calls it."""
+    """One linear layer of the first decoder layer, with Llama's name for it."""
 
     path: str
     out_features: int
@@ -66,7 +66,7 @@ class Shape:
 
     @property
     def intermediate(self) -> int:
-        return self.facts.intermediate_size or 4 * self.hidden  # GPT-2's config leaves it out.
+        return self.facts.intermediate_size or 4 * self.hidden  # Missing in GPT-2's config.
 
     @property
     def query(self) -> int:
@@ -78,23 +78,23 @@ class Shape:
 
     @cached_property
     def is_gated(self) -> bool:
-        """Whether the MLP has a gate: whichever count is nearer to the model's."""
+        """Whether the MLP has a gate, by which parameter count is closer to the model's."""
         return abs(self._expected(3) - self.facts.parameter_count) < abs(self._expected(2) - self.facts.parameter_count)
 
     @property
     def mlp_products(self) -> int:
-        """Tensors as wide as the MLP that its plain graph keeps: gate, up and their product, or one."""
+        """Tensors of the MLP's width that the plain graph keeps for backward: gate, up and their product, or one."""
         return 3 if self.is_gated else 1
 
     @cached_property
     def is_understood(self) -> bool:
-        """Whether the matrices add up to the model's parameters."""
+        """Whether the matrices add up to the model's parameter count."""
         expected = self._expected(3 if self.is_gated else 2)
         return abs(expected / self.facts.parameter_count - 1) < _TOLERANCE
 
     @cached_property
     def linears(self) -> tuple[Linear, ...]:
-        """Of one layer."""
+        """The linear layers of one decoder layer."""
         h, i, q, k = self.hidden, self.intermediate, self.query, self.keys
         attention = [("q_proj", q, h), ("k_proj", k, h), ("v_proj", k, h), ("o_proj", h, q)]
         gate = [("gate_proj", i, h)] if self.is_gated else []
@@ -107,7 +107,7 @@ class Shape:
 
     @property
     def linear_parameters(self) -> int:
-        """Of all layers: what quantisation packs. A mixture keeps its experts as they are."""
+        """The parameters that quantisation packs, over all layers. Experts of a mixture are not packed."""
         return min(
             self.facts.layers * sum(linear.parameters for linear in self.linears),
             self.facts.parameter_count - self._embeddings(),

@@ -1,7 +1,7 @@
-"""One training run, described once: the form, the REST body, the CLI, the YAML recipe and `run.json` are this model.
+"""One model of a training run, shared by the form, the REST body, the CLI, the YAML recipe and `run.json`.
 
-Every field carries its unit, default, range and consequence here and nowhere else. `spec_version` names the shape
-of the document; `upgrade` lifts older ones, so that a stored spec stays readable for ever.
+Each field's unit, default, range and effect are defined only here. `spec_version` is the version of the document's
+schema; `upgrade` converts older ones, so that stored specs stay readable.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from finetune_hub.spec.objectives.registry import AnyObjective
 from finetune_hub.spec.objectives.sft import SftObjective
 from finetune_hub.spec.part import Part
 
-plugins.load("spec")  # Whoever reads a training reads the plugins' methods and objectives too.
+plugins.load("spec")  # A spec may use the plugins' methods and objectives.
 
 SPEC_VERSION: Final = 1
 
@@ -34,10 +34,10 @@ Name = Annotated[
 
 
 class DatasetChoice(Part):
-    """One dataset of the run, by its registered name or, outside the service, by a path."""
+    """One dataset of the run, by its registered name or, without a hub, by a path."""
 
     name: Name | None = Field(None, description="A registered dataset.")
-    version: int | None = Field(None, ge=1, description="Its version; the newest when left out.")
+    version: int | None = Field(None, ge=1, description="Its version; the newest by default.")
     path: str | None = Field(None, description="A local file, for runs without a hub.")
     weight: float = Field(
         1.0, gt=0, le=100, description="How often its rows are drawn, relative to the other datasets."
@@ -51,29 +51,33 @@ class DatasetChoice(Part):
 
 
 class TrainingOptions(Part):
-    """The optimizer's work."""
+    """Batches, optimizer and learning rate."""
 
     epochs: float = Field(1.0, gt=0, le=100, description="Passes over the data.")
-    max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps, whatever `epochs` says.")
+    max_steps: int | None = Field(
+        None, ge=1, description="Stop after this many optimizer steps, regardless of `epochs`."
+    )
     micro_batch_size: int = Field(4, ge=1, le=1024, description="Rows in one forward pass; memory grows with it.")
     gradient_accumulation_steps: int = Field(1, ge=1, le=1024, description="Forward passes in one optimizer step.")
-    max_seq_len: int = Field(1024, ge=16, le=1_048_576, description="Tokens of a row; longer rows are cut at the end.")
+    max_seq_len: int = Field(
+        1024, ge=16, le=1_048_576, description="Context length in tokens; longer rows are truncated at the end."
+    )
     learning_rate: float = Field(
         LoraMethod.default_learning_rate,
         gt=0,
         le=1,
-        description="Peak learning rate; left out, it is the method's own. LoRA likes about 10x full fine-tuning's.",
+        description="Peak learning rate; by default the method's own. LoRA needs about 10x that of full fine-tuning.",
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
-        "linear", description="How the learning rate falls after warm-up."
+        "linear", description="How the learning rate decays after warm-up."
     )
     warmup_ratio: float = Field(
-        0.03, ge=0, le=1, description="Share of the steps in which the learning rate rises from 0."
+        0.03, ge=0, le=1, description="Share of the steps during which the learning rate rises from 0."
     )
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
         "adamw",
-        description="AdamW; its averages in 8 bits save six bytes a trained parameter, paged ones move to the host "
-        "when the GPU is full. 8 bits need bitsandbytes, paging a CUDA GPU.",
+        description="AdamW. 8-bit averages save six bytes per trained parameter; paged ones move to the host "
+        "when the GPU is full. 8-bit needs bitsandbytes, paging needs a CUDA GPU.",
     )
     weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
@@ -88,62 +92,68 @@ class TrainingOptions(Part):
     )
     packing: bool = Field(
         True,
-        description="Rows of a micro batch lie one behind the other, isolated and without padding; "
-        "off, each row is a pass of its own: the same numbers, slower.",
+        description="Concatenate the rows of a micro-batch, isolated and without padding. "
+        "If off, each row is a separate pass: same numbers, slower.",
     )
-    seed: int = Field(7, ge=0, le=2**31 - 1, description="Same seed, same data, same machine: same adapter.")
-    checkpoint_every_steps: int = Field(50, ge=1, description="A crash costs at most so many steps.")
+    seed: int = Field(7, ge=0, le=2**31 - 1, description="The same seed, data and machine give the same adapter.")
+    checkpoint_every_steps: int = Field(
+        50, ge=1, description="Optimizer steps between checkpoints; a crash loses at most this many."
+    )
 
 
 class EvaluationOptions(Part):
-    """Rows held out of training, and what is done with them."""
+    """Rows held out of training, and how they are used."""
 
     fraction: float = Field(
-        0.0, ge=0, le=0.5, description="Share of each dataset's rows held out of training; 0: none."
+        0.0, ge=0, le=0.5, description="Share of each dataset's rows held out of training; 0 for none."
     )
-    every_steps: int = Field(50, ge=1, description="Optimizer steps between evaluations; the last step has one too.")
-    samples: int = Field(0, ge=0, le=32, description="Held-out rows answered at each evaluation, for a human to read.")
-    sample_tokens: int = Field(64, ge=1, le=1024, description="Longest such answer, in tokens.")
+    every_steps: int = Field(
+        50, ge=1, description="Optimizer steps between evaluations; the last step is evaluated too."
+    )
+    samples: int = Field(0, ge=0, le=32, description="Held-out rows answered at each evaluation, for people to read.")
+    sample_tokens: int = Field(64, ge=1, le=1024, description="Maximum length of such an answer, in tokens.")
     early_stopping_patience: int | None = Field(
-        None, ge=1, description="Stop after so many evaluations without a lower loss; never when left out."
+        None, ge=1, description="Stop after this many evaluations without a lower loss; never by default."
     )
-    keep_best: bool = Field(True, description="Publish the weights of the lowest held-out loss, not the last ones.")
+    keep_best: bool = Field(
+        True, description="Publish the weights with the lowest held-out loss instead of the last ones."
+    )
 
 
 class RuntimeOptions(Part):
-    """Where and in which numbers the run computes."""
+    """Device, number format and limits of the run."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Numbers of the frozen base model; `auto` measures the device and takes the faster of float32 and "
+        description="Number format of the frozen base model; `auto` measures the device and uses float32 or "
         "bfloat16. float16 is for GPUs without bfloat16; its loss is scaled.",
     )
     activation_checkpointing: bool = Field(
-        False, description="Keep only each layer's input and run it forward a second time: slower, far less memory."
+        False, description="Keep only each layer's input and recompute the rest: slower, far less memory."
     )
     activation_offload: bool = Field(
-        False, description="Keep what the backward pass needs in the host's memory; CUDA only, slower."
+        False, description="Keep activations in host memory until the backward pass; CUDA only, slower."
     )
     compile: bool = Field(
         False, description="Compile the layers with torch.compile: minutes of warm-up, then often faster on a GPU."
     )
     gpus: int = Field(
-        1, ge=1, le=64, description="Processes that share each step's micro batches, one a device, all on one machine."
+        1, ge=1, le=64, description="Processes that share each step's micro-batches, one per device, on one machine."
     )
     shard_base_model: bool = Field(
         False,
-        description="Spread the frozen base model over the GPUs (FSDP2), for bases that do not fit on one: slower. "
+        description="Shard the frozen base model over the GPUs (FSDP2) if it does not fit on one: slower. "
         "Needs `gpus` above 1 and weights in 16 or 32 bits.",
     )
     max_duration: Duration | None = Field(
         None,
-        description="Stop after so long, as `4h` or in seconds, and publish what is trained by then; loading counts, "
-        "waiting in a queue does not. Never when left out.",
+        description="Stop after this long, such as `4h` or in seconds, and publish what is trained by then. Loading "
+        "counts, waiting in the queue does not. Never by default.",
     )
     on_out_of_memory: Literal["fail", "shrink"] = Field(
         "fail",
-        description="When memory runs out, the hub ends the job, or goes on with half the micro batch at the same "
-        "global batch, and at last with activation checkpointing.",
+        description="If memory runs out, fail the job, or continue with half the micro-batch size at the same global "
+        "batch size, and finally with activation checkpointing.",
     )
 
     @property
@@ -154,8 +164,8 @@ class RuntimeOptions(Part):
         None,
         min_length=1,
         max_length=60,
-        description="Words of the device that the hub is to choose, such as `cpu`, `h100` or `a100 80gb`; "
-        "left out, the smallest with room, and a GPU where there is one.",
+        description="Words that describe the device to use, such as `cpu`, `h100` or `a100 80gb`; "
+        "by default the smallest with enough memory, preferably a GPU.",
     )
     labels: list[Annotated[str, Field(min_length=1, max_length=40)]] = Field(
         default_factory=list, max_length=8, description="Labels that the worker must have."
@@ -164,7 +174,7 @@ class RuntimeOptions(Part):
     @model_validator(mode="after")
     def _shards_over_several(self) -> RuntimeOptions:
         if self.shard_base_model and self.gpus == 1:
-            raise ValueError("`shard_base_model` spreads over several GPUs: raise `gpus`, or set it to false")
+            raise ValueError("`shard_base_model` needs several GPUs: raise `gpus`, or set it to false")
         return self
 
 
@@ -182,7 +192,7 @@ class TrainingSpec(Part):
     ]
     datasets: list[DatasetChoice] = Field(min_length=1, max_length=16)
     adapter_name: Name | None = Field(
-        None, description="The adapter to publish into; made from the data and model when left out."
+        None, description="The adapter to publish to; by default named after the data and model."
     )
     method: AnyMethod = Field(default_factory=LoraMethod)
     objective: AnyObjective = Field(default_factory=SftObjective)
@@ -199,13 +209,13 @@ class TrainingSpec(Part):
     def _spreads_no_packed_weights(self) -> TrainingSpec:
         if self.runtime.shard_base_model and self.method.base_bits is not None:
             raise ValueError(
-                "`runtime.shard_base_model` spreads no quantised base model: set it to false, or take method `lora`"
+                "`runtime.shard_base_model` cannot shard a quantised base model: set it to false, or use method `lora`"
             )
         return self
 
 
 def upgrade(document: dict[str, Any]) -> dict[str, Any]:
-    """The document in today's shape, with what depends on another part filled in.
+    """Return the document in the current schema, with defaults that depend on another part filled in.
 
     `dataset: {…}` is the short form of a single entry of `datasets`; the learning rate defaults to the method's.
     """

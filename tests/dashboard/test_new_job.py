@@ -211,7 +211,7 @@ def test_a_defect_is_told_alike_by_page_api_and_terminal(
 def test_fields_that_exclude_each_other_are_told_at_the_head(world: World) -> None:
     fields = {"method.type": "qlora", "runtime.gpus": "2", "runtime.shard_base_model": "true"}
     (message,) = errors(submit(world, **fields))["__all__"]
-    assert message.startswith("`runtime.shard_base_model` spreads no quantised base model: set it to false")
+    assert message.startswith("`runtime.shard_base_model` cannot shard a quantised base model: set it to false")
 
 
 def test_an_error_in_the_fold_opens_it(world: World) -> None:

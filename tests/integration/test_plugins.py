@@ -91,7 +91,7 @@ def test_a_method_an_objective_and_a_measure(plugged: RunningHub, browser: httpx
     assert "STEER" in (folder / "adapter_config.json").read_text()
     assert "Sure tokens" in browser.get(f"/jobs/{job_id}/").text
     page = browser.get(f"/adapters/{job.published.adapter_id}/").text
-    assert "which this is not: use PEFT" in page, "what can serve it"
+    assert "It serves only LoRA: use PEFT" in page, "what can serve it"
 
 
 def test_a_kind_of_job_and_one_that_is_the_sum_of_others(plugged: RunningHub, browser: httpx.Client) -> None:

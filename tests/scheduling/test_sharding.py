@@ -40,7 +40,7 @@ def test_each_gpu_keeps_its_share_of_the_layers_and_the_rest_whole(gpus: int) ->
 
 
 def test_packed_weights_are_not_spread() -> None:
-    with pytest.raises(ValidationError, match="spreads no quantised base model"):
+    with pytest.raises(ValidationError, match="cannot shard a quantised base model"):
         spread(4, spec("qlora"))
 
 

@@ -24,9 +24,9 @@ SPEC = {"base_model": "tiny", "datasets": [{"name": "rows"}]}
         (TrainingSpec, {"epochs": 2}, ["epochs"], "It belongs in `training`."),
         (TrainingSpec, {"rank": 2}, ["rank"], "It belongs in `method`."),
         (TrainingSpec, {"training": {"quantization": 1}}, ["training", "quantization"], "It belongs in `method`."),
-        (TrainingSpec, {"zebra": 2}, ["zebra"], "Leave it out."),
+        (TrainingSpec, {"zebra": 2}, ["zebra"], "Remove it."),
         (NewToken, {"scope": ["read"]}, ["scope"], "Did you mean `scopes`?"),
-        (NewToken, {"compil": True}, ["compil"], "Leave it out."),
+        (NewToken, {"compil": True}, ["compil"], "Remove it."),
     ],
 )
 def test_the_nearest_field_is_offered(

@@ -1,4 +1,4 @@
-"""The settings of each method, as a Python program names them: `from finetune_hub.spec.methods import LoraMethod`."""
+"""The settings of each method, for Python programs: `from finetune_hub.spec.methods import LoraMethod`."""
 
 from finetune_hub.spec.methods.low_rank import LoraMethod, QloraMethod
 from finetune_hub.spec.methods.method import Method

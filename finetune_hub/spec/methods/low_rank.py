@@ -1,13 +1,13 @@
-"""LoRA and QLoRA: two thin matrices beside each frozen layer.
+"""LoRA and QLoRA: two thin matrices added to each frozen layer.
 
-What the planner asks, in numbers of one layer and token (`scheduling.memory` has the rest):
-    MLP              2I                 gate and up: the fused kernel makes the rest anew
-                     3I or I, and I     the plain graph, gated or not: with dropout, DoRA or torch.compile, or where an
-                                        MLP is adapted in part; the last one where its output layer is adapted
-    inputs           H, Q, H            of adapted query, key and value; of the attention's output; of gate and up
-    LoRA             R of each adapted layer;  DoRA: their outputs too;  dropout: their inputs, and as many of mask
-Layers are called as Llama calls them. Names that fit none of these (a model that calls its layers otherwise) stand for
-all of them: planning rather counts too much than too little.
+What the planner needs: values that one layer saves per token (the rest is in `scheduling.memory`):
+    MLP              2I                 gate and up: the fused kernel recomputes the rest
+                     3I or I, and I     the plain graph, gated or not: with dropout, DoRA or torch.compile, or if only
+                                        part of an MLP is adapted; the last I if its output layer is adapted
+    inputs           H, Q, H            of query, key and value; of the attention's output; of gate and up, if adapted
+    LoRA             R per adapted layer;  with DoRA also its outputs;  with dropout its inputs and as large a mask
+Layers have Llama's names. If no name matches (a model with other layer names), all layers are counted: the plan
+overestimates rather than underestimates.
 Shape letters:  H hidden,  I intermediate,  Q query,  R rank.
 Sources: Hu et al., arXiv:2106.09685; Dettmers et al., arXiv:2305.14314, section 3 (4 bits, and 0.127 for scales).
 """
@@ -28,10 +28,10 @@ from finetune_hub.spec.shape import Linear, Shape
 _EMBEDDING_NAMES = {"wte", "wpe"}
 _BITS = {"nf4": 4.0, "fp4": 4.0, "int8": 8.0}
 _SCALE_BITS = {True: 0.127, False: 0.5}  # With and without double quantisation.
-_INT8_SCALE_BITS = 0.02  # A float32 for each row.
+_INT8_SCALE_BITS = 0.02  # One float32 per row.
 _SMALL_RANK = 8
 MATCH_SECONDS = 0.1
-SHOWN_PATTERN = 80  # Letters of it in a message.
+SHOWN_PATTERN = 80  # Characters of a pattern that a message shows.
 
 
 def _check_pattern(value: str | list[str] | None) -> str | list[str] | None:
@@ -52,75 +52,76 @@ Pattern = Annotated[str, AfterValidator(_check_pattern)]
 
 
 class LowRankMethod(Method):
-    """What LoRA and QLoRA share."""
+    """The settings that LoRA and QLoRA share."""
 
     default_learning_rate: ClassVar[float] = 2e-4
     quantised_type: ClassVar[str] = "qlora"
     first_fields: ClassVar[tuple[str, ...]] = ("rank", "alpha")
 
     rank: int = Field(
-        16, ge=1, le=512, description="Width of the two matrices; memory and trainable parameters grow with it."
+        16, ge=1, le=512, description="Rank of the two matrices; memory and trainable parameters grow with it."
     )
     alpha: float = Field(32.0, gt=0, le=4096, description="The update is scaled by alpha / rank.")
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped while training; 0 is fastest."
+        0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped during training; 0 is fastest."
     )
     target_modules: Modules = Field(
         "all-linear",
-        description="Which layers get an adapter: `all-linear` (all but the output head), names that their paths end "
-        "with, or a regular expression for the whole path. Embeddings are named.",
+        description="Which layers get an adapter: `all-linear` (all but the output head), path endings, or a regular "
+        "expression for the whole path. Name embeddings to adapt them.",
     )
     exclude_modules: Modules | None = Field(
-        None, description="Layers left alone although targeted: names, or a regular expression for the whole path."
+        None,
+        description="Layers to leave out of the targets: path endings, or a regular expression for the whole path.",
     )
     target_parameters: list[str] | None = Field(
-        None, description="Parameters of no linear layer, by the end of their path: a mixture's experts, its router."
+        None, description="Parameters outside of linear layers, by path ending: a mixture's experts, its router."
     )
     rank_pattern: dict[Pattern, Annotated[int, Field(ge=1, le=512)]] | None = Field(
-        None, description="Another rank for the layers whose path ends with the key, a regular expression."
+        None, description="A different rank for layers whose path ends with the key, a regular expression."
     )
     alpha_pattern: dict[Pattern, Annotated[float, Field(gt=0, le=4096)]] | None = Field(
-        None, description="Another alpha for the layers whose path ends with the key, a regular expression."
+        None, description="A different alpha for layers whose path ends with the key, a regular expression."
     )
     use_rslora: bool = Field(
         False, description="Scale by alpha / √rank (rsLoRA, arXiv:2312.03732), so that high ranks keep learning."
     )
     use_dora: bool = Field(
         False,
-        description="Learn each output's magnitude apart from its direction (DoRA, arXiv:2402.09353): slower, "
+        description="Learn each output's magnitude separately from its direction (DoRA, arXiv:2402.09353): slower, "
         "often better at low rank; vLLM cannot serve it.",
     )
     init_weights: Literal["default", "gaussian", "pissa", "olora"] = Field(
         "default",
-        description="How A and B start: uniform A and zero B, normal A and zero B, the weight's principal components "
+        description="Initial A and B: uniform A and zero B, normal A and zero B, the weight's principal components "
         "(PiSSA, arXiv:2404.02948), or an orthonormal basis of its outputs (OLoRA, arXiv:2406.01775). The last two are "
         "saved as plain LoRA of twice the rank.",
     )
     learning_rate_ratio: float = Field(
-        1.0, gt=0, le=1024, description="B learns so many times faster than A (LoRA+, arXiv:2402.12354; 16 is usual)."
+        1.0, gt=0, le=1024, description="Learning rate of B relative to A (LoRA+, arXiv:2402.12354; 16 is usual)."
     )
 
     @model_validator(mode="after")
     def _inits_that_fit(self) -> LowRankMethod:
         if self.starts_from_weight and self.use_dora:
             raise ValueError(
-                f"`init_weights: {self.init_weights}` and `use_dora` exclude each other: "
-                "both split the weight, in two ways"
+                f"`init_weights: {self.init_weights}` and `use_dora` cannot be combined: "
+                "they split the weight in different ways"
             )
         return self
 
     @property
     def starts_from_weight(self) -> bool:
-        """Whether A and B start as a part of the frozen weight, which is taken off again beside it."""
+        """Whether A and B start as part of the frozen weight, which is then subtracted from it."""
         return self.init_weights in ("pissa", "olora")
 
     @property
     def kept_copies(self) -> int:
-        """What A and B started from is kept, and saved beside them: twice the rank."""
+        """2 if the initial A and B are kept and saved too, which doubles the rank."""
         return 2 if self.starts_from_weight else 1
 
     def adapted_ranks(self, shape: Shape) -> dict[Linear, int]:
-        """By the rules of `engine.adapters.targets`."""
+        """Follow the rules of `engine.adapters.targets`."""
         targets, excluded = self.target_modules, self.exclude_modules
         chosen = [linear for linear in shape.linears if targets == "all-linear" or _matches(linear.path, targets)]
         kept = [linear for linear in chosen or shape.linears if excluded is None or not _matches(linear.path, excluded)]
@@ -153,17 +154,17 @@ class LowRankMethod(Method):
 
     def savings(self) -> Iterator[Saving]:
         if self.rank > _SMALL_RANK:
-            quality = "little on small datasets; less to learn with"
+            quality = "small on small datasets; less capacity"
             yield Saving({"rank": _SMALL_RANK}, f"rank {_SMALL_RANK}", quality, 4)
 
     @property
     def obstacle_to_serving(self) -> str | None:
         if self.use_dora:
-            return "It has no DoRA: export the adapter merged, or train without it."
+            return "It does not support DoRA: export the adapter merged, or train without DoRA."
         if self.target_parameters:
-            return "It serves LoRA on linear layers only, not on experts' parameters: export the adapter merged."
+            return "It serves LoRA only on linear layers, not on experts' parameters: export the adapter merged."
         if self._names_embeddings():
-            return "It serves LoRA on linear layers only, not on embeddings: leave them out of the target modules."
+            return "It serves LoRA only on linear layers, not on embeddings: leave them out of the target modules."
         return None
 
     @property
@@ -185,7 +186,7 @@ class LowRankMethod(Method):
 
 
 class LoraMethod(LowRankMethod):
-    """LoRA (arXiv:2106.09685): two thin matrices beside each frozen layer."""
+    """LoRA (arXiv:2106.09685): two thin matrices added to each frozen layer."""
 
     recipe_names: ClassVar[dict[str, str]] = {
         "Axolotl": "lora",
@@ -202,17 +203,17 @@ class LoraMethod(LowRankMethod):
 
 
 class QloraMethod(LowRankMethod):
-    """QLoRA (arXiv:2305.14314): LoRA in float32 over a base whose linear layers are kept in 4 or 8 bits."""
+    """QLoRA (arXiv:2305.14314): LoRA in float32 on a base model with linear layers quantised to 4 or 8 bits."""
 
     recipe_names: ClassVar[dict[str, str]] = {"Axolotl": "qlora"}
     first_fields: ClassVar[tuple[str, ...]] = ("rank", "alpha", "quantization")
 
     type: Literal["qlora"] = "qlora"
     quantization: Literal["nf4", "fp4", "int8"] = Field(
-        "nf4", description="How the frozen weights are kept; nf4 suits weights best, int8 takes twice its memory."
+        "nf4", description="Quantisation of the frozen weights; nf4 suits weights best, int8 needs twice the memory."
     )
     double_quantization: bool = Field(
-        True, description="Quantise the 4-bit blocks' scales too: saves 0.4 bits of each weight."
+        True, description="Quantise the scales of the 4-bit blocks too: saves 0.4 bits per weight."
     )
 
     @property

@@ -1,4 +1,4 @@
-"""The methods of fine-tuning, by `type`. A new one is a module beside this one and a line here."""
+"""The methods of fine-tuning, by `type`. To add one, add a module to this package and a line here."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ AnyMethod = Annotated[Method, _ONE_OF]
 
 
 def method_type(document: Any) -> type[Method] | None:
-    """The model for a document's `type`, LoRA when it has none; None: there is no such method."""
+    """Return the model for a document's `type` (LoRA if it has none); None if the method is unknown."""
     return _ONE_OF.model_of(document)

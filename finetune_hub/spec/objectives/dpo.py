@@ -1,4 +1,4 @@
-"""Direct preference optimisation: make the better of two answers likelier than the worse one."""
+"""Direct preference optimisation: make the better of two answers more likely than the worse one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetune_hub.spec.row_kinds import RowKind
 
 
 class DpoObjective(Objective):
-    """Direct preference optimisation (arXiv:2305.18290): make the better of two answers likelier than the worse one."""
+    """Direct preference optimisation (arXiv:2305.18290): make the better of two answers more likely than the worse."""
 
     measures: ClassVar[tuple[str, ...]] = ("reward_margin", "reward_accuracy")
     loss_is: ClassVar[str] = "mean over the pairs, in nats"
@@ -22,7 +22,7 @@ class DpoObjective(Objective):
     documents_of_row: ClassVar[int] = 2
     reference_passes: ClassVar[int] = 1
     learning_rate_share: ClassVar[float] = 1 / 50
-    learning_rate_reason: ClassVar[str] = "a 50th of supervised fine-tuning's: DPO overshoots"
+    learning_rate_reason: ClassVar[str] = "1/50 of supervised fine-tuning's, as DPO overshoots"
     recipe_names: ClassVar[dict[str, RecipeName]] = {"dpo": RecipeName({}), "ipo": RecipeName({"loss": "ipo"})}
     recipe_options: ClassVar[dict[str, dict[str, str]]] = {
         "Axolotl": {
@@ -45,18 +45,18 @@ class DpoObjective(Objective):
     type: Literal["dpo"] = "dpo"
     loss: Literal["sigmoid", "hinge", "ipo"] = Field(
         "sigmoid",
-        description="On the margin between both answers: DPO's own, SLiC's hinge (arXiv:2305.10425), or IPO's square "
-        "(arXiv:2310.12036), which takes means over tokens.",
+        description="Loss on the margin between the answers: DPO's own, SLiC's hinge (arXiv:2305.10425), or IPO's "
+        "square (arXiv:2310.12036), which averages over tokens.",
     )
     beta: float = Field(
-        0.1, gt=0, le=10, description="What it costs to move away from the base model; smaller moves further."
+        0.1, gt=0, le=10, description="Penalty for moving away from the base model; smaller values move further."
     )
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="Share of pairs taken to be labelled the wrong way round; `sigmoid` only."
+        0.0, ge=0, lt=0.5, description="Assumed share of pairs labelled the wrong way round; `sigmoid` only."
     )
     sft_weight: float = Field(
         0.0,
         ge=0,
         le=100,
-        description="Adds so much of the better answer's cross entropy (RPO, arXiv:2404.19733), which keeps it likely.",
+        description="Weight of the better answer's added cross-entropy (RPO, arXiv:2404.19733), which keeps it likely.",
     )

@@ -1,4 +1,4 @@
-"""The objectives, by `type`. A new one is a module beside this one and a line here."""
+"""The objectives, by `type`. To add one, add a module to this package and a line here."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ AnyObjective = Annotated[Objective, _ONE_OF]
 
 
 def objective_type(document: Any) -> type[Objective] | None:
-    """The model for a document's `type`, supervised fine-tuning when it has none; None: there is no such objective."""
+    """Return the model for a document's `type` (supervised fine-tuning if it has none); None if it is unknown."""
     return _ONE_OF.model_of(document)
 
 
 def objective_for(row_kinds: Iterable[str | None]) -> Objective:
-    """The one that the rows are made for, where all of them are made for one; else supervised fine-tuning."""
+    """Return the objective that all rows are made for, or supervised fine-tuning if there is none."""
     kinds = set(row_kinds)
     made_for = [model for model in OBJECTIVES.values() if model.own_row_kind and kinds == {model.own_row_kind}]
     return made_for[0].model_validate({}) if made_for else SftObjective()

@@ -15,11 +15,11 @@ class SftObjective(Objective):
     loss_is: ClassVar[str] = "mean over the supervised tokens, in nats"
     recipe_names: ClassVar[dict[str, RecipeName]] = {
         "sft": RecipeName({}),
-        # Running text is a format of rows here.
-        "pt": RecipeName({}, "Of rows that are plain text every token is learned."),
+        # Here plain text is a row format.
+        "pt": RecipeName({}, "In plain-text rows every token is supervised."),
     }
 
     type: Literal["sft"] = "sft"
     supervise: Literal["assistant"] = Field(
-        "assistant", description="Only the assistant's turns, their end token included."
+        "assistant", description="Only the assistant's turns, including their end token."
     )

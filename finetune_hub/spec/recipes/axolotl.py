@@ -1,4 +1,4 @@
-"""Axolotl's YAML: what each key means in our recipe.
+"""Axolotl's YAML: how each key maps to our recipe.
 
 Source: axolotl-ai-cloud/axolotl, `src/axolotl/utils/schemas/`, at 067b021 (July 2026), for keys and defaults.
 """
@@ -77,24 +77,24 @@ def recognises(document: dict[str, Any]) -> bool:
     return "base_model" in document and bool(document.keys() & (KEYS.keys() - {"base_model", "datasets"}))
 
 
-# In this order the keys are read and noted.
+# Keys are read and noted in this order.
 KEYS: dict[str, Rule] = {
     # What
     "base_model": base_model,
-    "revision_of_model": read_elsewhere("It is behind the `@` of `base_model`."),
+    "revision_of_model": read_elsewhere("It follows the `@` in `base_model`."),
     "datasets": datasets,
     "rl": objective,
     **objective_options(PROGRAM),
-    **dict.fromkeys(["reward_model", "process_reward_model"], refused("The engine trains no reward models.")),
+    **dict.fromkeys(["reward_model", "process_reward_model"], refused("The engine does not train reward models.")),
     "pretraining_dataset": refused(
-        "Rows are uploaded, not streamed from elsewhere: upload the text as a dataset and name it under `datasets`."
+        "Rows cannot be streamed from elsewhere: upload the text as a dataset and name it under `datasets`."
     ),
     "processor_type": refused(MULTIMODAL),
     "is_multimodal": refused(MULTIMODAL),
     # The method
     "adapter": adapter,
-    "load_in_4bit": read_elsewhere("It is part of `method`."),
-    "load_in_8bit": read_elsewhere("It is part of `method`."),
+    "load_in_4bit": read_elsewhere("It is read as part of `method`."),
+    "load_in_8bit": read_elsewhere("It is read as part of `method`."),
     "bnb_config_kwargs": quantisation_options,
     "lora_r": take("method.rank"),
     "lora_alpha": take("method.alpha"),
@@ -110,21 +110,21 @@ KEYS: dict[str, Rule] = {
     "peft_init_lora_weights": init_weights,
     "peft": loftq,
     "loraplus_lr_ratio": take("method.learning_rate_ratio", number_of),
-    "lora_fan_in_fan_out": replaced("The engine looks at the layers themselves."),
+    "lora_fan_in_fan_out": replaced("The engine inspects the layers."),
     "lora_modules_to_save": unsupported(
-        "Only adapters are trained, no whole modules; embeddings can be named in `method.target_modules`."
+        "Only adapters are trained, not whole modules; embeddings can be named in `method.target_modules`."
     ),
-    "lora_model_dir": unsupported("Training starts from a fresh adapter, not from an earlier one."),
-    "relora": unsupported("The adapter is not merged and begun anew while training: it is plain LoRA."),
+    "lora_model_dir": unsupported("Training always starts with a new adapter."),
+    "relora": unsupported("The adapter is not merged and restarted during training: it is plain LoRA."),
     "quantize_moe_experts": replaced(
-        "QLoRA here quantises linear layers; experts kept as one parameter stay as they are."
+        "QLoRA here quantises linear layers only; experts stored as one parameter stay unquantised."
     ),
     "gptq": gptq,
     **missing(
-        "peft_layers_to_transform peft_layers_pattern", because="Say it with `method.target_modules`, as a pattern."
+        "peft_layers_to_transform peft_layers_pattern", because="Use a pattern in `method.target_modules` instead."
     ),
     **missing("unfrozen_parameters", because="The base model stays frozen."),
-    # The optimizer's work
+    # Batches, optimizer and learning rate
     "sequence_len": take("training.max_seq_len"),
     "sample_packing": packing("`micro_batch_size`", "sequence_len"),
     "micro_batch_size": take("training.micro_batch_size"),
@@ -146,7 +146,7 @@ KEYS: dict[str, Rule] = {
     "train_on_inputs": unsupported("Only the assistant's turns are supervised."),
     "chat_template": replaced("The base model's own chat template is used, as it will be when the adapter is served."),
     **missing("chat_template_jinja", because="Only the base model's own chat template is used."),
-    **missing("adam_beta1 adam_beta2 adam_epsilon adam_eps optim_args", because="AdamW's own numbers are used."),
+    **missing("adam_beta1 adam_beta2 adam_epsilon adam_eps optim_args", because="AdamW's default values are used."),
     **missing(
         "lr_quadratic_warmup cosine_min_lr_ratio lr_scheduler_kwargs lr_groups embedding_lr",
         because="The schedule has no such option.",
@@ -175,7 +175,7 @@ KEYS: dict[str, Rule] = {
         "expert_parallel_size sequence_parallel_degree",
         because=FILE_DOES_NOT_SAY_GPUS,
     ),
-    # What the hub and its engine see to themselves
+    # What the hub and its engine handle themselves
     **needless(
         "attn_implementation flash_attention xformers_attention sdp_attention flex_attention "
         "flex_attn_compile_kwargs flash_attn_cross_entropy flash_attn_rms_norm flash_optimum lora_mlp_kernel "
@@ -186,7 +186,7 @@ KEYS: dict[str, Rule] = {
     **needless(
         "pad_to_sequence_len group_by_length sample_packing_sequentially max_packed_sequence_len "
         "eval_sample_packing eval_batch_size",
-        because="Nothing is padded, so nothing is to be chosen.",
+        because="Not needed, as nothing is padded.",
     ),
     **needless(
         "output_dir dataset_prepared_path save_total_limit hub_model_id push_dataset_to_hub hf_use_auth_token "
@@ -198,8 +198,10 @@ KEYS: dict[str, Rule] = {
         "tokenizer_type tokenizer_config tokenizer_use_fast tokenizer_legacy tokenizer_use_mistral_common",
         because=OWN_TOKENIZER,
     ),
-    **needless("special_tokens eot_tokens", because="The tokenizer's own tokens and the chat template end the turns."),
-    **missing("tokens added_tokens_overrides resize_token_embeddings_to_32x", because="No token is added."),
+    **needless(
+        "special_tokens eot_tokens", because="Turns end with the tokenizer's own tokens and the chat template's."
+    ),
+    **missing("tokens added_tokens_overrides resize_token_embeddings_to_32x", because="Tokens cannot be added."),
     **needless(
         "model_type base_model_config is_llama_derived_model is_falcon_derived_model is_mistral_derived_model "
         "is_qwen_derived_model torch_dtype device_map low_cpu_mem_usage",
@@ -210,19 +212,19 @@ KEYS: dict[str, Rule] = {
         "remove_unused_columns dataset_processes dataloader_num_workers dataloader_pin_memory "
         "dataloader_prefetch_factor dataset_exact_deduplication shuffle_merged_datasets torchdistx_path "
         "eval_table_size eval_max_new_tokens use_ray ray_num_workers",
-        because="The hub sees to it itself.",
+        because="The hub handles this itself.",
     ),
 }
-# Keys of one family, by how they begin.
+# Families of keys, by prefix.
 FAMILIES: dict[str, Rule] = {
     **missing("wandb_ mlflow_ swanlab_ trackio_ comet_ otel_", because=NO_TRACKING),
     **missing("use_wandb use_mlflow use_swanlab use_trackio use_comet use_tensorboard use_otel", because=NO_TRACKING),
     **needless("liger_", because=OWN_KERNELS),
     **missing("dpo_", because="DPO has no such option here."),
     **missing("rl_ kto_ orpo_ trl ebft vllm", because=OTHER_OBJECTIVE),
-    **missing("gptq_", because="Weights kept in GPTQ are not read."),
+    **missing("gptq_", because="GPTQ weights cannot be read."),
     **missing(
-        "loss_watchdog_", because="A loss that is no number ends the job as `diverged`; there is no other watch."
+        "loss_watchdog_", because="A job whose loss is not a number fails as `diverged`; there is no other watchdog."
     ),
-    **missing("jagged_restart_ relora_", because="The adapter is not begun anew while training."),
+    **missing("jagged_restart_ relora_", because="The adapter is not restarted during training."),
 }

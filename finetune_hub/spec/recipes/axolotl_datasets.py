@@ -1,4 +1,4 @@
-"""The `datasets` of Axolotl's YAML: where the rows lie, and what form they have."""
+"""The `datasets` of Axolotl's YAML: where the rows are stored, and in which format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from finetune_hub.spec.recipes.common import add_dataset
 from finetune_hub.spec.recipes.draft import Draft, Note, is_off, number_of, word_of
 
 _FILE_ENDINGS = (".json", ".jsonl", ".parquet", ".csv", ".arrow", ".txt", ".gz", ".zst")
-# What says where rows are, beside the path.
+# Keys that say where rows are, in addition to the path.
 _PLACES = ("split", "name", "data_files", "revision", "ds_type")
 _MAPPINGS = (
     "field", "field_messages", "field_human", "field_model", "field_tools", "field_thinking", "field_chosen",
@@ -21,13 +21,13 @@ _SUPERVISION = (
 
 
 def datasets(draft: Draft, key: str, value: Any) -> None:
-    """Each entry becomes a dataset of ours; all rows count the same there, so each has weight 1 unless it says one."""
+    """Map each entry to one of our datasets. Axolotl draws all rows equally, so the weight is 1 unless it names one."""
     entries = value if isinstance(value, list) else [value]
     for number, entry in enumerate(entries):
         if isinstance(entry, dict) and isinstance(entry.get("path"), str):
             _one_dataset(draft, f"{key}.{number}", entry)
         elif not is_off(entry):
-            draft.refuse(f"{key}.{number}", "It has no `path`: say where its rows are.")
+            draft.refuse(f"{key}.{number}", "It has no `path`: add the location of its rows.")
 
 
 def _one_dataset(draft: Draft, place: str, entry: dict[str, Any]) -> None:
@@ -37,20 +37,20 @@ def _one_dataset(draft: Draft, place: str, entry: dict[str, Any]) -> None:
     if is_file(path):
         draft.document.setdefault("datasets", []).append({"path": path, **weight})
         draft.note(
-            f"{place}.path", "unresolved", "A file of this machine: `finetune-hub train` reads it; the hub wants it "
-            "uploaded (`finetune-hub datasets push FILE`), and then its name there."
+            f"{place}.path", "unresolved", "A local file: `finetune-hub train` reads it. For the hub, upload it "
+            "(`finetune-hub datasets push FILE`) and use its name there."
         )  # fmt: skip
     else:
         name = add_dataset(draft, path, **weight)
         draft.note(
-            f"{place}.path", "unresolved", f"It lies elsewhere: upload its rows as the dataset `{name}`, "
+            f"{place}.path", "unresolved", f"It is stored elsewhere: upload its rows as the dataset `{name}`, "
             f"`finetune-hub datasets push FILE --name {name}`."
         )  # fmt: skip
     for key, value in entry.items():
         if key != "path":
             draft.notes.append(_note_of(f"{place}.{key}", key, value))
     if word_of(kind).startswith(("bradley_terry", "stepwise_supervised")):
-        draft.refuse(f"{place}.type", "The engine trains no reward models.")
+        draft.refuse(f"{place}.type", "The engine does not train reward models.")
     _without_repeats(draft, found)
 
 
@@ -61,28 +61,28 @@ def _note_of(place: str, key: str, value: Any) -> Note:
         return Note(place, "taken", "It is the dataset's `weight`.")
     if key == "type":
         if word_of(value).startswith(("completion", "pretrain")):
-            return Note(place, "changed", "Upload the rows as plain text: every token of such a row is learned.")
+            return Note(place, "changed", "Upload the rows as plain text: every token of such a row is supervised.")
         form = word_of(value) if not isinstance(value, dict) else "described in the file"
-        return Note(place, "changed", f"The form of the rows ({form}) is read or mapped when they are uploaded.")
+        return Note(place, "changed", f"The format of the rows ({form}) is detected or mapped when you upload them.")
     if key in _PLACES:
-        return Note(place, "changed", "It says which rows: upload those.")
+        return Note(place, "changed", "It selects rows: upload only those.")
     if key in _MAPPINGS:
-        return Note(place, "changed", "It says how rows are read: map them when they are uploaded.")
+        return Note(place, "changed", "It says how to read rows: map them when you upload them.")
     if key in _SUPERVISION:
         return Note(
             place,
             "not_supported",
             'The assistant\'s turns are supervised; a turn with `"weight": 0` in its row is not.',
         )
-    return Note(place, "not_supported", "There is nothing like it here.")
+    return Note(place, "not_supported", "The hub has no such option.")
 
 
 def _without_repeats(draft: Draft, found: int) -> None:
-    """A key that was refused is not also called changed."""
+    """Drop other notes on keys that were refused."""
     refused = {note.key for note in draft.notes[found:] if note.outcome == "refused"}
     draft.notes[found:] = [note for note in draft.notes[found:] if note.outcome == "refused" or note.key not in refused]
 
 
 def is_file(path: str) -> bool:
-    """A path of the machine, not an id on Hugging Face or an address."""
+    """Return whether it is a local path instead of a Hugging Face id or a URL."""
     return path.startswith((".", "/", "~")) or ("://" not in path and path.endswith(_FILE_ENDINGS))

@@ -1,4 +1,4 @@
-"""Rules for keys that only Axolotl has, or reads in its own way."""
+"""Rules for keys that only Axolotl has, or that it reads differently."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OTHER_TRAININGS = ("DiffusionPlugin", "KDPlugin", "EBFTPlugin")
 
 
 def adapter(draft: Draft, key: str, value: Any) -> None:
-    """`load_in_4bit` and `load_in_8bit` tell LoRA and QLoRA apart as much as the word does."""
+    """Choose LoRA or QLoRA by the value and by `load_in_4bit` and `load_in_8bit`."""
     in_4bit, in_8bit = (flag_of(draft.source.get(name)) for name in ("load_in_4bit", "load_in_8bit"))
     in_4bit = in_4bit or (value == "qlora" and not in_8bit)
     kind = "nf4" if in_4bit else "int8"
@@ -41,34 +41,38 @@ def quantisation_options(draft: Draft, key: str, value: Any) -> None:
             draft.put("method.quantization", kind, key=key)
     if options:
         draft.note(
-            key, "changed", f"Beside these, which are the engine's own choice: {', '.join(map(word_of, options))}."
+            key,
+            "changed",
+            f"Sets options of `method`, except for what the engine chooses: {', '.join(map(word_of, options))}.",
         )
     else:
-        draft.note(key, "taken", "They are options of `method`.")
+        draft.note(key, "taken", "Sets options of `method`.")
 
 
 def target_linear(draft: Draft, key: str, value: Any) -> None:
     if not flag_of(value):
-        draft.note(key, "taken", "It is off: `lora_target_modules` counts.")
+        draft.note(key, "taken", "It is off: `lora_target_modules` is used.")
         return
     draft.put("method.target_modules", "all-linear", key=key)
-    draft.note(key, "taken", "It is `method.target_modules: all-linear`.")
+    draft.note(key, "taken", "Sets `method.target_modules: all-linear`.")
 
 
 def target_modules(draft: Draft, key: str, value: Any) -> None:
     if is_off(value):
         draft.note(key, "taken", "It is empty.")
     elif flag_of(draft.source.get("lora_target_linear")):
-        draft.note(key, "changed", "`lora_target_linear` names all linear layers already; other modules are left out.")
+        draft.note(
+            key, "changed", "`lora_target_linear` already selects all linear layers; other modules are left out."
+        )
     else:
         modules = "all-linear" if value in ("all-linear", "all_linear") else value
         draft.put("method.target_modules", modules, key=key)
-        draft.note(key, "taken", "It is `method.target_modules`, read as PEFT reads it.")
+        draft.note(key, "taken", "Sets `method.target_modules`, read as PEFT reads it.")
 
 
 def target_parameters(draft: Draft, key: str, value: Any) -> None:
     draft.put("method.target_parameters", [value] if isinstance(value, str) else value, key=key)
-    draft.note(key, "taken", "It is `method.target_parameters`.")
+    draft.note(key, "taken", "Sets `method.target_parameters`.")
 
 
 def init_weights(draft: Draft, key: str, value: Any) -> None:
@@ -76,23 +80,29 @@ def init_weights(draft: Draft, key: str, value: Any) -> None:
     if value is True or word.startswith("pissa") or word in ("gaussian", "olora"):
         ours = "default" if value is True else "pissa" if word.startswith("pissa") else word
         draft.put("method.init_weights", ours, key=key)
-        draft.note(key, "taken", f"It is `method.init_weights: {ours}`.")
+        draft.note(key, "taken", f"Sets `method.init_weights: {ours}`.")
     else:
-        draft.note(key, "not_supported", f"The start `{word}` is not known: `method.init_weights` keeps its default.")
+        draft.note(
+            key,
+            "not_supported",
+            f"The initialisation `{word}` is not supported: `method.init_weights` keeps its default.",
+        )
 
 
 def loftq(draft: Draft, key: str, value: Any) -> None:
     if not is_off(value):
-        draft.note(key, "not_supported", "LoftQ's start is not known: A and B start as in plain LoRA.")
+        draft.note(key, "not_supported", "LoftQ is not supported: A and B are initialised as in plain LoRA.")
 
 
 def global_batch(draft: Draft, key: str, value: Any) -> None:
     micro, total = number_of(draft.source["micro_batch_size"]), number_of(value)
     if "gradient_accumulation_steps" in draft.defaulted and isinstance(total, int) and isinstance(micro, int) and micro:
         draft.put("training.gradient_accumulation_steps", max(1, total // micro), key=key)
-        draft.note(key, "changed", "It is `training.gradient_accumulation_steps`: rows of a step by rows of a pass.")
+        draft.note(
+            key, "changed", "Sets `training.gradient_accumulation_steps`: rows per step divided by rows per pass."
+        )
     else:
-        draft.note(key, "changed", "`micro_batch_size` and `gradient_accumulation_steps` count.")
+        draft.note(key, "changed", "`micro_batch_size` and `gradient_accumulation_steps` are used.")
 
 
 def gradient_checkpointing(draft: Draft, key: str, value: Any) -> None:
@@ -101,10 +111,10 @@ def gradient_checkpointing(draft: Draft, key: str, value: Any) -> None:
         draft.note(
             key,
             "changed",
-            "It is `runtime.activation_checkpointing`; for the host's memory there is `runtime.activation_offload`.",
+            "Sets `runtime.activation_checkpointing`; to use host memory, set `runtime.activation_offload`.",
         )
     else:
-        draft.note(key, "taken", "It is `runtime.activation_checkpointing`.")
+        draft.note(key, "taken", "Sets `runtime.activation_checkpointing`.")
 
 
 def plugins(draft: Draft, key: str, value: Any) -> None:
@@ -116,15 +126,15 @@ def plugins(draft: Draft, key: str, value: Any) -> None:
         elif name in _FAST_PATHS:
             draft.note(place, "changed", OWN_KERNELS)
         else:
-            draft.note(place, "not_supported", f"There is nothing like {name} here.")
+            draft.note(place, "not_supported", f"The hub has nothing like {name}.")
 
 
 def gptq(draft: Draft, key: str, value: Any) -> None:
     if flag_of(value):
-        draft.note(key, "unresolved", "Weights kept in GPTQ are not read: name the base model's original.")
+        draft.note(key, "unresolved", "GPTQ weights cannot be read: name the original base model.")
     else:
-        draft.note(key, "taken", "It is off, and here too.")
+        draft.note(key, "taken", "It is off here too.")
 
 
 def per_epoch(place: str) -> Rule:
-    return replaced(f"It is counted in steps here: `{place}`, left at its default.")
+    return replaced(f"The hub counts in steps: `{place}` keeps its default.")

@@ -1,4 +1,4 @@
-"""What Axolotl and LLaMA-Factory share, since both stand on transformers' trainer: rules for keys of one meaning."""
+"""Rules for keys with one meaning in Axolotl and LLaMA-Factory, which both build on transformers' trainer."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ OBJECTIVES_REFUSED = {
     "simpo": "The engine has no SimPO objective.",
     "ppo": "The engine has no reinforcement learning.",
     "grpo": "The engine has no reinforcement learning.",
-    "rm": "The engine trains no reward models.",
+    "rm": "The engine does not train reward models.",
 }
-# The least share of warm-up that is written when a number of steps cannot be converted: our own default.
+# The share of warm-up to use if a number of steps cannot be converted: our own default.
 USUAL_WARMUP_RATIO = 0.03
 USUAL_HELD_OUT_FRACTION = 0.05
 LARGEST_HELD_OUT_FRACTION = 0.5
 
-OTHER_OBJECTIVE = "It belongs to another objective."
+OTHER_OBJECTIVE = "It is an option of another objective."
 
-MULTIMODAL = "The engine trains on text only; this is a recipe for images, video or sound."
-FULL_FINE_TUNE = "The hub trains adapters, not whole models: choose LoRA or QLoRA there first."
-NO_REMOTE_CODE = "Code that comes with a base model is never run here; the engine brings its own (docs/model-types.md)."
-NO_TRACKING = "The hub keeps curves and logs itself, and sends nothing to other services."
-OWN_KERNELS = "The engine chooses its kernels itself, each only where it was proven on the very model."
-OWN_FILES = "The hub keeps its files itself; nothing is to be named."
-OWN_RESUME = "A job that is interrupted goes on from its last checkpoint by itself."
+MULTIMODAL = "The engine trains on text only; this recipe is for images, video or audio."
+FULL_FINE_TUNE = "The hub trains adapters, not whole models: change the recipe to LoRA or QLoRA first."
+NO_REMOTE_CODE = "Code that comes with a base model is never run; the engine uses its own (docs/model-types.md)."
+NO_TRACKING = "The hub stores curves and logs itself and sends nothing to other services."
+OWN_KERNELS = "The engine chooses its kernels itself, and checks each on the model at hand."
+OWN_FILES = "The hub manages its files itself."
+OWN_RESUME = "An interrupted job resumes from its last checkpoint automatically."
 OWN_TOKENIZER = "The base model's own tokenizer is used."
 FILE_DOES_NOT_SAY_GPUS = (
-    "How many GPUs there are is not in the file: set `runtime.gpus`, and `runtime.shard_base_model` to spread the base."
+    "The file does not say how many GPUs to use: set `runtime.gpus`, and `runtime.shard_base_model` to shard the base."
 )
 KEPT_QUANTISED = re.compile(r"gptq|awq|aqlm|hqq|bnb|exl2|nvfp4|mxfp4|fp8|[-_](?:int)?[48]-?bit", re.IGNORECASE)
 
@@ -67,7 +67,7 @@ schedule: Rule = choose("training.schedule", _EXACT_SCHEDULES, {}, "cosine")
 
 
 def base_model(draft: Draft, key: str, value: Any) -> None:
-    """A folder, or an id on Hugging Face with its revision."""
+    """Map a folder, or a Hugging Face id with its revision."""
     name = word_of(value)
     revision = draft.source.get("revision_of_model") or draft.source.get("model_revision") or "main"
     if revision != "main":
@@ -77,41 +77,41 @@ def base_model(draft: Draft, key: str, value: Any) -> None:
         draft.note(
             key,
             "unresolved",
-            "Its name says that its weights are kept quantised, which the engine does not read: name the original.",
+            "By its name, its weights are quantised, which the engine cannot read: name the original model.",
         )
     elif "/" in name:
         draft.note(
             key,
             "unresolved",
-            "Taken as it is: `finetune-hub train` fetches it; the hub wants it imported, and then its name there.",
+            "`finetune-hub train` fetches it. For the hub, import it and use its name there.",
         )
     else:
-        draft.note(key, "taken", "It is `base_model`.")
+        draft.note(key, "taken", "Sets `base_model`.")
 
 
 def method(draft: Draft, key: str, value: Any, *, program: str, is_quantised: bool, kind: str | None = None) -> None:
-    """By the name that it has in the program's recipes; its quantised twin where the file says how many bits.
+    """Map a method by its name in the program's recipes; if the base is quantised, use its quantised variant.
 
     Args:
-        kind: How the base model is quantised, where this key tells it; None: another key does, or the default counts.
+        kind: How the base model is quantised, if this key says so; None: by another key, or by default.
     """
     names = {model.recipe_names[program]: type_ for type_, model in METHODS.items() if program in model.recipe_names}
     if (chosen := names.get(word_of(value))) is None:
         is_whole = is_off(value) or value in ("full", "freeze")
         known = " or ".join(names)
-        draft.refuse(key, FULL_FINE_TUNE if is_whole else f"The hub has no adapter `{word_of(value)}`: use {known}.")
+        draft.refuse(key, FULL_FINE_TUNE if is_whole else f"The hub has no method `{word_of(value)}`: use {known}.")
         return
     quantised = METHODS[chosen].quantised_type
     if not is_quantised:
         draft.put("method.type", chosen, key=key)
-        draft.note(key, "taken", f"It is `method: {{type: {chosen}}}`.")
+        draft.note(key, "taken", f"Sets `method: {{type: {chosen}}}`.")
     elif quantised is None:
-        draft.refuse(key, f"Method `{chosen}` takes no quantised base model.")
+        draft.refuse(key, f"Method `{chosen}` does not support a quantised base model.")
     else:
         ours = {"type": quantised} | ({"quantization": kind} if kind else {})
         for name, word in ours.items():
             draft.put(f"method.{name}", word, key=key)
-        draft.note(key, "taken", f"It is `method: {{{', '.join(f'{name}: {word}' for name, word in ours.items())}}}`.")
+        draft.note(key, "taken", f"Sets `method: {{{', '.join(f'{name}: {word}' for name, word in ours.items())}}}`.")
 
 
 def base_is_quantised(draft: Draft) -> bool:
@@ -120,23 +120,23 @@ def base_is_quantised(draft: Draft) -> bool:
 
 
 def objective(draft: Draft, key: str, value: Any) -> None:
-    """By the name that an objective has there."""
+    """Map an objective by its name in the other program."""
     name = word_of(value)
     for type_, model in OBJECTIVES.items():
         if (named := model.recipe_names.get(name)) is not None:
             ours = {"type": type_, **named.settings}
             draft.put("objective", ours, key=key)
             written = ", ".join(f"{field}: {word}" for field, word in ours.items())
-            draft.note(key, "taken", f"It is `objective: {{{written}}}`. {named.said}".rstrip())
+            draft.note(key, "taken", f"Sets `objective: {{{written}}}`. {named.said}".rstrip())
             return
     draft.refuse(key, OBJECTIVES_REFUSED.get(name, f"The engine has no objective `{name}`."))
 
 
 def objective_options(program: str, *, choose: bool = False) -> dict[str, Rule]:
-    """A rule for each key of the program's recipes that belongs to an objective, and means nothing to another.
+    """Return a rule for each key of the program's recipes that is specific to an objective.
 
     Args:
-        choose: The first such key says which objective it is.
+        choose: Whether the first such key determines the objective.
     """
 
     def rule(draft: Draft, key: str, value: Any) -> None:
@@ -153,17 +153,17 @@ def objective_options(program: str, *, choose: bool = False) -> dict[str, Rule]:
             draft.refuse(key, f"`objective.{setting}` has no `{word_of(value)}`: use one of {', '.join(known)}.")
             return
         draft.put(f"objective.{setting}", words[0] if known else number_of(value), key=key)
-        draft.note(key, "taken", f"It is `objective.{setting}{f': {words[0]}' if known else ''}`.")
+        draft.note(key, "taken", f"Sets `objective.{setting}{f': {words[0]}' if known else ''}`.")
 
     return {key: rule for model in OBJECTIVES.values() for key in model.recipe_options.get(program, {})}
 
 
 def packing(batch: str, length: str) -> Rule:
-    """There a packed row is as long as `length` says and counts as one; here rows are counted as they come.
+    """Return the rule for packing. There a packed sequence of `length` tokens counts as one row; here each row counts.
 
     Args:
-        batch: What counts rows, as the note is to call it.
-        length: The key of a packed row's length there.
+        batch: What counts rows, in the words of the note.
+        length: The key of the length of a packed sequence there.
     """
 
     def rule(draft: Draft, key: str, value: Any) -> None:
@@ -171,10 +171,10 @@ def packing(batch: str, length: str) -> Rule:
         if flag_of(value):
             sentence = (
                 f"Rows are packed here too, but {batch} counts rows, not packed sequences of `{length}` tokens: "
-                "for as many tokens a step raise `training.gradient_accumulation_steps`."
+                "for the same tokens per step, raise `training.gradient_accumulation_steps`."
             )
         else:
-            sentence = "Packing here changes no numbers, it only saves the padding: it stays on."
+            sentence = "It stays on: packing here does not change the results, it only saves the padding."
         draft.note(key, "changed", sentence)
 
     return rule
@@ -185,22 +185,22 @@ def warmup_ratio(draft: Draft, key: str, value: Any) -> None:
         _without_warmup(draft, key)
         return
     if not is_off(draft.source.get("warmup_steps")):
-        draft.note(key, "changed", "`warmup_steps` counts, as it does there.")
+        draft.note(key, "changed", "`warmup_steps` takes precedence, as it does there.")
         return
     draft.put("training.warmup_ratio", number_of(value), key=key)
-    draft.note(key, "taken", "It is `training.warmup_ratio`.")
+    draft.note(key, "taken", "Sets `training.warmup_ratio`.")
 
 
 def warmup_steps(draft: Draft, key: str, value: Any) -> None:
-    """Ours is a share of the steps: exact when the file says how many there are."""
+    """Convert steps to our share of all steps, exactly if the file says how many there are."""
     steps, total = number_of(value), number_of(draft.source.get("max_steps"))
     if _has_no_warmup(draft):
         _without_warmup(draft, key)
     elif is_off(steps) and not is_off(draft.source.get("warmup_ratio")):
-        draft.note(key, "taken", "`warmup_ratio` counts, as it does there.")
+        draft.note(key, "taken", "`warmup_ratio` takes precedence, as it does there.")
     elif not isinstance(steps, int | float) or steps < 1:
         draft.put("training.warmup_ratio", steps, key=key)
-        draft.note(key, "taken", "It is `training.warmup_ratio`.")
+        draft.note(key, "taken", "Sets `training.warmup_ratio`.")
     elif isinstance(total, int | float) and total > 0:
         draft.put("training.warmup_ratio", min(1.0, round(steps / total, 6)), key=key)
         draft.note(key, "changed", f"Warm-up is a share of the steps here: {steps:g} of {total:g}.")
@@ -209,13 +209,13 @@ def warmup_steps(draft: Draft, key: str, value: Any) -> None:
         draft.note(
             key,
             "changed",
-            f"Warm-up is a share of the steps here, and their number is not in the file: {USUAL_WARMUP_RATIO} is "
-            f"written. For {steps:g} steps set `training.warmup_ratio` to {steps:g} divided by the plan's steps.",
+            f"Warm-up is a share of the steps here, and the file does not say how many there are: {USUAL_WARMUP_RATIO} "
+            f"is used. For {steps:g} steps, set `training.warmup_ratio` to {steps:g} divided by the plan's steps.",
         )
 
 
 def _has_no_warmup(draft: Draft) -> bool:
-    """Transformers' `constant` schedule has none; with one it is `constant_with_warmup`."""
+    """Return whether the schedule is transformers' `constant`; with warm-up it is `constant_with_warmup`."""
     return "constant" in (draft.source.get("lr_scheduler"), draft.source.get("lr_scheduler_type"))
 
 
@@ -225,49 +225,49 @@ def _without_warmup(draft: Draft, key: str) -> None:
 
 
 def held_out(draft: Draft, key: str, value: Any) -> None:
-    """A share, or a number of rows. Their trainers publish the last weights, unless told to load the best ones."""
+    """Map a share or a number of rows. There the last weights are kept, unless `load_best_model_at_end` is set."""
     size = number_of(value)
     if is_off(size):
-        draft.note(key, "taken", "Nothing is held out, as here.")
+        draft.note(key, "taken", "No rows are held out.")
         return
     if isinstance(size, int | float) and size >= 1:
         draft.put("evaluation.fraction", USUAL_HELD_OUT_FRACTION, key=key)
         draft.note(
-            key, "changed", f"A share is held out here, not {size:g} rows: {USUAL_HELD_OUT_FRACTION} is written."
+            key, "changed", f"The hub holds out a share instead of {size:g} rows: {USUAL_HELD_OUT_FRACTION} is used."
         )
     elif isinstance(size, int | float) and size > LARGEST_HELD_OUT_FRACTION:
         draft.put("evaluation.fraction", LARGEST_HELD_OUT_FRACTION, key=key)
         draft.note(key, "changed", f"At most {LARGEST_HELD_OUT_FRACTION} of the rows can be held out.")
     else:
         draft.put("evaluation.fraction", size, key=key)
-        draft.note(key, "taken", "It is `evaluation.fraction`; of each dataset, where there are several.")
+        draft.note(key, "taken", "Sets `evaluation.fraction`, which applies to each dataset.")
     draft.put("evaluation.keep_best", flag_of(draft.source.get("load_best_model_at_end")), key=key)
 
 
 def every_steps(place: str) -> Rule:
-    """Steps between two of something; a share of all steps cannot be written."""
+    """Return the rule for an interval in steps; a share of all steps cannot be expressed."""
 
     def rule(draft: Draft, key: str, value: Any) -> None:
         steps = number_of(value)
         if isinstance(steps, int | float) and steps >= 1:
             draft.put(place, int(steps), key=key)
-            draft.note(key, "taken", f"It is `{place}`.")
+            draft.note(key, "taken", f"Sets `{place}`.")
         else:
-            draft.note(key, "changed", f"It is counted in steps here: `{place}`, left at its default.")
+            draft.note(key, "changed", f"The hub counts in steps: `{place}` keeps its default.")
 
     return rule
 
 
 def half_precision(dtype: str) -> Rule:
-    """`bf16` or `fp16`: the numbers that the frozen base model is kept and computed in."""
+    """Return the rule for `bf16` or `fp16`, the number format of the frozen base model."""
 
     def rule(draft: Draft, key: str, value: Any) -> None:
         if value == "auto":
             draft.put("runtime.dtype", "auto", key=key)
-            draft.note(key, "taken", "It is `runtime.dtype: auto`.")
+            draft.note(key, "taken", "Sets `runtime.dtype: auto`.")
         elif flag_of(value):
             draft.put("runtime.dtype", dtype, key=key)
-            draft.note(key, "taken", f"It is `runtime.dtype: {dtype}`.")
+            draft.note(key, "taken", f"Sets `runtime.dtype: {dtype}`.")
         else:
             draft.note(key, "taken", "It is off.")
 
@@ -275,7 +275,7 @@ def half_precision(dtype: str) -> Rule:
 
 
 def add_dataset(draft: Draft, origin: str, **choice: Any) -> str:
-    """Add a dataset that is registered under a name made of its origin; the name, which no other dataset has."""
+    """Add a registered dataset with a unique name made from its origin; return the name."""
     datasets = draft.document.setdefault("datasets", [])
     taken = {dataset.get("name") for dataset in datasets}
     name = base = slug_of(origin)

@@ -1,7 +1,7 @@
-"""A translation under way: our recipe as it grows, and a note for each key of the foreign file.
+"""A translation in progress: our recipe so far, and a note for each key of the foreign file.
 
-A rule is what a table says about one key: it reads the key's value, puts what it means into our recipe, and notes what
-became of it. Every key is noted exactly once or more, never not at all.
+A table has a rule for each key: it reads the key's value, writes the equivalent into our recipe, and notes what
+happened. Every key gets at least one note.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ MAX_NAME_LENGTH = 64
 
 @dataclass(frozen=True)
 class Note:
-    """What became of one key.
+    """What happened to one key.
 
-    taken: it means the same here. changed: here it is said otherwise, and how. not_supported: it has no effect here.
-    unresolved: the file names what the hub does not hold yet. refused: without it this would be another training.
+    taken: it means the same here. changed: the hub expresses it differently. not_supported: it has no effect here.
+    unresolved: it names something that the hub does not have yet. refused: without it the training would be different.
     """
 
     key: str
@@ -39,8 +39,8 @@ class Draft:
     def __init__(self, source: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         """
         Args:
-            source: the foreign document.
-            defaults: what the foreign program takes for keys that the document leaves out; written out in ours.
+            source: The foreign document.
+            defaults: The foreign program's defaults for missing keys; written out in ours.
         """
         self.defaulted = {key for key in defaults if source.get(key) is None}
         self.source = {**source, **{key: defaults[key] for key in self.defaulted}}
@@ -59,14 +59,14 @@ class Draft:
 
     def note(self, key: str, outcome: Outcome, sentence: str) -> None:
         if key in self.defaulted:
-            sentence = f"Not in the file; the default there, {self.source[key]}, is written out. {sentence}".rstrip()
+            sentence = f"Not in the file; the default there, {self.source[key]}, is used. {sentence}".rstrip()
         self.notes.append(Note(key, outcome, sentence))
 
     def refuse(self, key: str, sentence: str) -> None:
         self.note(key, "refused", sentence)
 
     def origin_of(self, place: str) -> str:
-        """The foreign key that a place of our recipe was written from; the place itself where there is none."""
+        """Return the foreign key that a place of our recipe was written from, or the place itself."""
         return self._origins.get(place, place)
 
 
@@ -74,41 +74,41 @@ Rule = Callable[[Draft, str, Any], None]
 
 
 def take(place: str, read: Callable[[Any], Any] | None = None, sentence: str = "") -> Rule:
-    """The value means the same at a place of ours."""
+    """Return a rule that copies the value to a place in our recipe."""
 
     def rule(draft: Draft, key: str, value: Any) -> None:
         draft.put(place, read(value) if read else value, key=key)
-        draft.note(key, "taken", sentence or f"It is `{place}`.")
+        draft.note(key, "taken", sentence or f"Sets `{place}`.")
 
     return rule
 
 
 def choose(place: str, exact: Mapping[str, str], nearest: Mapping[str, str], otherwise: str) -> Rule:
-    """A word of theirs as a word of ours: the same, the nearest one, or one for all that is unknown here."""
+    """Return a rule that maps their word to ours: the exact one, the nearest one, or a fallback."""
 
     def rule(draft: Draft, key: str, value: Any) -> None:
         word = word_of(value)
         ours = exact.get(word) or nearest.get(word, otherwise)
         draft.put(place, ours, key=key)
         if word in exact:
-            draft.note(key, "taken", f"It is `{place}: {ours}`.")
+            draft.note(key, "taken", f"Sets `{place}: {ours}`.")
         else:
-            draft.note(key, "changed", f"There is no `{word}` here; the nearest is `{place}: {ours}`.")
+            draft.note(key, "changed", f"The hub has no `{word}`; the closest option is `{place}: {ours}`.")
 
     return rule
 
 
 def replaced(sentence: str) -> Rule:
-    """The hub has its own way, which the sentence tells; the key is not needed."""
+    """Return a rule for a key that is not needed; the sentence says what the hub does instead."""
     return lambda draft, key, value: draft.note(key, "changed", sentence)
 
 
 def unsupported(sentence: str) -> Rule:
-    """It has no effect here; switched off, it has none there either."""
+    """Return a rule for a key that has no effect here, unless it is off anyway."""
 
     def rule(draft: Draft, key: str, value: Any) -> None:
         if is_off(value):
-            draft.note(key, "taken", "It is off, and here too.")
+            draft.note(key, "taken", "It is off here too.")
         else:
             draft.note(key, "not_supported", sentence)
 
@@ -116,11 +116,11 @@ def unsupported(sentence: str) -> Rule:
 
 
 def refused(sentence: str) -> Rule:
-    """A training of another kind; switched off, it is none."""
+    """Return a rule that refuses the recipe, unless the key is off."""
 
     def rule(draft: Draft, key: str, value: Any) -> None:
         if is_off(value):
-            draft.note(key, "taken", "It is off, and here too.")
+            draft.note(key, "taken", "It is off here too.")
         else:
             draft.refuse(key, sentence)
 
@@ -128,17 +128,17 @@ def refused(sentence: str) -> Rule:
 
 
 def read_elsewhere(sentence: str) -> Rule:
-    """Another key's rule reads this one; what comes of it is told here."""
+    """Return a rule for a key that another key's rule reads."""
     return lambda draft, key, value: draft.note(key, "taken", sentence)
 
 
 def needless(keys: str, *, because: str) -> dict[str, Rule]:
-    """Keys, between spaces, that one sentence replaces."""
+    """Return the `replaced` rule for each of the space-separated keys."""
     return dict.fromkeys(keys.split(), replaced(because))
 
 
 def missing(keys: str, *, because: str) -> dict[str, Rule]:
-    """Keys, between spaces, that one sentence turns down."""
+    """Return the `unsupported` rule for each of the space-separated keys."""
     return dict.fromkeys(keys.split(), unsupported(because))
 
 
@@ -147,12 +147,12 @@ def is_off(value: Any) -> bool:
 
 
 def word_of(value: Any) -> str:
-    """A scalar as text; what is no scalar is no word, and stays short in a sentence."""
+    """Return a scalar as text of at most 80 characters, and any other value as its type's name."""
     return str(value)[:80] if isinstance(value, str | int | float | bool) else f"a {type(value).__name__}"
 
 
 def number_of(value: Any) -> Any:
-    """`1e-4` is text in YAML 1.1 and a number to everybody else. What is no number stays for the spec to refuse."""
+    """Parse a number such as `1e-4`, which is text in YAML 1.1. The spec later refuses anything else."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -166,13 +166,13 @@ def flag_of(value: Any) -> bool:
 
 
 def names_of(value: Any) -> list[str]:
-    """A list, or names between commas."""
+    """Return the names in a list or a comma-separated string."""
     parts = value if isinstance(value, list) else word_of(value).split(",")
     return [word_of(part).strip() for part in parts if word_of(part).strip()]
 
 
 def slug_of(text: str) -> str:
-    """A name that the hub allows, made of any text: `Owner/My Data` becomes `owner-my-data`."""
+    """Return a valid name made from any text: `Owner/My Data` becomes `owner-my-data`."""
     single = re.sub(r"[^a-z0-9._]+", "-", text.lower())
     single = re.sub(r"([._-])[._-]+", r"\1", single)
     return single.strip("._-")[:MAX_NAME_LENGTH].strip("._-") or "dataset"

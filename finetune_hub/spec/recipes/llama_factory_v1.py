@@ -1,4 +1,4 @@
-"""LLaMA-Factory's newer YAML, of its `v1` trainer, whose methods are parts of the file: what each key means in ours.
+"""LLaMA-Factory's newer YAML, for its `v1` trainer: how each key maps to our recipe.
 
 Source: hiyouga/LLaMA-Factory, `src/llamafactory/v1/config/`, at ff6d4d1 (August 2026), for keys and defaults.
 """
@@ -63,18 +63,18 @@ def _peft_config(draft: Draft, key: str, value: Any) -> None:
     for name, option in options.items():
         place = f"{key}.{name}"
         if name == "name":
-            draft.note(place, "taken", "It is `method.type`.")
+            draft.note(place, "taken", "Sets `method.type`.")
         elif name == "export_dir" or name == "adapter_name_or_path":
-            draft.refuse(place, "It trains nothing: the file is for an export.")
+            draft.refuse(place, "This file does not train: it is for an export.")
         elif name == "target_modules":
             names = names_of(option)
             draft.put("method.target_modules", "all-linear" if names == ["all"] else names, key=place)
-            draft.note(place, "taken", "It is `method.target_modules`.")
+            draft.note(place, "taken", "Sets `method.target_modules`.")
         elif (ours := _LORA_OPTIONS.get(name)) is not None:
             draft.put(ours, number_of(option), key=place)
-            draft.note(place, "taken", f"It is `{ours}`.")
+            draft.note(place, "taken", f"Sets `{ours}`.")
         else:
-            draft.note(place, "not_supported", "There is nothing like it here.")
+            draft.note(place, "not_supported", "The hub has no such option.")
 
 
 _LORA_OPTIONS = {"r": "method.rank", "lora_alpha": "method.alpha", "lora_dropout": "method.dropout",
@@ -84,15 +84,15 @@ _LORA_OPTIONS = {"r": "method.rank", "lora_alpha": "method.alpha", "lora_dropout
 def _quant_config(draft: Draft, key: str, value: Any) -> None:
     bits = number_of(value.get("quantization_bit", 4)) if isinstance(value, dict) else None
     if bits not in (4, 8):
-        draft.refuse(key, "The base model is kept in 4 or in 8 bits.")
+        draft.refuse(key, "The base model can be quantised to 4 or 8 bits.")
         return
     kind = "nf4" if bits == 4 else "int8"
     draft.put("method.quantization", kind, key=key)
-    draft.note(key, "taken", f"It is `method.quantization: {kind}`.")
+    draft.note(key, "taken", f"Sets `method.quantization: {kind}`.")
 
 
 def _train_dataset(draft: Draft, key: str, value: Any) -> None:
-    """Names of files that describe datasets. The objective is said on its command line, so only a name may tell it."""
+    """Map names of dataset files. The objective is given on the command line there, so it is guessed from the names."""
     for number, name in enumerate(names_of(value)):
         named = next((type_ for type_, model in OBJECTIVES.items() if model.own_row_kind and type_ in name), None)
         if named:
@@ -100,15 +100,15 @@ def _train_dataset(draft: Draft, key: str, value: Any) -> None:
         ours = add_dataset(draft, name.removesuffix(".yaml"))
         place = key if number == 0 else f"{key}.{number}"
         draft.note(
-            place, "unresolved", f"`{word_of(name)}` is told there in a file of its own: upload its rows, "
-            f"`finetune-hub datasets push FILE --name {ours}`. The recipe does not say its objective: it is taken for "
+            place, "unresolved", f"`{word_of(name)}` is described in a separate file: upload its rows, "
+            f"`finetune-hub datasets push FILE --name {ours}`. The recipe does not name its objective; assumed: "
             f"{f'{named.upper()}, by its name' if named else 'supervised fine-tuning'}."
         )  # fmt: skip
 
 
 def _model_class(draft: Draft, key: str, value: Any) -> None:
     if value == "llm":
-        draft.note(key, "taken", "It is a model of text, as here.")
+        draft.note(key, "taken", "It is a text model.")
     else:
         draft.refuse(key, MULTIMODAL)
 
@@ -117,10 +117,10 @@ def _global_batch(draft: Draft, key: str, value: Any) -> None:
     total, micro = number_of(value), number_of(draft.source["micro_batch_size"])
     if isinstance(total, int) and isinstance(micro, int) and micro > 0:
         draft.put("training.gradient_accumulation_steps", max(1, total // micro), key=key)
-    draft.note(key, "changed", "It is `training.gradient_accumulation_steps`: rows of a step by rows of a pass.")
+    draft.note(key, "changed", "Sets `training.gradient_accumulation_steps`: rows per step divided by rows per pass.")
 
 
-# In this order the keys are read and noted.
+# Keys are read and noted in this order.
 KEYS: dict[str, Rule] = {
     "model": base_model,
     "model_class": _model_class,
@@ -145,9 +145,9 @@ KEYS: dict[str, Rule] = {
     **missing("dist_config init_config dp_size cp_size mp_shard_size", because=FILE_DOES_NOT_SAY_GPUS),
     **missing("optim_config lr_scheduler_config", because="Choose `training.optimizer` and `training.schedule`."),
     **needless("kernel_config flash_attn", because=OWN_KERNELS),
-    **needless("batching_strategy batching_workers", because="Nothing is padded, so nothing is to be chosen."),
+    **needless("batching_strategy batching_workers", because="Not needed, as nothing is padded."),
     **needless("output_dir save_total_limit save_ckpt_as_hf", because=OWN_FILES),
     "resume_from_checkpoint": replaced(OWN_RESUME),
-    **needless("sample_backend max_new_tokens logging_steps dist_timeout", because="The hub sees to it itself."),
+    **needless("sample_backend max_new_tokens logging_steps dist_timeout", because="The hub handles this itself."),
 }
 FAMILIES: dict[str, Rule] = {}

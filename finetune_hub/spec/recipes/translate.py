@@ -1,9 +1,9 @@
-"""Recipes of other programs become ours: Axolotl's YAML, LLaMA-Factory's of both kinds, and our own as it is.
+"""Translate other programs' recipes to ours: Axolotl's YAML, both kinds of LLaMA-Factory's, and our own unchanged.
 
     translate(text)  →  Translation: our recipe, and a note for each key of the file
 
-Nothing is dropped in silence: a key that no table knows is noted as not supported. What cannot be the same training
-(a full fine-tune, images, another objective) is refused, with a sentence, and there is no recipe.
+No key is dropped silently: an unknown key is noted as not supported. A training that the hub cannot reproduce (a full
+fine-tune, images, another objective) is refused with a reason, and there is no recipe.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from finetune_hub.spec.training import TrainingSpec
 OURS = "finetune_hub"
 MAX_CHARACTERS = 100_000
 MAX_DEPTH = 20
-OUR_WORDS = {"spec_version", "method", "training"}  # No other program has them.
+OUR_WORDS = {"spec_version", "method", "training"}  # No other program uses these keys.
 
 
 class ForeignProgram(Protocol):
-    """What a table's module holds."""
+    """The attributes of a module that describes a program's recipes."""
 
     PROGRAM: str
     DEFAULTS: dict[str, Any]
@@ -44,13 +44,13 @@ PROGRAMS: list[ForeignProgram] = [llama_factory, llama_factory_v1, axolotl]
 
 @dataclass(frozen=True)
 class Translation:
-    """What became of a recipe."""
+    """The result of translating a recipe."""
 
     program: str
     spec: TrainingSpec | None
-    """None: something was refused, and a note says what."""
+    """None if something was refused; a note says what."""
     document: dict[str, Any]
-    """The spec as it was written: only what the file says, or what its program takes for granted."""
+    """The spec as written: only what the file says, and its program's defaults."""
     notes: list[Note]
 
     @property
@@ -65,7 +65,7 @@ def translate(text: str) -> Translation:
     """Translate a recipe of any known program.
 
     Raises:
-        Refusal: `unreadable_recipe`: it is not YAML, or of no known program.
+        Refusal: `unreadable_recipe`: it is not YAML, or not a recipe of a known program.
     """
     document, repeated = read_yaml(text)
     program = next((program for program in PROGRAMS if program.recognises(document)), None)
@@ -73,8 +73,8 @@ def translate(text: str) -> Translation:
         return _validated(OURS, Draft(document, {}), document, repeated)
     if program is None:
         raise unreadable(
-            "This is no recipe of Axolotl, of LLaMA-Factory or of this hub.",
-            "Theirs name a `base_model` or a `model_name_or_path` beside their settings; ours is in docs/recipes.md.",
+            "This is not a recipe of Axolotl, LLaMA-Factory or this hub.",
+            "Theirs have a `base_model` or a `model_name_or_path`; ours are described in docs/recipes.md.",
         )
     draft = Draft(document, program.DEFAULTS)
     for key in _in_order(program, draft.source):
@@ -84,10 +84,10 @@ def translate(text: str) -> Translation:
 
 
 def read_yaml(text: str) -> tuple[dict[str, Any], list[str]]:
-    """The document, and the keys that stand in it more than once.
+    """Return the document, and the keys that occur in it more than once.
 
     Raises:
-        Refusal: `unreadable_recipe`: it is not YAML, not a mapping, or longer or deeper than a recipe.
+        Refusal: `unreadable_recipe`: it is not YAML, not a mapping, or longer or deeper than allowed.
     """
     try:
         _check_events(text)
@@ -99,7 +99,7 @@ def read_yaml(text: str) -> tuple[dict[str, Any], list[str]]:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise unreadable("It cannot be read as YAML.", "Save it as plain UTF-8 text.") from error
     if not isinstance(root, yaml.MappingNode) or not isinstance(document, dict):
-        raise unreadable("It is no recipe: it has no keys.", "Give the whole YAML file.")
+        raise unreadable("This is not a recipe: it has no keys.", "Provide the whole YAML file.")
     names = [key.value for key, _ in root.value if isinstance(key, yaml.ScalarNode)]
     repeated = sorted({name for name in names if names.count(name) > 1})
     return {word_of(key): value for key, value in document.items()}, repeated
@@ -110,27 +110,27 @@ def unreadable(message: str, remedy: str) -> Refusal:
 
 
 def _check_events(text: str) -> None:
-    """Refuse what is cheap to write and dear to read, before it is read.
+    """Refuse documents that are expensive to parse, before parsing them.
 
     Raises:
-        Refusal: `unreadable_recipe`: it is too long, has aliases, or is nested deeper than any recipe.
+        Refusal: `unreadable_recipe`: it is too long, has aliases, or is nested too deeply.
     """
     if len(text) > MAX_CHARACTERS:
-        raise unreadable(f"It has more than {MAX_CHARACTERS:,} characters.", "Give the recipe alone.")
+        raise unreadable(f"It has more than {MAX_CHARACTERS:,} characters.", "Provide only the recipe.")
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            raise unreadable("It has YAML aliases (`*name`).", "Write out what they stand for.")
+            raise unreadable("It has YAML aliases (`*name`).", "Write out their values.")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > MAX_DEPTH:
-            raise unreadable(f"It is nested more than {MAX_DEPTH} levels deep as YAML.", "Write it flatter.")
+            raise unreadable(f"It is nested more than {MAX_DEPTH} levels deep as YAML.", "Reduce the nesting.")
 
 
 def _in_order(program: ForeignProgram, source: Mapping[str, Any]) -> list[str]:
-    """The table's order, since some rules build on others; then what the table does not have."""
+    """Return the keys in the table's order, as some rules build on others; then the keys that the table lacks."""
     return [key for key in program.KEYS if key in source] + [key for key in source if key not in program.KEYS]
 
 
@@ -144,18 +144,18 @@ def _apply(program: ForeignProgram, draft: Draft, key: str) -> None:
         found = len(draft.notes)
         rule(draft, key, value)
         if len(draft.notes) == found:
-            draft.note(key, "taken", "It is off or empty, and here too.")
+            draft.note(key, "taken", "It is off or empty here too.")
     else:
         nearest = difflib.get_close_matches(key, program.KEYS, n=1, cutoff=0.8)
         hint = f" Did you mean `{nearest[0]}`?" if nearest else ""
-        draft.note(key, "not_supported", f"The key is not known here.{hint}")
+        draft.note(key, "not_supported", f"The hub does not know this key.{hint}")
 
 
 def _validated(program: str, draft: Draft, document: dict[str, Any], repeated: list[str]) -> Translation:
-    """The draft as a spec; what the spec refuses is noted at the key that it came from."""
+    """Validate the draft as a spec; errors are noted at the key that they came from."""
     spec = None
     for key in repeated:
-        draft.note(key, "changed", "It stands in the file more than once: the last one counts.")
+        draft.note(key, "changed", "It is in the file more than once: the last value is used.")
     if not any(note.outcome == "refused" for note in draft.notes):
         try:
             spec = TrainingSpec.model_validate(document)

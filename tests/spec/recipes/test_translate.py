@@ -224,7 +224,7 @@ def test_what_was_translated_is_a_recipe_of_ours_and_comes_back_unchanged() -> N
         ("", "no keys"),
         ("- a\n- b\n", "no keys"),
         ("a: b: c", "Line 1 is not YAML"),
-        ("provider: cloud", "no recipe of Axolotl"),
+        ("provider: cloud", "not a recipe of Axolotl"),
         ("a: &a [1]\nbase_model: *a", "aliases"),
         ("[" * 90_000, "levels deep"),
         ("#" * 100_001, "characters"),
@@ -286,5 +286,5 @@ def test_a_note_tells_the_bits_of_the_base_model_once_and_right() -> None:
     said = {note.key: note.sentence for note in translation.notes}
     assert translation.spec is not None
     assert translation.spec.method.base_quantization["quantization"] == "int8"
-    assert said["finetuning_type"] == "It is `method: {type: qlora}`."
-    assert said["quantization_bit"] == "It is `method.quantization: int8`."
+    assert said["finetuning_type"] == "Sets `method: {type: qlora}`."
+    assert said["quantization_bit"] == "Sets `method.quantization: int8`."
