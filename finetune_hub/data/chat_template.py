@@ -2,12 +2,12 @@
 
     text       = the model's Jinja template, rendered in a sandbox
     input_ids  = tokenizer.json applied to the text
-    supervised = tokens that overlap an assistant's turn, its end token included
+    supervised = tokens that overlap an assistant's turn, including its end token
 
-Where a turn lies is told by the template's own `{% generation %}` tags. A template without them is rendered on the
-conversation's beginnings: what `messages[:i]` with the generation prompt leaves open is what turn i must say, so
-exactly what the model will have to produce when it is served. Needs no torch and no transformers; the test
-`tests/data/test_chat_template.py` pins ids and masks to transformers' `apply_chat_template`.
+Turns are located by the template's `{% generation %}` tags. A template without them is rendered for prefixes of the
+conversation: whatever follows `messages[:i]` with the generation prompt is turn i, exactly what the model has to
+produce when it is served. Needs neither torch nor transformers; `tests/data/test_chat_template.py` checks that ids and
+masks equal those of transformers' `apply_chat_template`.
 Source: transformers, "Chat templates" (trim_blocks, lstrip_blocks, `tojson`, `raise_exception`, `strftime_now`).
 """
 
@@ -47,8 +47,8 @@ class InvalidChatTemplate(Refusal):
 
 NO_CHAT_TEMPLATE = (
     "The base model has no chat template, so conversations cannot be turned into tokens.",
-    "Use its instruct or chat variant, put a chat_template.jinja beside its tokenizer.json, or give a model of the hub "
-    "a known template: `finetune-hub base-models set-template`.",
+    "Use its instruct or chat variant, put a chat_template.jinja next to its tokenizer.json, or, for a model on the "
+    "hub, set a known template with `finetune-hub base-models set-template`.",
 )
 
 
@@ -59,39 +59,39 @@ class UnrenderableRow(InvalidChatTemplate):
 
 
 class NothingSupervised(InvalidChatTemplate):
-    """The template works, but nothing of the answers would be learned."""
+    """The template works, but no token of the answers is supervised."""
 
     failure_class: FailureClass = "bad_data"
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
-    """One row as the model sees it; the lists have a value a token, `spans` also for those that were truncated."""
+    """One row as the model sees it. The lists have one value per token; `spans` also covers truncated tokens."""
 
     input_ids: list[int]
     supervised: list[bool]
     truncated_tokens: int
     text: str
-    spans: list[Span]  # Of each token in the text; empty for an end token that was added.
+    spans: list[Span]  # Position of each token in the text; empty for an added end token.
 
     @classmethod
     def cut(
         cls, ids: list[int], supervised: list[bool], text: str, spans: list[Span], max_seq_len: int | None
     ) -> EncodedRow:
-        """The row without what goes beyond `max_seq_len` tokens."""
+        """Return the row truncated to `max_seq_len` tokens."""
         truncated = 0 if max_seq_len is None else max(0, len(ids) - max_seq_len)
         return cls(ids[:max_seq_len], supervised[:max_seq_len], truncated, text, spans)
 
 
 class ChatTemplate:
-    """A base model's chat template together with its tokenizer."""
+    """A base model's chat template with its tokenizer."""
 
     def __init__(self, sources: dict[str, str], tokenizer: Tokenizer, special_tokens: dict[str, str]) -> None:
         """
         Args:
-            sources: Jinja texts by name: `default`, and `tool_use` for rows with tools where it is there. None at all:
-                only raw text can be encoded.
-            special_tokens: `eos_token`, `bos_token` and so on, as the templates call them.
+            sources: Jinja templates by name: `default`, and optionally `tool_use` for rows with tools. If empty, only
+                raw text can be encoded.
+            special_tokens: `eos_token`, `bos_token` and so on, by their names in templates.
         """
         self._tokenizer = tokenizer
         self._special_tokens = special_tokens
@@ -106,7 +106,7 @@ class ChatTemplate:
 
     @classmethod
     def from_folder(cls, folder: Path) -> ChatTemplate:
-        """The template and tokenizer of a base model folder.
+        """Load the template and tokenizer of a base model folder.
 
         Raises:
             InvalidChatTemplate: a file is missing or broken.
@@ -129,25 +129,25 @@ class ChatTemplate:
         return cls(_template_sources(folder, settings), tokenizer, _special_tokens(settings))
 
     def render(self, messages: Sequence[Message], tools: list[Any] | None = None, *, generation_prompt: bool) -> str:
-        """The conversation as text; `generation_prompt` opens the assistant's next turn."""
+        """Render the conversation as text; `generation_prompt` opens the assistant's next turn."""
         return self._render(messages, tools, generation_prompt)[0]
 
     def encode_prompt(self, messages: Sequence[Message], tools: list[Any] | None = None) -> list[int]:
-        """Ids of the conversation with the assistant's next turn opened: what generation starts from."""
+        """Return the ids of the conversation with the assistant's next turn opened, to generate from."""
         text = self.render(messages, tools, generation_prompt=True)
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode(
         self, messages: Sequence[Message], tools: list[Any] | None = None, max_seq_len: int | None = None
     ) -> EncodedRow:
-        """Ids of a whole conversation and which of them are supervised.
+        """Return the ids of a whole conversation and which of them are supervised.
 
         Args:
-            max_seq_len: Tokens to keep; a longer row is cut at its end.
+            max_seq_len: Tokens to keep; a longer row is truncated at the end.
 
         Raises:
             UnrenderableRow: the template refuses the conversation.
-            InvalidChatTemplate: the assistant's turns cannot be found in what the template renders.
+            InvalidChatTemplate: the assistant's turns cannot be found in the rendered text.
         """
         text, marked_spans = self._render(messages, tools, generation_prompt=False)
         _, is_marked = self._template_for(tools)
@@ -167,12 +167,12 @@ class ChatTemplate:
         return EncodedRow.cut(ids, supervised, text, offsets, max_seq_len)
 
     def encode_text(self, prompt: str, completion: str, max_seq_len: int | None = None) -> EncodedRow:
-        """Ids of raw text, as it was pretrained on: no template, the tokenizer's own first token, EOS at the end.
+        """Return the ids of raw text as in pretraining: no template, the tokenizer's first token, EOS at the end.
 
-        Supervised are the tokens that overlap the completion, and EOS.
+        The tokens that overlap the completion and EOS are supervised.
 
         Raises:
-            InvalidChatTemplate: the tokenizer names no EOS.
+            InvalidChatTemplate: the tokenizer has no EOS token.
         """
         text = prompt + completion
         encoding = self._tokenizer.encode(text)
@@ -184,7 +184,7 @@ class ChatTemplate:
         return EncodedRow.cut([*ids, eos], [*supervised, True], text, [*spans, (len(text),) * 2], max_seq_len)
 
     def token(self, id_: int) -> str:
-        """The token as the vocabulary spells it."""
+        """Return the token as written in the vocabulary."""
         return str(self._tokenizer.id_to_token(id_))
 
     @property
@@ -192,11 +192,11 @@ class ChatTemplate:
         return bool(self._templates)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of generated ids, special tokens left out."""
+        """Return the text of generated ids without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def stop_token_ids(self) -> list[int]:
-        """Ids that end an assistant's turn: what the template closes a turn with, and EOS."""
+        """Ids that end an assistant's turn: the template's end token and EOS."""
         if not self.has_chat_template:
             return [self._required_eos()]
         row = self.encode([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
@@ -221,7 +221,7 @@ class ChatTemplate:
     def _render(
         self, messages: Sequence[Message], tools: list[Any] | None, generation_prompt: bool
     ) -> tuple[str, list[Span]]:
-        """The text, and where the template's `{% generation %}` blocks lie in it."""
+        """Return the text and the spans of the template's `{% generation %}` blocks in it."""
         plain = [{key: value for key, value in m.items() if value is not None and key != "weight"} for m in messages]
         variables = {**self._special_tokens, "messages": plain, "tools": tools, "documents": None}
         template, _ = self._template_for(tools)
@@ -248,8 +248,8 @@ class ChatTemplate:
             )
             if not (text.startswith(before) and text.startswith(through) and len(before) <= len(through)):
                 raise InvalidChatTemplate(
-                    f"The chat template renders a conversation's beginning (up to message {index + 1}) otherwise than "
-                    "inside the whole, so the assistant's tokens cannot be told.",
+                    f"The chat template renders the start of a conversation (up to message {index + 1}) differently on "
+                    "its own than within the whole, so the assistant's tokens cannot be found.",
                     "Put {% generation %}…{% endgeneration %} around the assistant's turn in the template, "
                     "or split the row so that only its last turn is supervised.",
                 )
@@ -257,7 +257,7 @@ class ChatTemplate:
         return spans
 
     def _token_range(self, text: str, ids: list[int], offsets: list[Span], span: Span) -> Span:
-        """Tokens [first, last) of a span, without white space after its end token, with an end token just behind it."""
+        """Return a span's tokens [first, last), without white space after its end token, with an end token after it."""
         start, end = span
         first = bisect.bisect_right(offsets, start, key=lambda offset: offset[1])
         stripped = start + len(text[start:end].rstrip())
@@ -267,21 +267,21 @@ class ChatTemplate:
         last = max(first, bisect.bisect_left(offsets, end, key=lambda offset: offset[0]))
         if last < len(ids) and ids[last] in self._special_ids and offsets[last][0] == end:
             last += 1
-        elif end == len(text):  # The template leaves the turn open: EOS goes where its own white space began.
+        elif end == len(text):  # The template leaves the turn open: put EOS where its white space starts.
             last = max(first, bisect.bisect_left(offsets, stripped, key=lambda offset: offset[0]))
         return first, last
 
     def _required_eos(self) -> int:
         if self.eos_token_id is None:
             raise InvalidChatTemplate(
-                "Neither the chat template nor the tokenizer has a token that ends the assistant's turn.",
-                "Name an `eos_token` in tokenizer_config.json and import the model again.",
+                "Neither the chat template nor the tokenizer defines a token that ends the assistant's turn.",
+                "Set `eos_token` in tokenizer_config.json and import the model again.",
             )
         return self.eos_token_id
 
 
 class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}…{% endgeneration %}`: renders its body and notes where it lies."""
+    """`{% generation %}…{% endgeneration %}`: renders its body and records its span."""
 
     tags = {"generation"}
 
@@ -296,14 +296,14 @@ class _GenerationTag(jinja2.ext.Extension):
         return nodes.CallBlock(self.call_method("note"), [], [], body).set_lineno(line)
 
     def note(self, caller: Callable[[], str]) -> str:
-        """Called by the compiled template in place of the block."""
+        """Render the block and record its span. Called by the compiled template."""
         body = caller()
         start = sum(map(len, self._blocks))
         self._spans.append((start, start + len(body)))
         return body
 
     def render(self, template: jinja2.Template, variables: dict[str, Any]) -> tuple[str, list[Span]]:
-        """The template's text, and the spans of its generation blocks."""
+        """Return the rendered text and the spans of its generation blocks."""
         self._blocks, self._spans = [], []
         length = 0
         for block in template.generate(variables):
@@ -340,7 +340,7 @@ def _strftime_now(form: str) -> str:
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    """Jinja's own filter escapes HTML characters, which a prompt must not."""
+    """Convert to JSON without escaping HTML characters, unlike Jinja's own filter."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 
@@ -350,15 +350,15 @@ def _has_generation_tags(environment: jinja2.Environment, source: str) -> bool:
 
 
 def _drop_weightless(messages: Sequence[Message], spans: list[Span]) -> list[Span]:
-    """The spans of the turns that count."""
+    """Return the spans of the turns that count in the loss."""
     turns = [is_supervised(message) for message in messages if message["role"] == "assistant"]
     if all(turns):
         return spans
     if len(turns) != len(spans):
         raise InvalidChatTemplate(
             f"The chat template marks {len(spans)} generated parts for {len(turns)} assistant turns, so `weight` "
-            "cannot be honoured.",
-            "Leave `weight` out, or mark each turn once in the template.",
+            "cannot be applied.",
+            "Remove `weight`, or mark each turn once in the template.",
         )
     return [span for span, counts in zip(spans, turns, strict=True) if counts]
 
@@ -376,7 +376,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _template_sources(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """Templates by name. A chat_template.jinja beside the tokenizer wins over tokenizer_config.json."""
+    """Return the templates by name. chat_template.jinja takes precedence over tokenizer_config.json."""
     file = folder / "chat_template.jinja"
     try:
         stored = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")

@@ -1,12 +1,12 @@
-"""Two kept files compared: what came, went and changed between versions, and what one asks that the other asks too.
+"""Comparison of two stored files: rows added, removed and changed, and questions that are in both.
 
-    the same row     its JSON is the same, byte for byte
-    a changed row    asks the same as a row that went, and is another row
-    a leaked row     asks what a row of the other file asks, but for case, punctuation and white space
-    nearly leaked    of the three-word shingles of both questions, four fifths are in both (Jaccard)
+    same row         its JSON is identical, byte for byte
+    changed row      has the same question as a removed row, but is otherwise different
+    leaked row       has the same question as a row of the other file, ignoring case, punctuation and white space
+    nearly leaked    the three-word shingles of both questions have a Jaccard similarity of at least 0.8
 
-Near duplicates are found without comparing all pairs: the smallest hashes of a text's shingles are a fair sample of
-them, so like texts share some (Broder 1997, "On the resemblance and containment of documents").
+Near duplicates are found without comparing all pairs: the smallest hashes of a text's shingles are an unbiased sample,
+so similar texts share some (Broder 1997, "On the resemblance and containment of documents").
 """
 
 from __future__ import annotations
@@ -28,68 +28,70 @@ NAMED_ROWS = 10
 NEAR = 0.8
 _SHINGLE_WORDS = 3
 _SKETCH_SIZE = 64
-_KEYS = 8  # Of the sketch, by which rows that may be alike are looked up.
-_CROWD = 50  # A key of more rows is boilerplate, and tells nothing.
+_KEYS = 8  # Hashes of a sketch that are used to look up possibly similar rows.
+_CROWD = 50  # A hash that more rows share is boilerplate and is ignored.
 _NO_WORD = re.compile(r"\W+")
 
 Sketch = tuple[int, ...]
 
 
 class VersionDiff(Answer):
-    """What became of the rows from one version to another. Rows are named by number."""
+    """The differences in rows from one version to another. Rows are identified by number."""
 
     added: int
     removed: int
-    changed: int = Field(description="Rows that ask the same as before, and are answered otherwise.")
+    changed: int = Field(description="Rows with the same question as before and a different answer.")
     unchanged: int
-    added_rows: list[int] = Field(description="The first of them, in the newer version.")
-    removed_rows: list[int] = Field(description="The first of them, in the older version.")
-    changed_rows: list[tuple[int, int]] = Field(description="The first of them: in the older and the newer version.")
+    added_rows: list[int] = Field(description="The first ones, in the newer version.")
+    removed_rows: list[int] = Field(description="The first ones, in the older version.")
+    changed_rows: list[tuple[int, int]] = Field(
+        description="The first ones: row in the older and in the newer version."
+    )
 
     @property
     def sentence(self) -> str:
         parts = [(self.added, "added"), (self.removed, "removed"), (self.changed, "changed")]
         told = ", ".join(f"{count:,} {word}" for count, word in parts if count)
-        return f"{told or 'Nothing differs'}; {self.unchanged:,} unchanged."
+        return f"{told or 'No differences'}; {self.unchanged:,} unchanged."
 
 
 class Leak(Answer):
-    """A row that asks what a row of the other file asks."""
+    """A row whose question is also in the other file."""
 
     row: int
     other_row: int
-    similarity: float = Field(description="1: the same words; else about how much of both is shared.")
+    similarity: float = Field(description="1: same words; otherwise about how much of both is shared.")
 
 
 class Overlap(Answer):
-    """How many rows of a file ask what another file asks, which spoils a comparison of the two."""
+    """How many questions of a file are in another file too, which would distort an evaluation."""
 
     rows: int
-    same: int = Field(description="Rows with a question that is in the other file word for word.")
-    near: int = Field(description="Rows with a question that is nearly one in the other file.")
-    leaks: list[Leak] = Field(description="The first of them.")
+    same: int = Field(description="Rows whose question is in the other file word for word.")
+    near: int = Field(description="Rows whose question is nearly the same as one in the other file.")
+    leaks: list[Leak] = Field(description="The first ones.")
 
     @property
     def sentence(self) -> str:
         if not self.same + self.near:
-            return f"None of its {self.rows:,} rows asks what the other asks."
+            return f"None of its {self.rows:,} questions is in the other version."
         return (
-            f"{self.same:,} of its {self.rows:,} rows ask what the other asks word for word, {self.near:,} nearly so."
+            f"{self.same:,} of its {self.rows:,} questions are in the other version verbatim, {self.near:,} nearly so."
         )
 
 
 class Comparison(Answer):
-    """One version seen from another."""
+    """A comparison of one version with another."""
 
     diff: VersionDiff = Field(description="From the other version to this one.")
-    overlap: Overlap = Field(description="What this version asks that the other asks too.")
+    overlap: Overlap = Field(description="Questions of this version that are in the other too.")
 
 
 def diff_files(old: Path, new: Path) -> VersionDiff:
-    """Rows that came, went and changed; the order of rows does not matter."""
+    """Return the rows added, removed and changed; the order of rows does not matter."""
     left = Counter(_print(line) for _, line in _lines(old))
     unchanged = 0
-    came: dict[int, list[int]] = defaultdict(list)  # Question → numbers of new rows that ask it.
+    came: dict[int, list[int]] = defaultdict(list)  # Question → numbers of new rows with it.
     for number, line in _lines(new):
         key = _print(line)
         if left[key] > 0:
@@ -121,7 +123,7 @@ def diff_files(old: Path, new: Path) -> VersionDiff:
 
 
 def find_overlap(file: Path, other: Path) -> Overlap:
-    """Rows of `file` that ask what a row of `other` asks. A file compared with itself tells its own duplicates."""
+    """Return rows of `file` whose question is in `other`. Comparing a file with itself finds its duplicates."""
     within = file == other
     exact: dict[str, int] = {}
     sketches: dict[int, Sketch] = {}
@@ -153,7 +155,7 @@ def find_overlap(file: Path, other: Path) -> Overlap:
 
 
 def choose_held_out(file: Path, fraction: float, seed: int) -> set[int]:
-    """Numbers of the rows to hold out: rows that ask the same go together, so that no question is on both sides."""
+    """Return the numbers of the rows to hold out. Rows with the same question stay together, on one side."""
     groups: dict[int, list[int]] = defaultdict(list)
     rows = 0
     for number, line in _lines(file):
@@ -170,7 +172,7 @@ def choose_held_out(file: Path, fraction: float, seed: int) -> set[int]:
 
 
 def asked(line: bytes) -> str:
-    """The words of what a row asks: its user's turns, its prompt, or its text."""
+    """Return the words of a row's question: its user turns, its prompt, or its text."""
     row = orjson.loads(line)
     value = next((row[name] for name in ("messages", "prompt", "text") if name in row), "")
     return " ".join(_NO_WORD.sub(" ", _question(value).casefold()).split())
@@ -204,7 +206,7 @@ def _leak_of(
 
 
 def _sketch(text: str) -> Sketch:
-    """The smallest hashes of the text's shingles, ascending."""
+    """Return the smallest hashes of the text's shingles, in ascending order."""
     words = text.split(" ")
     last = max(1, len(words) - _SHINGLE_WORDS + 1)
     shingles = {crc32(" ".join(words[start : start + _SHINGLE_WORDS]).encode()) for start in range(last)}
@@ -212,7 +214,7 @@ def _sketch(text: str) -> Sketch:
 
 
 def _likeness(one: Sketch, other: Sketch) -> float:
-    """About the share of shingles that are in both: exactly that where the texts are short."""
+    """Estimate the share of shingles that are in both; exact for short texts."""
     smallest = sorted({*one, *other})[:_SKETCH_SIZE]
     both = set(one) & set(other)
     return sum(shingle in both for shingle in smallest) / len(smallest)

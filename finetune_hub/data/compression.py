@@ -1,7 +1,7 @@
-"""Compressed files, read as a stream: gzip and Zstandard are told by their first bytes, never by the name.
+"""Compressed files, read as a stream. gzip and Zstandard are detected by their first bytes, never by file name.
 
-A file that unpacks to far more than it is, is refused with its ratio before it fills memory or disk: text of real
-rows packs 3 to 20 times smaller, and a bomb a thousand times and more.
+A file with an extreme compression ratio is refused before it fills memory or disk: real text compresses 3 to 20 times,
+a decompression bomb a thousand times or more.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ MAX_RATIO = 200
 RATIO_COUNTS_FROM_BYTES = 64 << 20
 MAX_UNPACKED_BYTES = 32 << 30
 _BUFFER_BYTES = 1 << 20
-_MAX_WINDOW_BYTES = 128 << 20  # Zstandard's `--long`; a frame may ask for far more.
-_PACKED_BYTES = 1 << 10  # Of a bomb, so many bytes unpack to 32 MiB at most.
+_MAX_WINDOW_BYTES = 128 << 20  # As Zstandard's `--long`; a frame could request far more.
+_PACKED_BYTES = 1 << 10  # Even of a bomb, this many bytes decompress to at most 32 MiB.
 
 Compression = Literal["gzip", "zstd"]
 _MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -30,10 +30,10 @@ _OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "a zip archive",
 
 
 def compression_of(path: Path) -> Compression | None:
-    """How the file is compressed; None: not at all.
+    """Return how the file is compressed; None if it is not.
 
     Raises:
-        BrokenFile: it is packed in a way that is not read here.
+        BrokenFile: the compression format is not supported.
     """
     with path.open("rb") as file:
         start = file.read(8)
@@ -41,15 +41,15 @@ def compression_of(path: Path) -> Compression | None:
         if start.startswith(magic):
             raise BrokenFile(
                 "unknown_compression",
-                f"is packed as {name.removeprefix('a ')}",
-                "Unpack it, or pack it with gzip or zstd.",
+                f"is compressed as {name.removeprefix('a ')}",
+                "Decompress it, or use gzip or zstd.",
                 whole_file=True,
             )
     return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
 
 
 def open_unpacked(path: Path) -> BinaryIO:
-    """The file's bytes, unpacked as they are read. Reading raises `BrokenFile` where they are damaged, or a bomb."""
+    """Open the file decompressed. Reading raises `BrokenFile` if the data are damaged or a decompression bomb."""
     compression = compression_of(path)
     if compression is None:
         return path.open("rb", buffering=_BUFFER_BYTES)
@@ -72,7 +72,9 @@ class _Unpacked(io.RawIOBase):
             data = self._bytes.read(len(buffer))
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as damaged:
             raise BrokenFile(
-                "damaged_compression", f"the {self._name} data end or break here ({damaged})", "Pack the file again."
+                "damaged_compression",
+                f"the {self._name} data are truncated or damaged here ({damaged})",
+                "Compress the file again.",
             ) from damaged
         buffer[: len(data)] = data
         self._unpacked_bytes += len(data)
@@ -86,9 +88,9 @@ class _Unpacked(io.RawIOBase):
         if ratio > MAX_RATIO or self._unpacked_bytes > MAX_UNPACKED_BYTES:
             raise BrokenFile(
                 "unpacks_too_large",
-                f"the {self._name} data unpack to {ratio:,.0f} times their size "
+                f"the {self._name} data decompress to {ratio:,.0f} times their size "
                 f"({size_in_words(self._unpacked_bytes)} so far)",
-                f"Unpack the file and look at it: more than {MAX_RATIO} times is taken for a bomb.",
+                f"Decompress the file and check it: a ratio above {MAX_RATIO} is treated as a decompression bomb.",
             )
 
     def close(self) -> None:
@@ -97,7 +99,7 @@ class _Unpacked(io.RawIOBase):
 
 
 class _ZstdFrames:
-    """Zstandard frames one behind the other. `stream_reader` would take a file cut short for a whole one."""
+    """Consecutive Zstandard frames. `stream_reader` would accept a truncated file as complete."""
 
     def __init__(self, packed: BinaryIO) -> None:
         self._packed = packed
@@ -107,10 +109,10 @@ class _ZstdFrames:
         self._ready = memoryview(b"")
 
     def read(self, size: int) -> bytes:
-        """Up to so many bytes; none at the end.
+        """Read up to `size` bytes; empty at the end.
 
         Raises:
-            EOFError: the last frame is not whole.
+            EOFError: the last frame is truncated.
         """
         while not self._ready:
             data = self._frame.unused_data if self._frame.eof else b""
@@ -119,7 +121,7 @@ class _ZstdFrames:
             data = data or self._packed.read(_PACKED_BYTES)
             if not data:
                 if self._frame_is_open:
-                    raise EOFError("the last frame is cut short")
+                    raise EOFError("the last frame is truncated")
                 return b""
             self._frame_is_open = True
             self._ready = memoryview(self._frame.decompress(data))

@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset file: each defect with its place, in words, and with what to do about it."""
+"""Defects of a dataset file, each with its location, a message and a remedy."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from finetune_hub.spec.refusal import Refusal
 NAMED_DEFECTS = 3
 FIX_THE_ROWS = "Fix these rows, upload them to a hub as a new version, and submit the job again."
 
-Path = tuple[str | int, ...]  # Of a value inside a row: ("messages", 1, "role").
+Path = tuple[str | int, ...]  # Path of a value in a row: ("messages", 1, "role").
 
 
 @dataclass(frozen=True)
 class Defect(Problem):
-    """A problem of a file: its message is a clause, `no assistant turn`; without a line it is about the whole file."""
+    """A problem of a file. Its message is a clause, `no assistant turn`; without a line it concerns the whole file."""
 
     @property
     def place(self) -> str:
@@ -32,7 +32,7 @@ class Defect(Problem):
 
 @dataclass(frozen=True)
 class RowProblem(Problem):
-    """A problem of one row, before its place in the file is known."""
+    """A problem of one row, before its position in the file is known."""
 
     path: Path = ()
 
@@ -49,21 +49,21 @@ class BadRow(Exception):
 
 
 class BrokenFile(Explained):
-    """The file cannot be read on from here."""
+    """The rest of the file cannot be read."""
 
     failure_class: FailureClass = "bad_data"
 
     def __init__(self, code: str, message: str, remedy: str, *, whole_file: bool = False) -> None:
         """
         Args:
-            message: A clause whose subject is the row, or the file.
-            whole_file: The defect has no place of its own.
+            message: A clause about the row or the file.
+            whole_file: Whether the defect concerns the whole file.
         """
         super().__init__(Problem(code, message, remedy))
         self.whole_file = whole_file
 
     def at(self, line: int) -> Defect:
-        """The defect of the line from which on nothing can be read."""
+        """Return the defect at the line from which the file cannot be read."""
         return Defect(self.code, self.message, self.remedy, line=None if self.whole_file else line)
 
 
@@ -83,7 +83,7 @@ class InvalidDataset(Explained):
 
 
 def refusal_of(file_name: str, defects: Sequence[Defect], count: int) -> Refusal:
-    """How the service, and the command line ahead of it, refuses a file: its first defect, and how many more."""
+    """Return the refusal of a file by service and CLI, with its first defect and the number of others."""
     first, more = defects[0], count - 1
     place = f"{file_name}, {first.place}" if first.place else file_name
     rest = f" ({more} more {'error' if more == 1 else 'errors'}.)" if more else ""
@@ -98,13 +98,13 @@ def refusal_of(file_name: str, defects: Sequence[Defect], count: int) -> Refusal
 
 
 def spelled(path: Path) -> str | None:
-    """`messages[1].role` of ("messages", 1, "role"); None for the row itself."""
+    """Return a path as text, such as `messages[1].role`; None for the row itself."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".") or None
 
 
 def json_type(value: object) -> str:
-    """What JSON calls a value of this type; Python's own name for what JSON does not know."""
+    """Return the JSON name of the value's type, or Python's name if JSON has no such type."""
     names = {
         type(None): "null",
         bool: "boolean",

@@ -1,4 +1,4 @@
-"""From a row of ours to tokens, whatever its kind: what the trainer learns, what the preview shows, from one place."""
+"""Encode rows of any kind to tokens. Used by both the trainer and the preview."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from finetune_hub.data.rows import CompletionRow, PreferenceRow, Row, TextRow, a
 
 
 def encode_row(template: ChatTemplate, row: Row, max_seq_len: int | None = None) -> EncodedRow:
-    """The row's tokens as supervised fine-tuning sees them.
+    """Return the row's tokens for supervised fine-tuning.
 
     Raises:
         UnrenderableRow: the template refuses the conversation.
-        InvalidChatTemplate: there is no template, or the assistant's turns cannot be found in what it renders.
+        InvalidChatTemplate: there is no template, or the assistant's turns cannot be found in the rendered text.
     """
     match row:
         case TextRow():
@@ -26,7 +26,7 @@ def encode_row(template: ChatTemplate, row: Row, max_seq_len: int | None = None)
 def encode_pair(
     template: ChatTemplate, row: PreferenceRow, max_seq_len: int | None = None
 ) -> tuple[EncodedRow, EncodedRow]:
-    """Both answers of a pair, each behind the prompt: the better one, then the worse.
+    """Return both answers of a pair, each after the prompt: the better one, then the worse.
 
     Raises:
         UnrenderableRow, InvalidChatTemplate: as `encode_row`.

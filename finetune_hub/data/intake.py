@@ -1,10 +1,10 @@
-"""From a file as somebody has it to rows as the hub keeps them: the one way in, for page, API, CLI and trainer.
+"""Convert a user's file to the hub's rows. Shared by page, API, CLI and trainer.
 
-    bytes → unpacked → container (JSONL, CSV, …) → format (chat, alpaca, …) → row of ours
+    bytes → decompressed → container (JSONL, CSV, …) → format (chat, alpaca, …) → row of ours
 
-What the file is, is found out from its first rows. Then every row is converted; one that cannot be is rejected with
-all its defects, each with line and column, and the next is read. Everything is a stream: the size of a file does not
-matter, that of one row does.
+The format is detected from the first rows. Then every row is converted; a row that cannot be is rejected with all its
+defects, each with line and column, and reading continues. Files are streamed, so only the size of a single row is
+limited.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from finetune_hub.data.rows import Row
 _SAMPLE_ROWS = 100
 _SAMPLE_BYTES = 4 << 20
 _NAMED_COLUMNS = 12
-# An escaped NUL, and not an escaped backslash ahead of `u0000`. Postgres stores no NUL.
+# An escaped NUL, but not an escaped backslash before `u0000`. Postgres cannot store NUL.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -37,17 +37,17 @@ class Rejected:
     """A row that cannot be trained on."""
 
     defects: list[Defect]
-    raw: bytes  # As it lies in the file, or as JSON; its beginning where it could not be read.
+    raw: bytes  # As in the file, or as JSON; only the start if it could not be read.
     ends_here: bool = False  # The rest of the file could not be read.
 
 
 @dataclass(frozen=True, slots=True)
 class GoodRow:
-    """A row of ours, and the line of the file where it came from."""
+    """A row of ours, and its line in the file."""
 
     line: int
     row: Row
-    json: bytes  # Its document, on one line.
+    json: bytes  # The row's JSON, on one line.
 
 
 class UnknownFormat(Exception):
@@ -59,17 +59,17 @@ class UnknownFormat(Exception):
 
 
 class RecognisedFile:
-    """A dataset file whose container and format are known; `rows` reads it from the beginning."""
+    """A dataset file with a known container and format; `rows` reads it from the start."""
 
     def __init__(self, path: Path, file_name: str | None = None, mapping: Mapping[str, str] | None = None) -> None:
         """
         Args:
-            file_name: What the file is called, where it lies under another name (an upload's temporary file).
-            mapping: Column → part, for columns that no format has.
+            file_name: The file's original name, if it is stored under another one (an upload's temporary file).
+            mapping: Column → part, for columns of no known format.
 
         Raises:
-            BrokenFile: there is nothing in it that could be read.
-            UnknownFormat: it can be read, but its columns mean nothing to us.
+            BrokenFile: it has no readable rows.
+            UnknownFormat: it can be read, but its columns match no known format.
             Refusal: `invalid_mapping`.
         """
         self.path = path
@@ -90,7 +90,7 @@ class RecognisedFile:
             raise self._nothing_readable(sample)
 
     def rows(self) -> Iterator[GoodRow | Rejected]:
-        """Every row, good or bad, in the file's order."""
+        """Yield every row, good or bad, in file order."""
         convert, kind = self.format.convert, None
         for found in self.container.records(self.path):
             if isinstance(found, Unread):
@@ -118,7 +118,7 @@ class RecognisedFile:
         return sample
 
     def _nothing_readable(self, sample: list[Found]) -> BrokenFile | InvalidDataset:
-        """Why none of the first rows tells a format."""
+        """Return why the first rows show no format."""
         defects = [
             found.defect if isinstance(found, Unread) else _placed(_not_an_object(found.value), found)
             for found in sample
@@ -130,7 +130,7 @@ class RecognisedFile:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """The rows of a file with their lines.
+    """Yield the rows of a file with their line numbers.
 
     Raises:
         InvalidDataset: at the first defect.
@@ -152,30 +152,30 @@ def unknown_format(unknown: UnknownFormat) -> Defect:
     more = ", …" if len(unknown.columns) > _NAMED_COLUMNS else ""
     return Defect(
         code="unknown_format",
-        message=f"has the columns {named}{more}, which belong to no known format",
-        remedy="Say which column plays which part, such as user and assistant.",
+        message=f"has the columns {named}{more}, which match no known format",
+        remedy="Map each column to a part, such as user or assistant.",
     )
 
 
 def _to_json(row: Row) -> bytes:
     """
     Raises:
-        BadRow: the row holds what cannot be kept.
+    BadRow: the row contains something that cannot be stored.
     """
     try:
         line = orjson.dumps(row.document(), option=orjson.OPT_APPEND_NEWLINE)
     except TypeError as unwritable:
-        what = "nested too deeply" if "ecursion" in str(unwritable) else "holds a value that JSON does not know"
-        raise BadRow([RowProblem("not_storable", what, "Keep to texts, numbers, lists and flat objects.")]) from None
+        what = "nested too deeply" if "ecursion" in str(unwritable) else "contains a value that JSON does not support"
+        raise BadRow([RowProblem("not_storable", what, "Use only text, numbers, lists and flat objects.")]) from None
     if b"\\u0000" in line and _NUL.search(line):
-        raise BadRow([RowProblem("not_storable", "holds a NUL character", "Remove that character.")])
+        raise BadRow([RowProblem("not_storable", "contains a NUL character", "Remove that character.")])
     return line
 
 
 _MIXED = RowProblem(
     "mixed_rows",
-    "a row of another kind than the first one",
-    "Upload rows of one kind, and name several datasets in the job.",
+    "a row of a different kind than the first one",
+    "Upload each kind as a separate dataset, and use several datasets in the job.",
 )
 
 

@@ -1,4 +1,4 @@
-"""Rows of a kept file by their number, without reading what lies ahead of them."""
+"""Random access to the rows of a stored file by number."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from finetune_hub.spec.row_kinds import RowKind
 
 
 class KeptRows:
-    """A file as `look_at` keeps it, with the offsets that it reported. Rows are numbered from 1."""
+    """A file stored by `look_at`, with the offsets that it reported. Rows are numbered from 1."""
 
     def __init__(self, path: Path, kind: RowKind, offsets: Sequence[int]) -> None:
         """
         Args:
-            offsets: Bytes ahead of rows 1, 1001, 2001 …; none: the file is read from its beginning each time.
+            offsets: Byte offsets of rows 1, 1001, 2001 …; if empty, the file is read from the start each time.
         """
         self._path, self._kind, self._offsets = path, kind, offsets or [0]
 
     def lines(self, start: int, count: int) -> list[bytes]:
-        """The JSON of so many rows from this number on; fewer at the file's end."""
+        """Return the JSON of up to `count` rows from row `start` on."""
         block = min((start - 1) // ROWS_PER_OFFSET, len(self._offsets) - 1)
         skipped = start - 1 - block * ROWS_PER_OFFSET
         with self._path.open("rb") as file:
@@ -35,10 +35,10 @@ class KeptRows:
             return list(islice(sound, skipped, skipped + count))
 
     def rows(self, numbers: Iterable[int]) -> Iterator[tuple[int, Row]]:
-        """The rows of these numbers, which must ascend."""
+        """Yield the rows with these numbers, which must be ascending."""
         starts = [index * ROWS_PER_OFFSET + 1 for index in range(len(self._offsets))]
         with self._path.open("rb") as file:
-            at = 0  # The number of the row just read.
+            at = 0  # The number of the last row read.
             for number in numbers:
                 block = bisect_right(starts, number) - 1
                 if starts[block] > at + 1 or not at:
@@ -51,7 +51,7 @@ class KeptRows:
                         break
 
     def row(self, number: int) -> Row | None:
-        """One row; None: there are not so many."""
+        """Return one row; None if the number is beyond the last row."""
         lines = self.lines(number, 1)
         return self._row(lines[0]) if lines else None
 

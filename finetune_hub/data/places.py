@@ -1,4 +1,4 @@
-"""Where in the text of a JSON value one of its parts begins, so that an error can point at it."""
+"""Locate parts of a JSON value in its text, so that errors can point at them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _decode = json.JSONDecoder().raw_decode
 
 
 def place_of(raw: bytes, path: Path) -> tuple[int, int] | None:
-    """Lines below the first one, and the column from 1, of the value at the path; of what holds it where it is absent.
+    """Return the line offset from 0 and column from 1 of the value at the path, or of its parent if it is missing.
 
-    None: the text is not what `json` reads, or nested too deeply for it.
+    None: `json` cannot read the text, or it is nested too deeply.
     """
     text = raw.decode()
     try:
@@ -36,13 +36,13 @@ def _offset_of(text: str, path: Path) -> int:
 
 
 def _member(text: str, offset: int, name: str) -> int | None:
-    """Where the object's value of this name begins."""
+    """Return the offset of the object's value with this name."""
     if text[offset] != "{":
         return None
     offset = _skip_blank(text, offset + 1)
     while text[offset] == '"':
         key, offset = _decode(text, offset)
-        offset = _skip_blank(text, _skip_blank(text, offset) + 1)  # The colon lies between.
+        offset = _skip_blank(text, _skip_blank(text, offset) + 1)  # Skip the colon.
         if key == name:
             return offset
         offset = _next(text, offset)
@@ -59,7 +59,7 @@ def _item(text: str, offset: int, index: int) -> int | None:
 
 
 def _next(text: str, offset: int) -> int:
-    """Behind the value that begins here, and behind its comma."""
+    """Return the offset after the value that starts here and its comma."""
     offset = _skip_blank(text, _decode(text, offset)[1])
     return _skip_blank(text, offset + 1) if text[offset] == "," else offset
 

@@ -1,7 +1,7 @@
-"""A whole dataset file looked at, and kept if wished: its rows written as ours, its bad ones aside, all of it counted.
+"""Check a whole dataset file and optionally store it: good rows in our format, rejected rows separately.
 
-rows.jsonl         one row of ours a line: what the trainer reads
-quarantine.jsonl   one rejected row a line, with its defects: {"line", "errors", "row"}
+rows.jsonl         good rows, one per line: what the trainer reads
+quarantine.jsonl   rejected rows, one per line, with their defects: {"line", "errors", "row"}
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _KINDS: dict[type, RowKind] = {
 
 
 class Recognition(BaseModel):
-    """What a file was taken for, and why."""
+    """What a file was recognised as, and why."""
 
     container: str = Field(description="JSONL, JSON, CSV, TSV, Parquet or text.")
     container_reason: str
@@ -49,26 +49,26 @@ class Recognition(BaseModel):
 
     @property
     def sentence(self) -> str:
-        packed = f", packed with {self.compression}" if self.compression else ""
+        packed = f", compressed with {self.compression}" if self.compression else ""
         return f"{self.title} in {self.container}{packed}: {self.reason} ({self.container_reason})."
 
 
 class DatasetReport(BaseModel):
-    """What a look at the whole file found."""
+    """The result of checking a whole file."""
 
     file_name: str
-    recognised: Recognition | None = Field(description="null: its format is unknown, or nothing in it could be read.")
-    columns: list[str] = Field([], description="The names in its first rows.")
-    kind: RowKind | None = Field(None, description="Of its rows; null: there is no good one.")
+    recognised: Recognition | None = Field(description="null: its format is unknown, or it could not be read.")
+    columns: list[str] = Field([], description="Column names in its first rows.")
+    kind: RowKind | None = Field(None, description="The kind of its rows; null if there are no good rows.")
     row_count: int = Field(0, description="Good rows.")
     rejected_count: int = Field(0, description="Rows that cannot be trained on.")
-    error_count: int = Field(0, description="All defects; `errors` holds only the first of them.")
+    error_count: int = Field(0, description="All defects; `errors` has only the first ones.")
     is_cut_short: bool = Field(False, description="The rest of the file could not be read.")
     errors: list[Defect] = []
     first_rows: list[dict[str, Any]] = []
-    sha256: str = Field("", description="Of the good rows as they are kept.")
-    size_bytes: int = Field(0, description="Of the good rows as they are kept.")
-    row_offsets: list[int] = Field([], description="Bytes ahead of rows 1, 1001, 2001 … as they are kept.")
+    sha256: str = Field("", description="Of the good rows as stored.")
+    size_bytes: int = Field(0, description="Of the good rows as stored.")
+    row_offsets: list[int] = Field([], description="Byte offsets of rows 1, 1001, 2001 … as stored.")
 
     @property
     def is_sound(self) -> bool:
@@ -77,12 +77,12 @@ class DatasetReport(BaseModel):
 
     @property
     def may_go_on(self) -> bool:
-        """Whether there is something to keep once the rows with errors were set aside."""
+        """Whether there are good rows to keep without the rejected ones."""
         return self.row_count > 0 and not self.is_cut_short
 
     @property
     def is_unknown(self) -> bool:
-        """Whether a mapping of its columns is all that is missing."""
+        """Whether only a mapping of its columns is missing."""
         return any(error.code == "unknown_format" for error in self.errors)
 
     def raise_for_errors(self) -> None:
@@ -93,7 +93,7 @@ class DatasetReport(BaseModel):
             raise InvalidDataset(self.file_name, self.errors, self.error_count)
 
     def refusal(self) -> Refusal:
-        """How the service, and the command line ahead of it, refuses the file."""
+        """Return the refusal of the file by service and CLI."""
         if self.is_unknown:
             unknown = self.errors[0]
             return Refusal(
@@ -118,7 +118,7 @@ def look_at(
     """Read the whole file and report its rows and defects.
 
     Args:
-        keep_in: A folder for the good rows and the rejected ones; nothing is written when left out.
+        keep_in: A folder for good and rejected rows; by default nothing is written.
 
     Raises:
         Refusal: `invalid_mapping`.

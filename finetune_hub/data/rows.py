@@ -1,13 +1,13 @@
-"""Rows as the hub keeps them: whatever format a file had, each of its rows becomes one of these five kinds.
+"""The hub's rows: whatever a file's format, each of its rows becomes one of these five kinds.
 
     chat        {"messages": […], "tools": […]}
     completion  {"prompt": "…", "completion": "…"}                raw text, without the chat template
-    text        {"text": "…"}                                     raw text, every token of it learned
+    text        {"text": "…"}                                     raw text, every token supervised
     preference  {"prompt": […], "chosen": […], "rejected": […]}   messages, one answer better than the other
     labelled    {"prompt": […], "completion": […], "label": true} messages, an answer that was good or bad
 
-The hub's own spelling is one of the formats that it reads, so a kept file read again is the same file.
-Supervised fine-tuning reads every kind: of a pair it learns the chosen answer, of labelled answers the good ones.
+The hub can read these formats too, so reading a stored file again gives the same file.
+Supervised fine-tuning uses every kind: of a pair it learns the chosen answer, of labelled answers the good ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True, slots=True)
 class ChatRow:
-    """One conversation; the assistant's turns are learned, but for those of weight 0."""
+    """One conversation; the assistant's turns are supervised, except those with weight 0."""
 
     messages: list[Message]
     tools: list[Any] | None = None
@@ -33,7 +33,7 @@ class ChatRow:
 
 @dataclass(frozen=True, slots=True)
 class CompletionRow:
-    """Raw text in two parts; the second is learned."""
+    """Raw text in two parts; the second is supervised."""
 
     prompt: str
     completion: str
@@ -44,7 +44,7 @@ class CompletionRow:
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """Raw text; all of it is learned."""
+    """Raw text; all of it is supervised."""
 
     text: str
 
@@ -54,7 +54,7 @@ class TextRow:
 
 @dataclass(frozen=True, slots=True)
 class PreferenceRow:
-    """Two answers to one prompt, of which one is better."""
+    """Two answers to one prompt, one better than the other."""
 
     prompt: list[Message]
     chosen: list[Message]
@@ -82,7 +82,7 @@ Row = ChatRow | CompletionRow | TextRow | PreferenceRow | LabelledRow
 
 
 def as_chat(row: ChatRow | PreferenceRow | LabelledRow) -> ChatRow:
-    """The conversation that supervised fine-tuning learns from: of a pair, the chosen answer and nothing before it."""
+    """Return the conversation for supervised fine-tuning; of a pair, only the chosen answer is supervised."""
     match row:
         case ChatRow():
             return row
@@ -94,17 +94,17 @@ def as_chat(row: ChatRow | PreferenceRow | LabelledRow) -> ChatRow:
 
 
 def rejected_chat(row: PreferenceRow) -> ChatRow:
-    """The conversation with the worse answer of a pair."""
+    """Return the conversation with the worse answer of a pair."""
     return ChatRow(muted(row.prompt) + row.rejected, row.tools)
 
 
 def muted(messages: list[Message]) -> list[Message]:
-    """The messages with no assistant turn that counts in the loss."""
+    """Return the messages with weight 0 on all assistant turns."""
     return [message | {"weight": 0} if message["role"] == "assistant" else message for message in messages]
 
 
 def is_supervised(message: Message) -> bool:
-    """Whether the message is an assistant's turn that counts in the loss."""
+    """Return whether the message is an assistant turn that counts in the loss."""
     return bool(message["role"] == "assistant" and message.get("weight", 1) != 0)
 
 

@@ -1,10 +1,10 @@
-"""Sample data for the demo: support tickets in free words, and the fixed JSON form that they are to be turned into.
+"""Sample data for the demo: support tickets as free text, and the fixed JSON format to convert them to.
 
     user       "Hello, Delina Torberg here. The kettle from order K-20418 leaks."
     assistant  {"customer":"Delina Torberg","order":"K-20418","product":"kettle","problem":"defect"}
 
-Everything is generated here from a seed. Held-out rows use names and order numbers that no training row has, so a model
-that answers them has learnt the form, and not the rows.
+All rows are generated from a seed. Held-out rows use names and order numbers that no training row has, so a model that
+answers them has learned the format instead of memorising rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Split = Literal["train", "held_out"]
 
 INSTRUCTION = "Answer with the ticket as JSON."
 
-# Names are put together from syllables, so that hardly two rows share one: a model must copy them, not remember them.
+# Names are built from syllables, so that few rows share one: a model must copy them and cannot memorise them.
 SYLLABLES = (
     "al an ar be bor cal dan del der dor el en fer gal han hol in jan kar kel lan len lin lor mal mar mel mer min mor "
     "nar nel nor ol or per ran rel rin ros sal san sel sor tal tan tel tor val van ver vin war wen"
@@ -76,7 +76,7 @@ GREETINGS = [
 
 
 def ticket_rows(split: Split, count: int, *, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Chat rows of one split: the same seed gives the same rows; no two have the same order number."""
+    """Yield chat rows of one split. The same seed gives the same rows; order numbers are unique."""
     draw = random.Random(f"{split} {seed}")  # noqa: S311
     for number in draw.sample(ORDER_NUMBERS[split], count):
         product, problem = draw.choice(PRODUCTS), draw.choice(list(PROBLEMS))
@@ -94,12 +94,12 @@ def ticket_rows(split: Split, count: int, *, seed: int = 0) -> Iterator[dict[str
 
 
 def name_of(draw: random.Random, endings: list[str]) -> str:
-    """One or two syllables and an ending, which tells training names from held-out ones."""
+    """Return one or two syllables with an ending, which distinguishes training names from held-out ones."""
     return "".join(draw.choices(SYLLABLES, k=draw.choice((1, 2)))).capitalize() + draw.choice(endings)
 
 
 def write_tickets(path: Path, split: Split, count: int, *, seed: int = 0) -> Path:
-    """The rows as a JSONL file."""
+    """Write the rows to a JSONL file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in ticket_rows(split, count, seed=seed)))
     return path

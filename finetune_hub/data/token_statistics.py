@@ -1,6 +1,6 @@
-"""How long the rows are for a base model, and what `max_seq_len` would truncate.
+"""Row lengths in a base model's tokens, and what `max_seq_len` would truncate.
 
-A row is measured once: its tokens, and where the supervised ones lie. What is lost at a given length is arithmetic.
+Each row is measured once: its length and its supervised spans. Truncation at any length is computed from these.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SEED = 7
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRow:
-    """One row's length in tokens, and its supervised spans; a problem where the template refuses it."""
+    """One row's length in tokens and its supervised spans, or a problem if the template refuses it."""
 
     number: int
     tokens: int
@@ -33,7 +33,7 @@ class MeasuredRow:
     problem: str | None = None
 
     def supervised_within(self, max_seq_len: int) -> int:
-        # The first token of a row has nothing in front that could predict it.
+        # The first token of a row is never predicted.
         return sum(max(0, min(end, max_seq_len) - max(start, 1)) for start, end in self.supervised)
 
 
@@ -46,37 +46,37 @@ class Bar(BaseModel):
 
 
 class TokenStatistics(BaseModel):
-    """Lengths of a dataset version's rows under one base model's template and tokenizer."""
+    """Row lengths of a dataset version with one base model's template and tokenizer."""
 
     max_seq_len: int
     row_count: int
-    measured_rows: int = Field(description="All rows, or a sample of them drawn by a fixed seed.")
+    measured_rows: int = Field(description="All rows, or a sample of them drawn with a fixed seed.")
     median_tokens: int
     longest_tokens: int
     histogram: list[Bar]
-    truncated_rows: int = Field(description="Measured rows that are cut.")
+    truncated_rows: int = Field(description="Measured rows that are truncated.")
     lost_token_share: float = Field(description="Share of all tokens that is truncated.")
     lost_supervised_share: float = Field(description="Share of the supervised tokens that is truncated.")
-    supervised_per_row: float = Field(description="Supervised tokens of a row that stay, on average.")
+    supervised_per_row: float = Field(description="Average supervised tokens per row after truncation.")
     silent_count: int = Field(description="Measured rows without a supervised token within `max_seq_len`.")
-    silent_rows: list[int] = Field(description="The first of them, by number.")
+    silent_rows: list[int] = Field(description="Numbers of the first ones.")
     refused_count: int = Field(description="Measured rows that the chat template refuses.")
-    refused_rows: list[int] = Field(description="The first of them, by number.")
-    refusal: str | None = Field(description="What the template says about the first of them.")
+    refused_rows: list[int] = Field(description="Numbers of the first ones.")
+    refusal: str | None = Field(description="The template's error for the first one.")
 
 
 def numbers_to_measure(row_count: int, size_bytes: int) -> Sequence[int]:
-    """All row numbers, or as many as are measured, ascending: fewer where rows are long."""
+    """Return all row numbers, or a sample, in ascending order; fewer if rows are long."""
     mean_bytes = max(1, size_bytes // row_count)
     count = max(1, min(MEASURED_ROWS, MEASURED_BYTES // mean_bytes))
     if row_count <= count:
         return range(1, row_count + 1)
-    draw = random.Random(_SEED)  # noqa: S311  # Nobody gains by guessing it.
+    draw = random.Random(_SEED)  # noqa: S311  # Not security relevant.
     return sorted(draw.sample(range(1, row_count + 1), count))
 
 
 def measure(template: ChatTemplate, rows: Iterable[tuple[int, Row]]) -> list[MeasuredRow]:
-    """Each row's length and supervised spans.
+    """Measure each row's length and supervised spans.
 
     Raises:
         InvalidChatTemplate: the base model has no template, or one that cannot be used.
@@ -85,7 +85,7 @@ def measure(template: ChatTemplate, rows: Iterable[tuple[int, Row]]) -> list[Mea
 
 
 def summarise(rows: Sequence[MeasuredRow], *, row_count: int, max_seq_len: int) -> TokenStatistics:
-    """What a training with this `max_seq_len` would see of the rows."""
+    """Return the statistics of the rows for this `max_seq_len`."""
     refused = [row for row in rows if row.problem]
     sound = [row for row in rows if not row.problem]
     lengths = sorted(row.tokens for row in sound) or [0]
@@ -128,7 +128,7 @@ def _measured(template: ChatTemplate, number: int, row: Row) -> MeasuredRow:
 
 
 def _histogram(lengths: Sequence[int]) -> list[Bar]:
-    """Bars of one width, a power of two that makes at most 24 of them."""
+    """Return at most 24 bars of equal width, a power of two."""
     width = 1
     while lengths[-1] // width >= _MAX_BARS:
         width *= 2

@@ -1,4 +1,4 @@
-"""The verbs of the registry."""
+"""Actions on the registry."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def add_version(
     files: list[FileEntry],
     **facts: Any,
 ) -> AdapterVersion:
-    """The next version of the named adapter, with its files and lineage. The caller holds the fence (P3)."""
+    """Create the next version of the named adapter, with its files and lineage. The caller holds the fence (P3)."""
     adapter, _ = Adapter.objects.get_or_create(team=team, name=name, base_model=base_model)
-    Adapter.objects.select_for_update().get(pk=adapter.pk)  # Two jobs may publish into one adapter at once.
+    Adapter.objects.select_for_update().get(pk=adapter.pk)  # Two jobs may publish to one adapter at once.
     newest = adapter.versions.aggregate(number=Max("number"))["number"] or 0
     version = AdapterVersion.objects.create(
         adapter=adapter,

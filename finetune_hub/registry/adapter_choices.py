@@ -1,4 +1,4 @@
-"""What somebody names, as an adapter version of the team; with a hint at the nearest names."""
+"""Find the adapter version that a user names, with suggestions for similar names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from finetune_hub.spec.refusal import Refusal
 
 
 def find_adapter_version(team: Team, adapter: str, number: int | None) -> AdapterVersion:
-    """The version of the team's adapter of this id or name; the newest when no number is given.
+    """Return the version of the team's adapter with this id or name; the newest if no number is given.
 
     Raises:
         Refusal: `unknown_adapter`, `ambiguous_adapter`.
@@ -25,11 +25,11 @@ def find_adapter_version(team: Team, adapter: str, number: int | None) -> Adapte
             field="adapter",
         )
     if len(found) > 1:
-        ids = ", ".join(f"{other.pk} (over {other.base_model.name})" for other in found)
+        ids = ", ".join(f"{other.pk} (on {other.base_model.name})" for other in found)
         raise Refusal(
             "ambiguous_adapter",
-            f"Several adapters are named {adapter!r}, over different base models.",
-            f"Give the id of one of them: {ids}.",
+            f"Several adapters on different base models are named {adapter!r}.",
+            f"Use the id of one of them: {ids}.",
             field="adapter",
         )
     versions = found[0].versions.select_related("adapter__base_model")
@@ -38,7 +38,7 @@ def find_adapter_version(team: Team, adapter: str, number: int | None) -> Adapte
         raise Refusal(
             "unknown_adapter",
             f"The adapter {found[0].name!r} has no version {number}.",
-            "See its versions with `finetune-hub adapters list`, or leave the version out for the newest.",
+            "List its versions with `finetune-hub adapters list`, or omit the version for the newest.",
             field="adapter_version",
         )
     return version

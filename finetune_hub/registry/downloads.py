@@ -1,4 +1,4 @@
-"""Adapter files on their way to a client: one file, or a whole version as a zip, streamed from the artifact store."""
+"""Downloads of adapter files: one file, or a whole version as a zip, streamed from the artifact store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from finetune_hub.spec.refusal import Refusal
 
 
 class Chunks(Protocol):
-    """Bytes in pieces, with a `close` that may come at any time."""
+    """An iterator of bytes with a `close` that may be called at any time."""
 
     def __iter__(self) -> Iterator[bytes]: ...
 
@@ -32,18 +32,18 @@ class Chunks(Protocol):
 
 
 def find_file(version: AdapterVersion, path: str) -> AdapterFile:
-    """The version's file of this path.
+    """Return the version's file with this path.
 
     Raises:
-        Refusal: `invalid_path` for a path that leaves the version's folder, `unknown_file` for one it does not have.
+        Refusal: `invalid_path` for a path outside the version's folder, `unknown_file` for one it does not have.
     """
     try:
         check_relative_path(path)
     except InvalidArtifactPath as error:
         raise Refusal(
             "invalid_path",
-            f"The path {path!r} leaves the adapter's folder.",
-            "Give the path of one of its files as the version lists them, without '..'.",
+            f"The path {path!r} points outside the adapter's folder.",
+            "Use the path of a file that the version lists, without '..'.",
             field="path",
         ) from error
     file = version.files.filter(path=path).first()
@@ -59,7 +59,7 @@ def find_file(version: AdapterVersion, path: str) -> AdapterFile:
 
 
 def stream_file(version: AdapterVersion, path: str) -> Chunks:
-    """The file's bytes. The file is found and opened now, so that errors come before the first byte.
+    """Stream the file's bytes. The file is opened immediately, so that errors occur before the first byte.
 
     Raises:
         Refusal: see `find_file`.
@@ -70,7 +70,7 @@ def stream_file(version: AdapterVersion, path: str) -> Chunks:
 
 
 def store_redirect(key: str, *, filename: str) -> HttpResponseRedirect | None:
-    """A redirect to the store's own address of the file; None: the hub is to stream it."""
+    """Return a redirect to the store's URL of the file; None if the hub should stream it."""
     if not settings.REDIRECT_DOWNLOADS:
         return None
     url = shared_store(settings.ARTIFACT_URL).download_url(
@@ -80,13 +80,13 @@ def store_redirect(key: str, *, filename: str) -> HttpResponseRedirect | None:
 
 
 def stream_zip(version: AdapterVersion) -> Chunks:
-    """All files of the version below one folder, uncompressed: weights do not shrink. Each is opened when it is due."""
+    """Stream the version as an uncompressed zip with one folder. Each file is opened when its turn comes."""
     chunks: Generator[bytes] = iter(_zip_of(version))
     return chunks
 
 
 def zip_size_bytes(version: AdapterVersion) -> int:
-    """The exact length of `stream_zip`, known before a byte is read."""
+    """Return the exact length of `stream_zip` without reading any file."""
     return len(_zip_of(version))
 
 
@@ -95,12 +95,12 @@ def zip_name(version: AdapterVersion) -> str:
 
 
 def folder_name(version: AdapterVersion) -> str:
-    """What a download of the whole version is called: `support-tickets-v3`."""
+    """Return the name of a download of the whole version: `support-tickets-v3`."""
     return f"{version.adapter.name}-v{version.number}"
 
 
 def artifact_url(prefix: str) -> str:
-    """The absolute address of an artifact in the store, for whoever reads the store without the service."""
+    """Return the absolute URL of an artifact in the store, for readers that bypass the service."""
     store = urlsplit(settings.ARTIFACT_URL)
     return urlunsplit((store.scheme, store.netloc, f"{store.path.rstrip('/')}/{prefix}", "", ""))
 
@@ -113,7 +113,7 @@ def streaming_response(
     size_bytes: int,
     content_type: str = "application/octet-stream",
 ) -> StreamingHttpResponse:
-    """A download. Under ASGI, Django would gather a plain iterator whole in memory, so it gets an asynchronous one."""
+    """Return a download. Under ASGI it gets an async iterator, as Django would collect a plain one in memory."""
     content = _OffTheLoop(chunks) if isinstance(request, ASGIRequest) else chunks
     response = StreamingHttpResponse(content, content_type=content_type)
     response["Content-Length"] = str(size_bytes)
@@ -122,7 +122,7 @@ def streaming_response(
 
 
 class FileChunks(Iterator[bytes]):
-    """An open file's bytes in chunks. A generator would do, but one that was never begun closes nothing."""
+    """An open file's bytes in chunks. Unlike a generator, it closes the file even if it was never started."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -138,7 +138,7 @@ class FileChunks(Iterator[bytes]):
 
 
 class _OffTheLoop:
-    """The chunks, each read in a thread; Django closes it when the client has all, or has gone away."""
+    """The chunks, each read in a thread. Django closes it when the download is complete or the client disconnects."""
 
     def __init__(self, chunks: Chunks) -> None:
         self._chunks = chunks

@@ -1,6 +1,6 @@
-"""Model cards: the README.md that lies beside an adapter's weights and says what it is, from what, and how to use it.
+"""Model cards: the README.md next to an adapter's weights, on what it is, its origin, and how to use it.
 
-The header in front is the model hubs' own, so that a card uploaded there is understood.
+The front matter follows the convention of model hubs, so they can read an uploaded card.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def write_card(
     summary: dict[str, Any],
     verification: dict[str, Any],
 ) -> str:
-    """The card in Markdown.
+    """Return the card in Markdown.
 
     Args:
-        summary: A `TrainResult`, as the trainer wrote it.
-        verification: A `VerifyResult`, as the fresh process wrote it.
+        summary: The trainer's `TrainResult`.
+        verification: The `VerifyResult` of the fresh process.
     """
     versions = list(dataset_versions)
     header = {
@@ -56,11 +56,11 @@ def write_card(
 
 # {spec.adapter_name}
 
-A {spec.method.type} adapter over **{base_model.name}**, trained and verified by finetune_hub (job `{job_id}`).
+A {spec.method.type} adapter for **{base_model.name}**, trained and verified by finetune_hub (job `{job_id}`).
 
 ## Use it
 
-In the folder that holds this file:
+In the folder with this file:
 
 ```python
 {usage(base_model.name, ".")}
@@ -81,25 +81,25 @@ It fits this base model only: revision `{base_model.revision}`, from `{base_mode
 {rows}
 
 {summary["steps"]:,} steps over {summary["trained_tokens"]:,} tokens, of which {summary["supervised_tokens"]:,} were
-supervised; the last step's loss was {summary["final_loss"]:.4f}. The base model computed in {summary["dtype"]}.
+supervised; the loss of the last step was {summary["final_loss"]:.4f}. The base model ran in {summary["dtype"]}.
 
 ```yaml
 {_yaml(spec.model_dump(mode="json", exclude_none=True))}```
 
 ## What was checked
 
-The files were loaded again in a fresh process. The logits differ from the trainer's by at most
+The files were reloaded in a fresh process. The logits differ from the trainer's by at most
 {verification["max_difference"]:.1e}, where {verification["tolerance"]:.1e} was allowed.
 
 ## Licence
 
-The base model's: {base_model.license or "not stated"}. What the adapter says follows the data above, and was not
-examined beyond it.
+The base model's: {base_model.license or "not stated"}. The adapter's output depends on the data above and was not
+examined further.
 """
 
 
 def usage(base_model: str, folder: str) -> str:
-    """The lines of Python that load the adapter with PEFT."""
+    """Return the Python code that loads the adapter with PEFT."""
     return f"""\
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -1,4 +1,4 @@
-"""What a training leaves behind: adapters, their immutable versions with every file's hash, and their lineage."""
+"""The results of training: adapters, their immutable versions with every file's hash, and their lineage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from finetune_hub.spec.training import TrainingSpec
 
 class AdapterQuerySet(TeamOwnedQuerySet["Adapter"]):
     def for_list(self) -> AdapterQuerySet:
-        """Newest version first, with that version's facts in the same query."""
+        """Return adapters with their newest version's facts in the same query, most recent first."""
         newest = AdapterVersion.objects.filter(adapter=models.OuterRef("pk")).order_by("-number")
         return (
             self.select_related("base_model")
@@ -34,7 +34,7 @@ class AdapterQuerySet(TeamOwnedQuerySet["Adapter"]):
 
 
 class Adapter(models.Model):
-    """A name under which versions are published, all over one base model."""
+    """A name under which versions for one base model are published."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "ad"))
     team = models.ForeignKey(Team, models.PROTECT, related_name="adapters")
@@ -54,7 +54,7 @@ class Adapter(models.Model):
 
 
 class AdapterVersion(models.Model):
-    """One published adapter: immutable, reloaded and compared before it came here (P5)."""
+    """One published adapter: immutable, reloaded and compared before it was published (P5)."""
 
     adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="versions")
     number = models.PositiveIntegerField()
@@ -95,7 +95,7 @@ class AdapterFile(StoredFile):
 
 
 class Lineage(models.Model):
-    """An edge from an adapter version to one thing that it was made from."""
+    """An edge from an adapter version to one of its origins."""
 
     version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="lineage")
     base_model = models.ForeignKey(BaseModel, models.PROTECT, null=True, related_name="descendants")

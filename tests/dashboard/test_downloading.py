@@ -39,7 +39,7 @@ def test_a_path_that_is_not_in_the_version(world: World, path: str) -> None:
     response = world["owner"].get(f"/adapters/{world.version.adapter_id}/1/files/{path}")
     page = response.content.decode()
     assert response.status_code == 404
-    assert "leaves the adapter" in page or "has no file" in page
+    assert "outside the adapter" in page or "has no file" in page
     assert "adapter_model.safetensors" in page or "without &#x27;..&#x27;" in page
 
 

@@ -22,7 +22,7 @@ def test_rows_that_came_went_and_changed(tmp_path: Path) -> None:
     assert (diff.added, diff.removed, diff.changed, diff.unchanged) == (1, 1, 1, 2)
     assert (diff.added_rows, diff.removed_rows, diff.changed_rows) == ([2], [1], [(2, 3)])
     assert diff.sentence == "1 added, 1 removed, 1 changed; 2 unchanged."
-    assert diff_files(old, old).sentence == "Nothing differs; 4 unchanged."
+    assert diff_files(old, old).sentence == "No differences; 4 unchanged."
 
 
 ROWS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("12")), max_size=8)

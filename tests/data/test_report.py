@@ -83,7 +83,7 @@ def test_rows_are_found_by_their_offsets(tmp_path: Path) -> None:
         (chat(GOOD["messages"][0], {"role": "assistant", "content": 4}), "invalid_content", "4}", "message 2 has a "),
         (chat({"role": "assistant", "content": None}), "invalid_content", '{"role"', "has no content"),
         (chat({"role": "assistant", "content": "a", "weight": 0.5}), "invalid_weight", "0.5", "other than 0 and 1"),
-        (chat({"role": "assistant", "content": "a", "tool_calls": "x"}), "invalid_tool_calls", '"x"', "no list of"),
+        (chat({"role": "assistant", "content": "a", "tool_calls": "x"}), "invalid_tool_calls", '"x"', "not a list of"),
         (
             chat({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}),
             "invalid_tool_calls",

@@ -1,4 +1,4 @@
-"""Chats: a list of messages under `messages`, as OpenAI and TRL write it, or in one of sharegpt's many spellings."""
+"""Chats: a list of messages in `messages`, as in OpenAI and TRL, or in one of sharegpt's many variants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Chat:
     def looks(self, row: Document) -> str | None:
         if "messages" not in row or _is_sharegpt(row["messages"]):
             return None
-        return "`messages` holds `role` and `content`"
+        return "`messages` has `role` and `content`"
 
     def convert(self, row: Document) -> ChatRow:
         return chat_row(row, "messages")
@@ -31,19 +31,19 @@ class ShareGpt:
         name = first_of(row, *CONVERSATION_KEYS)
         if name is None or not isinstance(row[name], list | str):
             return None
-        return f"`{name}` holds {'`from` and `value`' if _is_sharegpt(row[name]) else 'messages'}"
+        return f"`{name}` has {'`from` and `value`' if _is_sharegpt(row[name]) else 'messages'}"
 
     def convert(self, row: Document) -> ChatRow:
         return chat_row(row, first_of(row, *CONVERSATION_KEYS) or "conversations")
 
 
 def chat_row(row: Document, name: str) -> ChatRow:
-    """The row whose conversation lies under the name.
+    """Return the row whose conversation is in the named field.
 
-    Most rows have nothing but plain messages: they are let through first.
+    Most rows have only plain messages, so these are checked first.
 
     Raises:
-        BadRow: with each of its problems.
+        BadRow: with all its problems.
     """
     if len(row) == 1 and is_plain(turns := row.get(name)) and is_supervised(turns[-1]):
         return ChatRow(turns)
@@ -57,7 +57,7 @@ def chat_row(row: Document, name: str) -> ChatRow:
 
 
 def conversation_at(row: Document, name: str, problems: list[RowProblem]) -> list[Message]:
-    """The conversation under the name, with the row's own system text ahead."""
+    """Return the conversation in the named field, starting with the row's system text if there is one."""
     if row.get(name) is None:
         keys = ", ".join(sorted(map(str, row))[:6]) or "none"
         problems.append(

@@ -1,4 +1,4 @@
-"""The interface of a dataset format: tell whether a row looks like it, and turn such a row into one of ours."""
+"""The interface of a dataset format: recognise its rows and convert them to ours."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ class Format(Protocol):
     title: str
 
     def looks(self, row: Document) -> str | None:
-        """What in the row speaks for this format, as a clause; None: nothing does."""
+        """Return why the row seems to have this format, as a clause; None if it does not."""
 
     def convert(self, row: Document) -> Row:
-        """The row as the hub keeps it.
+        """Convert the row to one of ours.
 
         Raises:
-            BadRow: with each of its problems.
+            BadRow: with all its problems.
         """
 
 
 def text_at(row: Document, name: str, problems: list[RowProblem], *, path: Path = ()) -> str:
-    """The text under a name; a problem, and an empty text, when there is none."""
+    """Return the text in a field; if there is none, add a problem and return an empty text."""
     value = row.get(name)
     if not isinstance(value, str):
-        what = "is missing" if value is None else f"is a {json_type(value)}, not a text"
-        problems.append(RowProblem("invalid_content", f"`{name}` {what}", "Give it one string.", path=(*path, name)))
+        what = "is missing" if value is None else f"is a {json_type(value)}, not text"
+        problems.append(RowProblem("invalid_content", f"`{name}` {what}", "Use a single string.", path=(*path, name)))
         return ""
     return value
 
 
 def optional_text(row: Document, name: str, problems: list[RowProblem]) -> str:
-    """The text under a name; empty when there is none."""
+    """Return the text in a field; empty if there is none."""
     return "" if row.get(name) is None else text_at(row, name, problems)
 
 
 def first_of(row: Document, *names: str) -> str | None:
-    """The first of the names that the row has a value under."""
+    """Return the first of the fields that has a value in the row."""
     return next((name for name in names if row.get(name) is not None), None)
 
 
 def quoted(*names: str) -> str:
-    """`prompt`, `chosen` and `rejected`, as sentences name them."""
+    """Return the names for a sentence: `prompt`, `chosen` and `rejected`."""
     marks = [f"`{name}`" for name in names]
     return " and ".join([", ".join(marks[:-1]), marks[-1]]) if len(marks) > 1 else marks[0]
 

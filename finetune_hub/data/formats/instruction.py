@@ -1,7 +1,7 @@
-"""Instructions: alpaca's columns, and plain questions with answers. Both become a chat of two turns, or more.
+"""Instructions: alpaca's columns, and plain questions with answers. Both become a chat of two or more turns.
 
-Alpaca's `input` stands below its `instruction`, as in LLaMA-Factory; `history` holds earlier pairs, which are context
-and not learned again.
+Alpaca's `input` is appended to its `instruction`, as in LLaMA-Factory; `history` has earlier pairs, which are context
+and not supervised.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class QuestionAnswer:
 
 
 def turns_row(row: Document, question: str, answer: str, system: str | None) -> ChatRow:
-    """A chat out of columns.
+    """Build a chat from columns.
 
     Raises:
-        BadRow: with each of its problems.
+        BadRow: with all its problems.
     """
     problems: list[RowProblem] = []
     system_text = optional_text(row, system, problems) if system else ""
@@ -82,7 +82,7 @@ def turns_row(row: Document, question: str, answer: str, system: str | None) -> 
 
 
 def instruction_prompt(row: Document, problems: list[RowProblem]) -> list[Message]:
-    """System text, history, and the instruction with its input: everything ahead of the answer."""
+    """Return system text, history, and the instruction with its input: everything before the answer."""
     system = optional_text(row, "system", problems)
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
     history = row.get("history") or []
@@ -90,8 +90,8 @@ def instruction_prompt(row: Document, problems: list[RowProblem]) -> list[Messag
         problems.append(
             RowProblem(
                 "invalid_content",
-                "`history` is no list of pairs",
-                'Write [["question", "answer"], …], or leave it out.',
+                "`history` is not a list of pairs",
+                'Write [["question", "answer"], …], or remove it.',
                 path=("history",),
             )
         )

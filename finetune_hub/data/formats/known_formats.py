@@ -1,6 +1,6 @@
-"""The formats that are found by themselves. A new one is a class in a file beside this one, and an entry here.
+"""The formats that are detected. To add one, add a class in a module of this package and an entry here.
 
-Where a row looks like several, the first in this list is meant: what asks for more columns stands further up.
+If a row matches several, the first in this list is used: formats that need more columns come first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FORMATS: tuple[Format, ...] = (
     Text(),
 )
 
-# The formats that rows of ours are in.
+# The formats of our own rows.
 KEPT_FORMATS: dict[RowKind, Format] = {
     RowKind.CHAT: Chat(),
     RowKind.COMPLETION: PromptCompletion(),
@@ -40,14 +40,14 @@ KEPT_FORMATS: dict[RowKind, Format] = {
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """A format, and why the file is taken to have it."""
+    """A format, and why it was recognised."""
 
     format: Format
     reason: str
 
 
 def recognise(sample: Sequence[Document]) -> Recognised | None:
-    """The format that most of the rows look like; None: they look like no format."""
+    """Return the format that most rows match; None if they match none."""
     seen: Counter[str] = Counter()
     first: dict[str, Recognised] = {}
     for row in sample:

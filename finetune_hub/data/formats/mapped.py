@@ -1,4 +1,4 @@
-"""Columns that no known format has, mapped by hand: which column plays which part."""
+"""Columns of no known format, mapped to parts by the user."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from finetune_hub.data.rows import Row
 from finetune_hub.spec.refusal import Refusal
 
 PARTS = {
-    "user": "what is asked",
-    "assistant": "what is answered, and learned",
-    "system": "a text ahead of the conversation",
-    "prompt": "raw text that is not learned",
-    "completion": "raw text that is learned",
-    "text": "raw text, all of it learned",
+    "user": "the question",
+    "assistant": "the answer, which is supervised",
+    "system": "text before the conversation",
+    "prompt": "raw text that is not supervised",
+    "completion": "raw text that is supervised",
+    "text": "raw text, all supervised",
     "chosen": "the better answer",
     "rejected": "the worse answer",
     "label": "whether the answer is good: true or false",
 }
-# What must be there; `system` may stand beside the first three.
+# Required parts; `system` may be added to the first three.
 _SHAPES = [
     {"user", "assistant", "label"},
     {"user", "chosen", "rejected"},
@@ -33,7 +33,7 @@ _SHAPES = [
 
 
 class Mapped:
-    """The rows under a mapping of columns to parts."""
+    """Rows with columns mapped to parts."""
 
     name = "mapped"
     title = "Mapped columns"
@@ -48,11 +48,13 @@ class Mapped:
             raise _refused(f"There is no part named {unknown[0]!r}.")
         self._columns = {part: column for column, part in mapping.items()}
         if len(self._columns) < len(mapping):
-            raise _refused("Two columns are mapped to one part.")
+            raise _refused("Two columns are mapped to the same part.")
         self._parts = set(self._columns)
         has_turns = "user" in self._parts
         if (self._parts - {"system"} if has_turns else self._parts) not in _SHAPES:
-            raise _refused(f"The parts {quoted(*sorted(self._parts)) if mapping else 'given'} make no row together.")
+            raise _refused(
+                f"The parts {quoted(*sorted(self._parts)) if mapping else 'given'} do not make a complete row."
+            )
 
     def looks(self, row: Document) -> str | None:
         return ", ".join(f"`{column}` is {part}" for part, column in self._columns.items())

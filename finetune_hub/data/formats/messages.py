@@ -1,10 +1,10 @@
-"""Messages in all their spellings, turned into one: what chats, sharegpt, pairs and labelled answers are made of.
+"""Messages in all their variants, converted to one form, for chats, sharegpt, pairs and labelled answers.
 
     {"role": "user", "content": "…"}        OpenAI, transformers, TRL
     {"from": "human", "value": "…"}         sharegpt; function_call and observation are its tool calls and results
 
-A tool call ends up as `{"type": "function", "function": {"name": …, "arguments": {…}}}`, its arguments an object and
-never a text with JSON in it: chat templates write them out themselves, and would quote a text a second time.
+A tool call becomes `{"type": "function", "function": {"name": …, "arguments": {…}}}`. Its arguments are an object, not
+JSON in a string: chat templates serialise them, and would quote a string again.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _ROLE_SPELLINGS = {
 _PLAIN_ROLES = frozenset(ROLES)
 _CALL_ROLES = {"function_call", "tool_call"}
 _ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
-_LEARN_KEYS = ("train", "loss")  # Axolotl's and ms-swift's words for a weight of 0 or 1.
+_LEARN_KEYS = ("train", "loss")  # Axolotl's and ms-swift's names for a weight of 0 or 1.
 _KNOWN_KEYS = {*_ROLE_KEYS, *_CONTENT_KEYS, *_LEARN_KEYS, "weight", "tool_calls", "function_call"}
 
 
 def read_messages(value: Any, path: Path, problems: list[RowProblem]) -> list[Message]:
-    """The messages of a list, or of the text of its JSON; problems are added with their place."""
+    """Read messages from a list or its JSON text; add problems with their path."""
     if isinstance(value, str) and value.lstrip()[:1] == "[":
         value = _json_or_text(value)
     if not isinstance(value, list):
@@ -60,7 +60,7 @@ def read_messages(value: Any, path: Path, problems: list[RowProblem]) -> list[Me
 
 
 def is_plain(value: Any) -> TypeGuard[list[Message]]:
-    """Whether these are messages in our own spelling with a role and a text and nothing else, as nearly all are."""
+    """Return whether these are messages in our own form with only a role and text, as nearly all are."""
     if type(value) is not list or not value:
         return False
     for turn in value:
@@ -76,14 +76,14 @@ def is_plain(value: Any) -> TypeGuard[list[Message]]:
 
 
 def read_answer(value: Any, path: Path, problems: list[RowProblem]) -> list[Message]:
-    """An answer: a text, one message or several."""
+    """Read an answer: text, one message or several."""
     if isinstance(value, str) and value.lstrip()[:2] != "[{":
         return [{"role": "assistant", "content": value}]
     return read_messages([value] if isinstance(value, dict) else value, path, problems)
 
 
 def read_prompt(value: Any, path: Path, problems: list[RowProblem], system: str = "") -> list[Message]:
-    """A prompt: a text, or messages; a system text goes ahead."""
+    """Read a prompt: text or messages, after an optional system text."""
     if isinstance(value, str) and value.lstrip()[:2] != "[{":
         value = [{"role": "user", "content": value}]
     messages = read_messages(value, path, problems)
@@ -91,7 +91,7 @@ def read_prompt(value: Any, path: Path, problems: list[RowProblem], system: str 
 
 
 def read_tools(value: Any, problems: list[RowProblem]) -> list[Any] | None:
-    """Tool schemas, from a list or from the text of its JSON, each in OpenAI's envelope."""
+    """Read tool schemas from a list or its JSON text, each in OpenAI's envelope."""
     if isinstance(value, str):
         value = _json_or_text(value) if value.strip() else None
     if value is None:
@@ -154,26 +154,26 @@ def _read_content(content: Any, problem: Any, key: str | None, *, may_be_absent:
         return content
     if content is None:
         if not may_be_absent:
-            problem("invalid_content", "has no content", "Give it a text.")
+            problem("invalid_content", "has no content", "Add text.")
         return None
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):
         kinds = {str(part.get("type")) for part in content} - {"text"}
         if not kinds and all(isinstance(part.get("text"), str) for part in content):
             return "".join(part["text"] for part in content)
         if kinds:
-            problem("invalid_content", f"has parts of the kind {min(kinds)[:40]!r}", "Only texts are trained on.", key)
+            problem("invalid_content", f"has parts of type {min(kinds)[:40]!r}", "Use only text.", key)
             return None
-    problem("invalid_content", f"has a {json_type(content)} as its content", "Give it one string.", key)
+    problem("invalid_content", f"has a {json_type(content)} as its content", "Use a single string.", key)
     return None
 
 
 def _read_calls(calls: Any, problem: Any) -> list[Any] | None:
-    """Calls in OpenAI's envelope, with arguments as objects."""
+    """Return the calls in OpenAI's envelope, with arguments as objects."""
     calls = _json_or_text(calls) if isinstance(calls, str) else calls
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         problem(
             "invalid_tool_calls",
-            "has tool calls that are no list of objects",
+            "has tool calls that are not a list of objects",
             "List the calls as objects.",
             "tool_calls",
         )
@@ -205,14 +205,14 @@ def _read_weight(turn: dict[str, Any], problem: Any) -> int | None:
         problem(
             "invalid_weight",
             "has a weight other than 0 and 1",
-            "Use 1 to learn the turn, 0 to leave it out of the loss.",
+            "Use 1 to train on the turn, 0 to leave it out of the loss.",
             "weight",
         )
     return int(weight) if weight in (0, 1) else None
 
 
 def _without_nulls(value: dict[str, Any]) -> dict[str, Any]:
-    """The object without what is null: Parquet gives every object the keys of all of them."""
+    """Return the object without null values: Parquet gives every object the keys of all objects."""
     return {key: part for key, part in value.items() if part is not None}
 
 

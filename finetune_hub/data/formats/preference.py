@@ -1,6 +1,6 @@
-"""Preference pairs, one answer better than the other, and answers labelled good or bad (KTO), in four spellings each.
+"""Preference pairs (a better and a worse answer) and answers labelled good or bad (KTO), in four variants each.
 
-TRL        prompt, chosen, rejected; the prompt may be left out where both answers begin with it
+TRL        prompt, chosen, rejected; the prompt is optional if both answers start with it
 OpenAI     input, preferred_output, non_preferred_output
 sharegpt   conversations, chosen, rejected
 alpaca     instruction, input, chosen, rejected
@@ -94,7 +94,7 @@ class Labelled:
 
 
 def prompt_of(row: Document, problems: list[RowProblem]) -> list[Message]:
-    """What the answers answer, wherever the row keeps it."""
+    """Return the prompt of the answers, wherever it is in the row."""
     name = _prompt_name(row) or "prompt"
     if name in CONVERSATION_KEYS:
         return conversation_at(row, name, problems)
@@ -112,7 +112,7 @@ def _pair(
 ) -> PreferenceRow:
     better = read_answer(row.get(chosen), (chosen,), problems)
     worse = read_answer(row.get(rejected), (rejected,), problems)
-    if better[: len(prompt)] == prompt == worse[: len(prompt)]:  # Both repeat it, as UltraFeedback's do.
+    if better[: len(prompt)] == prompt == worse[: len(prompt)]:  # Both repeat it, as in UltraFeedback.
         better, worse = better[len(prompt) :], worse[len(prompt) :]
     _check_answer(better, chosen, problems)
     _check_answer(worse, rejected, problems)
@@ -123,7 +123,7 @@ def _pair(
 
 
 def _parted(row: Document, problems: list[RowProblem]) -> PreferenceRow:
-    """A pair that keeps its prompt at the beginning of both answers."""
+    """Read a pair whose prompt is the common start of both answers."""
     chosen, rejected = (_whole(row, name, problems) for name in ("chosen", "rejected"))
     shared = 0
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
@@ -133,7 +133,7 @@ def _parted(row: Document, problems: list[RowProblem]) -> PreferenceRow:
             _check_answer(messages[shared:], name, problems)
     if not problems and not shared:
         problems.append(
-            RowProblem("no_prompt", "the answers share no prompt", "Add a `prompt`, or begin both with the same turns.")
+            RowProblem("no_prompt", "the answers share no prompt", "Add a `prompt`, or start both with the same turns.")
         )
     tools = read_tools(row.get("tools"), problems)
     raise_any(problems)
@@ -148,9 +148,7 @@ def _whole(row: Document, name: str, problems: list[RowProblem]) -> list[Message
         return [{"role": roles[who], "content": text} for who, text in zip(parts[::2], parts[1::2], strict=True)]
     if isinstance(value, str):
         problems.append(
-            RowProblem(
-                "no_prompt", f"`{name}` is a text without its prompt", "Add a `prompt` to the row.", path=(name,)
-            )
+            RowProblem("no_prompt", f"`{name}` is text without its prompt", "Add a `prompt` to the row.", path=(name,))
         )
         return []
     return read_messages(value, (name,), problems)
@@ -170,12 +168,14 @@ def _check_answer(messages: list[Message], name: str, problems: list[RowProblem]
 def _check_difference(chosen: list[Message], rejected: list[Message], name: str, problems: list[RowProblem]) -> None:
     if not problems and chosen == rejected:
         problems.append(
-            RowProblem("same_answers", "both answers are the same", "Delete the row: it prefers nothing.", path=(name,))
+            RowProblem(
+                "same_answers", "both answers are the same", "Delete the row: it has no preference.", path=(name,)
+            )
         )
 
 
 def _label(value: Any) -> bool | None:
-    """True or false, also as a table spells it; None: it is neither."""
+    """Return true or false, also as written in tables; None if it is neither."""
     if isinstance(value, bool):
         return value
     words = {"true": True, "1": True, "false": False, "0": False}

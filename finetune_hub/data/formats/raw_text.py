@@ -1,6 +1,6 @@
-"""Raw text: a prompt with its completion, or a text alone. Neither goes through the chat template.
+"""Raw text: a prompt with its completion, or text alone. Neither goes through the chat template.
 
-So the model learns the text as it stands. Whoever wants turns of a chat maps the columns instead:
+The model learns the text as it is. To get chat turns instead, map the columns:
 `prompt=user`, `completion=assistant`.
 """
 
@@ -20,7 +20,7 @@ class PromptCompletion:
     def looks(self, row: Document) -> str | None:
         if "prompt" not in row or "completion" not in row:
             return None
-        kind = "raw texts, which no chat template touches" if isinstance(row["completion"], str) else "messages"
+        kind = "raw text without a chat template" if isinstance(row["completion"], str) else "messages"
         return f"it has {quoted('prompt', 'completion')}: {kind}"
 
     def convert(self, row: Document) -> CompletionRow | ChatRow:
@@ -43,7 +43,7 @@ class Text:
 
     def looks(self, row: Document) -> str | None:
         name = first_of(row, "text", "content")
-        return f"it has a `{name}` and no answer: every token is learned" if name else None
+        return f"it has a `{name}` and no answer: every token is supervised" if name else None
 
     def convert(self, row: Document) -> TextRow:
         return text_row(row, first_of(row, "text", "content") or "text")
@@ -51,7 +51,7 @@ class Text:
 
 def completion_row(row: Document, prompt: str, completion: str) -> CompletionRow:
     """Raises:
-    BadRow: with each of its problems.
+    BadRow: with all its problems.
     """
     problems: list[RowProblem] = []
     texts = text_at(row, prompt, problems), text_at(row, completion, problems)
@@ -63,13 +63,11 @@ def completion_row(row: Document, prompt: str, completion: str) -> CompletionRow
 
 def text_row(row: Document, name: str) -> TextRow:
     """Raises:
-    BadRow: with each of its problems.
+    BadRow: with all its problems.
     """
     problems: list[RowProblem] = []
     text = text_at(row, name, problems)
     if not problems and not text.strip():
-        problems.append(
-            RowProblem("empty_text", f"`{name}` is blank", "Give it a text, or delete the row.", path=(name,))
-        )
+        problems.append(RowProblem("empty_text", f"`{name}` is blank", "Add text, or delete the row.", path=(name,)))
     raise_any(problems)
     return TextRow(text)

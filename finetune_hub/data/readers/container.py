@@ -1,4 +1,4 @@
-"""Which container a file is: told by its first bytes and lines, and by its name only where these leave it open."""
+"""Detect a file's container by its first bytes and lines, and by its name if these are ambiguous."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ContainerKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """How to get at the rows of a file, and how that was found out."""
+    """How to read the rows of a file, and why."""
 
     kind: ContainerKind
     reason: str  # A clause: `each line is a JSON value`.
@@ -44,7 +44,7 @@ class Container:
     delimiter: str = ","
 
     def records(self, path: Path) -> Iterator[Found]:
-        """The rows as the container holds them, one at a time."""
+        """Yield the rows as stored in the container."""
         if self.kind == ContainerKind.PARQUET:
             yield from read_parquet(path)
             return
@@ -61,10 +61,10 @@ class Container:
 
 
 def find_container(path: Path, file_name: str) -> Container:
-    """How the file's rows are laid out.
+    """Detect the container of a file.
 
     Raises:
-        BrokenFile: there are no rows in it that could be read.
+        BrokenFile: it has no readable rows.
     """
     compression = compression_of(path)
     with open_unpacked(path) as file:
@@ -75,7 +75,7 @@ def find_container(path: Path, file_name: str) -> Container:
 
 def _look(start: bytes, ending: str) -> tuple[ContainerKind, str, str]:
     if start.startswith(b"PAR1"):
-        return ContainerKind.PARQUET, "it begins with Parquet's mark", ""
+        return ContainerKind.PARQUET, "it starts with Parquet's magic bytes", ""
     if start.startswith(_UTF16_MARKS):
         raise BrokenFile("not_utf8", "is UTF-16, not UTF-8", "Save it again as UTF-8.", whole_file=True)
     text = start.removeprefix(UTF8_MARK).lstrip()
@@ -87,7 +87,7 @@ def _look(start: bytes, ending: str) -> tuple[ContainerKind, str, str]:
     if b"\0" in start and not (is_json_name or ending in _TEXT_ENDINGS):
         raise BrokenFile(
             "unknown_container",
-            "is binary, and neither Parquet, gzip nor zstd",
+            "is binary, but not Parquet, gzip or zstd",
             "Export it as JSONL, JSON, CSV, TSV, Parquet or text.",
             whole_file=True,
         )
@@ -109,7 +109,7 @@ def _look_at_json(text: bytes) -> tuple[ContainerKind, str]:
 def _look_at_text(text: bytes, ending: str) -> tuple[ContainerKind, str, str]:
     lines = text.decode(errors="replace").splitlines()
     if len(text) > _LOOKED_AT_BYTES // 2:
-        lines = lines[:-1] or lines  # The last one may be cut short.
+        lines = lines[:-1] or lines  # The last one may be incomplete.
     lines = lines[:_LOOKED_AT_LINES]
     counts = {delimiter: _columns(lines, delimiter) for delimiter in ("\t", ",", ";")}
     if ending in {".tsv", ".tab"}:
@@ -125,13 +125,13 @@ def _look_at_text(text: bytes, ending: str) -> tuple[ContainerKind, str, str]:
             return kind, f"its first lines have {counts[delimiter]} cells each, separated by {word}", delimiter
     if ending in {".jsonl", ".ndjson", ".json"}:
         raise BrokenFile(
-            "not_jsonl", "begins like neither JSON nor a table", "Put one JSON object on each line.", whole_file=True
+            "not_jsonl", "starts like neither JSON nor a table", "Put one JSON object on each line.", whole_file=True
         )
     return ContainerKind.TEXT, "it is neither JSON, a table nor Parquet", ""
 
 
 def _columns(lines: list[str], delimiter: str) -> int:
-    """The number of cells that every complete line has; 0 when they differ."""
+    """Return the number of cells per line; 0 if it differs between lines."""
     try:
         counts = {len(cells) for cells in csv.reader(lines, delimiter=delimiter) if cells}
     except csv.Error:
@@ -148,7 +148,7 @@ def _is_json(text: bytes) -> bool:
 
 
 def _is_cut_short(text: bytes) -> bool:
-    """Whether all of it is JSON, as far as it goes."""
+    """Return whether the text is incomplete but otherwise valid JSON."""
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError as broken:
@@ -157,12 +157,12 @@ def _is_cut_short(text: bytes) -> bool:
 
 
 def _begins_json(text: bytes) -> bool:
-    """Whether the text could go on as JSON: a key or a value follows its first bracket."""
+    """Return whether the text could be JSON: a key or a value follows its first bracket."""
     inside = text[1:].lstrip()[:1]
     return inside in b'"}' if text[:1] == b"{" else inside in b'{["]-0123456789tfn'
 
 
 def _ending(file_name: str) -> str:
-    """`.csv` of `rows.csv.gz`."""
+    """Return the ending without compression, such as `.csv` for `rows.csv.gz`."""
     name = PurePath(file_name.lower())
     return PurePath(name.stem).suffix if name.suffix in _PACKED_ENDINGS else name.suffix

@@ -1,8 +1,8 @@
-"""JSON, in the two shapes in which rows come: JSON Lines, and values spread over lines, in one array or without.
+"""JSON rows in two layouts: JSON Lines, and values that span several lines, in an array or not.
 
-JSON Lines are read line by line, so a broken line costs one row. Values spread over lines are parted first: a scan
-for quotes and brackets finds where each begins and ends, and only then is each parsed. So an array of gigabytes needs
-the memory of its longest row, each row keeps its line, and a broken value in sound brackets costs one row too.
+JSON Lines are read line by line, so a broken line costs one row. Multi-line values are split first: a scan for quotes
+and brackets finds where each starts and ends, and then each is parsed. So an array of gigabytes needs only the memory
+of its longest row, each row keeps its line number, and a broken value within its brackets costs one row too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from finetune_hub.data.readers import records
 from finetune_hub.data.readers.records import Found, Record, Unread, broken_at, numbered_lines, too_long, unread
 
 _CHUNK_BYTES = 1 << 20
-# The next bracket, behind whole strings and whatever else there is.
+# The next bracket, after complete strings and anything else.
 _BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+([{}\[\]])', re.DOTALL)
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _DEPTHS = {b"{": 1, b"[": 1, b"}": -1, b"]": -1}
@@ -29,7 +29,7 @@ _SCALAR = re.compile(rb'[^\s,\[\]{}"]+')
 
 
 def read_json_lines(file: BinaryIO) -> Iterator[Found]:
-    """One JSON value a line."""
+    """Yield one JSON value per line."""
     line = 0
     loads, limit = orjson.loads, records.MAX_ROW_BYTES
     try:
@@ -48,7 +48,7 @@ def read_json_lines(file: BinaryIO) -> Iterator[Found]:
 
 
 def read_json_values(file: BinaryIO) -> Iterator[Found]:
-    """JSON values one behind the other, however they are laid out; an array around all of them is taken off."""
+    """Yield consecutive JSON values in any layout; an array around all of them is removed."""
     scan = _Scan(file)
     try:
         for line, raw in scan.values():
@@ -64,19 +64,19 @@ def read_json_values(file: BinaryIO) -> Iterator[Found]:
 
 
 class _Scan:
-    """Parts a stream into the values at its top, with the line where each begins."""
+    """Splits a stream into its top-level values, with the line where each starts."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._buffer = b""
-        self._at = 0  # What stands ahead of it in the buffer was taken.
-        self.line = 1  # Of the byte at `_at`.
+        self._at = 0  # Everything before it in the buffer has been consumed.
+        self.line = 1  # Line of the byte at `_at`.
 
     def values(self) -> Iterator[tuple[int, bytes | None]]:
-        """Line and bytes of each value; None for the bytes of one that is too long, after which nothing follows.
+        """Yield line and bytes of each value; a value that is too long has None for its bytes and is the last one.
 
         Raises:
-            BrokenFile: a bracket or quote is never closed, or the bytes cannot be unpacked.
+            BrokenFile: a bracket or quote is never closed, or the bytes cannot be decompressed.
         """
         self._more()
         self._buffer = self._buffer.removeprefix(records.UTF8_MARK)
@@ -97,10 +97,14 @@ class _Scan:
                 if raw is None:
                     return
         if in_array:
-            raise BrokenFile("invalid_json", "the array is never closed with ]", "Is the file whole? Export it again.")
+            raise BrokenFile(
+                "invalid_json",
+                "the array is never closed with ]",
+                "Check that the file is complete, or export it again.",
+            )
 
     def _next_byte(self) -> bytes:
-        """The first byte of the next value; empty at the end of the file."""
+        """Return the first byte of the next value; empty at the end of the file."""
         while True:
             blank = _BETWEEN.match(self._buffer, self._at)
             assert blank is not None
@@ -109,14 +113,14 @@ class _Scan:
                 return self._buffer[self._at : self._at + 1]
 
     def _size_of_value(self, start: bytes) -> int:
-        """How many bytes the next value has; 0: too many."""
+        """Return the size of the next value in bytes; 0 if it is too long."""
         if start not in b'[{"':
             return self._size_of_scalar()
-        depth = seen = 0  # Bytes of the value that were looked at.
+        depth = seen = 0  # Bytes of the value scanned so far.
         while True:
             if start == b'"' and (string := _STRING.match(self._buffer, self._at)):
                 return string.end() - self._at
-            # `match`, not `search`: where a string is cut off here, a search would try again from every byte.
+            # `match` instead of `search`: at a cut-off string, a search would retry from every byte.
             while start != b'"' and (bracket := _BRACKET.match(self._buffer, self._at + seen)):
                 depth += _DEPTHS[bracket[1]]
                 seen = bracket.end() - self._at
@@ -137,15 +141,15 @@ class _Scan:
                 return size
 
     def _refuse_unclosed(self) -> None:
-        """Name the place where the rest of the file stops making sense."""
+        """Raise an error with the position where the rest of the file is invalid."""
         try:
             orjson.loads(self._buffer[self._at :])
         except orjson.JSONDecodeError as broken:
             reason = f"{_words(broken)} at line {self.line + broken.lineno - 1}, column {broken.colno}"
         raise BrokenFile(
             "invalid_json",
-            f"the value that begins here is never closed ({reason})",
-            "Is the file whole? Fix it there.",
+            f"the value that starts here is never closed ({reason})",
+            "Check that the file is complete, or fix the JSON there.",
         )
 
     def _take(self, size: int) -> bytes:
@@ -175,7 +179,7 @@ def _unparsed(line: int, raw: bytes, broken: json.JSONDecodeError, code: str) ->
             line,
             "not_utf8",
             "half of a surrogate pair in a \\u escape",
-            "Write the whole character.",
+            "Write the complete character.",
             column=broken.colno,
             raw=start,
         )

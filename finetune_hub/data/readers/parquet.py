@@ -1,4 +1,4 @@
-"""Parquet files, a batch of rows at a time. `pyarrow` is imported when the first one is read: clients do without it."""
+"""Parquet files, read in batches of rows. `pyarrow` is imported on first use, as clients may lack it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BATCH_ROWS = 256
 
 
 def read_parquet(path: Path) -> Iterator[Found]:
-    """The rows; their `line` is the row's number, counted from 1."""
+    """Yield the rows; `line` is the row's number, counted from 1."""
     row = 0
     try:
         with _seekable(path) as file:
@@ -33,7 +33,7 @@ def _values(file: BinaryIO) -> Iterator[object]:
     except ImportError as missing:
         raise BrokenFile(
             "parquet_not_installed",
-            "is Parquet, which needs pyarrow to be read",
+            "is Parquet, which needs pyarrow",
             "Install it (`pip install pyarrow`), or convert the file to JSONL.",
             whole_file=True,
         ) from missing
@@ -44,12 +44,12 @@ def _values(file: BinaryIO) -> Iterator[object]:
     except (pyarrow.ArrowException, OSError, ValueError) as damaged:
         first_line = str(damaged).partition("\n")[0]
         raise BrokenFile(
-            "invalid_parquet", f"the Parquet data break here ({first_line})", "Export the file again."
+            "invalid_parquet", f"the Parquet data are damaged here ({first_line})", "Export the file again."
         ) from damaged
 
 
 def _seekable(path: Path) -> BinaryIO:
-    """Parquet is read from its end: a packed file is unpacked into a temporary one first."""
+    """Open a file for random access, as Parquet needs it; decompress it into a temporary file if necessary."""
     if compression_of(path) is None:
         return path.open("rb")
     unpacked = tempfile.TemporaryFile()  # noqa: SIM115  # The caller closes it.

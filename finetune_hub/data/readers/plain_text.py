@@ -1,4 +1,4 @@
-"""Plain text: each paragraph, which is what stands between blank lines, is one row."""
+"""Plain text: each paragraph, separated by blank lines, is one row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetune_hub.data.readers.records import Found, Record, Unread, broken_at, 
 
 
 def read_paragraphs(file: BinaryIO) -> Iterator[Found]:
-    """The paragraphs as objects with one `text`."""
+    """Yield the paragraphs as objects with a `text`."""
     begins = last = size_bytes = 0
     lines: list[bytes] = []
     try:

@@ -1,4 +1,4 @@
-"""Records: what a reader takes out of a file, row by row, before anybody knows which format the rows are in."""
+"""Records: the rows that a reader returns, before their format is known."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ UTF8_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row as its container holds it."""
+    """One row as stored in its container."""
 
-    line: int  # Where it begins, counted from 1.
+    line: int  # Where it starts, counted from 1.
     value: Any
-    raw: bytes | None = None  # Its own JSON, where the container is JSON: columns are found in it.
+    raw: bytes | None = None  # Its own JSON, if the container is JSON, to locate columns.
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +27,18 @@ class Unread:
     """A row, or the rest of the file, that could not be read."""
 
     defect: Defect
-    raw: bytes = b""  # Its first bytes, so that it can be fixed.
-    ends_here: bool = False  # Nothing behind it can be read, however much there is.
+    raw: bytes = b""  # Its first bytes, to help fix it.
+    ends_here: bool = False  # The rest of the file cannot be read.
 
 
 Found = Record | Unread
 
 
 def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, with their numbers; one beyond the limit is cut just above it.
+    """Yield non-blank lines with their numbers; a line beyond the limit is truncated just above it.
 
     Raises:
-        BrokenFile: the bytes cannot be unpacked; nothing follows.
+        BrokenFile: the bytes cannot be decompressed.
     """
     line = 0
     while raw := file.readline(MAX_ROW_BYTES + 1):
@@ -66,5 +66,5 @@ def unread(
 
 
 def broken_at(line: int, broken: BrokenFile) -> Unread:
-    """Why the reading of a file ended at a line."""
+    """Return why reading a file ended at a line."""
     return Unread(broken.at(line), ends_here=True)

@@ -1,4 +1,4 @@
-"""Tables: CSV and TSV files, whose first line names the columns. Cells are texts; a blank cell is an empty text."""
+"""Tables: CSV and TSV files with column names in the first line. Cells are strings; a blank cell is empty."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_hub.data.defects import BrokenFile
 from finetune_hub.data.readers import records
 from finetune_hub.data.readers.records import Found, Record, Unread, broken_at, too_long, unread
 
-csv.field_size_limit(records.MAX_ROW_BYTES)  # The module's own limit is 128 KiB, for the whole process.
+csv.field_size_limit(records.MAX_ROW_BYTES)  # Process-wide; the default is 128 KiB.
 
 
 class _Undecodable(Exception):
@@ -20,7 +20,7 @@ class _Undecodable(Exception):
 
 
 def read_table(file: BinaryIO, delimiter: str) -> Iterator[Found]:
-    """The rows below the heading, each as an object of texts."""
+    """Yield the rows below the heading, each as an object of strings."""
     lines = _Lines(file)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     names: list[str] | None = None
@@ -52,7 +52,7 @@ def read_table(file: BinaryIO, delimiter: str) -> Iterator[Found]:
                 begins,
                 "wrong_column_count",
                 f"{len(cells)} cells under {len(names)} columns",
-                "Put quotes around cells that hold the separator or a line break.",
+                "Put quotes around cells that contain the separator or a line break.",
                 raw=raw,
             )
         else:
@@ -60,7 +60,7 @@ def read_table(file: BinaryIO, delimiter: str) -> Iterator[Found]:
 
 
 class _Lines:
-    """The file's lines as text. One that is too long is given in part, and makes its cell too long for the reader."""
+    """The file's lines as text. A line that is too long raises the csv module's error for its field limit."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -91,7 +91,7 @@ def _heading_defect(line: int, names: list[str]) -> Unread | None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         named = ", ".join(f"`{name}`" for name in twice[:3])
-        return unread(line, "invalid_heading", f"{named} names two columns", "Give each column a name of its own.")
+        return unread(line, "invalid_heading", f"{named} names two columns", "Give each column a unique name.")
     return None
 
 
