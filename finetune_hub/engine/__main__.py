@@ -1,4 +1,4 @@
-"""`python -m finetune_hub.engine COMMAND FILE`: `commands`, with the allocator set before anything is imported."""
+"""`python -m finetune_hub.engine COMMAND FILE`: run `commands`, after configuring the allocator before any import."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""`python -m finetune_hub.engine COMMAND FILE`: run one command as its JSON file says, and tell how it went.
+"""`python -m finetune_hub.engine COMMAND FILE`: run one command from its JSON file and report the outcome.
 
-Exit status 0: `result.json` is there. 10: the last event is a `failure`. 20: it is `stopped` (SIGTERM). 30: no event
-could be written, and standard error says why.
-torch is imported only when a command starts, so `--help` and a bad file answer at once.
+Exit status 0: `result.json` was written. 10: the last event is `failure`. 20: it is `stopped` (SIGTERM). 30: no event
+could be written; stderr says why.
+torch is imported only when a command starts, so `--help` and invalid files are handled immediately.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RANK_END_SECONDS = 30.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, and turn every ending into an exit status."""
+    """Parse the arguments, run the command, and return the exit status."""
     options = _parser().parse_args(arguments)
     command = COMMANDS[options.command]
     try:
@@ -46,8 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.wait:
         importlib.import_module(command.module)
         if not sys.stdin.readline():
-            return events.EXIT_STOPPED  # Whoever would have said when is gone.
-    if (rank := os.environ.get("RANK", "0")) != "0":  # The first rank speaks for the run; the others keep notes.
+            return events.EXIT_STOPPED  # The parent process is gone.
+    if (
+        rank := os.environ.get("RANK", "0")
+    ) != "0":  # Rank 0 reports for the run; the others write to their own folders.
         document = document.model_copy(update={"output_dir": document.output_dir / f"rank-{rank}"})
     try:
         with EventLog(document.output_dir) as log:
@@ -65,7 +67,7 @@ def _run(command: EngineCommand, document: Any, log: EventLog) -> int:
     except StopRequested as stopped:
         log.emit(events.Stopped(step=stopped.step))
         return events.EXIT_STOPPED
-    except Exception as error:  # noqa: BLE001 - the process ends here, and its last line must say why
+    except Exception as error:  # noqa: BLE001 - the process ends here, and its last event must say why
         explained = _explain(error)
         log.emit(events.Failure.of(explained.failed))
         if type(explained) is EngineError:
@@ -75,7 +77,7 @@ def _run(command: EngineCommand, document: Any, log: EventLog) -> int:
 
 
 def _explain(error: Exception) -> Explained:
-    """The failure as the user should read it."""
+    """Convert an exception to an error for the user."""
     if isinstance(error, Explained):
         return error
     if _is_out_of_memory(error):
@@ -84,12 +86,12 @@ def _explain(error: Exception) -> Explained:
             "Halve `micro_batch_size` and double `gradient_accumulation_steps`, or lower `max_seq_len`.",
         )
     if isinstance(error, OSError):
-        return Infrastructure(f"A file could not be read or written ({error}).", "Look at the worker's disk.")
-    return EngineError(f"{type(error).__name__}: {error}", "This is a defect of the engine; the log has the traceback.")
+        return Infrastructure(f"A file could not be read or written ({error}).", "Check the worker's disk.")
+    return EngineError(f"{type(error).__name__}: {error}", "This is a bug in the engine; the log has the traceback.")
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """CUDA has an exception of its own; on CPU the allocator raises a RuntimeError with these words."""
+    """Recognise CUDA's own exception, and the CPU allocator's RuntimeError by its message."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return bool(kinds & {"OutOfMemoryError", "MemoryError"}) or (
         isinstance(error, RuntimeError) and "not enough memory" in str(error)
@@ -97,7 +99,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _silence_libraries() -> None:
-    """No network, no progress bars, no advice: the log is for what goes wrong here."""
+    """Turn off network access, progress bars and advice, so that the log shows only our own problems."""
     os.environ |= {
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
@@ -133,7 +135,7 @@ def _train(document: run.TrainRun, log: EventLog) -> BaseModel:
     try:
         return train(document, log)
     finally:
-        for other in others:  # Theirs end with ours; one that hangs would keep its GPU.
+        for other in others:  # They end when this rank ends; one that hangs would keep its GPU.
             try:
                 other.wait(RANK_END_SECONDS)
             except subprocess.TimeoutExpired:
@@ -173,7 +175,7 @@ def _export(document: run.ExportRun, log: EventLog) -> BaseModel:
 
 @dataclass(frozen=True)
 class EngineCommand:
-    """One command: the document it reads, what runs it, and the module whose import takes its time."""
+    """A command: its document, its function, and the module that is slow to import."""
 
     help: str
     document: type[run.TrainRun | run.VerifyRun | run.EvaluateRun | run.ImportRun | run.ExportRun]
@@ -193,7 +195,7 @@ COMMANDS = {
         "answer held-out rows with and without an adapter", run.EvaluateRun, _evaluate, "finetune_hub.engine.evaluate"
     ),
     "import": EngineCommand(
-        "turn a GGUF file or a folder of safetensors into a base model",
+        "convert a GGUF file or a folder of safetensors to a base model",
         run.ImportRun,
         _import,
         "finetune_hub.engine.import_model",

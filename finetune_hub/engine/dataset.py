@@ -1,6 +1,6 @@
-"""Training data: every row tokenised once, the order in which rows are drawn, and batches without padding.
+"""Training data: rows tokenised once, the order in which they are drawn, and batches without padding.
 
-The order is a pure function of seed and position, so resuming needs a number, not a shuffled list.
+The order is a pure function of seed and position, so resuming needs only a number.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _NAMED_ROWS = 5
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """One row, tokenised and cut to length."""
+    """One row, tokenised and truncated."""
 
-    name: str  # `file.jsonl line 17`, as messages call it
+    name: str  # `file.jsonl line 17`, for messages
     input_ids: Tensor  # (T,) int32
     targets: Tensor  # (S,) int32: positions whose next token is supervised
     truncated_tokens: int
@@ -50,13 +50,13 @@ class TokenRow:
 
     @property
     def teaches(self) -> bool:
-        """Whether something to learn was left within its length."""
+        """Whether supervised tokens are left after truncation."""
         return self.supervised_tokens > 0
 
 
 @dataclass(frozen=True, slots=True)
 class PairRow(TokenRow):
-    """Two answers to one prompt: a row with the better one, and beside it the same prompt with the worse one."""
+    """Two answers to one prompt: a row with the better one, plus the same prompt with the worse one."""
 
     rejected: TokenRow
 
@@ -83,14 +83,14 @@ class WeightedRows:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows one behind the other. Shape letters:  T tokens of all rows,  S supervised tokens."""
+    """Concatenated rows. Shape letters:  T tokens of all rows,  S supervised tokens."""
 
     input_ids: Tensor  # (T,)
     positions: Tensor  # (T,) counted from 0 in each row
     lengths: tuple[int, ...]
-    predictors: Tensor  # (S,) where the next token is supervised
+    predictors: Tensor  # (S,) positions whose next token is supervised
     labels: Tensor  # (S,) that next token
-    supervised: tuple[int, ...]  # of each row, so many of S
+    supervised: tuple[int, ...]  # number of supervised tokens of each row
 
     @classmethod
     def of(cls, rows: Sequence[TokenRow], device: str = "cpu") -> Batch:
@@ -110,7 +110,7 @@ class Batch:
         )
 
     def apart(self) -> list[Batch]:
-        """Each row as a batch of its own."""
+        """Return each row as a separate batch."""
         starts = torch.tensor((0, *self.lengths[:-1])).cumsum(0).tolist()
         parts = zip(
             torch.split(self.input_ids, list(self.lengths)),
@@ -132,14 +132,14 @@ Encode = Callable[[ChatTemplate, Row, int, str], TokenRow]
 def load_dataset(
     file: DatasetFile, template: ChatTemplate, max_seq_len: int, log: EventLog, encode: Encode
 ) -> WeightedRows:
-    """Check, read and tokenise one file, as the objective wants its rows.
+    """Check, read and tokenise one file for the objective.
 
-    Rows whose supervised tokens were all truncated teach nothing: they are left out, and named in the log.
+    Rows without supervised tokens after truncation are left out and named in the log.
 
     Raises:
-        InvalidDataset: a row is defective.
-        BadData: the file is not the one that was registered, or nothing in it is supervised.
-        InvalidChatTemplate: the base model's cannot be used, or refuses a row.
+        InvalidDataset: a row has a defect.
+        BadData: the file is not the registered one, or has no supervised tokens.
+        InvalidChatTemplate: the base model's template cannot be used, or refuses a row.
     """
     check_hash(file)
     rows: list[TokenRow] = []
@@ -156,7 +156,7 @@ def load_dataset(
     if not rows:
         raise BadData(
             f"No row of {file.path.name} has a supervised token within {max_seq_len} tokens ({named}).",
-            "Raise `max_seq_len`, or shorten what stands before the assistant's answer.",
+            "Raise `max_seq_len`, or shorten the text before the assistant's answer.",
         )
     if mute:
         log.warn(f"{len(mute)} rows have no supervised token within {max_seq_len} tokens and are left out: {named}.")
@@ -164,7 +164,7 @@ def load_dataset(
 
 
 def _rows_of(path: Path) -> Iterator[tuple[int, Row]]:
-    """The file's rows with their lines. It is read again only where one is defective, to tell of all of them."""
+    """Yield the file's rows with their line numbers. If a row is defective, read all again to report every defect."""
     is_empty = True
     try:
         for found in read_rows(path):
@@ -179,7 +179,7 @@ def _rows_of(path: Path) -> Iterator[tuple[int, Row]]:
 
 def check_hash(file: DatasetFile) -> None:
     """Raises:
-    BadData: the file is missing, or is not the one that was registered.
+    BadData: the file is missing or is not the registered one.
     """
     path = Path(file.path)
     if not path.is_file():
@@ -189,9 +189,9 @@ def check_hash(file: DatasetFile) -> None:
 
 
 class RowOrder:
-    """An endless stream of rows: epoch after epoch, each shuffled by the seed and its number.
+    """An endless stream of rows, one epoch after another, each shuffled by seed and epoch number.
 
-    An epoch draws the least-weighted dataset once; one with twice that weight twice; a fraction is drawn at random.
+    An epoch draws the dataset with the lowest weight once, and one with twice the weight twice; fractions are sampled.
     """
 
     def __init__(self, datasets: Sequence[WeightedRows], seed: int) -> None:
@@ -204,7 +204,7 @@ class RowOrder:
         self._rows: list[TokenRow] = []
 
     def rows(self, start: int, stop: int) -> list[TokenRow]:
-        """Rows [start, stop) of the stream."""
+        """Return rows [start, stop) of the stream."""
         return [self._row(position) for position in range(start, stop)]
 
     def _row(self, position: int) -> TokenRow:

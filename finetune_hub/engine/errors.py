@@ -1,4 +1,4 @@
-"""Failures that the engine can explain: each carries its class, what went wrong, and what the user can do."""
+"""Failures that the engine can explain: each has its class, what went wrong, and what the user can do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from finetune_hub.spec.problem import Explained, Failed, FailureClass
 
 
 class EngineError(Explained):
-    """The run cannot go on."""
+    """The run cannot continue."""
 
     failure_class: FailureClass = "internal"
 
@@ -39,13 +39,13 @@ class OutOfMemory(EngineError):
 
 
 class Infrastructure(EngineError):
-    """The machine failed, not the run."""
+    """The machine failed rather than the run."""
 
     failure_class: FailureClass = "infrastructure"
 
 
 class StopRequested(BaseException):
-    """The run was asked to stop; not an error, so that no `except Exception` swallows it."""
+    """The run was asked to stop. A BaseException, so that no `except Exception` catches it."""
 
     def __init__(self, step: int = 0) -> None:
         super().__init__(f"stopped after step {step}")

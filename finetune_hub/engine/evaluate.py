@@ -1,6 +1,6 @@
-"""Did it help? The base model and the adapter answer held-out rows, and answers that match word for word are counted.
+"""Evaluation: answer held-out rows with the base model and with the adapter, and count exact matches.
 
-The question of a row is everything before its last assistant turn; that turn is the expected answer.
+A row's question is everything before its last assistant turn, which is the expected answer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SAMPLES = 10
 
 @dataclass(frozen=True)
 class HeldOutQuestion:
-    """A held-out row, ready to be asked."""
+    """A held-out row, prepared for generation."""
 
     prompt: str
     input_ids: list[int]
@@ -39,7 +39,7 @@ class HeldOutQuestion:
 
 
 def evaluate(run: EvaluateRun, log: EventLog) -> EvaluateResult:
-    """Answer every row twice and write `predictions.jsonl`.
+    """Answer every row with and without the adapter and write `predictions.jsonl`.
 
     Raises:
         EngineError, InvalidChatTemplate: data, base model or adapter cannot be used.
@@ -52,7 +52,7 @@ def evaluate(run: EvaluateRun, log: EventLog) -> EvaluateResult:
     model = load_base_model(run.base_model_dir, dtype=dtype, device=run.device, quantization=quantization)
     adapter = peft_format.attach_adapter(model, run.adapter_dir)
 
-    # Batches of like lengths pad least; answers go back to the rows' own order.
+    # Batches of similar lengths need the least padding; answers are put back in the rows' order.
     by_length = sorted(range(len(questions)), key=lambda index: len(questions[index].input_ids))
     batches = [by_length[start : start + run.batch_size] for start in range(0, len(by_length), run.batch_size)]
     done = 0
@@ -98,7 +98,7 @@ def _rows(run: EvaluateRun) -> Iterator[tuple[int, Row]]:
 def _question(template: ChatTemplate, line: int, row: Row) -> HeldOutQuestion:
     if isinstance(row, TextRow):
         raise BadData(
-            f"Line {line}: a plain text asks nothing that could be answered.",
+            f"Line {line}: plain text has no question to answer.",
             "Evaluate with chats, or with prompts and completions.",
         )
     if isinstance(row, CompletionRow):

@@ -1,4 +1,4 @@
-"""Greedy answers to many prompts at once: padded on the left, so that all answers start at one column."""
+"""Greedy generation for a batch of prompts, padded on the left so that all answers start at the same position."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from transformers import GenerationConfig, PreTrainedModel
 def generate(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
 ) -> list[list[int]]:
-    """The most likely continuation of each prompt, up to and without its stop token.
+    """Return the greedy continuation of each prompt, without its stop token.
 
     Args:
-        prompts: Token ids; lengths may differ, and batches of like lengths are the fastest.
-        stop_ids: Any of them ends an answer.
+        prompts: Token ids; lengths may differ, but batches of similar lengths are fastest.
+        stop_ids: Ids that end an answer.
     """
     width = max(map(len, prompts))
     pad_id = stop_ids[0]

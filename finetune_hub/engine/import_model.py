@@ -1,8 +1,8 @@
-"""Import a base model: a GGUF file or a folder in transformers' format becomes a folder of safetensors.
+"""Import a base model: convert a GGUF file or a folder in transformers' format to a folder of safetensors.
 
     model/  config.json  model.safetensors  tokenizer.json  tokenizer_config.json  chat_template.jinja
 
-The same source gives the same bytes. Weights in pickle are refused: reading one runs whatever code it carries.
+The same source gives the same bytes. Pickled weights are refused, as reading a pickle runs any code in it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def import_model(run: ImportRun, log: EventLog) -> ImportResult:
-    """Write the model folder and say what is in it.
+    """Write the model folder and return its facts.
 
     Raises:
-        BadConfig: the source is nothing that can be imported.
+        BadConfig: the source cannot be imported.
     """
     folder = run.output_dir / MODEL_DIR
     shutil.rmtree(folder, ignore_errors=True)
@@ -47,13 +47,13 @@ def import_model(run: ImportRun, log: EventLog) -> ImportResult:
     elif run.source.is_file():
         _convert_gguf(run.source, folder, log)
     else:
-        raise BadConfig(f"There is no model at {run.source}.", "Give a GGUF file or a folder of safetensors.")
+        raise BadConfig(f"There is no model at {run.source}.", "Use a GGUF file or a folder of safetensors.")
     facts, warnings = read_facts(folder)
     return ImportResult(facts=facts.model_copy(update={"license": _license(run.source)}), warnings=warnings)
 
 
 def read_facts(folder: Path) -> tuple[ModelFacts, list[str]]:
-    """What a model folder holds, told from its config and the headers of its weights; nothing is loaded."""
+    """Read a model folder's facts from its config and the headers of its weights, without loading it."""
     from finetune_hub.engine.model import read_config
 
     config = read_config(folder).get_text_config()
@@ -93,19 +93,19 @@ _DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "
 
 
 def _copy_folder(run: ImportRun, folder: Path, log: EventLog) -> None:
-    """Copy weights, config and tokenizer; code, pickles and everything else stay behind."""
+    """Copy only weights, config and tokenizer, without code, pickles or anything else."""
     source, copy = run.source, copy_file if run.source_is_ours else shutil.copyfile
     weights = sorted(source.glob("*.safetensors"))
     if not weights:
         pickles = sorted(path.name for path in source.iterdir() if path.suffix in _PICKLES)
         if pickles:
             raise BadConfig(
-                f"The weights are pickled ({pickles[0]}); reading a pickle runs the code in it.",
-                "Convert them where you trust the source: `AutoModelForCausalLM.from_pretrained(FOLDER)"
+                f"The weights are pickled ({pickles[0]}), and reading a pickle runs the code in it.",
+                "If you trust the source, convert them first: `AutoModelForCausalLM.from_pretrained(FOLDER)"
                 ".save_pretrained(NEW_FOLDER)` writes safetensors.",
             )
         raise BadConfig(
-            f"The folder {source.name} has no *.safetensors weights.", "Give a model folder in transformers' format."
+            f"The folder {source.name} has no *.safetensors weights.", "Use a model folder in transformers' format."
         )
     names = [name for name in _COPIED if (source / name).is_file()]
     for needed in ("config.json", "tokenizer.json"):
@@ -122,10 +122,10 @@ def _copy_folder(run: ImportRun, folder: Path, log: EventLog) -> None:
 
 
 def _convert_gguf(source: Path, folder: Path, log: EventLog) -> None:
-    """Dequantise to bfloat16. Transformers reads GGUF; what it would refuse to save again is put right."""
+    """Dequantise to bfloat16. Transformers reads GGUF; what would keep it from saving the model is removed."""
     with source.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise BadConfig(f"{source.name} is not a GGUF file.", "Give a GGUF file or a folder of safetensors.")
+            raise BadConfig(f"{source.name} is not a GGUF file.", "Use a GGUF file or a folder of safetensors.")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -142,7 +142,7 @@ def _convert_gguf(source: Path, folder: Path, log: EventLog) -> None:
         raise BadConfig(
             f"{source.name} cannot be converted ({unsupported}).", "Import the model's safetensors folder instead."
         ) from unsupported
-    # The weights are plain by now, yet transformers would call the model quantised and refuse to save it.
+    # The weights are dequantised, but transformers would still treat the model as quantised and refuse to save it.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
@@ -155,10 +155,10 @@ def _convert_gguf(source: Path, folder: Path, log: EventLog) -> None:
 
 @contextmanager
 def _read_once() -> Iterator[None]:
-    """Remember what transformers asks gguf for again and again.
+    """Cache what transformers requests from gguf repeatedly.
 
-    It parses the whole file for the config, the weights and the tokenizer, and builds one table of tensor names for
-    every module: half a minute of a small model's import.
+    It parses the whole file for the config, the weights and the tokenizer each, and builds a table of tensor names for
+    every module: half a minute for a small model.
     """
     import gguf
 
@@ -170,7 +170,7 @@ def _read_once() -> Iterator[None]:
 
 
 def _forget_source(path: Path) -> None:
-    """Drop where the tokenizer was read from: the same model must give the same bytes on every machine."""
+    """Remove the tokenizer's source path, so that the same model gives the same bytes on every machine."""
     settings = json.loads(path.read_text(encoding="utf-8"))
     for key in ("name_or_path", "gguf_file", "is_local", "local_files_only"):
         settings.pop(key, None)
@@ -178,10 +178,10 @@ def _forget_source(path: Path) -> None:
 
 
 def _tensors(folder: Path) -> dict[str, Any]:
-    """Name → dtype and shape of every stored tensor, from the JSON headers of the safetensors files.
+    """Return name → dtype and shape of every stored tensor, from the JSON headers of the safetensors files.
 
     Raises:
-        BadConfig: a file is cut short or no safetensors file.
+        BadConfig: a file is truncated or is not a safetensors file.
     """
     tensors: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -198,14 +198,14 @@ def _tensors(folder: Path) -> dict[str, Any]:
                     raise ValueError(f"it has {size_bytes:,} bytes instead of {8 + header_bytes + data_bytes:,}")
             except (ValueError, KeyError, TypeError, AttributeError) as broken:
                 raise BadConfig(
-                    f"{path.name} is not a whole safetensors file ({broken}).", "Fetch it again."
+                    f"{path.name} is not a complete safetensors file ({broken}).", "Fetch it again."
                 ) from broken
         tensors |= header
     return tensors
 
 
 def _license(source: Path) -> str | None:
-    """The licence that the source names: GGUF's `general.license`, or the front matter of a folder's README.md."""
+    """Return the source's licence: GGUF's `general.license`, or the front matter of a folder's README.md."""
     if source.is_file():
         from gguf import GGUFReader
 

@@ -1,8 +1,8 @@
-"""The engine in a few lines of Python, without the service: docs/python.md shows how.
+"""A small Python API of the engine, without the service: see docs/python.md.
 
 model = load("model")
 adapter = apply(model, LoraMethod(rank=16))
-…                                              # train it, in a loop of your own
+…                                              # train it in your own loop
 save(adapter, "adapter")                       # PEFT's format
 """
 
@@ -28,38 +28,38 @@ def load(
     device: str = "cpu",
     quantization: QuantizationKind | None = None,
 ) -> PreTrainedModel:
-    """A base model from its folder, in evaluation mode.
+    """Load a base model from its folder, in evaluation mode.
 
     Raises:
-        BadConfig: the folder does not hold a causal language model that can be loaded.
+        BadConfig: the folder does not contain a loadable causal language model.
     """
     kept_as = None if quantization is None else Quantization(quantization)
     return load_base_model(Path(folder), dtype=dtype, device=device, quantization=kept_as)
 
 
 def apply(model: PreTrainedModel, method: Method, *, seed: int = 0) -> Adapter:
-    """Freeze the model and put a fresh adapter on it, in place; `optimizer_for` trains it.
+    """Freeze the model and attach a new adapter to it, in place. `optimizer_for` returns its optimizer.
 
     Raises:
-        BadConfig: the method does not suit the model.
+        BadConfig: the method does not fit the model.
     """
     return attach_method(model, method, seed=seed)
 
 
 def optimizer_for(adapter: Adapter, learning_rate: float | None = None) -> torch.optim.AdamW:
-    """AdamW over what the adapter trains; the method's own learning rate when none is given."""
+    """Return AdamW for the adapter's parameters, by default with the method's learning rate."""
     rate = adapter.method.default_learning_rate if learning_rate is None else learning_rate
     return torch.optim.AdamW(parameter_groups(adapter, rate), weight_decay=0.0)
 
 
 def save(adapter: Adapter, folder: str | Path) -> None:
-    """Write the adapter as PEFT reads it."""
+    """Write the adapter in PEFT's format."""
     name = adapter.model.name_or_path or ""
     peft_format.write_adapter(Path(folder), adapter, base_model_name=str(name))
 
 
 def attach(model: PreTrainedModel, folder: str | Path) -> Adapter:
-    """Read a saved adapter, ours or PEFT's, and put it on its base model.
+    """Read a saved adapter, ours or PEFT's, and attach it to its base model.
 
     Raises:
         BadConfig: the files do not fit the model.

@@ -1,6 +1,6 @@
-"""The methods that the engine can train: for each of `spec.methods`, its tensors, and how PEFT spells them.
+"""The methods that the engine can train: for each of `spec.methods`, its tensors and their PEFT format.
 
-A new one is a file in `adapters/`, one in `peft/`, and a line here.
+To add one, add a module to `adapters/`, one to `peft/`, and a line here.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from finetune_hub.spec.methods.method import Method
 
 
 class Spelling(Protocol):
-    """How PEFT writes an adapter down: a module of `peft/`."""
+    """PEFT's format for an adapter: the interface of the modules in `peft/`."""
 
     PEFT_TYPE: str
 
     def tensors_of(self, adapter: Any) -> dict[str, Tensor]:
-        """The adapter's tensors under PEFT's keys."""
+        """Return the adapter's tensors with PEFT's keys."""
         ...
 
     def config_of(self, adapter: Any) -> dict[str, Any]:
-        """The adapter's settings under PEFT's names."""
+        """Return the adapter's settings with PEFT's names."""
         ...
 
     def read_method(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> Method:
         """
         Raises:
-            BadConfig: the engine does not have what the settings describe.
+            BadConfig: the engine does not support the settings.
         """
         ...
 
     def load(self, adapter: Any, tensors: dict[str, Tensor]) -> None:
-        """Copy the tensors, which were found to fit, into the adapter."""
+        """Copy the tensors, whose keys and shapes match, into the adapter."""
         ...
 
 
 @dataclass(frozen=True)
 class EngineMethod:
-    """A method's half in the engine."""
+    """The engine's half of a method."""
 
     adapter: type[Any]
-    """An `Adapter`; its `attach` puts it on a model."""
+    """An `Adapter` class; its `attach` adds it to a model."""
     spelling: Spelling
 
 
@@ -69,5 +69,5 @@ def attach_method(model: PreTrainedModel, method: Method, *, seed: int = 0) -> A
 
 
 def spelling_of(adapter: Adapter) -> Spelling:
-    """How PEFT writes this adapter down."""
+    """Return PEFT's format for this adapter."""
     return ENGINE_METHODS[adapter.method.type].spelling

@@ -1,6 +1,6 @@
-"""Base models: load one from its folder, choose its dtype by measurement, find out which fast paths are exact on it.
+"""Base models: load them, choose their dtype by measurement, and check which fast paths are exact for them.
 
-Loading is local and safe: safetensors only, no remote code, no network.
+Loading is local and safe: only safetensors, no remote code, no network.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _MEASURED_DTYPES = ("float32", "bfloat16")
 _MEASURED_TOKENS = 256
 _MEASURED_ROUNDS = 6
-_WORTHWHILE = 0.9  # bfloat16 costs precision: it must be faster by more than a tenth.
-_HOPELESS = 4  # So many times slower after one round needs no further rounds.
-_ISOLATION_TOLERANCE = 1e-3  # Another document's tokens leave this one bit-equal; a leak changes it by far more.
-_ALONE_TOLERANCE = 0.1  # Relative; bfloat16 rounds differently in another shape, wrong positions differ more.
+_WORTHWHILE = 0.9  # bfloat16 costs precision, so it must be more than 10% faster.
+_HOPELESS = 4  # A dtype this many times slower after one round is not measured again.
+_ISOLATION_TOLERANCE = 1e-3  # Another document's tokens leave this one bit-identical; a leak changes it far more.
+_ALONE_TOLERANCE = 0.1  # Relative; bfloat16 rounds differently in another shape; wrong positions differ more.
 
 
 def read_config(folder: Path) -> PretrainedConfig:
-    """The model's config.
+    """Read the model's config.
 
     Raises:
-        BadConfig: it is missing, unknown to transformers, or wants code or a quantisation that is not loaded here.
+        BadConfig: it is missing, unknown to transformers, or needs remote code or an unsupported quantisation.
     """
     if not (folder / "config.json").is_file():
         raise BadConfig(f"The base model folder {folder.name} has no config.json.", "Import the base model again.")
@@ -68,13 +68,13 @@ def read_config(folder: Path) -> PretrainedConfig:
 def load_base_model(
     folder: Path, *, dtype: torch.dtype, device: str, quantization: Quantization | None = None
 ) -> PreTrainedModel:
-    """The base model in evaluation mode, with transformers' own choice of attention: the fused one where it is exact.
+    """Load the base model in evaluation mode, with transformers' default attention: fused if it is exact.
 
     Args:
-        quantization: How its linear layers are kept, all but the head's; each is quantised as it is read.
+        quantization: How to quantise all linear layers but the head; each is quantised while loading.
 
     Raises:
-        BadConfig: the folder does not hold a causal language model that can be loaded.
+        BadConfig: the folder does not contain a loadable causal language model.
     """
     config = read_config(folder)
     placement: dict[str, Any] = {}
@@ -103,16 +103,16 @@ def load_base_model(
 
 
 def _leave_the_file(model: PreTrainedModel) -> None:
-    """Copy what is not packed: one tensor that still lies in the mapped file holds every page read for packing."""
+    """Copy tensors that are not packed, as a single tensor in the mapped file would keep all its pages in memory."""
     for tensor in [*model.parameters(), *model.buffers()]:
         if not is_quantised(tensor):
             tensor.data = tensor.data.clone()
 
 
 def choose_dtype(choice: DtypeChoice, folder: Path, device: str, log: EventLog) -> torch.dtype:
-    """The dtype to compute in; `auto` times this model's matrix products on the device and takes the faster.
+    """Return the dtype to compute in; `auto` times this model's matrix products on the device and uses the faster one.
 
-    On a CPU whose products of bfloat16 are float32's (`kernels.products`) there is nothing to time: float32.
+    A CPU that computes bfloat16 products in float32 (`kernels.products`) uses float32 without timing.
     """
     if choice != "auto":
         return DTYPES[choice]
@@ -121,7 +121,9 @@ def choose_dtype(choice: DtypeChoice, folder: Path, device: str, log: EventLog) 
         return torch.float32
     shapes = _linear_shapes(read_config(folder))
     seconds = dict.fromkeys(_MEASURED_DTYPES, math.inf)
-    for _ in range(_MEASURED_ROUNDS):  # In turn, and the best of each: another process's load must not decide.
+    for _ in range(
+        _MEASURED_ROUNDS
+    ):  # Alternate and use the best of each, so that load from other processes does not decide.
         for name in _MEASURED_DTYPES:
             if not _HOPELESS * min(seconds.values()) < seconds[name] < math.inf:
                 seconds[name] = min(seconds[name], _time_products(shapes, DTYPES[name], device))
@@ -132,7 +134,7 @@ def choose_dtype(choice: DtypeChoice, folder: Path, device: str, log: EventLog) 
 
 
 def _linear_shapes(config: PretrainedConfig) -> set[tuple[int, int]]:
-    """Every (O, I) among the model's linear layers but the head's, told from a copy without storage."""
+    """Return every (O, I) of the model's linear layers except the head, from a copy without storage."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     head = output_head(model)
@@ -141,7 +143,7 @@ def _linear_shapes(config: PretrainedConfig) -> set[tuple[int, int]]:
 
 
 def _time_products(shapes: set[tuple[int, int]], dtype: torch.dtype, device: str) -> float:
-    """Seconds of the products that training needs, once a shape: forward, the input's gradient, and a thin matrix's."""
+    """Return the seconds for training's products, once per shape: forward, gradients of the input and a thin matrix."""
     total = 0.0
     for out_features, in_features in shapes:
         weight = torch.ones(out_features, in_features, dtype=dtype, device=device)
@@ -162,17 +164,17 @@ def _synchronise(device: str) -> None:
 
 @dataclass(frozen=True)
 class FastPaths:
-    """Short cuts that were tried on this very model and found to change nothing."""
+    """Optimisations that were verified on this model and change nothing in its results."""
 
     packed: bool
-    """Documents lie one behind the other in a sequence; otherwise every row is a pass of its own."""
+    """Documents are concatenated in one sequence; otherwise every row is a separate pass."""
     plain_head: bool
-    """Logits are the head's product with the last hidden state; otherwise the model makes them itself."""
+    """Logits are the head's product with the last hidden state; otherwise the model computes them."""
 
 
 @torch.no_grad()
 def prove_fast_paths(model: PreTrainedModel) -> FastPaths:
-    """Try both short cuts on a few tokens; where documents stay apart, the model is switched to document attention."""
+    """Verify both fast paths on a few tokens; if documents stay isolated, switch the model to document attention."""
     document_attention.register()
     ids = (torch.arange(12, device=model.device) * 7 + 3) % model.config.get_text_config().vocab_size
     return FastPaths(packed=_packing_is_exact(model, ids), plain_head=_head_is_plain(model, ids))
@@ -206,7 +208,7 @@ def _head_is_plain(model: PreTrainedModel, ids: Tensor) -> bool:
 
 @contextmanager
 def plain_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Transformers' own attention inside: generation pads and caches, which document attention does not know."""
+    """Use transformers' own attention inside: generation pads and caches, which document attention does not support."""
     before = model.config._attn_implementation
     model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
     try:
@@ -216,9 +218,9 @@ def plain_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 def compile_layers(model: PreTrainedModel) -> None:
-    """Compile each decoder layer with torch.compile, in place; document attention stays outside of the graphs.
+    """Compile each decoder layer with torch.compile, in place; document attention stays outside the graphs.
 
-    The first step of every shape compiles for a while; shapes are dynamic, so that is once or twice.
+    The first step with a new shape compiles for a while; shapes are dynamic, so this happens once or twice.
     """
     uncompiled = torch.compiler.disable(document_attention.document_attention)  # type: ignore[no-untyped-call]
     document_attention.register(uncompiled)
@@ -228,7 +230,7 @@ def compile_layers(model: PreTrainedModel) -> None:
 
 
 def _hidden_states(model: PreTrainedModel, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """(T, H), in float32 unless the model is."""
+    """(T, H), in the model's dtype."""
     positions = torch.cat([torch.arange(length, device=ids.device) for length in lengths])
     with documents(lengths):
         output = model.base_model(input_ids=ids[None], position_ids=positions[None], use_cache=False)
@@ -237,10 +239,10 @@ def _hidden_states(model: PreTrainedModel, ids: Tensor, lengths: tuple[int, ...]
 
 
 def fingerprint(folder: Path) -> str:
-    """A hash that tells base models apart by config, tokenizer and the beginning of each weight file.
+    """Return a hash that identifies a base model by config, tokenizer and the start of each weight file.
 
-    The header of a safetensors file lists its tensors; the first MiB behind it is hashed too, because fine-tunes of one
-    model share their headers.
+    A safetensors header lists the tensors; the first MiB after it is hashed too, because fine-tunes of one model share
+    their headers.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
@@ -254,7 +256,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def output_head(model: PreTrainedModel) -> nn.Module | None:
-    """The layer that makes logits, where the model has one."""
+    """Return the layer that computes logits, if the model has one."""
     head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return head
 

@@ -1,8 +1,8 @@
-"""Memory of the process: what kernels keep of it, and how much was in use at most. `allocator` is about the heap.
+"""Memory of the process: kernel caches and peak usage. For the heap see `allocator`.
 
-oneDNN compiles a kernel for every new shape of a bfloat16 product and keeps the last 1024 of them, and torch's wrapper
-keeps as many again: 0.6 MB a shape, and packed rows bring some eighty new shapes a micro batch. A micro batch needs its
-own until its backward is through; of those of the batches before nearly none comes again.
+oneDNN compiles a kernel for every new shape of a bfloat16 product and caches the last 1024, and torch's wrapper caches
+as many again: 0.6 MB per shape, with about eighty new shapes per micro-batch of packed rows. A micro-batch needs its
+own kernels until its backward pass is done; kernels of earlier batches are almost never reused.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _KERNEL_CACHES = {"LRU_CACHE_CAPACITY": "128", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
 def bound_kernel_caches() -> None:
-    """Let oneDNN keep the kernels of about one micro batch; to be called before the process's first product.
+    """Limit oneDNN's caches to about one micro-batch's kernels. Call it before the process's first product.
 
-    What the environment says already stays.
+    Values already set in the environment are kept.
     """
     for name, capacity in _KERNEL_CACHES.items():
         os.environ.setdefault(name, capacity)
 
 
 def peak_memory_bytes(device: str) -> int:
-    """Peak allocated memory on CUDA, peak resident memory of the process on the CPU."""
+    """Return peak allocated memory on CUDA, or the process's peak resident memory on CPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,6 +1,6 @@
-"""How a base model's linear layers are kept: NF4 or FP4 with or without double quantisation, or int8.
+"""Quantisation of a base model's linear layers: NF4 or FP4 with or without double quantisation, or int8.
 
-Computing is done in the run's own dtype: a weight is written out for each product, see `kernels.frozen_weight`.
+Products use the run's dtype: a weight is dequantised for each product, see `kernels.frozen_weight`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ QuantizationKind = Literal["nf4", "fp4", "int8"]
 
 @dataclass(frozen=True)
 class Quantization:
-    """What bitsandbytes is asked for."""
+    """The settings for bitsandbytes."""
 
     kind: QuantizationKind
     double: bool = True
 
     def for_transformers(self, compute_dtype: torch.dtype) -> Any:
-        """Transformers' configuration of it."""
+        """Return the settings as transformers' configuration."""
         from transformers import BitsAndBytesConfig
 
         if self.kind == "int8":
@@ -38,13 +38,13 @@ class Quantization:
 
 
 def quantization_of(method: Method) -> Quantization | None:
-    """What the method wants of its base model."""
+    """Return the quantisation that the method needs for its base model."""
     asked = method.base_quantization
     return Quantization(asked["quantization"], double=asked["double_quantization"]) if asked else None
 
 
 def quantization_in(model: PreTrainedModel) -> Quantization | None:
-    """How a loaded model is kept."""
+    """Return the quantisation of a loaded model."""
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is None:
         return None

@@ -1,13 +1,13 @@
-"""What was trained is what is served: reload the adapter from its files and compare it with the trainer.
+"""Verify that what is served is what was trained: reload the adapter from its files and compare it with the trainer.
 
-    probe      a few real rows, and the logits that the trainer's model gave for them before it ended
+    probe      a few real rows, with the trainer's logits for them at the end of training
     passes if  |logit − trainer's logit| ≤ tolerance everywhere,  and everything is finite
-    tolerance  float32: 1e-4.  bfloat16: three times the noise of running the same input twice, and at least
-               four roundings of the largest logit (on a CPU the noise is often zero, yet another thread count
-               adds in another order)
+    tolerance  float32: 1e-4.  bfloat16: three times the noise between two runs of the same input, and at least
+               four roundings of the largest logit (on a CPU the noise is often zero, but another thread count
+               changes the order of summation)
 
-The trainer writes the probe, a fresh process reads it: keys that were saved wrongly, a wrong scale, or another base
-model than the one trained on show here, before anybody is served.
+The trainer writes the probe and a fresh process reads it. This detects wrongly saved keys, a wrong scale, or a
+different base model before the adapter is published.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.run import VerifyResult, VerifyRun
 
 PROBE_ROWS = 2
-PROBE_TOKENS = 256  # Of a row; a longer one is cut, so that the probe costs nothing.
-PROBE_POSITIONS = 8  # Of a row whose logits are kept: 8 × 2 × 150,000 float32 values are 10 MB.
+PROBE_TOKENS = 256  # Per row; longer rows are truncated to keep the probe cheap.
+PROBE_POSITIONS = 8  # Per row, with stored logits: 8 × 2 × 150,000 float32 values are 10 MB.
 FLOAT32_TOLERANCE = 1e-4
 NOISE_FACTOR = 3
 ROUNDINGS = 4
@@ -43,7 +43,7 @@ class UnfaithfulAdapter(EngineError):
 
 
 def write_probe(path: Path, model: PreTrainedModel, rows: list[TokenRow]) -> None:
-    """Write input ids, positions and logits of a few rows, and how much the same input varies."""
+    """Write input ids, positions and logits of a few rows, and the noise between two runs."""
     tensors: dict[str, Tensor] = {}
     noise = 0.0
     for number, row in enumerate(rows[:PROBE_ROWS]):
@@ -63,7 +63,7 @@ def write_probe(path: Path, model: PreTrainedModel, rows: list[TokenRow]) -> Non
 
 
 def verify(run: VerifyRun, log: EventLog) -> VerifyResult:
-    """Load base model and adapter afresh and compare.
+    """Load base model and adapter again and compare.
 
     Raises:
         BadConfig: the adapter's keys or shapes do not fit the base model.
@@ -91,9 +91,9 @@ def verify(run: VerifyRun, log: EventLog) -> VerifyResult:
     if difference > tolerance:
         raise UnfaithfulAdapter(
             f"The reloaded adapter's logits differ from the trainer's by {difference:.3g}, more than {tolerance:.3g}.",
-            "Check that base model and adapter are those of this run; if they are, this is a defect of the engine.",
+            "Check that base model and adapter belong to this run; if they do, this is a bug in the engine.",
         )
-    warnings = [] if moved > 0 else ["The adapter changes nothing: it answers as the base model does."]
+    warnings = [] if moved > 0 else ["The adapter has no effect: its logits are those of the base model."]
     for warning in warnings:
         log.warn(warning)
     return VerifyResult(
@@ -122,7 +122,7 @@ def _tolerance(dtype: str, noise: float, largest_logit: float) -> float:
 
 @torch.no_grad()
 def _logits(model: PreTrainedModel, ids: Tensor, positions: Tensor) -> Tensor:
-    """(positions, vocabulary) in float32 on the CPU, one row alone and through the model's own head."""
+    """Return (positions, vocabulary) in float32 on the CPU, for one unpacked row and with the model's own head."""
     logits: Tensor = model(input_ids=ids[None].to(model.device), use_cache=False).logits[0]
     return logits[positions.to(logits.device)].float().cpu()
 

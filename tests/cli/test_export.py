@@ -42,7 +42,7 @@ def test_what_cannot_be_exported_leaves_nothing(folder: Path) -> None:
     options = ("--base", folder / "base", "--format", "merged", "--dtype", "q8_0", "--output", folder / "out")
     answer = run_command("export", folder / "adapter", *options)
     assert answer.code == 3
-    assert "safetensors has no q8_0" in answer.err
+    assert "safetensors does not support q8_0" in answer.err
     assert {path.name for path in folder.iterdir()} == {"adapter", "base"}
 
 

@@ -84,7 +84,7 @@ def text_of(page: str) -> str:
             Failed(
                 "internal",
                 "ZeroDivisionError: oops",
-                "This is a defect of the engine; the log has the traceback.",
+                "This is a bug in the engine; the log has the traceback.",
             ),
         ),
     ],

@@ -70,7 +70,7 @@ def test_raw_text_needs_no_chat_template(make_run: MakeRun, tmp_path: Path) -> N
         assert evaluate(document, log).samples[0].prompt == "a"
     path.write_text('{"text": "a"}\n')
     asked = document.model_copy(update={"datasets": [dataset_file(path)]})
-    with pytest.raises(BadData, match="asks nothing"), EventLog(document.output_dir) as log:
+    with pytest.raises(BadData, match="no question to answer"), EventLog(document.output_dir) as log:
         evaluate(asked, log)
 
 

@@ -144,7 +144,7 @@ def test_virtual_tokens_are_exported_for_peft_alone(base_model_dir: Path, tmp_pa
     assert result.distance == 0 < result.moved
     forms: list[ExportFormat] = ["portable", "merged", "gguf-adapter", "gguf-merged"]
     for form in forms:
-        with pytest.raises(BadConfig, match=f"no update of weights, which `{form}` holds.*Export it as `peft`"):
+        with pytest.raises(BadConfig, match=f"`{form}` needs a LoRA adapter.*Export it as `peft`"):
             run_export(base_model_dir, tmp_path / "adapter", form, tmp_path / "out")
 
 
@@ -153,8 +153,8 @@ def test_virtual_tokens_are_exported_for_peft_alone(base_model_dir: Path, tmp_pa
     [
         ("portable", {"use_dora": True}, "DoRA has no portable form.*merged"),
         ("gguf-adapter", {"use_dora": True}, "DoRA has no portable form.*merged"),
-        ("portable", {"target_modules": ["embed_tokens"]}, "embed_tokens is no linear layer"),
-        ("gguf-adapter", {"target_modules": ["embed_tokens"]}, "embed_tokens is no linear layer"),
+        ("portable", {"target_modules": ["embed_tokens"]}, "embed_tokens is not a linear layer"),
+        ("gguf-adapter", {"target_modules": ["embed_tokens"]}, "embed_tokens is not a linear layer"),
         ("merged", {"target_modules": ["embed_tokens"]}, "shares its weight with the output head"),
     ],
 )
@@ -170,8 +170,8 @@ def test_what_has_no_such_form_names_another(
 @pytest.mark.parametrize(
     ("form", "number_format", "message"),
     [
-        ("portable", "bf16", "PEFT's format are in float32"),
-        ("merged", "q8_0", "safetensors has no q8_0.*gguf-merged"),
+        ("portable", "bf16", "PEFT's format are always float32"),
+        ("merged", "q8_0", "safetensors does not support q8_0.*gguf-merged"),
     ],
 )
 def test_number_formats_that_a_form_lacks(
@@ -200,6 +200,6 @@ def test_files_that_compute_something_else_are_not_left(
         write(folder, tensors, config | {"lora_alpha": 2 * config["lora_alpha"]}, **options)
 
     monkeypatch.setattr(peft_format, "write_files", write_a_wrong_scale)
-    with pytest.raises(UnfaithfulAdapter, match="away from the adapter's"):
+    with pytest.raises(UnfaithfulAdapter, match="differ from the adapter's"):
         run_export(base_model_dir, tmp_path / "adapter", "portable", tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"events.jsonl"}

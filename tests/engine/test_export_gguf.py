@@ -156,8 +156,8 @@ def test_llama_3_turns_as_transformers_does(tmp_path: Path) -> None:
     ("architecture", "shape", "message"),
     [
         ("gemma2", GEMMA | {"query_pre_attn_scalar": 64}, "attention is scaled by 64 instead of 256"),
-        ("gemma3_text", GEMMA | {"layer_types": ["full_attention"] * 2}, "take turns as gemma3_text's do"),
-        ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "see a window only"),
+        ("gemma3_text", GEMMA | {"layer_types": ["full_attention"] * 2}, "alternate as in gemma3_text"),
+        ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "use sliding-window attention"),
         ("llama", {"rope_parameters": LLAMA3 | {"rope_type": "dynamic"}}, "positions are scaled by 'dynamic'"),
     ],
 )

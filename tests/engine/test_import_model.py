@@ -72,7 +72,7 @@ def test_a_file_cut_short_is_refused(base_model_dir: Path, tmp_path: Path) -> No
     source = shutil.copytree(base_model_dir, tmp_path / "source")
     weights = (source / "model.safetensors").read_bytes()
     (source / "model.safetensors").write_bytes(weights[:-10])
-    with pytest.raises(BadConfig, match="not a whole safetensors file"):
+    with pytest.raises(BadConfig, match="not a complete safetensors file"):
         run_import(source, tmp_path / "out")
 
 

@@ -153,7 +153,7 @@ def test_a_quantised_base_is_merged_onto_what_is_closer(tmp_path: Path) -> None:
     model = load(folder, "nf4")
     adapter = LoraAdapter.attach(model, QloraMethod(rank=4))
     stir(adapter)
-    with pytest.raises(BadConfig, match="is quantised and cannot take up an update"):
+    with pytest.raises(BadConfig, match="is quantised and cannot be merged into"):
         merge(adapter)
 
     merged = merge_dense(adapter, lambda: load(folder, None), IDS)

@@ -230,5 +230,5 @@ def test_schedules_rise_and_fall() -> None:
 def test_a_missing_gpu_is_told(make_run: MakeRun) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(BadConfig, match="wants a CUDA GPU"):
+    with pytest.raises(BadConfig, match="needs a CUDA GPU"):
         train(make_run(run={"device": "cuda"}))

@@ -76,7 +76,7 @@ def test_too_few_rows_to_hold_any_out_is_told(make_run: MakeRun, tmp_path: Path)
     rows = tmp_path / "one.jsonl"
     message = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     rows.write_text(json.dumps(message) + "\n")
-    with pytest.raises(BadData, match="too small to hold rows out"):
+    with pytest.raises(BadData, match="too small to hold out rows"):
         train(with_parts(make_run(rows=rows), evaluation={"fraction": 0.5}))
 
 

@@ -64,7 +64,7 @@ def test_an_adapter_that_changes_nothing_gets_a_warning(make_run: MakeRun) -> No
     change_adapter(run, lora_B=0.0)
     result = check(run)
     assert not result.changes_something
-    assert "changes nothing" in result.warnings[0]
+    assert "has no effect" in result.warnings[0]
     assert events_of(run.output_dir.parent / "verify", "log")[0].level == "warn"
 
 

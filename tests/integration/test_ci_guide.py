@@ -92,7 +92,7 @@ def test_a_failed_training_ends_with_4_and_says_why(pipeline: Pipeline) -> None:
     done = pipeline.run("no-such-layer")
     assert done.returncode == 4, done.stderr
     assert "No linear layer of the base model is called 'no_such_layer'" in done.stderr
-    assert "Choose `target_modules` among" in done.stderr
+    assert "Choose `target_modules` from" in done.stderr
     assert not (pipeline.folder / "adapter").exists()
 
 

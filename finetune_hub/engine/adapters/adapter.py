@@ -1,4 +1,4 @@
-"""What a method leaves on a model: an adapter names its trainable tensors, and can be taken off and put back."""
+"""The interface of adapters: a method's trainable tensors on a model, which can be removed and put back."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ class Adapter(Protocol):
         ...
 
     def install(self) -> None:
-        """Put an adapter that was removed back onto the model."""
+        """Put a removed adapter back on the model."""
         ...
 
     def remove(self) -> None:
-        """Leave the model as it was before; the adapter keeps its tensors."""
+        """Restore the model as it was; the adapter keeps its tensors."""
         ...
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by a name that stays the same from run to run."""
+        """Return the trained parameters, by names that are stable across runs."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs: the parameters, and constants that training started from."""
+        """Return what a resumed run needs: the parameters, and constants that training started from."""
         ...
 
     def learning_rate_factor(self, name: str) -> float:
-        """A parameter's learning rate, in units of the run's."""
+        """Return a parameter's learning rate relative to the run's."""
         ...
 
     def disabled(self) -> AbstractContextManager[None]:
-        """The base model alone, inside the context."""
+        """Disable the adapter inside the context."""
         ...
 
 
 def parameter_groups(adapter: Adapter, learning_rate: float) -> list[dict[str, Any]]:
-    """The optimizer's groups: the parameters of one learning rate each, which a schedule starts from: `peak_lr`."""
+    """Return the optimizer's groups, one per learning rate; `peak_lr` is the base value for the schedule."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in adapter.parameters().items():
         groups.setdefault(adapter.learning_rate_factor(name), []).append(parameter)
@@ -63,7 +63,7 @@ def parameter_groups(adapter: Adapter, learning_rate: float) -> list[dict[str, A
 
 
 def total_parameters(adapter: Adapter) -> int:
-    """Of the base model and the adapter together; a packed weight counts as what it stands for."""
+    """Count the parameters of base model and adapter; a packed weight counts with its unpacked size."""
     counts = {
         id(weight): math.prod(shape_of(weight)) if is_quantised(weight) else weight.numel()
         for weight in [*adapter.model.parameters(), *adapter.parameters().values()]

@@ -1,6 +1,6 @@
-"""Several adapters over one base model in memory: switch between them, mix them in one batch, make one out of several.
+"""Several adapters for one base model in memory: switch between them, mix them in a batch, or combine them.
 
-An adapter that is not active is off the model altogether, so the base computes as if it were not there.
+Inactive adapters are removed from the model, so they do not affect the base model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class AdapterSet:
         self.active: str | None = None
 
     def load(self, name: str, folder: Path) -> Adapter:
-        """Read an adapter's files and keep it under the name, inactive.
+        """Read an adapter's files and store it under the name, inactive.
 
         Raises:
             BadConfig: the name is taken, or the files do not fit the model.
@@ -59,7 +59,7 @@ class AdapterSet:
         self.active = name
 
     def unload(self, name: str) -> None:
-        """Forget an adapter."""
+        """Remove an adapter."""
         self._named(name)
         if self.active == name:
             self.switch(None)
@@ -67,10 +67,10 @@ class AdapterSet:
 
     @contextmanager
     def mixed(self, rows: Sequence[str | None]) -> Iterator[None]:
-        """Inside the context row i of every batch is computed by the adapter rows[i], or by the base model.
+        """Inside the context, compute row i of every batch with the adapter rows[i], or with the base model if None.
 
         Raises:
-            BadConfig: an adapter is not LoRA on layers; inside, a layer that does not see rows.
+            BadConfig: an adapter is not LoRA on layers; inside the context, a layer does not see rows.
         """
         groups: dict[str | None, list[int]] = {}
         for index, name in enumerate(rows):
@@ -105,10 +105,10 @@ class AdapterSet:
         density: float = 0.5,
         seed: int = 0,
     ) -> LoraAdapter:
-        """Make a new adapter out of several and keep it under the name, inactive. See `combine` for the ways.
+        """Combine several adapters into a new one, inactive. See `combine` for the methods.
 
         Raises:
-            BadConfig: the name is taken, or the adapters cannot be combined so.
+            BadConfig: the name is taken, or the adapters cannot be combined this way.
         """
         if name in self.adapters:
             raise BadConfig(f"There is an adapter {name!r} already.", "Choose another name.")
@@ -136,7 +136,7 @@ class AdapterSet:
 
     @contextmanager
     def _bare(self) -> Iterator[None]:
-        """The base model alone, inside the context."""
+        """Switch to the base model inside the context."""
         before = self.active
         self.switch(None)
         try:
@@ -147,7 +147,8 @@ class AdapterSet:
     def _named(self, name: str) -> Adapter:
         if name not in self.adapters:
             raise BadConfig(
-                f"There is no adapter {name!r}.", f"Choose among {', '.join(self.adapters) or 'none: load one first'}."
+                f"There is no adapter {name!r}.",
+                f"Loaded adapters: {', '.join(self.adapters) or 'none, so load one first'}.",
             )
         return self.adapters[name]
 
@@ -159,7 +160,7 @@ class AdapterSet:
 
 
 class _MixedLayer(nn.Module):
-    """Each row of a batch through its own adapter's layer; together they cost one layer's products."""
+    """A layer that runs each row of a batch through its own adapter's layer, at the cost of one layer's products."""
 
     def __init__(self, path: str, layers: list[tuple[nn.Module, list[int]]]) -> None:
         super().__init__()
@@ -170,8 +171,8 @@ class _MixedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (rows, …)
         if x.shape[0] != self._rows:
             raise BadConfig(
-                f"{self._path} sees {x.shape[0]} rows where {self._rows} adapters were named.",
-                "Name one for each row of the batch; a mixture's layers do not see rows: switch adapters instead.",
+                f"{self._path} received {x.shape[0]} rows, but {self._rows} adapters were given.",
+                "Give one adapter per row of the batch. Layers of a mixture do not see rows: switch adapters instead.",
             )
         order = torch.tensor([index for _, indices in self._layers for index in indices], device=x.device)
         outputs = torch.cat([layer(x[indices]) for layer, indices in self._layers])

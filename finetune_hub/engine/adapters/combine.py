@@ -1,10 +1,10 @@
-"""One adapter out of several over the same base: with Δᵢ = sᵢ Bᵢ Aᵢ of each layer and a weight wᵢ of each adapter
+"""Combine adapters for the same base model, with each layer's update Δᵢ = sᵢ Bᵢ Aᵢ and each adapter's weight wᵢ:
 
-    cat       Σ wᵢ Δᵢ, exactly: the ranks add up
-    svd       the closest of the asked rank to Σ wᵢ Δᵢ
-    linear    (Σ √(wᵢ sᵢ) Bᵢ) (Σ √(wᵢ sᵢ) Aᵢ): as PEFT's; equal ranks, and cross terms between the adapters
-    ties      of each Δᵢ the largest entries; where signs differ the heavier side's mean; then as svd
-    dare      of each Δᵢ random entries, scaled up for those dropped; then as svd
+    cat       Σ wᵢ Δᵢ, exactly; the ranks add up
+    svd       the closest approximation of Σ wᵢ Δᵢ with the requested rank
+    linear    (Σ √(wᵢ sᵢ) Bᵢ) (Σ √(wᵢ sᵢ) Aᵢ), as in PEFT: needs equal ranks, has cross terms between the adapters
+    ties      the largest entries of each Δᵢ; where signs differ, the mean of the heavier side; then as svd
+    dare      random entries of each Δᵢ, scaled up for those dropped; then as svd
 
 Source: Yadav et al., "TIES-Merging", arXiv:2306.01708, section 4; Yu et al., "DARE", arXiv:2311.03099, section 3.
 """
@@ -49,26 +49,26 @@ def combined_factors(
     density: float,
     seed: int,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """A and B of each layer of the combined adapter, for a scale of 1; a layer that only some have is theirs alone.
+    """Return A and B of each layer of the combined adapter, for a scale of 1. A layer may be in only some adapters.
 
     Args:
-        rank: Of the result, for `svd`, `ties` and `dare`; the largest of the adapters' when left out.
+        rank: Rank of the result for `svd`, `ties` and `dare`; by default the adapters' largest.
         density: Share of each update's entries that `ties` and `dare` keep.
 
     Raises:
-        BadConfig: an adapter is no plain update (DoRA, embeddings, experts), or the ranks or weights do not fit `how`.
+        BadConfig: an adapter is not plain LoRA (DoRA, embeddings, experts), or the ranks or weights do not fit `how`.
     """
     parts: dict[str, list[AdapterShare]] = {}
     for name, adapter in adapters.items():
         for path, layer in adapter.layers.items():
             if type(layer) is not LoraLinear:
                 raise BadConfig(
-                    f"{path} of {name} is no plain update of a linear layer.", "Combine plain LoRA adapters alone."
+                    f"{path} of {name} is not plain LoRA on a linear layer.", "Combine only plain LoRA adapters."
                 )
             parts.setdefault(path, []).append(AdapterShare(*layer.factors(), layer.scale, weights[name]))
     ranks = {part.lora_a.shape[0] for own in parts.values() for part in own}
     if how == "linear" and (len(ranks) != 1 or min(weights.values()) < 0):
-        raise BadConfig("`linear` needs adapters of one rank and weights that are not negative.", "Use `cat` or `svd`.")
+        raise BadConfig("`linear` needs adapters of equal rank and non-negative weights.", "Use `cat` or `svd`.")
     generator = torch.Generator().manual_seed(seed)
     target = rank or max(ranks)
     ways: dict[Combination, Callable[[list[AdapterShare]], tuple[Tensor, Tensor]]] = {
@@ -97,7 +97,7 @@ def _linear(parts: list[AdapterShare]) -> tuple[Tensor, Tensor]:
 
 
 def _closest(update: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The factors of the nearest matrix of that rank (Eckart and Young), its singular values shared between both."""
+    """Return the factors of the nearest matrix of that rank (Eckart and Young), with singular values split evenly."""
     u, s, vh = torch.linalg.svd(update, full_matrices=False)
     root = s[:rank].sqrt()
     return root[:, None] * vh[:rank], u[:, :rank] * root

@@ -1,9 +1,9 @@
-"""DoRA: LoRA for the direction of each output's weights, and one trained number for their length.
+"""DoRA: LoRA for the direction of each output's weights, and one trained number for their magnitude.
 
-    y = m ⊙ (x Wᵀ + s · x̃ Aᵀ Bᵀ) / n + b            n = ‖W + s B A‖ of each row, a constant for the gradient
+    y = m ⊙ (x Wᵀ + s · x̃ Aᵀ Bᵀ) / n + b            n = ‖W + s B A‖ per row, constant in the gradient
 
-n never writes B A down:  n² = ‖W‖² + 2 s (W Aᵀ ⊙ B) 1 + s² (B A Aᵀ ⊙ B) 1, and ‖W‖² of the frozen W is known.
-m starts at ‖W‖ and B at zero, so a fresh adapter changes nothing.
+n is computed without B A:  n² = ‖W‖² + 2 s (W Aᵀ ⊙ B) 1 + s² (B A Aᵀ ⊙ B) 1, and ‖W‖² is constant.
+m starts at ‖W‖ and B at zero, so a new adapter changes nothing.
 Shape letters:  T tokens,  I in_features,  O out_features,  R rank.
 Source: Liu et al., "DoRA", arXiv:2402.09353, sections 4.1 and 4.3.
 """
@@ -23,7 +23,7 @@ from finetune_hub.spec.methods.low_rank import LowRankMethod
 
 
 class DoraLinear(LoraLinear):
-    """A frozen linear layer whose rows' directions and lengths are trained apart."""
+    """A frozen linear layer with separately trained directions and magnitudes of its rows."""
 
     def __init__(self, linear: Any, method: LowRankMethod, path: str, generator: torch.Generator) -> None:
         super().__init__(linear, method, path, generator)
@@ -40,7 +40,7 @@ class DoraLinear(LoraLinear):
 
     @torch.no_grad()
     def row_norms(self) -> Tensor:
-        """‖W + s B A‖ of each row: (O,), in float32."""
+        """Return ‖W + s B A‖ per row: (O,), in float32."""
         weight = dense(self.base_weight(), dtype_of(self.base_weight()))
         weight = weight.to(product_dtype(weight))
         projected = (weight @ self.lora_a.t().to(weight.dtype)).float()  # (O, R)

@@ -1,9 +1,9 @@
-"""LoRA: train two thin matrices beside frozen layers.
+"""LoRA: train two thin matrices next to frozen layers.
 
     y = x Wᵀ + b + s · dropout(x) Aᵀ Bᵀ            s = alpha / rank,  or alpha / √rank (rsLoRA)
 
-A starts uniform in ±1/√I, B at zero, so a fresh adapter changes nothing. Both stay in float32, also on a bfloat16 or a
-4-bit base: steps of 1e-4 would be lost in bfloat16's 8 bits.
+A starts uniform in ±1/√I and B at zero, so a new adapter changes nothing. Both are float32 even on a bfloat16 or 4-bit
+base: steps of 1e-4 would be lost in bfloat16's 8 bits.
 
 Shape letters:  I in_features,  O out_features,  R rank.
 Source: Hu et al., "LoRA", arXiv:2106.09685, section 4.1; Kalajdzievski, "rsLoRA", arXiv:2312.03732; Hayou et al.,
@@ -30,7 +30,7 @@ LoraLayer = LoraLinear | LoraEmbedding | LoraParameter
 
 
 class LoraAdapter:
-    """The LoRA layers of one model, by the path of the module that each stands in for."""
+    """The LoRA layers of one model, by the path of the module that each replaces."""
 
     def __init__(
         self, model: PreTrainedModel, method: LoraMethod | QloraMethod, layers: dict[str, LoraLinear | LoraEmbedding]
@@ -42,10 +42,10 @@ class LoraAdapter:
 
     @classmethod
     def attach(cls, model: PreTrainedModel, method: LoraMethod | QloraMethod, *, seed: int = 0) -> LoraAdapter:
-        """Freeze the model and put an adapter beside each targeted layer, in place.
+        """Freeze the model and add an adapter to each targeted layer, in place.
 
         Raises:
-            BadConfig: a target names no layer, or one that the method cannot adapt.
+            BadConfig: a target matches no layer, or one that the method cannot adapt.
         """
         model.requires_grad_(False)
         generator = torch.Generator().manual_seed(seed)
@@ -61,11 +61,11 @@ class LoraAdapter:
 
     @property
     def layers(self) -> dict[str, LoraLayer]:
-        """Every layer, by the path of what it adapts."""
+        """All layers, by the path of what they adapt."""
         return {**self.replacements, **self.experts}
 
     def install(self) -> None:
-        """Put the layers into the model, in the place of the base model's own."""
+        """Replace the base model's layers with the adapted ones."""
         self.enable(True)
         for path, layer in self.replacements.items():
             layer.train(self.replaced[path].training)
@@ -74,7 +74,7 @@ class LoraAdapter:
             experts.install()
 
     def remove(self) -> None:
-        """Give the model its own layers back; whoever still holds one of ours computes the base layer with it."""
+        """Restore the model's own layers. An adapted layer that is still referenced computes the base layer."""
         self.enable(False)
         for path, module in self.replaced.items():
             module.train(self.replacements[path].training)
@@ -83,7 +83,7 @@ class LoraAdapter:
             experts.remove()
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name."""
+        """Return the trained parameters by name."""
         return {
             f"{path}.{name}": parameter
             for path, layer in self.layers.items()
@@ -92,7 +92,7 @@ class LoraAdapter:
         }
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs: the parameters, and what PiSSA's and OLoRA's factors started from."""
+        """Return what a resumed run needs: the parameters, and the initial factors of PiSSA and OLoRA."""
         starts = {
             f"{path}.{name}": tensor
             for path, layer in self.layers.items()
@@ -102,12 +102,12 @@ class LoraAdapter:
         return {**self.parameters(), **starts}
 
     def learning_rate_factor(self, name: str) -> float:
-        """LoRA+: B's learning rate in units of A's."""
+        """Return the factor of LoRA+: B's learning rate relative to A's."""
         return self.method.learning_rate_ratio if name.endswith(".lora_b") else 1.0
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The base model alone, inside the context."""
+        """Disable the adapter inside the context."""
         self.enable(False)
         try:
             yield
@@ -115,7 +115,7 @@ class LoraAdapter:
             self.enable(True)
 
     def enable(self, enabled: bool) -> None:
-        """Let the layers compute with their updates or without, wherever they are."""
+        """Turn the layers' updates on or off, even if the layers are not installed."""
         for layer in self.layers.values():
             layer.enabled = enabled
 
@@ -127,7 +127,7 @@ def _layer_for(
         return (DoraLinear if method.use_dora else LoraLinear)(module, method, path, generator)
     if method.use_dora or method.starts_from_weight or method.dropout:
         raise BadConfig(
-            f"{path} is an embedding, which has plain LoRA alone.",
+            f"{path} is an embedding, which supports only plain LoRA.",
             "Leave it out of `target_modules`, or train without DoRA, PiSSA, OLoRA and dropout.",
         )
     return LoraEmbedding(module, method, path, generator)

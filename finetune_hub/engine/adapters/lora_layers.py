@@ -1,8 +1,8 @@
-"""The layers that LoRA puts in the place of frozen ones; the weights stay the base layers' own, not copies.
+"""The layers that replace frozen ones in LoRA; they share the base layers' weights without copying.
 
     linear       y = x Wᵀ + b + s · dropout(x) Aᵀ Bᵀ                       A (R, I),  B (O, R)
     embedding    y = W[id] + s · Aᵀ[id] Bᵀ                                 A (R, V),  B (H, R)
-    PiSSA, OLoRA … − s · dropout(x) A₀ᵀ B₀ᵀ, where A₀ and B₀ are what A and B started from
+    PiSSA, OLoRA … − s · dropout(x) A₀ᵀ B₀ᵀ, with the initial values A₀ and B₀ of A and B
 
 Shape letters:  T tokens,  I in_features,  O out_features,  R rank,  V vocabulary,  H hidden.
 Source: Hu et al., "LoRA", arXiv:2106.09685, section 4.1; Meng et al., "PiSSA", arXiv:2404.02948, section 3;
@@ -24,12 +24,12 @@ from finetune_hub.engine.kernels.frozen_weight import dense, shape_of
 from finetune_hub.engine.kernels.lora_linear import lora_linear
 from finetune_hub.spec.methods.low_rank import LowRankMethod
 
-# Above this a weight's principal components are found by a randomised decomposition: the exact one takes minutes.
+# Above this size, principal components use a randomised decomposition, as the exact one takes minutes.
 EXACT_SVD_LIMIT = 1024
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer, dense or quantised, with an adapter beside it."""
+    """A frozen linear layer, dense or quantised, with an adapter."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.weight: nn.Parameter = linear.weight
         self.bias: nn.Parameter | None = linear.bias
-        self.is_transposed = isinstance(linear, Conv1D)  # GPT-2 keeps (I, O).
+        self.is_transposed = isinstance(linear, Conv1D)  # GPT-2 stores (I, O).
         self.out_features, self.in_features = shape_of(self.base_weight())
         self.rank, self.scale = rank_and_scale(method, path)
         self.dropout = method.dropout
@@ -56,11 +56,11 @@ class LoraLinear(nn.Module):
         self.train(linear.training)
 
     def base_weight(self) -> Tensor:
-        """(O, I), frozen; packed where it is quantised."""
+        """(O, I), frozen; packed if quantised."""
         return self.weight.t() if self.is_transposed else self.weight
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """A and B of the whole update: twice the rank where what they started from is taken off again."""
+        """Return A and B of the whole update; twice the rank if the initial factors are subtracted."""
         if self.start_a is None or self.start_b is None:
             return self.lora_a, self.lora_b
         return torch.cat([self.lora_a, self.start_a]), torch.cat([self.lora_b, -self.start_b], dim=1)
@@ -71,18 +71,18 @@ class LoraLinear(nn.Module):
         return lora_linear(x, self.drop(x), self.base_weight(), self.bias, *self.factors(), self.scale)
 
     def drop(self, x: Tensor) -> Tensor | None:
-        """The adapter's input after dropout; None: it is x itself."""
+        """Return the adapter's input after dropout; None if it is x itself."""
         return nn.functional.dropout(x, self.dropout) if self.training and self.dropout else None
 
     @torch.no_grad()
     def adapted_weight(self, weight: Tensor) -> Tensor:
-        """The weight (O, I) that computes alone what the layer computes, from the base weight in float32."""
+        """Return the merged weight (O, I), from the base weight in float32."""
         lora_a, lora_b = self.factors()
         return weight + self.scale * (lora_b @ lora_a)
 
     @torch.no_grad()
     def _start_from_weight(self, method: LowRankMethod, generator: torch.Generator) -> None:
-        """Start as a part of the weight; what a narrow weight does not fill of the rank starts as plain LoRA does."""
+        """Initialise A and B as part of the weight; ranks beyond a narrow weight's start as in plain LoRA."""
         weight = dense(self.base_weight(), torch.float32).float()
         if method.init_weights == "olora":
             start_a, start_b = _orthonormal_factors(weight, self.rank)
@@ -99,7 +99,7 @@ def _principal_factors(
     scale: float,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """PiSSA: A and B with s · B A = the weight's first principal components."""
+    """Return PiSSA's A and B, with s · B A = the weight's first principal components."""
     if min(weight.shape) <= EXACT_SVD_LIMIT:
         u, s, vh = torch.linalg.svd(weight, full_matrices=False)
     else:
@@ -115,23 +115,23 @@ def _orthonormal_factors(
     weight: Tensor,  # (O, I)
     rank: int,
 ) -> tuple[Tensor, Tensor]:
-    """OLoRA: B = the first columns of Q and A = the first rows of R, with W = Q R.
+    """Return OLoRA's B = the first columns of Q and A = the first rows of R, with W = Q R.
 
-    Q's first columns come from the weight's own first columns alone, and R's first rows are those times the weight: the
-    whole decomposition, which takes minutes for a large layer, is not needed.
+    Q's first columns depend only on the weight's first columns, and R's first rows are those, transposed, times W.
+    So the full decomposition, which takes minutes for a large layer, is not needed.
     """
     q, _ = torch.linalg.qr(weight[:, :rank])
     return q.t() @ weight, q
 
 
 class LoraEmbedding(nn.Module):
-    """A frozen embedding with an adapter beside it; both are looked up, added, and scaled as the base module scales."""
+    """A frozen embedding with an adapter: both are looked up, added, and scaled like the base module."""
 
     def __init__(self, embedding: nn.Embedding, method: LowRankMethod, path: str, generator: torch.Generator) -> None:
         super().__init__()
         self.weight = embedding.weight
         self.num_embeddings, self.embedding_dim = embedding.weight.shape
-        self.embed_scale = getattr(embedding, "embed_scale", 1.0)  # Gemma multiplies what it looks up.
+        self.embed_scale = getattr(embedding, "embed_scale", 1.0)  # Gemma scales its embeddings.
         self.rank, self.scale = rank_and_scale(method, path)
         self.enabled = True
         device = self.weight.device
@@ -149,7 +149,7 @@ class LoraEmbedding(nn.Module):
 
     @torch.no_grad()
     def adapted_weight(self, weight: Tensor) -> Tensor:
-        """As `LoraLinear.adapted_weight`, for a weight of (V, H)."""
+        """Return the merged weight, as `LoraLinear.adapted_weight`, for a weight of (V, H)."""
         return weight + self.scale * (self.lora_b @ self.lora_a).t()
 
 

@@ -1,9 +1,9 @@
-"""LoRA on parameters that are no linear layer's: a mixture's experts, kept as one of three dimensions, and its router.
+"""LoRA on parameters outside of linear layers: a mixture's experts, stored as one 3-D parameter, and its router.
 
-    W'ₑ = Wₑ + s · Bₑ Aₑ            A (E·R, I),  B (O, R·E), laid out as PEFT's `target_parameters` lays them out
+    W'ₑ = Wₑ + s · Bₑ Aₑ            A (E·R, I),  B (O, R·E), in the layout of PEFT's `target_parameters`
 
-The sum is written out once a forward of the parameter's module, because that module uses it in ways of its own; a
-module of experts that is known takes weight and factors apart instead (`engine/fast_experts.py`).
+The sum is computed once per forward pass of the parameter's module, which uses it in its own way; a known module of
+experts uses weight and factors separately instead (`engine/fast_experts.py`).
 Shape letters:  E experts,  R rank,  I in_features,  O out_features.
 """
 
@@ -24,17 +24,17 @@ from finetune_hub.spec.methods.low_rank import LowRankMethod
 
 
 class LoraParameter(nn.Module):
-    """The adapter of one parameter of (O, I), of (E, O, I), or of (E, I, O) where the module says `is_transposed`."""
+    """The adapter of one parameter of (O, I), (E, O, I), or (E, I, O) if the module has `is_transposed`."""
 
     def __init__(self, model: PreTrainedModel, path: str, method: LowRankMethod, generator: torch.Generator) -> None:
         super().__init__()
         if method.use_dora or method.starts_from_weight or method.dropout:
             raise BadConfig(
-                f"{path} is a parameter, not a layer: it has plain LoRA alone.",
+                f"{path} is a parameter, not a layer, and supports only plain LoRA.",
                 "Train without DoRA, PiSSA, OLoRA and dropout, or without `target_parameters`.",
             )
         owner, _, self.parameter_name = path.rpartition(".")
-        self._owner = [model.get_submodule(owner)]  # In a list, so that it is no submodule of ours.
+        self._owner = [model.get_submodule(owner)]  # In a list, so that it does not become a submodule.
         weight = getattr(self.owner, self.parameter_name)
         *stacked, rows, columns = weight.shape
         self.experts = math.prod(stacked)
@@ -50,7 +50,7 @@ class LoraParameter(nn.Module):
 
     @staticmethod
     def of(owner: nn.Module, parameter_name: str) -> LoraParameter | None:
-        """The adapter of this module's parameter, if one is installed."""
+        """Return the adapter of this module's parameter, if one is installed."""
         if not parametrize.is_parametrized(owner, parameter_name):
             return None
         first = owner.parametrizations[parameter_name][0]  # type: ignore[index]
@@ -62,7 +62,7 @@ class LoraParameter(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The frozen parameter itself."""
+        """The frozen parameter."""
         if parametrize.is_parametrized(self.owner, self.parameter_name):
             original: Tensor = self.owner.parametrizations[self.parameter_name].original  # type: ignore[index, union-attr]
             return original
@@ -71,7 +71,7 @@ class LoraParameter(nn.Module):
 
     def install(self) -> None:
         parametrize.register_parametrization(self.owner, self.parameter_name, _Adapted(self), unsafe=True)
-        written_out = ExitStack()  # While the module runs, each of its parameters is computed once.
+        written_out = ExitStack()  # Compute each parameter once per forward pass.
         self._hooks = [
             self.owner.register_forward_pre_hook(lambda *_: written_out.enter_context(parametrize.cached())),
             self.owner.register_forward_hook(lambda *_: written_out.close(), always_call=True),
@@ -83,12 +83,12 @@ class LoraParameter(nn.Module):
         parametrize.remove_parametrizations(self.owner, self.parameter_name, leave_parametrized=False)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """A (E, R, I) and B (E, O, R)."""
+        """Return A (E, R, I) and B (E, O, R)."""
         lora_a = self.lora_a.view(self.experts, self.rank, -1)
         return lora_a, self.lora_b.view(-1, self.rank, self.experts).permute(2, 0, 1)
 
     def adapted_weight(self, weight: Tensor) -> Tensor:
-        """The parameter with its update."""
+        """Return the parameter with its update."""
         lora_a, lora_b = self.factors()
         update = self.scale * (lora_b @ lora_a)
         update = update.transpose(1, 2) if self.is_transposed else update
@@ -96,7 +96,7 @@ class LoraParameter(nn.Module):
 
 
 class _Adapted(nn.Module):
-    """The parametrisation; it refers to the layer without owning it."""
+    """The parametrisation, which references the layer without owning it."""
 
     def __init__(self, layer: LoraParameter) -> None:
         super().__init__()

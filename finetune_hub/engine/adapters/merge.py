@@ -1,9 +1,9 @@
-"""Merging: the base model with the update in its weights, which needs no adapter any more; and back again.
+"""Merge an adapter into the base model's weights, and undo it.
 
     W' = W + s B A   in float32, rounded once to the weight's own dtype            DoRA: W' = m ⊙ (W + s B A) / n
 
-The base weights are kept beside, on the CPU, and unmerging puts them back: subtracting would leave roundings. A base in
-4 or 8 bits cannot hold an update: see `merge_dense`.
+The base weights are kept on the CPU and restored on unmerging, as subtracting would leave rounding errors. For a base
+in 4 or 8 bits see `merge_dense`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from finetune_hub.engine.kernels.frozen_weight import dense, is_quantised
 
 @dataclass
 class Merge:
-    """An adapter that is in its base model's weights now, and what they were."""
+    """A merged adapter, and the original base weights."""
 
     adapter: LoraAdapter
     base_weights: dict[str, Tensor]
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Put the base weights back, bit for bit, and the adapter beside them again."""
+        """Restore the base weights, bit for bit, and install the adapter again."""
         for path, weight in self.base_weights.items():
             self.adapter.layers[path].weight.copy_(weight)
         self.adapter.install()
@@ -39,10 +39,10 @@ class Merge:
 
 @torch.no_grad()
 def merge(adapter: LoraAdapter) -> Merge:
-    """Write the updates into the weights, in place, and take the adapter off the model.
+    """Merge the updates into the weights, in place, and remove the adapter from the model.
 
     Raises:
-        BadConfig: a weight is quantised, or is an embedding that the output head shares.
+        BadConfig: a weight is quantised, or is an embedding shared with the output head.
     """
     kept = {path: layer.weight.detach().cpu().clone() for path, layer in adapter.layers.items()}
     merge_for_good(adapter)
@@ -51,7 +51,7 @@ def merge(adapter: LoraAdapter) -> Merge:
 
 @torch.no_grad()
 def merge_for_good(adapter: LoraAdapter) -> None:
-    """Merge without a way back, which needs no memory beside the model.
+    """Merge without keeping the base weights, which needs no extra memory.
 
     Raises:
         BadConfig: as `merge`.
@@ -60,7 +60,7 @@ def merge_for_good(adapter: LoraAdapter) -> None:
     for path, layer in adapter.layers.items():
         if is_quantised(layer.weight):
             raise BadConfig(
-                f"{path} is quantised and cannot take up an update.", "Merge onto 16-bit weights: see `merge_dense`."
+                f"{path} is quantised and cannot be merged into.", "Merge onto 16-bit weights: see `merge_dense`."
             )
     for layer in adapter.layers.values():
         weight = layer.weight
@@ -71,31 +71,31 @@ def merge_for_good(adapter: LoraAdapter) -> None:
 
 
 DenseBase = Literal["stored", "dequantised"]
-"""The weights as they were before quantisation, or what the adapter was trained beside."""
+"""The weights before quantisation, or the dequantised ones that the adapter was trained on."""
 
 
 @dataclass(frozen=True)
 class DenseMerge:
-    """A model in 16 or 32 bits with a quantised base's adapter in it, and how far each way of making it was off."""
+    """A 16- or 32-bit model with a quantised base's adapter merged in, and the distance of each way to merge."""
 
     model: PreTrainedModel
     base: DenseBase
     distances: dict[DenseBase, float]
-    """Of each way's logits from the adapted quantised model's: their difference's norm in units of theirs."""
+    """Relative norm of the difference between each way's logits and those of the adapted quantised model."""
 
 
 @torch.no_grad()
 def merge_dense(adapter: LoraAdapter, load_stored: Callable[[], PreTrainedModel], input_ids: Tensor) -> DenseMerge:
-    """Merge the adapter of a quantised base onto dense weights, both ways, and keep the one that is closer.
+    """Merge the adapter of a quantised base onto dense weights both ways and keep the closer one.
 
     Args:
-        load_stored: Loads the base model unquantised, in the dtype that the merged model is to have.
-        input_ids: (rows, T), what both are measured on: better real text than noise.
+        load_stored: Loads the unquantised base model in the merged model's dtype.
+        input_ids: (rows, T), input for the measurement, preferably real text.
     """
     _check_embeddings(adapter)
     expected = _logits(adapter.model, input_ids)
 
-    def distance(base: DenseBase) -> float:  # Its model is gone when it returns: one dense model at a time.
+    def distance(base: DenseBase) -> float:  # Frees its model on return, so only one dense model is in memory.
         logits = _logits(_merged_onto(adapter, load_stored(), base), input_ids)
         return float((logits - expected).norm() / expected.norm())
 
@@ -105,7 +105,7 @@ def merge_dense(adapter: LoraAdapter, load_stored: Callable[[], PreTrainedModel]
 
 
 def _merged_onto(adapter: LoraAdapter, model: PreTrainedModel, base: DenseBase) -> PreTrainedModel:
-    """The dense model with the adapter in it; with `dequantised` all that was quantised is taken over first."""
+    """Merge the adapter into the dense model; with `dequantised`, copy all dequantised weights first."""
     if base == "dequantised":
         for path, module in adapter.model.named_modules():
             weight = getattr(module, "weight", None)
@@ -139,6 +139,6 @@ def _check_embeddings(adapter: LoraAdapter) -> None:
     for path, layer in adapter.layers.items():
         if isinstance(layer, LoraEmbedding) and isinstance(head, nn.Module) and head.weight is layer.weight:
             raise BadConfig(
-                f"{path} shares its weight with the output head, which the adapter leaves alone.",
-                "Serve this adapter beside its base model: it cannot be merged.",
+                f"{path} shares its weight with the output head, which the adapter does not change.",
+                "Serve this adapter unmerged with its base model.",
             )

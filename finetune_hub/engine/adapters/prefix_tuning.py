@@ -1,11 +1,11 @@
-"""Prefix tuning: train keys and values that stand in front of every row's own, in each layer.
+"""Prefix tuning: train keys and values that precede every row's own, in each layer.
 
     attention(q, [K_prefix, K], [V_prefix, V])                K_prefix, V_prefix  (layers, heads, P, D)
 
-The prefix starts as the keys and values that the model itself computes for P real tokens, so that it begins as a short
-text in front of the row; noise learns worse (section 7.4). With `prefix_projection` it is that start plus the output
-of a small network, W₂ tanh(W₁ e + b₁) + b₂, whose last layer starts at zero; saving the adapter drops the network.
-Grouped-query models have as many heads here as they have key heads.
+The prefix is initialised with the model's keys and values for P real tokens, like a short text before the row; starting
+from noise learns worse (section 7.4). With `prefix_projection` it is that start plus the output of a small network,
+W₂ tanh(W₁ e + b₁) + b₂, whose last layer starts at zero; the network is dropped when the adapter is saved.
+For grouped-query models, heads here are key heads.
 Shape letters:  B rows,  T tokens,  P virtual tokens,  L layers,  K key heads,  D head_dim.
 Source: Li and Liang, "Prefix-Tuning", arXiv:2101.00190, sections 4.2 and 4.3.
 """
@@ -35,7 +35,7 @@ from finetune_hub.spec.methods.virtual_tokens import PrefixTuningMethod
 
 @dataclass(frozen=True)
 class PrefixShape:
-    """What one virtual token is made of."""
+    """The shape of one virtual token."""
 
     layers: int
     heads: int
@@ -43,7 +43,7 @@ class PrefixShape:
 
     @property
     def width(self) -> int:
-        """Numbers of one virtual token: a key and a value of each layer."""
+        """Number of values per virtual token: a key and a value for each layer."""
         return self.layers * 2 * self.token_dim
 
     @property
@@ -71,10 +71,10 @@ class PrefixTuningAdapter(VirtualTokensAdapter):
 
     @classmethod
     def attach(cls, model: PreTrainedModel, method: PrefixTuningMethod, *, seed: int = 0) -> PrefixTuningAdapter:
-        """Freeze the model and put the prefix in front of whatever it reads.
+        """Freeze the model and add the prefix before all its inputs.
 
         Raises:
-            BadConfig: the model has no keys and values of one shape in all its layers.
+            BadConfig: the model's layers do not all have keys and values of the same shape.
         """
         model.requires_grad_(False)
         shape, start = _keys_and_values(model, starting_ids(model, method, seed))
@@ -86,17 +86,17 @@ class PrefixTuningAdapter(VirtualTokensAdapter):
         return adapter
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name."""
+        """Return the trained parameters by name."""
         if self.start is None:
             return {"prefix_embeddings": self.prefix_embeddings}
         return {f"projection.{name}": parameter for name, parameter in self.projection.named_parameters()}
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs: the parameters, and what a projected prefix started from."""
+        """Return what a resumed run needs: the parameters, and the start of a projected prefix."""
         return {**self.parameters()} if self.start is None else {**self.parameters(), "start": self.start}
 
     def prefix(self) -> Tensor:
-        """(P, L·2·K·D): of each layer the key, then the value."""
+        """Return (P, L·2·K·D): the key, then the value of each layer."""
         if self.start is None:
             return self.prefix_embeddings
         projected: Tensor = self.projection(torch.arange(self.method.virtual_tokens, device=self.start.device))
@@ -120,7 +120,7 @@ class PrefixTuningAdapter(VirtualTokensAdapter):
 
 
 class _PrefixLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """A cache layer that never grows: each pass gets the prefix and its own keys, also when it is computed again."""
+    """A cache layer of fixed size: each pass gets the prefix and its own keys, even if it is recomputed."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -135,7 +135,7 @@ class _PrefixLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return torch.cat([self.keys, key_states], dim=2), torch.cat([self.values, value_states], dim=2)
 
     def get_mask_sizes(self, query: int | Tensor) -> tuple[int, int]:
-        """Keys, and where they start; older releases of transformers 5 hand in positions, newer ones their number."""
+        """Return the number of keys and their start; older releases of transformers 5 pass positions, newer a count."""
         return self.get_seq_length() + (query if isinstance(query, int) else len(query)), 0
 
     def get_seq_length(self) -> int:
@@ -145,7 +145,7 @@ class _PrefixLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def get_max_length(self) -> int:
         return -1
 
-    get_max_cache_shape = get_max_length  # Its older name.
+    get_max_cache_shape = get_max_length  # The older name.
 
 
 def _projection(method: PrefixTuningMethod, shape: PrefixShape, seed: int) -> nn.Sequential:
@@ -166,7 +166,7 @@ def _projection(method: PrefixTuningMethod, shape: PrefixShape, seed: int) -> nn
 
 @torch.no_grad()
 def _keys_and_values(model: PreTrainedModel, input_ids: Tensor) -> tuple[PrefixShape, Tensor]:
-    """The shape of the model's cache, and its content for these tokens as (P, L·2·K·D) in float32."""
+    """Return the shape of the model's cache, and its content for these tokens as (P, L·2·K·D) in float32."""
     decoder = decoder_of(model)
     cache: Any = DynamicCache(config=model.config)
     was_training = decoder.training
@@ -177,7 +177,7 @@ def _keys_and_values(model: PreTrainedModel, input_ids: Tensor) -> tuple[PrefixS
     shapes = {tuple(tensor.shape) for pair in pairs for tensor in pair}
     if len(shapes) != 1 or len(pairs) != model.config.get_text_config().num_hidden_layers:
         raise BadConfig(
-            f"{type(model).__name__} does not keep keys and values of one shape in all its layers, as a prefix needs.",
+            f"A prefix needs keys and values of one shape in all layers, which {type(model).__name__} does not have.",
             "Train with LoRA or prompt tuning instead.",
         )
     stacked = torch.stack([tensor[0] for pair in pairs for tensor in pair])  # (L·2, K, P, D)

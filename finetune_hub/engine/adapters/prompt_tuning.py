@@ -1,9 +1,9 @@
-"""Prompt tuning: train the embeddings of a few virtual tokens in front of every row, and nothing else.
+"""Prompt tuning: train only the embeddings of a few virtual tokens before every row.
 
     model([p₁ … p_P, e(t₁), e(t₂), …])
 
-The embeddings start from real tokens by default: from noise the method learns far worse (Lester et al., figure 3b).
-A fresh adapter therefore does change the model: it reads a few random words first.
+The embeddings start from real tokens by default, as starting from noise learns far worse (Lester et al., figure 3b).
+Therefore a new adapter does change the model: it reads a few random words first.
 Shape letters:  B rows,  T tokens,  P virtual tokens,  H hidden.
 Source: Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", arXiv:2104.08691, section 2.
 """
@@ -37,14 +37,14 @@ class PromptTuningAdapter(VirtualTokensAdapter):
         self.model, self.method = model, method
         self.prompt_embeddings = nn.Parameter(embeddings)  # (P, H), float32
         self.hooks = VirtualTokens(model, method.virtual_tokens, self._enter, self._leave)
-        self._real: Tensor | None = None  # Where the real tokens of the pass at hand lie.
+        self._real: Tensor | None = None  # Positions of the real tokens in the current pass.
 
     @classmethod
     def attach(cls, model: PreTrainedModel, method: PromptTuningMethod, *, seed: int = 0) -> PromptTuningAdapter:
-        """Freeze the model and put the virtual tokens in front of whatever it reads.
+        """Freeze the model and add the virtual tokens before all its inputs.
 
         Raises:
-            BadConfig: the model, or the text to start from, does not suit the method.
+            BadConfig: the model or the initial text does not fit the method.
         """
         model.requires_grad_(False)
         vocabulary = input_embeddings(model).weight.detach()
@@ -59,11 +59,11 @@ class PromptTuningAdapter(VirtualTokensAdapter):
         return adapter
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name."""
+        """Return the trained parameters by name."""
         return {"prompt_embeddings": self.prompt_embeddings}
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs."""
+        """Return what a resumed run needs."""
         return {**self.parameters()}
 
     def _enter(self, inputs: Inputs, scope: ExitStack) -> Inputs:

@@ -1,10 +1,10 @@
-"""Which modules of a model an adapter is put beside, and under which rank and alpha.
+"""Which modules of a model get an adapter, and with which rank and alpha.
 
-    all-linear            every linear layer but the output head
-    a list of names       the modules whose path ends with one of them: linear layers, and embeddings
-    one text              a regular expression for the whole path
+    all-linear            every linear layer except the output head
+    a list of names       modules whose path ends with one of them: linear layers and embeddings
+    a string              a regular expression for the whole path
 
-The rules are PEFT's, so that one configuration means the same there and here.
+The rules are PEFT's, so that a configuration has the same meaning in both.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from finetune_hub.engine.kernels.frozen_linear import QuantizedLinear
 from finetune_hub.engine.model import output_head
 from finetune_hub.spec.methods.low_rank import LowRankMethod
 
-# Mamba reads this layer's weight and never calls the layer: an adapter there would do nothing until it is merged.
+# Mamba reads this layer's weight without calling the layer, so an adapter would have no effect until it is merged.
 _NEVER_CALLED = {"mamba": ["dt_proj"], "falcon_mamba": ["dt_proj"]}
-# Linear layers with a forward of their own that computes the same.
+# Linear layers with their own forward that computes the same.
 _SAME_AS_LINEAR = {"FalconLinear"}
 
 
 def targeted_modules(model: PreTrainedModel, method: LowRankMethod) -> dict[str, nn.Module]:
-    """The modules that get an adapter, by path, in the model's order.
+    """Return the modules that get an adapter, by path, in the model's order.
 
     Raises:
-        BadConfig: a target names no module, or nothing is left.
+        BadConfig: a target matches no module, or no module is left.
     """
     head = output_head(model)
     never_called = _NEVER_CALLED.get(model.config.model_type, [])
@@ -55,17 +55,17 @@ def targeted_modules(model: PreTrainedModel, method: LowRankMethod) -> dict[str,
         candidates = {path: module for path, module in candidates.items() if not matches(path, method.exclude_modules)}
     if not candidates and not method.target_parameters:
         raise BadConfig(
-            f"{type(model).__name__} has no layer that LoRA could be put beside.",
-            f"It has {last_names(linears)}: target others, or choose another base model.",
+            f"No layer of {type(model).__name__} is left for LoRA.",
+            f"Target others of {last_names(linears)}, or choose another base model.",
         )
     return candidates
 
 
 def targeted_parameters(model: PreTrainedModel, method: LowRankMethod) -> dict[str, nn.Parameter]:
-    """The parameters that get an adapter of their own, by path.
+    """Return the parameters that get their own adapter, by path.
 
     Raises:
-        BadConfig: a name fits none, or one that is neither a matrix nor a stack of them.
+        BadConfig: a name matches none, or one that is neither a matrix nor a stack of matrices.
     """
     wanted = method.target_parameters or []
     parameters = {path: parameter for path, parameter in model.named_parameters() if matches(path, wanted)}
@@ -74,30 +74,30 @@ def targeted_parameters(model: PreTrainedModel, method: LowRankMethod) -> dict[s
             stacks = (path for path, parameter in model.named_parameters() if parameter.dim() == 3)
             raise BadConfig(
                 f"No parameter of the base model is called {target!r}.",
-                f"Choose among a mixture's experts: {last_names(stacks) or 'this model has none'}.",
+                f"Choose from a mixture's experts: {last_names(stacks) or 'this model has none'}.",
             )
     other = next((path for path, parameter in parameters.items() if parameter.dim() not in (2, 3)), None)
     if other is not None:
-        raise BadConfig(f"{other} is neither a matrix nor a stack of them.", "Leave it out of `target_parameters`.")
+        raise BadConfig(f"{other} is neither a matrix nor a stack of matrices.", "Leave it out of `target_parameters`.")
     return parameters
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether the module computes x Wᵀ + b and nothing else."""
+    """Return whether the module computes exactly x Wᵀ + b."""
     if isinstance(module, nn.Linear):
         return type(module).forward is nn.Linear.forward or type(module).__name__ in _SAME_AS_LINEAR
     return type(module) in (Conv1D, QuantizedLinear)
 
 
 def matches(path: str, pattern: str | list[str]) -> bool:
-    """Whether a path ends with one of the names, or is fully matched by the regular expression."""
+    """Return whether a path ends with one of the names, or fully matches the regular expression."""
     if isinstance(pattern, str):
         return re.fullmatch(pattern, path) is not None
     return any(path == name or path.endswith(f".{name}") for name in pattern)
 
 
 def rank_and_scale(method: LowRankMethod, path: str) -> tuple[int, float]:
-    """R and s: by what the patterns say for this path, or by the method's own rank and alpha."""
+    """Return R and s, from the patterns that match this path, or from the method's rank and alpha."""
     rank = int(_by_pattern(method.rank_pattern or {}, path) or method.rank)
     alpha = _by_pattern(method.alpha_pattern or {}, path) or method.alpha
     return rank, alpha / (math.sqrt(rank) if method.use_rslora else rank)
@@ -111,7 +111,7 @@ def _check_targets(targets: str | list[str], candidates: Iterable[str], linears:
     if isinstance(targets, str):
         if not any(matches(path, targets) for path in candidates):
             raise BadConfig(
-                f"No layer of the base model has a path that {targets!r} matches from end to end.",
+                f"No layer of the base model has a path that fully matches {targets!r}.",
                 r"Write a list of names, such as [q_proj], or a pattern such as '.*\.(q|v)_proj'.",
             )
         return
@@ -119,7 +119,7 @@ def _check_targets(targets: str | list[str], candidates: Iterable[str], linears:
         if not any(matches(path, [target]) for path in candidates):
             raise BadConfig(
                 f"No linear layer of the base model is called {target!r}.",
-                f"Choose `target_modules` among {last_names(linears)}, or name an embedding.",
+                f"Choose `target_modules` from {last_names(linears)}, or name an embedding.",
             )
 
 

@@ -1,11 +1,11 @@
-"""Virtual tokens: what prompt and prefix tuning share. They stand in front of every row, and nobody outside notices.
+"""Virtual tokens before every row, invisible to callers: the shared part of prompt and prefix tuning.
 
     real row       t₁ t₂ …                positions 0 1 …
     seen inside    v₁ … v_P t₁ t₂ …       positions 0 … P−1, P P+1 …
 
-Hooks on the model's inner transformer change what goes in (tokens, positions, mask, cache) and take off what comes out,
-so that the training loop, the losses and `generate` work as they do on the base model. While a text is being generated
-its first pass alone meets the virtual tokens; later ones find them in the cache.
+Hooks on the model's inner transformer change its inputs (tokens, positions, mask, cache) and trim its outputs, so that
+the training loop, the losses and `generate` work as with the base model. During generation only the first pass adds the
+virtual tokens; later ones find them in the cache.
 Shape letters:  B rows,  T real tokens,  P virtual tokens,  H hidden.
 """
 
@@ -32,8 +32,9 @@ class VirtualTokens:
     """The hooks of one adapter on one model.
 
     Args:
-        enter: Puts the virtual tokens in front of the inputs of a first pass; whatever it enters is left behind the
-            pass, where `leave` gets the pass's hidden states.
+        enter: Adds the virtual tokens to the inputs of a first pass. Contexts that it enters are exited after the
+            pass.
+            leave: Returns the hidden states of the real tokens only.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class VirtualTokens:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The base model alone, inside the context."""
+        """Disable the virtual tokens inside the context."""
         self.enabled = False
         try:
             yield
@@ -93,22 +94,22 @@ class VirtualTokens:
 
 
 class VirtualTokensAdapter:
-    """What the adapters of both methods do alike: they come, go and rest with their hooks."""
+    """The base class of both methods' adapters: install, remove and disable through the hooks."""
 
     model: PreTrainedModel
     method: VirtualTokensMethod
     hooks: VirtualTokens
 
     def install(self) -> None:
-        """Put the virtual tokens in front."""
+        """Install the hooks."""
         self.hooks.install()
 
     def remove(self) -> None:
-        """Leave the model as it was."""
+        """Restore the model as it was."""
         self.hooks.remove()
 
     def disabled(self) -> AbstractContextManager[None]:
-        """The base model alone, inside the context."""
+        """Disable the virtual tokens inside the context."""
         return self.hooks.disabled()
 
     def learning_rate_factor(self, _: str) -> float:
@@ -116,37 +117,37 @@ class VirtualTokensAdapter:
 
 
 def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The transformer without its head, down to what the model with its head calls itself (OPT skips a level).
+    """Return the transformer without its head, as the model with the head calls it (OPT skips a level).
 
     Raises:
-        BadConfig: the model has none that could be told apart.
+        BadConfig: the model has no separate transformer.
     """
     decoder = model.get_decoder()  # type: ignore[no-untyped-call]
     if decoder is model:
         raise BadConfig(
-            f"{type(model).__name__} keeps its transformer and its head in one module.", "Train with LoRA instead."
+            f"{type(model).__name__} has its transformer and its head in one module.", "Train with LoRA instead."
         )
     assert isinstance(decoder, PreTrainedModel)
     return decoder
 
 
 def input_embeddings(model: PreTrainedModel) -> nn.Embedding:
-    """The table of the model's token embeddings, and whatever its lookup multiplies them with."""
+    """Return the module of the model's token embeddings, including any scaling."""
     embeddings = model.get_input_embeddings()
     assert isinstance(embeddings, nn.Embedding)
     return embeddings
 
 
 def cache_name(decoder: nn.Module) -> str:
-    """What this transformers calls the argument with the keys and values of earlier passes."""
+    """Return the name of the cache argument in the installed version of transformers."""
     return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
 
 
 def starting_ids(model: PreTrainedModel, method: VirtualTokensMethod, seed: int) -> Tensor:
-    """(P,) ids of the real tokens that the virtual ones start from.
+    """Return the ids (P,) of the real tokens that the virtual ones start from.
 
     Raises:
-        BadConfig: `init: text` on a model without a tokenizer.json, or a text without tokens.
+        BadConfig: `init: text` with a model without tokenizer.json, or a text without tokens.
     """
     if method.init != "text":
         generator = torch.Generator().manual_seed(seed)

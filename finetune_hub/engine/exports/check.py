@@ -1,10 +1,10 @@
-"""What is exported is what was trained: logits of the adapted model before, and of what was loaded back from the files.
+"""Check that an export equals what was trained, by comparing the adapted model's logits with the reloaded files'.
 
-    d(x, y) = ‖x − y‖ / ‖x‖      over all logits of a few lines of text, x the adapter beside its base model
+    d(x, y) = ‖x − y‖ / ‖x‖      over all logits of a few lines of text, x from the adapter on its base model
     passes    d(adapted, loaded) ≤ max(roundings, d(adapted, base) / 4),  and everything is finite
 
-Where nothing is rounded anew the first term decides. Rounding a merged weight may take away what a short training
-added, which no format can help; what takes away more than a quarter of it is no export of this adapter.
+If nothing is rounded again, the first term decides. Rounding a merged weight may lose part of what a short training
+added, in any format; an export that loses more than a quarter of it is rejected.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def mean(values): return sum(values) / len(values)  # 3.14159
 {"name": "Ada", "born": 1815, "likes": ["engines", "poetry"]}
 """
 _MAX_TOKENS = 128
-# Distances that rounding alone explains: of the numbers in the file, or of those that both models computed in.
+# Distances due to rounding alone: of the numbers in the file, or of the dtype that both models compute in.
 _ROUNDINGS = {"f32": 1e-5, "f16": 4e-3, "bf16": 3e-2, "q8_0": 5e-2}
 _SHARE = 0.25
 _WORTH_A_WARNING = 0.1
@@ -36,17 +36,17 @@ _WORTH_A_WARNING = 0.1
 
 @dataclass(frozen=True)
 class ReferenceLogits:
-    """What an adapted model computes, kept to compare with."""
+    """An adapted model's logits, to compare with."""
 
     input_ids: Tensor
     logits: Tensor
     moved: float
-    """Distance of the base model: what the adapter does."""
+    """Distance of the base model: the adapter's effect."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far what was loaded back is from what was trained."""
+    """How far the reloaded export is from what was trained."""
 
     distance: float
     tolerance: float
@@ -55,7 +55,7 @@ class Agreement:
 
 
 def sample_ids(folder: Path, vocab_size: int) -> Tensor:
-    """(1, T): text, code and JSON through the folder's own tokenizer.
+    """Return the ids (1, T) of text, code and JSON from the folder's tokenizer.
 
     Raises:
         BadConfig: the folder has no tokenizer.
@@ -68,7 +68,7 @@ def sample_ids(folder: Path, vocab_size: int) -> Tensor:
 
 
 def reference_of(adapter: Adapter, input_ids: Tensor) -> ReferenceLogits:
-    """Run the adapted model, and the base model alone."""
+    """Run the adapted model and the base model."""
     logits = logits_of(adapter.model, input_ids)
     with adapter.disabled():
         base = logits_of(adapter.model, input_ids)
@@ -77,7 +77,7 @@ def reference_of(adapter: Adapter, input_ids: Tensor) -> ReferenceLogits:
 
 @torch.no_grad()
 def logits_of(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
-    """(T, V) in float32 on the CPU; of a model with virtual tokens, those of the real ones."""
+    """Return (T, V) in float32 on the CPU; with virtual tokens, only the real ones."""
     logits: Tensor = model(input_ids=input_ids.to(model.device), use_cache=False).logits[0]
     return logits[-input_ids.shape[1] :].float().cpu()
 
@@ -85,7 +85,7 @@ def logits_of(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
 def compare(
     reference: ReferenceLogits, model: PreTrainedModel, *, rounded_to: str, computed_in: torch.dtype
 ) -> Agreement:
-    """Compare the model, made from the exported files, with the reference.
+    """Compare the model loaded from the exported files with the reference.
 
     Args:
         rounded_to: The number format of the files.
@@ -105,15 +105,15 @@ def compare(
     tolerance = roundings if exact else max(roundings, _SHARE * moved)
     if distance > tolerance:
         raise UnfaithfulAdapter(
-            f"The exported files' logits are {distance:.2g} away from the adapter's, more than {tolerance:.2g}.",
-            "Export in f32; if it stays so, this is a defect of the engine.",
+            f"The exported files' logits differ from the adapter's by {distance:.2g}, more than {tolerance:.2g}.",
+            "Export in f32; if they still differ, this is a bug in the engine.",
         )
     warnings = []
     if moved == 0:
-        warnings.append("The adapter changes nothing: it answers as the base model does.")
+        warnings.append("The adapter has no effect: its logits are those of the base model.")
     elif distance > _WORTH_A_WARNING * moved and not exact:
         warnings.append(
-            f"Rounding to {rounded_to} shifts the logits by {distance / moved:.0%} of what the adapter does; f32 would "
+            f"Rounding to {rounded_to} shifts the logits by {distance / moved:.0%} of the adapter's effect; f32 would "
             "keep all of it."
         )
     return Agreement(distance, tolerance, moved, warnings)

@@ -1,13 +1,13 @@
-"""Export an adapter: as PEFT reads it, in the portable form, merged, or for llama.cpp. Loaded back before it counts.
+"""Export an adapter: for PEFT, in the portable form, merged, or for llama.cpp. Every export is reloaded and checked.
 
     peft           adapter_config.json  adapter_model.safetensors
-    portable       the same two, of one rank and one scale: for vLLM, LoRAX and llama.cpp's converter
-    merged         the base model with the adapter in its weights: a folder as transformers saves it, in shards
-    gguf-adapter   adapter.gguf         beside any GGUF of the base model
+    portable       the same two, with one rank and one scale: for vLLM, LoRAX and llama.cpp's converter
+    merged         the base model with the adapter merged in: a folder in transformers' format, in shards
+    gguf-adapter   adapter.gguf         for use with any GGUF of the base model
     gguf-merged    model.gguf
 
-One model is in memory at a time, in the numbers that it is stored in, and files are written as their tensors come.
-Merging onto a base that was kept in 4 or 8 bits: see `adapters.merge.merge_dense`.
+Only one model is in memory at a time, in its stored dtype, and files are written tensor by tensor.
+For merging onto a base in 4 or 8 bits see `adapters.merge.merge_dense`.
 """
 
 from __future__ import annotations
@@ -42,38 +42,38 @@ EXPORT_DIR = "export"
 SHARD_BYTES = "4GB"
 MERGED_FILES = (*TOKENIZER_FILES, "generation_config.json")
 _DTYPES = {name: dtype for dtype, name in check.FORMAT_OF.items()}
-_ADAPTERS = ("peft", "portable", "gguf-adapter")  # Formats that leave the base model alone.
+_ADAPTERS = ("peft", "portable", "gguf-adapter")  # Formats without the base model.
 
 
 @dataclass
 class ExportUnderWay:
-    """An export under way."""
+    """An export in progress."""
 
     run: ExportRun
     folder: Path
-    """Where the files go; it gets its name when they have passed."""
+    """A temporary folder for the files; it is renamed once they pass the check."""
     number_format: NumberFormat
-    adapter: Any  # An Adapter; a LoraAdapter where `_check_format` let nothing else pass.
+    adapter: Any  # An Adapter; a LoraAdapter for formats whose `_check_format` requires it.
     reference: check.ReferenceLogits
     merged_onto: DenseBase | None = None
     merge_distances: dict[DenseBase, float] | None = None
 
     @property
     def base_model_name(self) -> str:
-        """As the adapter has it."""
+        """The base model's name in the adapter's config."""
         return peft_format.read_base_model_name(self.run.adapter_dir) or self.run.base_model_dir.name
 
     def compare(self, model: PreTrainedModel) -> check.Agreement:
-        """Compare what was loaded back with what was trained."""
+        """Compare the reloaded model with what was trained."""
         return check.compare(self.reference, model, rounded_to=self.number_format, computed_in=model.dtype)
 
 
 def export(run: ExportRun, log: EventLog) -> ExportResult:
-    """Write the files, load them back, and give their folder its name.
+    """Write the files, check them by loading them back, and rename their folder.
 
     Raises:
-        BadConfig: this adapter or this base model has no such form; the remedy names one that it has.
-        UnfaithfulAdapter: what was loaded back computes something else.
+        BadConfig: the format does not support this adapter or base model; the remedy names one that does.
+        UnfaithfulAdapter: the reloaded files compute something else.
     """
     unfinished, folder = run.output_dir / f".{EXPORT_DIR}.unfinished", run.output_dir / EXPORT_DIR
     for old in (unfinished, folder):
@@ -106,7 +106,7 @@ def export(run: ExportRun, log: EventLog) -> ExportResult:
 
 
 def _load(run: ExportRun, folder: Path) -> ExportUnderWay:
-    """The adapted model, and what it computes; in the dtype that is stored, or that is merged into."""
+    """Load the adapted model and its logits, in the stored dtype or that of the merge."""
     config = read_config(run.base_model_dir)
     stored = config.dtype if config.dtype in check.FORMAT_OF else torch.float32
     number_format = run.number_format
@@ -122,15 +122,15 @@ def _load(run: ExportRun, folder: Path) -> ExportUnderWay:
 
 
 def _check_format(run: ExportRun, number_format: NumberFormat, config: Any) -> None:
-    """Refuse what has no such form before anything is loaded.
+    """Refuse unsupported combinations before loading anything.
 
     Raises:
-        BadConfig: with the form to take instead.
+        BadConfig: with the format to use instead.
     """
     if run.format in ("peft", "portable") and number_format != "f32":
-        raise BadConfig("Adapters in PEFT's format are in float32.", "Leave the number format out.")
+        raise BadConfig("Adapters in PEFT's format are always float32.", "Omit the number format.")
     if run.format == "merged" and number_format == "q8_0":
-        raise BadConfig("safetensors has no q8_0.", "Export `gguf-merged` for it, or take f32, f16 or bf16.")
+        raise BadConfig("safetensors does not support q8_0.", "Export `gguf-merged` instead, or use f32, f16 or bf16.")
     if run.format.startswith("gguf"):
         from finetune_hub.engine.exports.gguf_family import GgufSpelling
 
@@ -138,12 +138,12 @@ def _check_format(run: ExportRun, number_format: NumberFormat, config: Any) -> N
     method = peft_format.read_method(run.adapter_dir)
     if run.format != "peft" and not method.is_lora:
         raise BadConfig(
-            f"An adapter of type {method.type} is no update of weights, which `{run.format}` holds.",
-            "Export it as `peft`; PEFT is what serves it.",
+            f"`{run.format}` needs a LoRA adapter, and this one is of type {method.type}.",
+            "Export it as `peft`, and serve it with PEFT.",
         )
 
 
-# ---- one writer a format: it writes into the work's folder and returns how to load that back
+# ---- one writer per format: it writes into the export's folder and returns a function that loads it back
 
 
 def _write_peft(work: ExportUnderWay) -> Callable[[], check.Agreement]:
@@ -227,7 +227,7 @@ def _attach_factors(
 
 
 def _merge(work: ExportUnderWay) -> PreTrainedModel:
-    """The plain model with the update in its weights."""
+    """Return the model with the update merged into its weights."""
     adapter: LoraAdapter = work.adapter
     if work.run.quantization is None:
         merge_for_good(adapter)
@@ -239,7 +239,7 @@ def _merge(work: ExportUnderWay) -> PreTrainedModel:
         work.reference.input_ids,
     )
     work.merged_onto, work.merge_distances = merged.base, merged.distances
-    # Dense weights do not compute what quantised ones do: from here on the files answer for the merged model.
+    # Dense weights compute something else than quantised ones: from here on, compare with the merged model.
     work.reference = check.ReferenceLogits(
         work.reference.input_ids, check.logits_of(merged.model, work.reference.input_ids), work.reference.moved
     )

@@ -1,9 +1,9 @@
-"""The families of models that llama.cpp's file format is written for: tensor names, row order, hyperparameters.
+"""The model families with GGUF export: tensor names, row order, hyperparameters.
 
-    llama, mistral   queries and keys: llama.cpp rotates neighbouring rows where transformers rotates halves of a head,
-                     so the rows of W, of its bias and of LoRA's B are put in another order; A stays
-    gemma 1 to 3     their norms multiply by 1 + w; the file holds 1 + w
-    qwen 2 and 3     as they are
+    llama, mistral   queries and keys: llama.cpp rotates adjacent rows where transformers rotates halves of a head, so
+                     the rows of W, its bias and LoRA's B are reordered; A is unchanged
+    gemma 1 to 3     norms multiply by 1 + w; the file stores 1 + w
+    qwen 2 and 3     unchanged
 
 Source: llama.cpp, `conversion/{llama,qwen,gemma}.py` and `conversion/base.py`, read in October 2026.
 """
@@ -25,10 +25,10 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Family:
-    """How one architecture is spelled."""
+    """How an architecture is written in GGUF."""
 
     architecture: str
-    """llama.cpp's name of it."""
+    """llama.cpp's name for it."""
     rotates_neighbours: bool = False
     norm_offset: float = 0.0
 
@@ -42,22 +42,22 @@ FAMILIES = {
     "gemma2": Family("gemma2", norm_offset=1.0),
     "gemma3_text": Family("gemma3", norm_offset=1.0),
 }
-# Layers of the Gemma models whose attention is scaled by another number than the head's size; llama.cpp goes by these.
+# Layer counts of Gemma models whose attention scale differs from the head size; llama.cpp checks the count too.
 _LARGE_GEMMA_LAYERS = {"gemma2": 46, "gemma3_text": 62}
 
 
 class GgufSpelling:
-    """One model's tensors under llama.cpp's names and in its order, and back.
+    """Converts one model's tensors to llama.cpp's names and order, and back.
 
     Raises:
-        BadConfig: the model is of no family above, or differs from its family in a way that the file cannot say.
+        BadConfig: the model's family is not supported, or it differs from its family in a way that GGUF cannot express.
     """
 
     def __init__(self, config: Any) -> None:
         self.config = config
         if config.model_type not in FAMILIES:
             raise BadConfig(
-                f"GGUF is written for the llama, mistral, qwen2, qwen3 and gemma families, and this model is of type "
+                f"GGUF export supports the llama, mistral, qwen2, qwen3 and gemma families; this model is of type "
                 f"{config.model_type}.",
                 "Export the merged model as safetensors (`merged`) and convert it with llama.cpp's own tools.",
             )
@@ -69,7 +69,7 @@ class GgufSpelling:
         )
 
     def name(self, key: str) -> str:
-        """llama.cpp's name for a module of the model, or for its weight or bias."""
+        """Return llama.cpp's name for a module of the model, or for its weight or bias."""
         name = self._names.get_name(key, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise BadConfig(
@@ -78,13 +78,13 @@ class GgufSpelling:
         return name
 
     def to_gguf(self, key: str, tensor: Array) -> Array:
-        """A tensor of the model, or B of a module's adapter, as the file holds it."""
+        """Convert a tensor of the model, or B of a module's adapter, to its form in the file."""
         rows = self._row_order(key, len(tensor))
         tensor = tensor if rows is None else tensor[rows]
         return tensor + np.float32(self.family.norm_offset) if key.endswith("norm.weight") else tensor
 
     def from_gguf(self, key: str, tensor: Array) -> Array:
-        """What the file holds, as the model has it."""
+        """Convert a tensor of the file to its form in the model."""
         if (rows := self._row_order(key, len(tensor))) is not None:
             ordered = np.empty_like(tensor)
             ordered[rows] = tensor
@@ -92,7 +92,7 @@ class GgufSpelling:
         return tensor - np.float32(self.family.norm_offset) if key.endswith("norm.weight") else tensor
 
     def _row_order(self, key: str, rows: int) -> Array | None:
-        """Of queries and keys: (heads, 2 halves, rotations) becomes (heads, rotations, 2)."""
+        """Return the row order of queries and keys: (heads, 2 halves, rotations) becomes (heads, rotations, 2)."""
         module = key.removesuffix(".weight").removesuffix(".bias")
         if not self.family.rotates_neighbours or not module.endswith((".q_proj", ".k_proj")):
             return None
@@ -101,7 +101,7 @@ class GgufSpelling:
         return order
 
     def add_hyperparameters(self, writer: GGUFWriter) -> None:
-        """What llama.cpp needs to know about the model's shape."""
+        """Write the model's hyperparameters for llama.cpp."""
         config, rope = self.config, rope_of(self.config)
         writer.add_block_count(config.num_hidden_layers)
         writer.add_context_length(config.max_position_embeddings)
@@ -126,7 +126,7 @@ class GgufSpelling:
             writer.add_rope_freq_base_swa(config.rope_parameters["sliding_attention"]["rope_theta"])
 
     def rope_factors(self) -> Array | None:
-        """Llama 3's divisors of the rotations' frequencies, (head_dim / 2): a tensor of the file; None: not scaled so.
+        """Return Llama 3's frequency divisors (head_dim / 2), a tensor of the file; None for other scalings.
 
         Source: transformers, `modeling_rope_utils.py`, `_compute_llama3_parameters`.
         """
@@ -143,13 +143,13 @@ class GgufSpelling:
 
 
 def head_dim(config: Any) -> int:
-    """Numbers of one head."""
+    """Return the size of one head."""
     size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return size
 
 
 def rope_of(config: Any) -> dict[str, Any]:
-    """The rotation of the layers that see everything."""
+    """Return the RoPE parameters of the layers with full attention."""
     parameters = config.rope_parameters
     return dict(parameters.get("full_attention", parameters))
 
@@ -167,14 +167,14 @@ def _add_yarn(writer: GGUFWriter, rope: dict[str, Any]) -> None:
 
 _ROPE_TYPES: dict[str, Callable[[GGUFWriter, dict[str, Any]], None]] = {
     "default": lambda _writer, _rope: None,
-    "llama3": lambda _writer, _rope: None,  # It is a tensor: see `rope_factors`.
+    "llama3": lambda _writer, _rope: None,  # Stored as a tensor: see `rope_factors`.
     "linear": _add_linear,
     "yarn": _add_yarn,
 }
 
 
 def _check_expressible(config: Any) -> None:
-    """Refuse what llama.cpp would silently compute otherwise."""
+    """Refuse models that llama.cpp would silently compute differently."""
     rope_type = rope_of(config).get("rope_type", "default")
     problem = None
     if rope_type not in _ROPE_TYPES:
@@ -187,9 +187,9 @@ def _check_expressible(config: Any) -> None:
         every = 2 if config.model_type == "gemma2" else 6
         kinds = ["full" if (layer + 1) % every == 0 else "sliding" for layer in range(config.num_hidden_layers)]
         if [kind.removesuffix("_attention") for kind in config.layer_types] != kinds:
-            problem = f"its layers do not take turns as {config.model_type}'s do"
+            problem = f"its layers do not alternate as in {config.model_type}"
     elif "sliding_attention" in (getattr(config, "layer_types", None) or []) and config.model_type != "mistral":
-        problem = "some of its layers see a window only"
+        problem = "some of its layers use sliding-window attention"
     if problem is not None:
         raise BadConfig(
             f"llama.cpp cannot compute this model: {problem}.",

@@ -1,9 +1,9 @@
-"""GGUF files, written and read one tensor at a time: neither direction ever holds a second copy of the model.
+"""GGUF files, written and read one tensor at a time, without a second copy of the model in memory.
 
-    merged    general.type = model     every tensor under llama.cpp's name, the tokenizer and the chat template
+    merged    general.type = model     all tensors with llama.cpp's names, the tokenizer and the chat template
     adapter   general.type = adapter   <tensor>.lora_a (R, I)  <tensor>.lora_b (O, R)  adapter.lora.alpha
 
-Matrices take the file's number format, all else is float32. The `gguf` package writes, quantises and reads.
+Matrices have the file's number format, everything else is float32. The `gguf` package writes, quantises and reads.
 Source: llama.cpp, `convert_lora_to_gguf.py` and `conversion/base.py`, read in October 2026.
 """
 
@@ -35,10 +35,10 @@ _FORMATS = {
 
 
 def write_merged(path: Path, model: PreTrainedModel, *, folder: Path, name: str, number_format: str) -> None:
-    """Write a plain model, whose tokenizer is in the folder.
+    """Write a model without an adapter, with the tokenizer from the folder.
 
     Raises:
-        BadConfig: the model or its tokenizer cannot be said in GGUF.
+        BadConfig: the model or its tokenizer cannot be expressed in GGUF.
     """
     config = model.config
     spelling = GgufSpelling(config)
@@ -59,11 +59,11 @@ def write_merged(path: Path, model: PreTrainedModel, *, folder: Path, name: str,
 def write_adapter(
     path: Path, factors: dict[str, tuple[Tensor, Tensor]], *, alpha: float, config: Any, number_format: str
 ) -> None:
-    """Write a LoRA adapter of one rank.
+    """Write a LoRA adapter with equal ranks.
 
     Args:
         factors: A and B of each module, by its path in the model.
-        config: The base model's.
+        config: The base model's config.
     """
     spelling = GgufSpelling(config)
     writer = GGUFWriter(path, spelling.family.architecture)
@@ -80,22 +80,22 @@ def write_adapter(
 
 @torch.no_grad()
 def read_merged(path: Path, model: PreTrainedModel) -> None:
-    """Put the file's tensors into a model of the same config, in the place of its own.
+    """Copy the file's tensors into a model with the same config.
 
     Raises:
-        BadConfig: the file lacks a tensor of the model, or has one more.
+        BadConfig: the file lacks a tensor of the model, or has an extra one.
     """
     spelling = GgufSpelling(model.config)
     expected = {spelling.name(key): (key, tensor) for key, tensor in _stored_tensors(model).items()}
     found = {tensor.name: tensor for tensor in GGUFReader(path).tensors if tensor.name != "rope_freqs.weight"}
     if difference := sorted(expected.keys() ^ found.keys()):
-        raise BadConfig(f"The file and the model differ in {difference[0]}.", "This is a defect of the export.")
+        raise BadConfig(f"The file and the model differ in {difference[0]}.", "This is a bug in the export.")
     for name, (key, tensor) in expected.items():
         tensor.copy_(torch.tensor(spelling.from_gguf(key, _dense(found[name]))))
 
 
 def read_adapter(path: Path, modules: list[str], config: Any) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
-    """A and B of each module, and alpha."""
+    """Read A and B of each module, and alpha."""
     spelling, reader = GgufSpelling(config), GGUFReader(path)
     found = {tensor.name: _dense(tensor) for tensor in reader.tensors}
     factors = {}
@@ -108,12 +108,12 @@ def read_adapter(path: Path, modules: list[str], config: Any) -> tuple[dict[str,
     return factors, float(alpha.contents())
 
 
-# ---- how it is done
+# ---- internals
 
 
 @dataclass(frozen=True)
 class _Planned:
-    """A tensor that is going to be written: made when its turn comes."""
+    """A tensor to write, created when its turn comes."""
 
     name: str
     shape: tuple[int, ...]
@@ -126,7 +126,7 @@ def _planned(name: str, tensor: Tensor, number_format: str, make: Callable[[], A
     if tensor.dim() < 2 or name.endswith("_norm.weight"):
         kind = GGMLQuantizationType.F32
     elif tensor.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
-        kind = GGMLQuantizationType.F16  # As llama.cpp does with rows that are no multiple of a block.
+        kind = GGMLQuantizationType.F16  # As in llama.cpp for rows that are not a multiple of a block.
     return _Planned(name, tuple(tensor.shape), kind, make)
 
 
@@ -146,7 +146,7 @@ def _write(writer: GGUFWriter, tensors: list[_Planned], number_format: str) -> N
 
 
 def _stored_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The model's tensors by name; a head that is the embedding table is not stored twice."""
+    """Return the model's tensors by name; a head tied to the embeddings is not stored twice."""
     tied = model.config.tie_word_embeddings
     return {key: tensor for key, tensor in model.state_dict().items() if not (tied and key == "lm_head.weight")}
 

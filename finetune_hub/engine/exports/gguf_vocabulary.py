@@ -1,8 +1,8 @@
-"""A tokenizer in GGUF's words, made from the same `tokenizer.json` that training used.
+"""Convert the `tokenizer.json` that training used to GGUF.
 
-    byte-level BPE        `gpt2`: tokens and merges; `pre` names the pattern that splits text before the merges
-    BPE with byte tokens  `llama`, as sentencepiece makes it: tokens and scores. llama.cpp merges the pair whose result
-                          scores highest, so a token's score is minus the rank of its first merge
+    byte-level BPE        `gpt2`: tokens and merges; `pre` names the pattern that splits text before merging
+    BPE with byte tokens  `llama`, as in sentencepiece: tokens and scores. llama.cpp merges the pair with the highest
+                          score, so a token's score is minus the rank of its first merge
 
 Source: llama.cpp, `conversion/base.py` and `src/llama-vocab.cpp`, read in October 2026.
 """
@@ -21,7 +21,7 @@ from finetune_hub.engine.errors import BadConfig
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-# llama.cpp's names of the patterns that split text, by the pattern.
+# llama.cpp's names for the patterns that split text, by pattern.
 _SPLITS = {
     rf"{_WORDS}|\p{{N}}{{1,3}}|{_REST}": "llama-bpe",
     rf"{_WORDS}|\p{{N}}|{_REST}": "qwen2",
@@ -39,15 +39,15 @@ def add_vocabulary(writer: GGUFWriter, folder: Path, vocab_size: int) -> None:
         vocab_size: Rows of the embedding table; ids without a token get a placeholder.
 
     Raises:
-        BadConfig: llama.cpp has no tokenizer that cuts text as this one does.
+        BadConfig: llama.cpp has no tokenizer that splits text like this one.
     """
     document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     model = document["model"]
     if model["type"] != "BPE":
-        raise _refusal(f"its kind is {model['type']}")
+        raise _refusal(f"its type is {model['type']}")
     byte_level = any(part["type"] == "ByteLevel" for part in _parts(document["pre_tokenizer"]))
     if not byte_level and not model["byte_fallback"]:
-        raise _refusal("it knows neither byte-level tokens nor byte tokens")
+        raise _refusal("it has neither byte-level tokens nor byte tokens")
     special = SpecialVocab(folder, load_merges=byte_level, n_vocab=vocab_size)
     tokens, types = _tokens(document, vocab_size, byte_level=byte_level)
     if byte_level:
@@ -74,7 +74,7 @@ def _tokens(document: dict[str, Any], vocab_size: int, *, byte_level: bool) -> t
             types[number] = TokenType.BYTE
     for added in document["added_tokens"]:
         number, text = added["id"], added["content"]
-        # Those outside the vocabulary proper are matched in the raw text, where a space is a space.
+        # Added tokens are matched in the raw text, with normal spaces.
         tokens[number] = text if added["special"] else text.replace(_SPACE, " ")
         types[number] = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
         if text == unknown and not byte_level:
@@ -106,11 +106,11 @@ def _split_name(pre_tokenizer: dict[str, Any]) -> str:
         case [{"type": "Split", "pattern": {"Regex": pattern}}, {"type": "ByteLevel", "use_regex": False}]:
             if pattern in _SPLITS:
                 return _SPLITS[pattern]
-    raise _refusal("it splits text by a pattern that is not in the list of those proven here")
+    raise _refusal("it splits text by a pattern that is not supported")
 
 
 def _added_around_text(folder: Path, special: SpecialVocab) -> dict[str, bool]:
-    """Whether text gets a first and a last token, found out by trying: llama.cpp's own defaults differ."""
+    """Return whether text gets BOS and EOS, found by encoding a text, as llama.cpp's defaults differ."""
     ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("a").ids
     found = special.special_token_ids
     return {"bos": ids[0] == found.get("bos"), "eos": ids[-1] == found.get("eos")}

@@ -1,8 +1,8 @@
-"""A mixture's experts on kernels of ours: the module that transformers marks, with LoRA beside its weights or alone.
+"""Our kernels for the experts of a mixture, in the module that transformers marks, with or without LoRA.
 
-Such a module has two stacks of weights, (E, O, I) or (E, I, O), and computes: a layer up, the gate or the activation, a
-layer down. Its own code reads the stacks whole, so that LoRA on them has to be written out for all experts first.
-`fast_modules` proves the kernels on the very module, without its adapters: what those add, the kernels' tests prove.
+Such a module has two stacks of weights, (E, O, I) or (E, I, O), and computes an up layer, the gate or the activation,
+and a down layer. Its own code reads whole stacks, so LoRA on them has to be added to all experts first. `fast_modules`
+verifies the kernels on the module at hand, without its adapters; those are covered by the kernels' tests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from finetune_hub.engine.kernels.products import product_dtype
 
 
 def forward_of(module: nn.Module) -> Callable[..., Tensor] | None:
-    """The kernels for this module, if it is one of experts that have an adapter or whose products are slow."""
+    """Return the kernels for this module, if it has experts with an adapter or slow products."""
     if not _is_known(module):
         return None
     weights = [_weight(module, name) for name in _names(module)]
@@ -31,7 +31,7 @@ def forward_of(module: nn.Module) -> Callable[..., Tensor] | None:
 
 
 def proof_inputs(module: nn.Module, tokens: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Random rows, choices and weights for a module of experts; None for another module."""
+    """Return random rows, choices and weights for a module of experts; None for any other module."""
     if not _is_known(module):
         return None
     weight = _weight(module, _names(module)[0])
@@ -43,7 +43,7 @@ def proof_inputs(module: nn.Module, tokens: int, generator: torch.Generator) -> 
 
 @contextmanager
 def without_adapters(module: nn.Module) -> Iterator[None]:
-    """The experts alone, inside the context."""
+    """Disable the experts' adapters inside the context."""
     with ExitStack() as undone:
         for layer in _adapters(module):
             undone.callback(setattr, layer, "enabled", layer.enabled)
@@ -52,7 +52,7 @@ def without_adapters(module: nn.Module) -> Iterator[None]:
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Whether transformers marks the module as one of experts, all on this device, with two frozen stacks."""
+    """Return whether transformers marks the module as experts, all on this device, with two frozen stacks."""
     if getattr(module, "_is_expert_parallel", None) is not False:
         return False
     weights = [_weight(module, name) for name in _names(module)]
@@ -68,7 +68,7 @@ def _adapters(module: nn.Module) -> list[LoraParameter]:
 
 
 def _weight(module: nn.Module, name: str) -> Any:
-    """The parameter itself, also where an adapter takes its place; None where there is none of that name."""
+    """Return the original parameter, even if it has an adapter; None if there is none with that name."""
     layer = LoraParameter.of(module, name)
     return layer.weight if layer else module._parameters.get(name)
 

@@ -1,8 +1,8 @@
-"""Modules of the base model that run on a kernel of ours, each kind only after it was proven on this very model.
+"""Run modules of the base model on our kernels, each kind only after it was verified on this model.
 
-A kind is a class with the shapes of its weights. The first module of a kind runs once as it is and once on the kernel,
-on random numbers: output and every gradient must agree within a few roundings of the dtype. If they don't (another
-formula, a hook, an adapter that is not plain LoRA), that kind keeps its own code, and nothing is lost but time.
+A kind is a class with the shapes of its weights. The first module of a kind runs with its own code and on the kernel,
+with random inputs: output and all gradients must agree within a few roundings of the dtype. If they don't (another
+formula, a hook, an adapter that is not plain LoRA), that kind keeps its own code, which is only slower.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from finetune_hub.engine.model import output_head
 Forward = Callable[..., Tensor]
 _ROTARY = apply_rotary_pos_emb.__name__
 _PROOF_TOKENS = 6
-_ROUNDINGS = 16  # Of the dtype, relative to the whole tensor's norm.
+_ROUNDINGS = 16  # Roundings of the dtype, relative to the norm of the whole tensor.
 
 
 def install(model: PreTrainedModel) -> dict[str, int]:
-    """Give every module whose kind passes the proof its kernel, in place.
+    """Install the kernels in every module whose kind passes verification, in place.
 
-    Call it with the adapter attached: a kernel holds the adapter's matrices.
+    Call it with the adapter attached, as a kernel uses the adapter's matrices.
 
     Returns:
-        How many modules of each class run on a kernel.
+        The number of modules per class that run on a kernel.
     """
     installed: dict[str, int] = {}
     proven: dict[Any, bool] = {}
@@ -53,22 +53,22 @@ def install(model: PreTrainedModel) -> dict[str, int]:
             fast = _plain_linear(module)
         if fast is None:
             continue
-        module_class = type_before_parametrizations(module)  # An adapter on a parameter makes a class of its own.
+        module_class = type_before_parametrizations(module)  # An adapter on a parameter creates its own class.
         kind = (module_class, *(parameter.shape for parameter in module.parameters()))
         if kind not in proven:
             proven[kind] = _agrees(module, fast)
         if proven[kind]:
             module.forward = fast
             installed[module_class.__name__] = installed.get(module_class.__name__, 0) + 1
-    if fused.why_not(model.device) is None:  # Else it gains nothing.
+    if fused.why_not(model.device) is None:  # No gain otherwise.
         install_rotary(model)
     return installed
 
 
 def install_rotary(model: PreTrainedModel) -> bool:
-    """Give the model's attention the kernel for rotary positions; says whether its own code passed the proof.
+    """Install the kernel for rotary positions in the model's attention; return whether it passed verification.
 
-    Attention finds that function by its name in its family's file, so all models of the family in this process get it.
+    Attention looks up that function by name in its family's module, so all models of the family in this process use it.
     """
     files = {sys.modules[type(module).__module__] for module in model.modules()}
     proven = [file for file in files if _rotates_alike(getattr(file, _ROTARY, None), model)]
@@ -78,7 +78,7 @@ def install_rotary(model: PreTrainedModel) -> bool:
 
 
 def _rotates_alike(plain: Callable[..., tuple[Tensor, Tensor]] | None, model: PreTrainedModel) -> bool:
-    """Whether the kernel gives this function's own outputs and gradients on random numbers."""
+    """Return whether the kernel's outputs and gradients equal this function's on random inputs."""
     if plain is None or signature(plain).parameters.keys() != signature(apply_rotary_pos_emb).parameters.keys():
         return False
     generator = torch.Generator().manual_seed(0)
@@ -97,23 +97,23 @@ def _rotates_alike(plain: Callable[..., tuple[Tensor, Tensor]] | None, model: Pr
         plain(q, k, cos[..., :4], sin[..., :4])
     except RuntimeError:
         return _all_close(*results)
-    return False  # It rotates a part of each head, if cos is that narrow.
+    return False  # It can rotate only part of each head.
 
 
 def _rms_norm(module: nn.Module) -> Forward | None:
-    """A norm with one frozen vector and an epsilon under one of its two usual names."""
+    """Return the kernel for a norm with one frozen vector and an epsilon with one of its two usual names."""
     weight = getattr(module, "weight", None)
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if not isinstance(weight, Tensor) or weight.dim() != 1 or weight.requires_grad or not isinstance(epsilon, float):
         return None
     if len(list(module.parameters())) > 1 or "RMSNorm" not in type(module).__name__:
         return None
-    # The weight of that moment: a sharded base model's is gathered for each pass.
+    # Read the weight on each call: a sharded base model gathers it for each pass.
     return lambda x: frozen_rms_norm(x, cast(Tensor, module.weight), epsilon)
 
 
 def _plain_linear(module: nn.Module) -> Forward | None:
-    """A frozen linear layer without an adapter, where its products take other numbers than it is kept in."""
+    """Return the kernel for a frozen linear layer without an adapter, if its products use another dtype."""
     if (
         type(module) is not nn.Linear
         or module.weight.requires_grad
@@ -124,7 +124,7 @@ def _plain_linear(module: nn.Module) -> Forward | None:
 
 
 def _gated_mlp(module: nn.Module) -> Forward | None:
-    """An MLP of gate, up and down projections, each with plain LoRA beside it."""
+    """Return the kernel for an MLP of gate, up and down projections, each with plain LoRA."""
     children = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     linears = [child for child in children if isinstance(child, LoraLinear) and _is_plain(child)]
     act = getattr(module, "act_fn", None)
@@ -135,7 +135,7 @@ def _gated_mlp(module: nn.Module) -> Forward | None:
 
 
 def _is_plain(linear: LoraLinear) -> bool:
-    """Exactly LoRA without dropout, beside a weight that is kept as (O, I) or packed from it."""
+    """Return whether it is plain LoRA without dropout, on a weight stored as (O, I) or packed from it."""
     return type(linear) is LoraLinear and linear.dropout == 0 and not linear.is_transposed
 
 
@@ -149,7 +149,7 @@ def _run_gated_mlp(
 
 
 def _activation(act: nn.Module) -> Activation | None:
-    """The known activation that computes what this module does."""
+    """Return the known activation that computes the same as this module."""
     points = torch.linspace(-6, 6, 49)
     for known in ACTIVATIONS.values():
         if torch.allclose(act(points), known.forward(points), atol=1e-6):
@@ -158,7 +158,7 @@ def _activation(act: nn.Module) -> Activation | None:
 
 
 def _agrees(module: nn.Module, fast: Forward) -> bool:
-    """Whether the kernel gives the module's own output and gradients on random numbers."""
+    """Return whether the kernel's output and gradients equal the module's on random inputs."""
     generator = torch.Generator().manual_seed(0)
     inputs = fast_experts.proof_inputs(module, _PROOF_TOKENS, generator) or _proof_inputs(module, generator)
     with torch.enable_grad(), _random_matrices(module, generator), fast_experts.without_adapters(module):
@@ -174,7 +174,7 @@ def _proof_inputs(module: nn.Module, generator: torch.Generator) -> tuple[Tensor
 
 
 def _all_close(actual: list[Tensor], expected: list[Tensor]) -> bool:
-    """Within a few roundings of the first tensor's dtype, each relative to its norm."""
+    """Return whether the tensors agree within a few roundings of the first one's dtype, relative to their norms."""
     tolerance = _ROUNDINGS * torch.finfo(expected[0].dtype).eps
     return len(expected) == len(actual) and all(
         a.shape == e.shape and bool((a.float() - e.float()).norm() <= tolerance * e.float().norm())
@@ -183,7 +183,7 @@ def _all_close(actual: list[Tensor], expected: list[Tensor]) -> bool:
 
 
 def _output_and_gradients(module: nn.Module, forward: Forward, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """Output, and the gradients of the inputs and of each trained tensor, in order."""
+    """Return the output, and the gradients of the inputs and of each trained tensor, in order."""
     inputs = tuple(x.clone().requires_grad_(x.is_floating_point()) for x in inputs)
     varied = [x for x in (*inputs, *module.parameters()) if x.requires_grad]
     y = forward(*inputs)
@@ -194,7 +194,7 @@ def _output_and_gradients(module: nn.Module, forward: Forward, inputs: tuple[Ten
 
 @contextmanager
 def _random_matrices(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
-    """A fresh B is zero and would hide half of the gradients: random numbers inside, the old ones afterwards."""
+    """Use random matrices inside the context: a new B is zero, which would hide half of the gradients."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     before = [parameter.detach().clone() for parameter in trained]
     with torch.no_grad():

@@ -1,13 +1,13 @@
-"""Causal attention on a CPU, forward and backward as batched matrix products over blocks of queries.
+"""Causal attention on a CPU: forward and backward as batched matrix products over blocks of queries.
 
     forward    P = softmax(s · Q Kᵀ)    O = P V
     backward   dV = Pᵀ dO    dP = dO Vᵀ    dS = P ∘ (dP − rowsum(P ∘ dP))    dQ = s · dS K    dK = s · dSᵀ Q
 
-A block of B queries meets the keys up to its own end, so memory grows with B · T, never with T², and half of the causal
-square is never computed. P is made anew in the backward. Block j of all documents is one product, and so are the query
-heads that share a key head: `padded_documents` says where their rows lie.
-Scores are products in float32, also on a bfloat16 base: rounding them to 8 bits would shift probabilities by percents.
-The other products take the base's numbers where the processor multiplies them fast, see `products`.
+A block of B queries attends to the keys up to its own end, so memory grows with B · T instead of T², and half of the
+causal square is never computed. P is recomputed in the backward. Block j of all documents is one product, and so are
+the query heads that share a key head; `padded_documents` has the layout of the rows.
+Scores are computed in float32 even on a bfloat16 base: rounding them to 8 bits would shift probabilities by percents.
+The other products use the base's dtype if the processor multiplies it fast, see `products`.
 Shape letters:  N query heads,  K key heads,  G = N / K,  T tokens,  M documents × K,  B queries of a block,  L its
                 keys,  D head_dim.
 Source: Dao et al., "FlashAttention", arXiv:2205.14135, appendix B, without the tiling over keys.
@@ -27,12 +27,12 @@ from finetune_hub.engine.kernels.products import product_dtype
 
 
 class Block(NamedTuple):
-    """Block j of the documents that reach so far, as slices of its group's queries and keys."""
+    """Block j of the documents that are long enough to have it, as slices of its group's queries and keys."""
 
     queries: slice  # of (J · documents · K)
     documents: slice  # of (documents · K)
     keys: slice  # of (J · B)
-    bias: Tensor  # (B, the last keys)
+    bias: Tensor  # (B, last keys)
 
 
 class BlockAttention(torch.autograd.Function):
@@ -95,7 +95,7 @@ class BlockAttention(torch.autograd.Function):
                 d_scores = torch.ops.aten._softmax_backward_data(d_probabilities, probabilities, -1, exact).to(q.dtype)
                 torch.bmm(d_scores, k[seen], out=d_q[block.queries])
                 d_k[seen].baddbmm_(d_scores.transpose(1, 2), q[block.queries])
-        # In the layout that projections have, so that their backward finds (T, N · D) without a copy.
+        # In the layout of projections, so that their backward gets (T, N · D) without a copy.
         return (
             _tokens(grad_queries, layout.queries_back, query).mul_(ctx.scale).transpose(0, 1),
             _tokens(grad_keys, layout.keys_back, key).mul_(ctx.scale).transpose(0, 1),
@@ -114,13 +114,13 @@ def block_attention(
     bounds: tuple[int, ...],
     window: int | None = None,
 ) -> Tensor:
-    """Attention of each document [bounds[i], bounds[i + 1]) to itself; gives (T, N, D)."""
+    """Compute the attention of each document [bounds[i], bounds[i + 1]) to itself; return (T, N, D)."""
     output: Tensor = BlockAttention.apply(query, key, value, scale, bounds, window)  # type: ignore[no-untyped-call]
     return output
 
 
 def blocks(group: Group, key_heads: int, window: int | None, dtype: torch.dtype) -> Iterator[Block]:
-    """The group's blocks, each with the keys that any of its queries sees."""
+    """Yield the group's blocks, each with the keys that any of its queries sees."""
     for j, reaching in enumerate(group.reaching):
         stop = (j + 1) * group.block
         first_key = 0 if window is None else max(0, stop - group.block - window + 1)
@@ -129,7 +129,7 @@ def blocks(group: Group, key_heads: int, window: int | None, dtype: torch.dtype)
             slice(first_query, first_query + reaching * key_heads),
             slice(0, reaching * key_heads),
             slice(first_key, stop),
-            # Without a window only the square at the end has keys that lie behind a query.
+            # Without a window, only the square at the end has keys after a query.
             _bias(group.block, group.block if window is None else stop - first_key, window, dtype),
         )
 
@@ -140,7 +140,7 @@ def _rows(heads: Tensor, places: Tensor) -> Tensor:
 
 
 def _tokens(rows: Tensor, places: Tensor, heads: Tensor) -> Tensor:
-    """(padded, D) -> (T, heads, D), in the numbers of `heads` (heads, T, any D)."""
+    """(padded, D) -> (T, heads, D), in the dtype of `heads` (heads, T, any D)."""
     return rows.index_select(0, places).to(heads.dtype).view(heads.shape[1], heads.shape[0], -1)
 
 
@@ -159,7 +159,7 @@ def _probabilities(
     keys: Tensor,  # (M, J · B, D)
     block: Block,
 ) -> Tensor:
-    """(documents that reach · K, G · B, L): softmax of the block's scores over the keys that each query sees."""
+    """(reaching documents · K, G · B, L): softmax of the block's scores over the keys that each query sees."""
     scores = torch.bmm(queries[block.queries], keys[block.documents, block.keys].transpose(1, 2))
     queries_of_head, biased_keys = block.bias.shape
     scores.view(-1, queries_of_head, scores.shape[2])[:, :, -biased_keys:] += block.bias
@@ -174,7 +174,7 @@ def _bias(queries: int, keys: int, window: int | None, dtype: torch.dtype) -> Te
 
 
 def sees(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-    """(queries, keys), true where a query sees a key: itself and the `window - 1` before it. Both end at one token."""
+    """(queries, keys), true where a query sees a key: itself and `window - 1` before it. Both end at the same token."""
     query = torch.arange(keys - queries, keys, device=device)
     distance = query[:, None] - torch.arange(keys, device=device)
     return (distance >= 0) & (distance < (window or keys))

@@ -1,12 +1,12 @@
-"""Causal attention over documents that lie one behind the other in a single sequence: no padding, no leaks.
+"""Causal attention over documents concatenated in a single sequence, without padding or leaks.
 
-    sequence   a₁ a₂ a₃ | b₁ b₂ | c₁ …       each document attends to itself alone
+    sequence   a₁ a₂ a₃ | b₁ b₂ | c₁ …       each document attends only to itself
 
-Registered with transformers under `DOCUMENT_ATTENTION`: every model that takes its attention from transformers'
-registry runs on it, and no mask is ever written down. On a GPU all documents are one call of flash attention where
-`varlen_attention` can run; elsewhere every document is one causal call of torch's fused attention.
-Training on a CPU takes `BlockAttention` instead: there the backward of torch's fused kernel costs more than a quarter
-of what all matrix products cost together (SmolLM2-135M, rows of 190 tokens, bfloat16).
+It is registered with transformers as `DOCUMENT_ATTENTION` for every model that uses transformers' attention registry,
+and never builds a mask. On a GPU all documents are one call of flash attention if `varlen_attention` can run; otherwise
+each document is one causal call of torch's fused attention.
+Training on a CPU uses `BlockAttention`, as the backward of torch's fused kernel costs more than a quarter of all matrix
+products there (SmolLM2-135M, rows of 190 tokens, bfloat16).
 Shape letters:  N query heads,  K key heads,  T tokens of all documents,  D head_dim.
 """
 
@@ -29,7 +29,7 @@ from finetune_hub.engine.kernels.varlen_attention import can_run, varlen_attenti
 
 
 class AttentionPath(StrEnum):
-    """How attention is computed, in the user's words."""
+    """How attention is computed, worded for users."""
 
     ONE_CALL = "flash attention, one call for all documents"
     ONE_BY_ONE = "fused attention, one call a document"
@@ -44,12 +44,12 @@ _as_learning = False
 
 
 class UnsupportedAttention(Exception):
-    """The model's attention has a part that isolated documents cannot have here."""
+    """The model's attention has a feature that document attention does not support."""
 
 
 @contextmanager
 def documents(lengths: tuple[int, ...]) -> Iterator[None]:
-    """Tokens of each document, in order, of the forward passes inside."""
+    """Set the lengths of the documents, in order, for forward passes inside."""
     global _lengths
     before, _lengths = _lengths, lengths
     try:
@@ -60,7 +60,7 @@ def documents(lengths: tuple[int, ...]) -> Iterator[None]:
 
 @contextmanager
 def as_learning() -> Iterator[None]:
-    """Forward passes inside round as those that learn, also without gradients: their differences are real ones."""
+    """Make forward passes inside round like training passes even without gradients, so that they can be compared."""
     global _as_learning
     before, _as_learning = _as_learning, True
     try:
@@ -70,12 +70,12 @@ def as_learning() -> Iterator[None]:
 
 
 def document_lengths() -> tuple[int, ...]:
-    """What `documents` was told; empty outside of it."""
+    """Return the lengths set by `documents`; empty outside of it."""
     return _lengths
 
 
 def take_learned_on() -> list[AttentionPath]:
-    """How attention was computed in passes that learn, since the last call of this; empty: as the model does."""
+    """Return and reset how attention was computed in training passes; empty if by the model's own code."""
     paths = sorted(_learned_on)
     _learned_on.clear()
     return paths
@@ -92,7 +92,7 @@ def document_attention(
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers' attention interface; gives (1, T, N, D)."""
+    """Implement transformers' attention interface; return (1, T, N, D)."""
     extras = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if extras or attention_mask is not None or not getattr(module, "is_causal", True):
         raise UnsupportedAttention(", ".join(extras) or "a mask of its own")
@@ -126,7 +126,7 @@ def choose_path(
     *,
     learns: bool,
 ) -> AttentionPath:
-    """How attention is computed for these tensors and documents."""
+    """Choose how to compute attention for these tensors and documents."""
     if key.shape[2] > query.shape[2]:
         return AttentionPath.BEHIND_PREFIX
     if dropout:
@@ -148,7 +148,7 @@ def _one_by_one(
     dropout: float,
     window: int | None,
 ) -> Tensor:
-    """Every document a causal call of torch's fused attention: (1, T, N, D)."""
+    """Run one causal call of torch's fused attention per document: (1, T, N, D)."""
     outputs = []
     for start, stop in pairwise(bounds):
         mask = None
@@ -170,7 +170,7 @@ def _one_by_one(
 
 
 def register(implementation: Callable[..., Any] = document_attention) -> None:
-    """Make `DOCUMENT_ATTENTION` known to transformers; it has no mask function, so no mask is built."""
+    """Register `DOCUMENT_ATTENTION` with transformers, without a mask function, so that no mask is built."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(DOCUMENT_ATTENTION, implementation)

@@ -1,13 +1,13 @@
-"""A linear layer of each of a mixture's experts, with LoRA beside it or alone, over rows that are sorted by expert.
+"""The linear layers of a mixture's experts, with or without LoRA, over rows sorted by expert.
 
     forward    u = x Aₑᵀ            y = u (sBₑ)ᵀ + x Wₑᵀ                              e the expert of the row
     backward   ū = ȳ sBₑ            dBₑ = s · ȳₑᵀ uₑ     dAₑ = ūₑᵀ xₑ     dx = ū Aₑ + ȳ Wₑ
 
 Shape letters:  S pairs of a token and an expert,  E experts,  I in_features,  O out_features,  R rank.
-PEFT writes Wₑ + s Bₑ Aₑ out for all experts of a layer, keeps it for the backward, and takes the whole gradient of it.
-Here W is not copied, not saved and not differentiated, an expert without rows costs nothing, and what a small adapter
-adds is rounded once, with the sum, as in `lora_linear`. On a GPU all experts are one call of torch's grouped product,
-where it takes the numbers and the sizes; that one rounds twice.
+PEFT computes Wₑ + s Bₑ Aₑ for all experts of a layer, keeps it for the backward, and computes its whole gradient. Here
+W is neither copied, saved nor differentiated, an expert without rows costs nothing, and the adapter's part is rounded
+only once, with the sum, as in `lora_linear`. On a GPU all experts are one call of torch's grouped product if it
+supports the dtype and sizes; that rounds twice.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch import Tensor
 from finetune_hub.engine.kernels.products import product_dtype
 
 _GROUPED_DTYPE = torch.bfloat16
-_ALIGNED_BYTES = 16  # What a grouped product asks of every row.
+_ALIGNED_BYTES = 16  # Required alignment of every row in a grouped product.
 _grouped_mm = getattr(torch.nn.functional, "grouped_mm", None)  # Since torch 2.10.
 
 
 class ExpertLora(NamedTuple):
-    """The adapter of such a layer."""
+    """The adapter of such layers."""
 
     lora_a: Tensor  # (E, R, I), float32
     lora_b: Tensor  # (E, O, R), float32
@@ -71,7 +71,7 @@ class ExpertLinearFunction(torch.autograd.Function):
 
 
 class FrozenExpertLinearFunction(torch.autograd.Function):
-    """y = x Wₑᵀ with a gradient for x alone."""
+    """y = x Wₑᵀ with a gradient only for x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:  # As above.
@@ -90,7 +90,7 @@ def expert_linear(
     ends: Tensor,  # (E,), int32: where each expert's rows end
     lora: ExpertLora | None,
 ) -> Tensor:  # (S, O)
-    """Each row through the layer of its expert."""
+    """Apply its expert's layer to each row."""
     y: Tensor
     if lora is None:
         y = FrozenExpertLinearFunction.apply(x, weight, ends)  # type: ignore[no-untyped-call]
@@ -100,16 +100,16 @@ def expert_linear(
 
 
 def _scaled(lora_b: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    """sB, expert by expert in memory: PEFT's layout has the experts innermost, which no product takes as it is."""
+    """Return sB with contiguous experts: PEFT's layout has the experts innermost, which no product supports."""
     return (lora_b * scale).to(dtype).contiguous()
 
 
 def _products(
     x: Tensor,  # (S, I)
-    weight: Tensor,  # (E, I, O), in any numbers
+    weight: Tensor,  # (E, I, O), any dtype
     ends: Tensor,
 ) -> Tensor:  # (S, O)
-    """x Wₑ in x's numbers."""
+    """Return x Wₑ in x's dtype."""
     if _takes_groups(x, weight):
         grouped: Tensor = _grouped_mm(x, weight, offs=ends)  # type: ignore[misc]
         return grouped
@@ -120,7 +120,7 @@ def _products(
 
 
 def _add_products(y: Tensor, x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """y + x Wₑ, in y's place; shapes as in `_products`."""
+    """Compute y + x Wₑ in place of y; shapes as in `_products`."""
     if _takes_groups(x, weight):
         return y.add_(_products(x, weight, ends))
     for expert, rows in _groups(ends):
@@ -133,7 +133,7 @@ def _outer_products(
     right: Tensor,  # (S, Q)
     ends: Tensor,
 ) -> Tensor:  # (E, P, Q)
-    """The sum of leftᵀ right over each expert's rows; zero for an expert that has none."""
+    """Return the sum of leftᵀ right over each expert's rows; zero for an expert without rows."""
     if _takes_groups(left, right):
         grouped: Tensor = _grouped_mm(left.mT, right, offs=ends)  # type: ignore[misc]
         return grouped
@@ -144,19 +144,19 @@ def _outer_products(
 
 
 def _groups(ends: Tensor) -> Iterator[tuple[int, slice]]:
-    """Each expert that has rows, and which they are."""
+    """Yield each expert with rows, and its rows."""
     for expert, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
         if start < end:
             yield expert, slice(start, end)
 
 
 def _takes_groups(x: Tensor, other: Tensor) -> bool:
-    """Whether torch's grouped product of these two is faster than one product an expert, and allowed."""
+    """Return whether torch's grouped product is allowed for these and faster than one product per expert."""
     aligned = all(size * x.itemsize % _ALIGNED_BYTES == 0 for size in (x.shape[1], *other.shape[1:]))
     return aligned and x.dtype == other.dtype == _GROUPED_DTYPE and _has_grouped_products(x.device)
 
 
 @cache
 def _has_grouped_products(device: torch.device) -> bool:
-    """On a CPU torch has them too, but they are no faster."""
+    """Return whether the device has fast grouped products. On a CPU torch has them, but they are not faster."""
     return _grouped_mm is not None and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

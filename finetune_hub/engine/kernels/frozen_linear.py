@@ -1,9 +1,9 @@
-"""The frozen linear layer over a quantised weight: written out for the forward, and again for the backward.
+"""The frozen linear layer with a quantised weight, dequantised in the forward and again in the backward.
 
     y = x Wᵀ + b            dx = ȳ W
 
-It takes the place of bitsandbytes' layers, whose forwards do more than that: on the CPU the 4-bit one repacks its
-weight when nothing is trained, and the int8 one rounds its inputs: base and adapter would not compute the same.
+It replaces bitsandbytes' layers, which do more than that: on the CPU the 4-bit one repacks its weight when nothing is
+trained, and the int8 one rounds its inputs, so base and adapter would not compute the same.
 Shape letters:  T tokens,  I in_features,  O out_features.
 """
 
@@ -19,7 +19,7 @@ from finetune_hub.engine.kernels.products import product_dtype
 
 
 class FrozenLinearFunction(torch.autograd.Function):
-    """y = x Wᵀ + b with a gradient for x alone; saves nothing."""
+    """y = x Wᵀ + b with a gradient only for x; saves nothing."""
 
     @staticmethod
     def forward(
@@ -38,13 +38,13 @@ class FrozenLinearFunction(torch.autograd.Function):
 
 
 def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x Wᵀ + b over any leading shape."""
+    """Return x Wᵀ + b for any leading shape."""
     y: Tensor = FrozenLinearFunction.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return y
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer whose weight bitsandbytes has packed."""
+    """A linear layer with a weight packed by bitsandbytes."""
 
     def __init__(self, linear: Any) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class QuantizedLinear(nn.Module):
 
 
 def replace_quantized_layers(model: nn.Module) -> None:
-    """Put a `QuantizedLinear` in the place of each of bitsandbytes' layers; call it before the first forward."""
+    """Replace each of bitsandbytes' layers by a `QuantizedLinear`. Call it before the first forward."""
     packed = [path for path, module in model.named_modules() if type(module).__name__ in {"Linear4bit", "Linear8bitLt"}]
     for path in packed:
         model.set_submodule(path, QuantizedLinear(model.get_submodule(path)))

@@ -1,12 +1,12 @@
-"""Frozen weights as products need them, (O, I) and dense, however they are kept: as numbers, in 4 bits, or in 8.
+"""Frozen weights as products need them, (O, I) and dense, whether stored dense, in 4 bits, or in 8 bits.
 
     NF4, FP4   w = code[4 bits] · absmax of its block of 64          (the absmax itself in 8 bits: double quantisation)
     int8       w = integer · absmax of its row / 127
 
-A dense one is multiplied where it lies, or as a copy where the product takes other numbers, see `products`.
-A quantised weight is written out for one product, into a buffer that the next one overwrites; it is never saved for the
-backward, which writes it out again. bitsandbytes has no such call on the CPU: there the allocator hands the same
-memory out again.
+A dense weight is used directly, or as a copy if the product uses another dtype, see `products`.
+A quantised weight is dequantised for one product, into a buffer that the next one overwrites; it is never saved for
+the backward, which dequantises it again. bitsandbytes has no such call on the CPU, where the allocator reuses the
+memory.
 Shape letters:  I in_features,  O out_features.
 Source: Dettmers et al., "QLoRA", arXiv:2305.14314, section 3, and "LLM.int8()", arXiv:2208.07339, section 2.1.
 """
@@ -19,24 +19,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-_ALLOCATED_ANEW = {"cpu"}  # Where bitsandbytes cannot write 4 bits out into given memory.
+_ALLOCATED_ANEW = {"cpu"}  # Devices where bitsandbytes cannot dequantise 4 bits into a given buffer.
 _buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
 
 def is_quantised(weight: Tensor) -> bool:
-    """Whether bitsandbytes keeps this weight in 4 or 8 bits."""
+    """Return whether bitsandbytes has packed this weight into 4 or 8 bits."""
     return hasattr(weight, "quant_state") or hasattr(weight, "row_absmax")
 
 
 def shape_of(weight: Tensor) -> tuple[int, int]:
-    """(O, I), also of a weight that is packed."""
+    """Return (O, I), also of a packed weight."""
     state = getattr(weight, "quant_state", None)
     out_features, in_features = weight.shape if state is None else state.shape
     return out_features, in_features
 
 
 def dtype_of(weight: Tensor) -> torch.dtype:
-    """What the weight is multiplied with: its own dtype, or the one it was packed from; int8 takes any."""
+    """Return the dtype for products with the weight: its own, or the one it was packed from; int8 allows any."""
     state = getattr(weight, "quant_state", None)
     if state is not None:
         packed: torch.dtype = state.dtype
@@ -48,7 +48,7 @@ def dense(
     weight: Tensor,  # (O, I), or packed by bitsandbytes
     dtype: torch.dtype,
 ) -> Tensor:
-    """The weight as (O, I). What a quantised one gives is overwritten by the next call: use it up at once."""
+    """Return the weight as (O, I). For a quantised one, the next call overwrites it, so use it immediately."""
     state = getattr(weight, "quant_state", None)
     if state is not None:
         from bitsandbytes.functional import dequantize_4bit
@@ -71,23 +71,23 @@ def project(
     weight: Tensor,  # (O, I), or packed
     bias: Tensor | None,  # (O,)
 ) -> Tensor:
-    """x Wᵀ + b in x's own numbers."""
+    """Return x Wᵀ + b in x's dtype."""
     return linear(x, dense(weight, x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def add_projection(
     y: Tensor,  # (T, O)
-    x: Tensor,  # (T, I), in y's numbers
+    x: Tensor,  # (T, I), in y's dtype
     weight: Tensor,  # (O, I), or packed
     bias: Tensor | None,  # (O,)
 ) -> Tensor:
-    """y + x Wᵀ + b, in y's place: a small y counts in full, because sums of products are rounded once, at their end."""
+    """Compute y + x Wᵀ + b in place of y. A small y is not lost, as the sum of products is rounded once, at the end."""
     y.addmm_(x, dense(weight, x.dtype).t())
     return y if bias is None else y.add_(bias)
 
 
 def _buffer(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """As large as the largest weight so far; one for each device and dtype."""
+    """Return a view of the buffer for this device and dtype, which is as large as the largest weight so far."""
     count = math.prod(shape)
     buffer = _buffers.get((device, dtype))
     if buffer is None or buffer.numel() < count:

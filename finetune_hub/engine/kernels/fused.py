@@ -1,11 +1,11 @@
-"""Element-wise work as one pass over memory: small functions that torch.compile fuses, on a GPU alone.
+"""Element-wise work in one pass over memory: small functions that torch.compile fuses, only on a GPU.
 
     @fused
-    def gated(g, p): …          on CUDA one Triton kernel for every dtype and rank, whatever the sizes; elsewhere itself
+    def gated(g, p): …          on CUDA one Triton kernel per dtype and rank, for all sizes; elsewhere unchanged
 
-Only what is called inside an autograd node of ours is fused, so nothing is differentiated here, and a function computes
-with local tensors alone. Triton wants a C compiler on the machine; without it, or with torch's own switch
-`TORCHDYNAMO_DISABLE=1`, the functions run as they stand: the same numbers up to a rounding, in more passes.
+Only code inside our autograd nodes is fused, so nothing is differentiated here, and a function uses only local tensors.
+Triton needs a C compiler on the machine; without it, or with torch's own switch `TORCHDYNAMO_DISABLE=1`, the functions
+run uncompiled: the same numbers up to rounding, in more passes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _FUSING_DEVICES = {"cuda"}
 
 
 def fused(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """The function, compiled for tensors on a GPU. Its first argument is a tensor and tells the device."""
+    """Compile the function for tensors on a GPU. Its first argument is a tensor, which determines the device."""
 
     @cache
-    def compiled() -> Callable[Arguments, Result]:  # At the first use: the compiler is slow to import.
-        # Not `fullgraph`: a function met in more kinds of tensors than dynamo's limit shall then run as it stands.
+    def compiled() -> Callable[Arguments, Result]:  # On first use, as the compiler is slow to import.
+        # Not `fullgraph`: beyond dynamo's limit on kinds of tensors, a function should run uncompiled.
         return torch.compile(function, dynamic=True)
 
     @wraps(function)
@@ -43,7 +43,7 @@ def fused(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 @cache
 def why_not(device: torch.device) -> str | None:
-    """What keeps functions from being fused on this device; None: nothing does."""
+    """Return why functions cannot be fused on this device; None if they can."""
     if device.type not in _FUSING_DEVICES:
         return "it is on the CPU"
     if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
@@ -53,12 +53,12 @@ def why_not(device: torch.device) -> str | None:
         with torch.no_grad():
             probed = torch.compile(_probe, fullgraph=True, dynamic=True)(x, 1e-3)
         is_right = torch.allclose(probed, _probe(x, 1e-3))
-    except RuntimeError as missing:  # Dynamo's and Inductor's errors are; a missing compiler is told in one of them.
+    except RuntimeError as missing:  # Includes Dynamo's and Inductor's errors, also for a missing compiler.
         return f"torch.compile fails here: {str(missing).strip().splitlines()[0][:200]}"
-    return None if is_right else "torch.compile computes wrongly here"
+    return None if is_right else "torch.compile gives wrong results here"
 
 
 def _probe(x: Tensor, epsilon: float) -> Tensor:
-    """A little of all that the fused functions are made of."""
+    """Use a bit of everything that the fused functions consist of."""
     picked = x.gather(1, x.argmax(1, keepdim=True))
     return (x.square().mean(1, keepdim=True).add_(epsilon).rsqrt_() * x).exp() - picked

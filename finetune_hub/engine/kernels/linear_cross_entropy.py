@@ -1,13 +1,13 @@
-"""The output head and its cross entropy in chunks: the logits of all rows never exist at once.
+"""The output head and its cross-entropy in chunks, so that the logits of all rows never exist at once.
 
     zᵢⱼ = hᵢ · wⱼ + bⱼ        lseᵢ = log Σⱼ exp zᵢⱼ        z̄ᵢ = the mean of zᵢ over the vocabulary
     lossᵢ = lseᵢ − (1 − ε) zᵢₜ − ε z̄ᵢ                      t the target of row i, ε label smoothing
     dhᵢ  = softmaxᵢ W − (1 − ε) wₜ − ε w̄
 
-The head is frozen, so the only gradient is that of h, and it is made in the forward while the chunk's exponentials
-are there. They are divided by their sum behind the product, on [S, H] instead of [S, V]; wₜ is looked up. Every chunk
-computes in the same memory, and the exponentials take the place of the logits. Where products are in float32 and the
-weights are not (`products`), these are copied a slice of the vocabulary at a time.
+The head is frozen, so only h has a gradient, which is computed in the forward while the chunk's exponentials exist.
+They are divided by their sum after the product, on [S, H] instead of [S, V]; wₜ is looked up. All chunks share the same
+memory, and the exponentials overwrite the logits. If products are in float32 and the weights are not (`products`), the
+weights are copied in slices of the vocabulary.
 Shape letters:  S supervised tokens,  H hidden,  V vocabulary.
 Source: the idea of "Liger Kernel", arXiv:2410.10989, section 3.2; Szegedy et al., arXiv:1512.00567, section 7.
 """
@@ -23,13 +23,13 @@ from torch import Tensor
 from finetune_hub.engine.kernels.fused import fused
 from finetune_hub.engine.kernels.products import product_dtype
 
-CHUNK_NUMBERS = 1 << 24  # Logits of a chunk: in float32, 64 MiB.
-LEAST_ROWS, MOST_ROWS = 64, 256  # Fewer make slow products, more no faster ones.
-COPIED_ROWS = 8192  # Of the vocabulary.
+CHUNK_NUMBERS = 1 << 24  # Logits per chunk: 64 MiB in float32.
+LEAST_ROWS, MOST_ROWS = 64, 256  # Fewer rows make products slow, more do not make them faster.
+COPIED_ROWS = 8192  # Rows of the vocabulary per copied slice.
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Cross entropies of a frozen linear head; the gradients are made in the forward."""
+    """Cross-entropy of a frozen linear head; the gradients are computed in the forward."""
 
     @staticmethod
     def forward(
@@ -76,13 +76,13 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 @fused
 def _chunk_losses(
-    logits: Tensor,  # (S, V), without the bias; their exponentials afterwards
+    logits: Tensor,  # (S, V), without the bias; overwritten by their exponentials
     exact: Tensor,  # (S, V), float32, to compute in; may be the logits
     bias: Tensor | None,  # (V,)
     targets: Tensor,  # (S,)
     smoothing: float,
 ) -> tuple[Tensor, Tensor]:
-    """Losses (S,), and the sums of the exponentials (S, 1)."""
+    """Return the losses (S,) and the sums of the exponentials (S, 1)."""
     exact.copy_(logits)
     if bias is not None:
         exact.add_(bias)
@@ -97,7 +97,7 @@ def _chunk_losses(
 
 
 def chunk_size(rows: int, vocabulary: int) -> int:
-    """Rows of a chunk: all chunks alike, and as few as may be."""
+    """Return the rows per chunk, for the fewest chunks of equal size."""
     most = max(LEAST_ROWS, min(MOST_ROWS, CHUNK_NUMBERS // vocabulary))
     chunks = max(1, math.ceil(rows / most))
     return max(1, math.ceil(rows / chunks))
@@ -106,6 +106,6 @@ def chunk_size(rows: int, vocabulary: int) -> int:
 def linear_cross_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, smoothing: float = 0.0
 ) -> Tensor:  # (S,)
-    """Cross entropy of each row of `hidden Wᵀ + b` with its target, in nats."""
+    """Return the cross-entropy of each row of `hidden Wᵀ + b` with its target, in nats."""
     losses: Tensor = LinearCrossEntropy.apply(hidden, weight, bias, targets, smoothing)  # type: ignore[no-untyped-call]
     return losses

@@ -1,15 +1,15 @@
-"""The LoRA linear layer as one autograd node: the fewest matrix products, nothing saved twice.
+"""The LoRA linear layer as one autograd node, with the fewest matrix products and nothing saved twice.
 
     forward    u  = x̃ Aᵀ                 y  = u (sB)ᵀ + x Wᵀ + b
     backward   ū  = ȳ sB                  dB = s · ȳᵀ u       dA = ūᵀ x̃       dx = ū A + ȳ W
 
 Shape letters:  T tokens,  I in_features,  O out_features,  R rank;  x̃ is x, or x after dropout.
-The thin product comes first and the large one is summed onto it. In 16 bits the other order loses much of what was
-learned: early contributions are often smaller than half a rounding of x Wᵀ, and adding one to what is already rounded
-leaves it as it was.
-PEFT's graph of separate nodes saves x twice when dropout is off and multiplies by s over all of [T, O].
-Here s rides on B, dx is one buffer, and W gets no gradient at all: it is not even saved, but remembered, so that a
-quantised one is written out again in the backward, and so that offloading what is saved never moves it.
+The thin product comes first and the large one is added to it. In 16 bits the other order loses much of what was
+learned: early contributions are often smaller than half a rounding of x Wᵀ, so adding one to the rounded value changes
+nothing.
+PEFT's graph of separate nodes saves x twice when dropout is off and multiplies all of [T, O] by s. Here s is multiplied
+into B, dx is one buffer, and W gets no gradient. W is kept by reference instead of saved, so that the backward can
+dequantise it again and offloading saved tensors never moves it.
 Source: Hu et al., "LoRA", arXiv:2106.09685, equation 3.
 """
 
@@ -32,7 +32,7 @@ class LoraLinearFunction(torch.autograd.Function):
         ctx: Any,
         x: Tensor,  # (T, I)
         x_dropped: Tensor | None,  # (T, I); None: the same as x
-        weight: Tensor,  # (O, I), frozen; or quantised
+        weight: Tensor,  # (O, I), frozen or quantised
         bias: Tensor | None,  # (O,), frozen
         lora_a: Tensor,  # (R, I), float32
         lora_b: Tensor,  # (O, R), float32
@@ -74,7 +74,7 @@ def lora_linear(
     lora_b: Tensor,
     scale: float,
 ) -> Tensor:
-    """`LoraLinearFunction` over any leading shape."""
+    """Apply `LoraLinearFunction` for any leading shape."""
     flat = x.reshape(-1, x.shape[-1])
     flat_dropped = None if x_dropped is None else x_dropped.reshape(-1, x.shape[-1])
     y: Tensor = LoraLinearFunction.apply(  # type: ignore[no-untyped-call]

@@ -1,10 +1,10 @@
-"""A gated MLP whose three linear layers carry LoRA, as one autograd node.
+"""A gated MLP with LoRA on its three linear layers, as one autograd node.
 
     forward    g = L_gate(x)    p = L_up(x)    h = φ(g) ∘ p    y = L_down(h)        L(x) = x Aᵀ (sB)ᵀ + x Wᵀ + b
     backward   dh = dL_down(ȳ)    dp = dh ∘ φ(g)    dg = dh ∘ p ∘ φ′(g)    dx = dL_gate(dg) + dL_up(dp)
 
-It saves x, g and p; the plain graph saves φ(g) and h as well, which are two cheap element-wise passes to make anew.
-Gate and up read the same x: their matrices A are one product, and so are the gradients of both.
+It saves x, g and p; the plain graph also saves φ(g) and h, which take only two cheap element-wise passes to recompute.
+Gate and up read the same x, so their matrices A are one product, and so are their gradients.
 Shape letters:  T tokens,  H hidden,  I intermediate,  R rank.
 Source: Shazeer, "GLU Variants Improve Transformer", arXiv:2002.05202; LoRA's gradients are those of `lora_linear`.
 """
@@ -26,7 +26,7 @@ aten = torch.ops.aten
 
 
 class Activation(NamedTuple):
-    """φ and `(dφ, g) -> dg`; both leave their arguments alone."""
+    """φ and `(dφ, g) -> dg`; neither modifies its arguments."""
 
     forward: Callable[[Tensor], Tensor]
     backward: Callable[[Tensor, Tensor], Tensor]
@@ -43,7 +43,7 @@ ACTIVATIONS = {
 
 @fused
 def _activate(g: Tensor, p: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
-    """φ(g) and h."""
+    """Return φ(g) and h."""
     activated = activation.forward(g)
     return activated, activated * p
 
@@ -52,14 +52,14 @@ def _activate(g: Tensor, p: Tensor, activation: Activation) -> tuple[Tensor, Ten
 def _activate_backward(
     grad_h: Tensor, activated: Tensor, g: Tensor, p: Tensor, activation: Activation
 ) -> tuple[Tensor, Tensor]:
-    """dg and dp."""
+    """Return dg and dp."""
     return activation.backward(grad_h * p, g), grad_h * activated
 
 
 class LoraWeights(NamedTuple):
-    """One linear layer and the adapter beside it."""
+    """A linear layer and its adapter."""
 
-    weight: Tensor  # (O, I), frozen; or quantised
+    weight: Tensor  # (O, I), frozen or quantised
     bias: Tensor | None  # (O,), frozen
     lora_a: Tensor  # (R, I)
     lora_b: Tensor  # (O, R)
@@ -77,14 +77,14 @@ class LoraMlp(torch.autograd.Function):
         up: LoraWeights,
         down: LoraWeights,
         activation: Activation,
-        *_trained: Tensor,  # A and B of gate, up and down once more: autograd sees only tensors passed by themselves.
+        *_trained: Tensor,  # A and B of gate, up and down again, as autograd sees only tensors that are arguments.
     ) -> Tensor:
         rank, dtype, kept = gate.lora_a.shape[0], product_dtype(x), x.dtype
         wide = x.to(dtype)
         u = wide @ torch.cat([gate.lora_a, up.lora_a]).to(dtype).t()  # (T, R of gate + R of up)
         g = _projected(wide, u[:, :rank], gate).to(kept)
         p = _projected(wide, u[:, rank:], up).to(kept)
-        h = _activate(g, p, activation)[1].to(dtype)  # φ(g) is not kept.
+        h = _activate(g, p, activation)[1].to(dtype)  # φ(g) is not saved.
         u_down = h @ down.lora_a.to(dtype).t()
         ctx.gate, ctx.up, ctx.down, ctx.activation = gate, up, down, activation
         ctx.save_for_backward(x, g, p, u.to(kept), u_down.to(kept))
@@ -128,7 +128,7 @@ def lora_mlp(
     down: LoraWeights,
     activation: Activation,
 ) -> Tensor:
-    """`LoraMlp` over any leading shape."""
+    """Apply `LoraMlp` for any leading shape."""
     trained = [matrix for linear in (gate, up, down) for matrix in (linear.lora_a, linear.lora_b)]
     flat = x.reshape(-1, x.shape[-1])
     y: Tensor = LoraMlp.apply(flat, gate, up, down, activation, *trained)  # type: ignore[no-untyped-call]
@@ -136,7 +136,7 @@ def lora_mlp(
 
 
 def _projected(x: Tensor, u: Tensor, linear: LoraWeights) -> Tensor:
-    """L(x), the thin product first: see `lora_linear`."""
+    """Return L(x), with the thin product first: see `lora_linear`."""
     return add_projection(u @ _scaled_b(linear, x.dtype).t(), x, linear.weight, linear.bias)
 
 

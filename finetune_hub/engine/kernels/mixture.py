@@ -1,9 +1,9 @@
-"""A mixture of experts: every token's rows through the experts that its router chose, and their weighted sum.
+"""A mixture of experts: the weighted sum of the outputs of the experts that the router chose for each token.
 
     yₜ = Σₖ wₜₖ · f(hₜ; eₜₖ)            eₜₖ and wₜₖ the k-th expert of token t, and its weight
 
-The pairs of a token and an expert are sorted by expert, so that an expert's rows lie together.
-Shape letters:  T tokens,  K experts of a token,  S = T K pairs,  E experts,  H hidden.
+The pairs of a token and an expert are sorted by expert, so that each expert's rows are contiguous.
+Shape letters:  T tokens,  K experts per token,  S = T K pairs,  E experts,  H hidden.
 Source: Shazeer et al., "Outrageously large neural networks", arXiv:1701.06538, section 2; Gale et al., "MegaBlocks",
 arXiv:2211.15841, section 3, for the sorting.
 """
@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Rows (S, H) sorted by expert, their experts (S,), and where each expert's rows end (E,); gives (S, H).
+# Rows (S, H) sorted by expert, their experts (S,), and where each expert's rows end (E,); returns (S, H).
 RunExperts = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Permuted(torch.autograd.Function):
-    """x[order]. Indexing's own gradient adds up, one row after another; a permutation's is the one that undoes it."""
+    """x[order] for a permutation. Its gradient is the inverse permutation, faster than indexing's general one."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def mixture(
     experts: int,
     run: RunExperts,
 ) -> Tensor:  # (T, H)
-    """The weighted sum of what each token's experts make of it."""
+    """Return the weighted sum of each token's expert outputs."""
     tokens, top_k = chosen.shape
     sorted_experts, order = chosen.flatten().sort(stable=True)
     back = order.argsort()

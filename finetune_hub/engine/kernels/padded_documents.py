@@ -1,9 +1,9 @@
-"""Where the tokens of packed documents lie when attention wants them as rectangles: indices, and nothing else.
+"""Indices that arrange the tokens of packed documents in rectangles for attention.
 
-Documents of like length form a group, longest first, and each is padded to whole blocks of B queries. Within a group
-block j of all documents that reach so far is one slice, of queries as of keys, so that one batched product serves them:
+Documents of similar length form a group, longest first, and each is padded to whole blocks of B queries. Within a
+group, block j of all documents that have one is one slice of queries and of keys, for one batched product:
 
-    queries    (J, documents, N, B)        keys    (documents, K, J · B)        each entry names a row of (heads · T)
+    queries    (J, documents, N, B)        keys    (documents, K, J · B)        each entry: a row of (heads · T)
 
 Shape letters:  N query heads,  K key heads,  T tokens of all documents,  J blocks,  B queries of a block.
 """
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 BLOCK_QUERIES = 32
-MOST_BLOCKS = 16  # Longer documents get larger blocks: every block has a shape, and kernels, of its own.
+MOST_BLOCKS = 16  # Longer documents get larger blocks, as every block shape needs its own kernels.
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ class Group:
 
 @dataclass(frozen=True)
 class PaddedDocuments:
-    """Rows of queries and keys in their padded places, and the way back."""
+    """Indices of queries and keys into the padded layout and back."""
 
     groups: tuple[Group, ...]
     query_rows: Tensor  # (padded,) into (N · T)
     key_rows: Tensor  # (padded,) into (K · T)
-    padding: Tensor  # padded query rows that stand for no token
+    padding: Tensor  # query rows that are padding
     queries_back: Tensor  # (T · N) into padded query rows
     keys_back: Tensor  # (T · K) into padded key rows
 
 
-@lru_cache(maxsize=4)  # All layers of a micro batch ask for the same.
+@lru_cache(maxsize=4)  # Shared by all layers of a micro-batch.
 def padded_documents(bounds: tuple[int, ...], heads: int, key_heads: int) -> PaddedDocuments:
-    """The layout of documents [bounds[i], bounds[i + 1])."""
+    """Return the layout of documents [bounds[i], bounds[i + 1])."""
     tokens = bounds[-1]
     groups, query_rows, key_rows, padding = [], [], [], []
     queries_back = torch.empty(tokens, heads, dtype=torch.long)
@@ -61,7 +61,7 @@ def padded_documents(bounds: tuple[int, ...], heads: int, key_heads: int) -> Pad
         starts, stops = (torch.tensor(ends)[:, None] for ends in zip(*spans, strict=True))
         places = starts + torch.arange(blocks * block)  # (documents, J · B)
         is_token = places < stops
-        places = torch.minimum(places, stops - 1)  # A padded key lies behind every query that could see it.
+        places = torch.minimum(places, stops - 1)  # No query can see a padded key, as it comes after all of them.
 
         by_block = places.view(len(spans), blocks, 1, block).transpose(0, 1)
         rows = (query_head * tokens + by_block).flatten()
@@ -94,7 +94,7 @@ def padded_documents(bounds: tuple[int, ...], heads: int, key_heads: int) -> Pad
 
 
 def _alike(spans: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """Longest first, in runs in which none is shorter than half the longest: padding at most doubles a group."""
+    """Yield groups, longest first, with no span shorter than half the longest, so padding at most doubles a group."""
     run: list[tuple[int, int]] = []
     for span in sorted(spans, key=lambda span: span[0] - span[1]):
         if run and 2 * (span[1] - span[0]) < run[0][1] - run[0][0]:

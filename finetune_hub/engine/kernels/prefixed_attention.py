@@ -1,4 +1,4 @@
-"""Document attention behind a prefix: every document sees the same leading keys, and of the rest its own alone.
+"""Document attention with a prefix: every document sees the same leading keys, and otherwise only its own.
 
     keys   p₁ … p_P | a₁ a₂ a₃ | b₁ b₂ …       a₂ attends to p₁ … p_P a₁ a₂,  b₁ to p₁ … p_P b₁
 
@@ -23,7 +23,7 @@ def prefixed_attention(
     scaling: float | None,
     sliding_window: int | None,
 ) -> Tensor:
-    """(B, T, N, D). No lengths: one document."""
+    """Return (B, T, N, D). Without lengths there is one document."""
     tokens = query.shape[2]
     prefix = key.shape[2] - tokens
     bounds = (0, *accumulate(lengths)) if lengths else (0, tokens)
@@ -45,7 +45,7 @@ def prefixed_attention(
 
 
 def _mask(tokens: int, prefix: int, window: int | None, device: torch.device) -> Tensor:
-    """(T, P + T), true where a token sees a key: not those behind it, and within the window counted over both."""
+    """(T, P + T), true where a token sees a key: none after it, and within the window, which includes the prefix."""
     query_position = torch.arange(prefix, prefix + tokens, device=device)
     distance = query_position[:, None] - torch.arange(prefix + tokens, device=device)
     return (distance >= 0) if window is None else (distance >= 0) & (distance < window)

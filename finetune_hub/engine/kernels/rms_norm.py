@@ -3,8 +3,8 @@
     forward    r = 1 / √(mean(x²) + ε)      n = x · r                       y = w ∘ n
     backward   g = w ∘ ȳ                    dx = r · (g − n · mean(g ∘ n))
 
-x is the residual stream, which the model keeps anyway, so the node saves r alone beside it; the plain graph keeps three
-float32 copies of x on a bfloat16 base. Sums are in float32.
+x is the residual stream, which the model keeps anyway, so the node additionally saves only r; the plain graph keeps
+three float32 copies of x on a bfloat16 base. Sums are in float32.
 Shape letters:  T tokens,  H hidden.
 Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv:1910.07467, equation 4.
 """
@@ -20,7 +20,7 @@ from finetune_hub.engine.kernels.fused import fused
 
 
 class FrozenRmsNorm(torch.autograd.Function):
-    """y = w ∘ x / rms(x), with a gradient for x alone."""
+    """y = w ∘ x / rms(x), with a gradient only for x."""
 
     @staticmethod
     def forward(
@@ -40,7 +40,7 @@ class FrozenRmsNorm(torch.autograd.Function):
 
 @fused
 def _normed(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """y and r."""
+    """Return y and r."""
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
     inverse_rms = exact.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
     return (exact * inverse_rms).to(x.dtype).mul_(weight), inverse_rms
@@ -55,6 +55,6 @@ def _grad_x(grad_y: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor) -> T
 
 
 def frozen_rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """`FrozenRmsNorm`, over the last dimension."""
+    """Apply `FrozenRmsNorm` over the last dimension."""
     y: Tensor = FrozenRmsNorm.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]
     return y

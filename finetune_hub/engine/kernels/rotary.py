@@ -1,10 +1,10 @@
-"""Rotary position embedding as one autograd node: with `fused`, one pass over the heads there and one back.
+"""Rotary position embedding as one autograd node: with `fused`, one pass over the heads forward and one backward.
 
     forward    y = x ∘ cos + R(x) ∘ sin            R(x₁, x₂) = (−x₂, x₁), the halves of each head
     backward   dx = ȳ ∘ cos + Rᵀ(ȳ ∘ sin)          Rᵀ(z₁, z₂) = (z₂, −z₁)
 
 Shape letters:  B batch,  N heads,  T tokens,  D head_dim.
-Source: Su et al., "RoFormer", arXiv:2104.09864, equation 34, with the halves in place of pairs as models lay them out.
+Source: Su et al., "RoFormer", arXiv:2104.09864, equation 34, with halves instead of pairs, as models store them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from finetune_hub.engine.kernels.fused import fused
 
 
 class RotaryEmbedding(torch.autograd.Function):
-    """y = x ∘ cos + R(x) ∘ sin, with a gradient for x alone."""
+    """y = x ∘ cos + R(x) ∘ sin, with a gradient only for x."""
 
     @staticmethod
     def forward(
@@ -55,7 +55,7 @@ def apply_rotary_pos_emb(
     sin: Tensor,  # (B, T, D)
     unsqueeze_dim: int = 1,  # Where the heads are.
 ) -> tuple[Tensor, Tensor]:
-    """Queries and keys, rotated; transformers' function of that name."""
+    """Rotate queries and keys, as transformers' function of the same name."""
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
     rotated_q: Tensor = RotaryEmbedding.apply(q, cos, sin)  # type: ignore[no-untyped-call]
     rotated_k: Tensor = RotaryEmbedding.apply(k, cos, sin)  # type: ignore[no-untyped-call]

@@ -1,11 +1,11 @@
 """Causal attention over isolated documents in one call: torch's variable-length flash attention, on NVIDIA GPUs.
 
-    documents   [bounds[i], bounds[i + 1])       bounds lie on the device as int32, once for all layers of a micro batch
+    documents   [bounds[i], bounds[i + 1])       bounds are int32 on the device, shared by all layers of a micro-batch
 
-`can_run` asks for all that the kernel needs: a torch whose `varlen_attn` knows scales, windows and grouped queries,
-numbers of 16 bits, and a GPU and a head_dim that flash attention has kernels for (`enable_flash_sdp(False)` switches
-it off). Then the first call for every shape of heads is proven: value and gradients on random numbers must be those of
-plain attention. Whatever fails keeps one fused call a document, see `document_attention`.
+`can_run` checks what the kernel needs: a torch whose `varlen_attn` supports scales, windows and grouped queries, a
+16-bit dtype, and a GPU and a head_dim that flash attention supports (`enable_flash_sdp(False)` switches it off). Then
+it verifies the kernel for every shape of heads: value and gradients on random inputs must equal those of plain
+attention. If any check fails, each document is a separate fused call, see `document_attention`.
 Shape letters:  N query heads,  K key heads,  T tokens of all documents,  D head_dim.
 Source: Dao, "FlashAttention-2", arXiv:2307.08691, in torch.nn.attention.varlen.
 """
@@ -26,15 +26,15 @@ from torch.nn.functional import scaled_dot_product_attention
 from finetune_hub.engine.transfer import send
 
 _NEEDED = {"cu_seq_q", "cu_seq_k", "max_q", "max_k", "scale", "window_size", "enable_gqa"}
-_CAUSAL = (-1, 0)  # A window without end to the left, and nothing to the right.
+_CAUSAL = (-1, 0)  # An unlimited window to the left, nothing to the right.
 _HEAD_DIM_STEP = 8
 _PROOF_LENGTHS = (5, 17, 1, 40)
-_ROUNDINGS = 8  # Of the dtype, relative to the whole tensor's norm.
+_ROUNDINGS = 8  # Roundings of the dtype, relative to the norm of the whole tensor.
 
 
 @cache
 def torchs_varlen_attn() -> Callable[..., Any] | None:
-    """Torch's function, where the installed torch has it with all that is needed here (some time after 2.10)."""
+    """Return torch's function if the installed torch has it with all required parameters (after 2.10)."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -48,7 +48,7 @@ def can_run(
     key: Tensor,  # (1, K, T, D)
     value: Tensor,  # (1, K, T, D)
 ) -> bool:
-    """Whether this device, these numbers and this torch have the kernel, and it gives here what it should."""
+    """Return whether the kernel supports this device, dtype and torch, and passes verification here."""
     if query.device.type != "cuda" or torch.version.cuda is None or torchs_varlen_attn() is None:
         return False
     heads, key_heads, head_dim = query.shape[1], key.shape[1], query.shape[3]
@@ -66,7 +66,7 @@ def varlen_attention(
     scale: float,
     bounds: tuple[int, ...],
 ) -> Tensor:
-    """Isolated causal attention with gradients for query, key and value: (T, N, D)."""
+    """Compute isolated causal attention with gradients for query, key and value: (T, N, D)."""
     function = torchs_varlen_attn()
     assert function is not None
     on_device, longest = _bounds_on(query.device, bounds), max(stop - start for start, stop in pairwise(bounds))
@@ -83,14 +83,14 @@ def varlen_attention(
     return output
 
 
-@lru_cache(maxsize=4)  # All layers of a micro batch ask for the same.
+@lru_cache(maxsize=4)  # Shared by all layers of a micro-batch.
 def _bounds_on(device: torch.device, bounds: tuple[int, ...]) -> Tensor:
     return send(torch.tensor(bounds, dtype=torch.int32), device)
 
 
 @cache
 def is_proven(device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, head_dim: int) -> bool:
-    """Whether value and gradients on random numbers are those of plain attention, a document at a time, in float32."""
+    """Return whether value and gradients on random inputs equal those of plain float32 attention per document."""
     generator = torch.Generator().manual_seed(0)
     tokens = sum(_PROOF_LENGTHS)
     given = [
@@ -102,7 +102,7 @@ def is_proven(device: torch.device, dtype: torch.dtype, heads: int, key_heads: i
     expected = _value_and_gradients(_plain, [tensor.float() for tensor in given], weights, scale, bounds)
     try:
         actual = _value_and_gradients(varlen_attention, given, weights, scale, bounds)
-    except (RuntimeError, TypeError):  # A build without the kernel, or with another interface.
+    except (RuntimeError, TypeError):  # A build without the kernel, or with a different interface.
         return False
     tolerance = _ROUNDINGS * torch.finfo(dtype).eps
     return all(
@@ -121,7 +121,7 @@ def _value_and_gradients(
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, scale: float, bounds: tuple[int, ...]) -> Tensor:
-    """As `varlen_attention`."""
+    """Compute the same as `varlen_attention` with plain attention."""
     outputs = []
     for start, stop in pairwise(bounds):
         q, k, v = (tensor[None, :, start:stop] for tensor in (query, key, value))

@@ -1,15 +1,15 @@
-"""Direct preference optimisation: of two answers to a prompt, make the better one likelier than the worse.
+"""Direct preference optimisation: make the better of two answers to a prompt more likely than the worse one.
 
-    Δ        = (log π(y⁺) − log π₀(y⁺)) − (log π(y⁻) − log π₀(y⁻))      sums over the answer's tokens; with IPO means
+    Δ        = (log π(y⁺) − log π₀(y⁺)) − (log π(y⁻) − log π₀(y⁻))      sums over the answer's tokens; means for IPO
     sigmoid  = − (1 − ε) log σ(β Δ) − ε log σ(−β Δ)        hinge = max(0, 1 − β Δ)        ipo = (Δ − 1 / 2β)²
     loss     = mean over pairs of the one chosen  +  w · (− log π(y⁺) / |y⁺|)             w `sft_weight` (RPO)
 
-π₀ is the base model: the adapter switched off, so there is no second model. It passes over the same batch ahead of π,
-without gradients: a third more computing than keeping each pair's two numbers from its first epoch, which run of one
-to three epochs seldom earn back, and a resumed run stays bit for bit the same. Both answers of all pairs lie in one
-sequence, packed like other rows; the prompt is computed once for each.
+π₀ is the base model, with the adapter switched off, so there is no second model. It runs on the same batch before π,
+without gradients. That costs a third more compute than caching each pair's two numbers in the first epoch, which
+rarely pays off in one to three epochs, and keeps resumed runs bit-identical. Both answers of all pairs are in one
+sequence, packed like other rows; the prompt is computed once per answer.
 Sources: Rafailov et al., arXiv:2305.18290, equation 7; Zhao et al., arXiv:2305.10425 (hinge); Azar et al.,
-arXiv:2310.12036, equation 17, by means over tokens as TRL has it from its authors; Pang et al., arXiv:2404.19733 (RPO);
+arXiv:2310.12036, equation 17, with means over tokens as in TRL, from its authors; Pang et al., arXiv:2404.19733 (RPO);
 Mitchell, "A note on DPO with noisy preferences", 2023 (ε).
 """
 
@@ -35,7 +35,7 @@ from finetune_hub.spec.objectives.dpo import DpoObjective
 
 @dataclass(frozen=True)
 class Dpo:
-    """Direct preference optimisation at work."""
+    """The implementation of direct preference optimisation."""
 
     setting: Setting
     options: DpoObjective = field(default_factory=DpoObjective)
@@ -44,7 +44,7 @@ class Dpo:
     def encode(template: ChatTemplate, row: Row, max_seq_len: int, name: str) -> TokenRow:
         if not isinstance(row, PreferenceRow):
             raise BadData(
-                f"{name}: DPO learns from two answers to a prompt, and this row has not both.",
+                f"{name}: DPO learns from two answers to a prompt, and this row does not have both.",
                 "Train on preference pairs, or set `objective: {type: sft}`.",
             )
         chosen, rejected = (TokenRow.of(name, encoded) for encoded in encode_pair(template, row, max_seq_len))
@@ -54,7 +54,7 @@ class Dpo:
         return len(rows)
 
     def documents_of(self, rows: Sequence[TokenRow]) -> Sequence[TokenRow]:
-        """All better answers, then all worse ones."""
+        """Return all better answers, then all worse ones."""
         pairs = [row for row in rows if isinstance(row, PairRow)]
         return [*pairs, *(pair.rejected for pair in pairs)]
 
@@ -87,6 +87,6 @@ class Dpo:
 
 
 def _answers(setting: Setting, batch: Batch) -> Tensor:  # (2 P,)
-    """The log probability of each document's supervised tokens together."""
+    """Return the total log probability of each document's supervised tokens."""
     losses = token_losses(setting.model, setting.paths, batch)
     return torch.stack([-part.sum() for part in torch.split(losses, list(batch.supervised))])

@@ -1,8 +1,8 @@
-"""NEFTune: noise on the input embeddings while training.
+"""NEFTune: noise on the input embeddings during training.
 
     x ← x + u · alpha / √(L · H),    u uniform in ±1
 
-Shape letters:  T tokens (packed),  L tokens of the row a token belongs to,  H hidden.
+Shape letters:  T tokens (packed),  L tokens of a token's row,  H hidden.
 Source: Jain et al., "NEFTune", arXiv:2310.05914, algorithm 1.
 """
 
@@ -21,7 +21,7 @@ from finetune_hub.engine.transfer import send
 
 @contextmanager
 def noisy_embeddings(model: PreTrainedModel, alpha: float, lengths: Sequence[int]) -> Iterator[None]:
-    """Forward passes inside that a training model learns from see noisy embeddings; with alpha 0 nothing changes."""
+    """Add noise to embeddings in training passes with gradients inside; with alpha 0 nothing changes."""
     if not alpha or not model.training:
         yield
         return

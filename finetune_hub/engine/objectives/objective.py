@@ -1,7 +1,7 @@
-"""What the training loop asks of an objective, and what all of them share: the pass through the model, the backward.
+"""The interface of objectives for the training loop, and their shared forward and backward passes.
 
 An objective sums over rows; the loop divides by the weight of the whole optimizer step, so that rows weigh the same
-however they are split into micro batches.
+however they are split into micro-batches.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from finetune_hub.spec.objectives.objective import Objective as ObjectiveSetting
 
 @dataclass(frozen=True)
 class Setting:
-    """What an objective computes with."""
+    """The context of an objective."""
 
     model: PreTrainedModel
     paths: FastPaths
     adapter: Adapter | None = None
-    """What can be switched off, for an objective that compares with the base model."""
+    """Can be switched off by an objective that compares with the base model."""
     label_smoothing: float = 0.0
     neftune_alpha: float = 0.0
     offload: bool = False
-    """Keep what the backward pass needs in the host's memory meanwhile."""
+    """Keep activations in host memory until the backward pass."""
     packing: bool = True
-    """Rows of a micro batch in one pass, where the model keeps them apart."""
+    """Run a micro-batch in one pass, if the model keeps its rows isolated."""
 
     @property
     def packs(self) -> bool:
@@ -49,14 +49,14 @@ class Setting:
 
 
 class Objective(Protocol):
-    """One objective at work."""
+    """The implementation of an objective."""
 
     @property
     def setting(self) -> Setting: ...
 
     @property
     def options(self) -> ObjectiveSettings:
-        """Its half in the spec, which names its measures."""
+        """Its settings in the spec, which name its measures."""
         ...
 
     @staticmethod
@@ -69,15 +69,15 @@ class Objective(Protocol):
         ...
 
     def weight_of(self, rows: Sequence[TokenRow]) -> int:
-        """What the summed loss of these rows is divided by for their mean."""
+        """Return the divisor of these rows' summed loss for their mean."""
         ...
 
     def documents_of(self, rows: Sequence[TokenRow]) -> Sequence[TokenRow]:
-        """What passes through the model for these rows, in this order."""
+        """Return the documents that pass through the model for these rows, in order."""
         ...
 
     def summed(self, batch: Batch, *, learns: bool) -> Tensor:  # (1 + measures,)
-        """The summed loss of the documents, and summed measures; label smoothing counts only where it learns."""
+        """Return the documents' summed loss and measures; label smoothing applies only if it `learns`."""
         ...
 
 
@@ -87,18 +87,18 @@ def backward(
     """Add the gradient of these rows' share of the step's mean loss, times `loss_scale`.
 
     Args:
-        weight: Of the whole optimizer step, all its micro batches together; infinite for rows that stand in for none
-            and must not count.
+        weight: Weight of the whole optimizer step with all its micro-batches; infinite for stand-in rows that must
+            not count.
 
     Returns:
-        The share, and its measures, unscaled, detached and still on the device: reading it would wait for the device.
+        The share and its measures, unscaled, detached and still on the device, as reading them would wait for it.
     """
     setting = objective.setting
     share = torch.zeros(1 + len(objective.options.measures), device=setting.model.device)
     for batch_rows in [rows] if setting.packs else [[row] for row in rows]:
         batch = Batch.of(objective.documents_of(batch_rows), str(setting.model.device))
         saved: AbstractContextManager[object] = save_on_cpu(pin_memory=True) if setting.offload else nullcontext()
-        # The backward pass too: activation checkpointing runs layers again in it, and their attention asks for lengths.
+        # Also for the backward pass: activation checkpointing reruns layers, and their attention needs the lengths.
         with documents(batch.lengths):
             with saved, noisy_embeddings(setting.model, setting.neftune_alpha, batch.lengths):
                 parts = objective.summed(batch, learns=True) / weight
@@ -109,7 +109,7 @@ def backward(
 
 @torch.no_grad()
 def measure(objective: Objective, rows: Sequence[TokenRow]) -> Tensor:  # (1 + measures,)
-    """The rows' summed loss and measures, as they are."""
+    """Return the rows' summed loss and measures without training."""
     batch = Batch.of(objective.documents_of(rows), str(objective.setting.model.device))
     return objective.summed(batch, learns=False)
 
@@ -117,7 +117,7 @@ def measure(objective: Objective, rows: Sequence[TokenRow]) -> Tensor:  # (1 + m
 def token_losses(
     model: PreTrainedModel, paths: FastPaths, batch: Batch, label_smoothing: float = 0.0
 ) -> Tensor:  # (S,)
-    """Cross entropy of each supervised token, in nats. Only what predicts one reaches the head."""
+    """Return the cross-entropy of each supervised token, in nats. The head runs only on positions that predict one."""
     if not paths.packed and len(batch.lengths) > 1:
         return torch.cat([token_losses(model, paths, alone, label_smoothing) for alone in batch.apart()])
     inputs = {"input_ids": batch.input_ids[None], "position_ids": batch.positions[None], "use_cache": False}

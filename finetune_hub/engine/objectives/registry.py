@@ -1,6 +1,6 @@
-"""The objectives that the engine can train: for each of `spec.objectives`, what computes it.
+"""The objectives that the engine can train: the implementation of each of `spec.objectives`.
 
-A new one is a file beside this one and a line here.
+To add one, add a module to this package and a line here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,6 @@ OBJECTIVES: dict[str, type[Any]] = {"sft": Sft, "dpo": Dpo}
 
 
 def build(options: ObjectiveSettings, setting: Setting) -> Objective:
-    """The objective that the spec names, at work."""
+    """Create the objective that the spec names."""
     objective: Objective = OBJECTIVES[options.type](setting, options)
     return objective

@@ -1,6 +1,6 @@
-"""Supervised fine-tuning: the cross entropy of the supervised tokens, and of nothing else.
+"""Supervised fine-tuning: the cross-entropy of the supervised tokens.
 
-loss = − Σ log p(token | what stands before it in its row) / N      N supervised tokens of the optimizer step
+loss = − Σ log p(token | tokens before it in its row) / N      N supervised tokens of the optimizer step
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from finetune_hub.spec.objectives.sft import SftObjective
 
 @dataclass(frozen=True)
 class Sft:
-    """Supervised fine-tuning at work."""
+    """The implementation of supervised fine-tuning."""
 
     setting: Setting
     options: SftObjective = field(default_factory=SftObjective)

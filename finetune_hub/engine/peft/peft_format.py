@@ -1,10 +1,10 @@
-"""Adapters on disk in PEFT's format, which PEFT, vLLM, llama.cpp's converter and others read.
+"""Adapter files in PEFT's format, which PEFT, vLLM, llama.cpp's converter and others read.
 
-    adapter_config.json         settings, under PEFT's names
-    adapter_model.safetensors   the tensors, in float32: see `peft_lora` and its neighbours
+    adapter_config.json         settings, with PEFT's names
+    adapter_model.safetensors   tensors in float32: see `peft_lora` and the other modules here
 
-Only in these modules are PEFT's spellings used. A small stable set of keys is written: old readers warn about unknown
-ones. Source: PEFT 0.21, `peft/utils/save_and_load.py`, as documented under "Adapter checkpoint format".
+PEFT's names are used only in these modules. Only a small, stable set of keys is written, as old readers warn about
+unknown ones. Source: PEFT 0.21, `peft/utils/save_and_load.py`, as documented under "Adapter checkpoint format".
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def write_adapter(folder: Path, adapter: Adapter, *, base_model_name: str) -> None:
-    """Write both files into the folder, which is made when it is missing."""
+    """Write both files to the folder, which is created if it is missing."""
     spelling = spelling_of(adapter)
     write_files(folder, spelling.tensors_of(adapter), spelling.config_of(adapter), base_model_name=base_model_name)
 
 
 def write_files(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, base_model_name: str) -> None:
-    """Write tensors and settings that are spelled PEFT's way already."""
+    """Write tensors and settings that already have PEFT's names."""
     folder.mkdir(parents=True, exist_ok=True)
     stored = {key: tensor.detach().float().cpu().contiguous() for key, tensor in tensors.items()}
     save_file(stored, folder / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -63,7 +63,7 @@ def load_weights(adapter: Adapter, folder: Path) -> None:
     """Copy the folder's tensors into an attached adapter; keys and shapes must match exactly.
 
     Raises:
-        BadConfig: they do not, or are not finite.
+        BadConfig: they do not match, or values are not finite.
     """
     tensors = _read_weights(folder)
     expected = spelling_of(adapter).tensors_of(adapter)
@@ -87,10 +87,10 @@ def load_weights(adapter: Adapter, folder: Path) -> None:
 
 
 def read_method(folder: Path) -> Method:
-    """The method that `adapter_config.json` describes.
+    """Read the method from `adapter_config.json`.
 
     Raises:
-        BadConfig: it is missing, broken, or describes what the engine does not have.
+        BadConfig: it is missing, broken, or describes something that the engine does not support.
     """
     config = _read_config(folder)
     spellings = {method.spelling.PEFT_TYPE: method.spelling for method in ENGINE_METHODS.values()}
@@ -101,7 +101,7 @@ def read_method(folder: Path) -> Method:
 
 
 def read_base_model_name(folder: Path) -> str:
-    """What `adapter_config.json` calls the base model; empty where it does not say.
+    """Read the base model's name from `adapter_config.json`; empty if it has none.
 
     Raises:
         BadConfig: it is missing or broken.

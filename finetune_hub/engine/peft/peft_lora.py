@@ -1,11 +1,11 @@
-"""LoRA as PEFT spells it.
+"""LoRA in PEFT's format.
 
     base_model.model.<path>.lora_A.weight (R, I)   .lora_B.weight (O, R)   .lora_magnitude_vector (O,)
     base_model.model.<path>.lora_embedding_A (R, V)   .lora_embedding_B (H, R)
 
-A mixture's experts hang on their module; where one module has several, PEFT wraps it once for each, and the inner ones'
-keys gain `base_layer.`. PiSSA and OLoRA are written as what they amount to, plain LoRA of twice the rank, so that any
-reader can put them on the untouched base.
+Adapters of a mixture's experts belong to their module; if a module has several, PEFT wraps it once for each, and the
+inner ones' keys get `base_layer.`. PiSSA and OLoRA are written as equivalent plain LoRA of twice the rank, so that any
+reader can apply them to the original base.
 Source: PEFT 0.21, `peft/tuners/lora/config.py` and `layer.py`.
 """
 
@@ -25,7 +25,7 @@ from finetune_hub.spec.methods.low_rank import LoraMethod
 PEFT_TYPE = "LORA"
 _PREFIX = "base_model.model."
 _SUFFIXES = (".lora_A.weight", ".lora_embedding_A")
-# Settings that change what an adapter computes and that LoRA here does not have: only these values can be read.
+# Settings that change what an adapter computes and that we do not support: only these values can be read.
 _PLAIN: dict[str, Any] = {
     "bias": "none",
     "lora_bias": False,
@@ -37,7 +37,7 @@ _PLAIN: dict[str, Any] = {
 
 
 def tensors_of(adapter: LoraAdapter) -> dict[str, Tensor]:
-    """The adapter's tensors under PEFT's keys."""
+    """Return the adapter's tensors with PEFT's keys."""
     return {
         key: tensor
         for path, layer in adapter.layers.items()
@@ -46,10 +46,10 @@ def tensors_of(adapter: LoraAdapter) -> dict[str, Tensor]:
 
 
 def config_of(adapter: LoraAdapter) -> dict[str, Any]:
-    """The adapter's settings under PEFT's names."""
+    """Return the adapter's settings with PEFT's names."""
     method = adapter.method
     grow = method.kept_copies
-    # Under rsLoRA alpha is divided by √rank: at twice the rank it takes √2 times the alpha for the same scale.
+    # rsLoRA divides alpha by √rank, so twice the rank needs √2 times the alpha for the same scale.
     alpha_factor = grow**0.5 if method.use_rslora else float(grow)
     return {
         "alpha_pattern": {key: _whole(alpha_factor * alpha) for key, alpha in (method.alpha_pattern or {}).items()},
@@ -73,10 +73,10 @@ def config_of(adapter: LoraAdapter) -> dict[str, Any]:
 
 
 def read_method(config: dict[str, Any], tensors: dict[str, Tensor]) -> LoraMethod:
-    """The method that PEFT's settings describe.
+    """Read the method from PEFT's settings.
 
     Raises:
-        BadConfig: naming a setting that changes what the adapter computes and that is unknown here.
+        BadConfig: a setting changes what the adapter computes and is not supported.
     """
     for key, plain in _PLAIN.items():
         if (value := config.get(key)) not in (plain, None):
@@ -97,28 +97,30 @@ def read_method(config: dict[str, Any], tensors: dict[str, Tensor]) -> LoraMetho
 
 @torch.no_grad()
 def load(adapter: LoraAdapter, tensors: dict[str, Tensor]) -> None:
-    """Copy tensors, which were found to fit, into the adapter."""
+    """Copy the tensors, whose keys and shapes match, into the adapter."""
     for key, tensor in tensors_of(adapter).items():
         tensor.copy_(tensors[key])
 
 
 def portable(adapter: LoraAdapter) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The same updates for readers that know one scale and one rank: vLLM, llama.cpp's converter, LoRAX.
+    """Return the same updates for readers with one scale and one rank: vLLM, llama.cpp's converter, LoRAX.
 
-    Each layer's scale is folded into B, and both matrices are padded with zeros to one rank; then alpha = rank.
+    Each layer's scale is multiplied into B, and both matrices are padded with zeros to one rank; then alpha = rank.
 
     Returns:
-        Tensors and settings, spelled PEFT's way.
+        Tensors and settings with PEFT's names.
 
     Raises:
-        BadConfig: DoRA, which none of these readers has.
+        BadConfig: the adapter uses DoRA, which none of these readers supports, or adapts other than linear layers.
     """
     if adapter.method.use_dora:
-        raise BadConfig("DoRA has no portable form: it is no plain update.", "Export it merged (`merged`) instead.")
+        raise BadConfig("DoRA has no portable form, as it is not plain LoRA.", "Export it merged (`merged`) instead.")
     factors = {}
     for path, layer in adapter.layers.items():
         if not isinstance(layer, LoraLinear):
-            raise BadConfig(f"{path} is no linear layer, which portable adapters need.", "Export it merged instead.")
+            raise BadConfig(
+                f"{path} is not a linear layer, and portable adapters support no others.", "Export it merged instead."
+            )
         factors[path] = (*layer.factors(), layer.scale)
     rank = max(lora_a.shape[0] for lora_a, _, _ in factors.values())
     padded = {}
@@ -140,7 +142,7 @@ def portable(adapter: LoraAdapter) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def keyed(factors: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """A and B of each module, by its path, under PEFT's keys."""
+    """Return A and B of each module, given by path, with PEFT's keys."""
     return {
         f"{_PREFIX}{path}.lora_{letter}.weight": tensor
         for path, pair in factors.items()
@@ -149,7 +151,7 @@ def keyed(factors: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
 
 
 def factors_in(tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """The reverse of `keyed`."""
+    """Return A and B by module path: the inverse of `keyed`."""
     ends = ".lora_A.weight", ".lora_B.weight"
     paths = [key.removeprefix(_PREFIX).removesuffix(ends[0]) for key in tensors if key.endswith(ends[0])]
     return {path: (tensors[f"{_PREFIX}{path}{ends[0]}"], tensors[f"{_PREFIX}{path}{ends[1]}"]) for path in paths}
@@ -171,12 +173,12 @@ def _key_of(adapter: LoraAdapter, path: str) -> str:
         return _PREFIX + path
     owner = path.rpartition(".")[0]
     siblings = [other for other in adapter.experts if other.rpartition(".")[0] == owner]
-    depth = len(siblings) - 1 - siblings.index(path)  # PEFT wraps in the model's order: the last is outermost.
+    depth = len(siblings) - 1 - siblings.index(path)  # PEFT wraps in the model's order, so the last is outermost.
     return _PREFIX + owner + ".base_layer" * depth
 
 
 def _read_targets(config: dict[str, Any], tensors: dict[str, Tensor]) -> str | list[str]:
-    """The configured names; where PEFT's pick is finer (some layers only), the paths in the weights file."""
+    """Return the configured names, or the paths in the weights file if PEFT's selection is finer (only some layers)."""
     targets = config.get("target_modules")
     if not config.get("layers_to_transform"):
         if isinstance(targets, str):
@@ -189,14 +191,14 @@ def _read_targets(config: dict[str, Any], tensors: dict[str, Tensor]) -> str | l
 
 
 def _target_modules(adapter: LoraAdapter) -> str | list[str]:
-    """What was asked for; `all-linear` is written out, because servers want a list."""
+    """Return the configured targets; `all-linear` is expanded, as servers need a list."""
     targets = adapter.method.target_modules
     if targets != "all-linear":
         return targets if isinstance(targets, str) else sorted(targets)
-    # A name such as `0` would fit whole layers too: then the path is written.
+    # A name such as `0` would match whole layers too, so the path is used.
     return sorted({path if path[-1].isdigit() else path.rpartition(".")[2] for path in adapter.replacements})
 
 
 def _whole(value: float) -> float | int:
-    """PEFT types alpha as an integer, and so do some of its readers."""
+    """Return whole numbers as integers, as PEFT and some readers expect alpha to be one."""
     return int(value) if float(value).is_integer() else value

@@ -1,7 +1,7 @@
-"""Prefix tuning as PEFT spells it: one tensor, `prompt_embeddings` (P, L·2·K·D), of each layer the key, then the value.
+"""Prefix tuning in PEFT's format: one tensor, `prompt_embeddings` (P, L·2·K·D), with each layer's key, then value.
 
-PEFT's `token_dim` is K·D and its `num_attention_heads` is K, also where queries have more heads; a projection is
-written flattened.
+PEFT's `token_dim` is K·D and its `num_attention_heads` is K, even if queries have more heads; a projected prefix is
+written as its result.
 Shape letters:  P virtual tokens,  L layers,  K key heads,  D head_dim.
 Source: PEFT 0.21, `peft/tuners/prefix_tuning/model.py` and `peft/peft_model.py`.
 """
@@ -22,12 +22,12 @@ PEFT_TYPE = "PREFIX_TUNING"
 
 
 def tensors_of(adapter: PrefixTuningAdapter) -> dict[str, Tensor]:
-    """The adapter's tensor under PEFT's key."""
+    """Return the adapter's tensor with PEFT's key."""
     return {KEY: adapter.prefix()}
 
 
 def config_of(adapter: PrefixTuningAdapter) -> dict[str, Any]:
-    """The adapter's settings under PEFT's names."""
+    """Return the adapter's settings with PEFT's names."""
     return common_config(adapter) | {
         "encoder_hidden_size": adapter.method.projection_hidden_size,
         "num_attention_heads": adapter.shape.heads,
@@ -38,14 +38,14 @@ def config_of(adapter: PrefixTuningAdapter) -> dict[str, Any]:
 
 
 def read_method(config: dict[str, Any], _: dict[str, Tensor]) -> PrefixTuningMethod:
-    """The method that PEFT's settings describe: a projection has become its result."""
+    """Read the method from PEFT's settings; a projection is stored as its result."""
     require_one_submodule(config)
     return PrefixTuningMethod(virtual_tokens=config["num_virtual_tokens"])
 
 
 @torch.no_grad()
 def load(adapter: PrefixTuningAdapter, tensors: dict[str, Tensor]) -> None:
-    """Copy the tensor, which was found to fit, into the adapter."""
+    """Copy the tensor, whose key and shape match, into the adapter."""
     if adapter.start is not None:
-        raise BadConfig("The network of a projected prefix is not in these files.", "Resume from a checkpoint.")
+        raise BadConfig("These files do not contain the network of a projected prefix.", "Resume from a checkpoint.")
     adapter.prefix().copy_(tensors[KEY])

@@ -1,4 +1,4 @@
-"""Prompt tuning as PEFT spells it: one tensor, `prompt_embeddings` (P, H).
+"""Prompt tuning in PEFT's format: one tensor, `prompt_embeddings` (P, H).
 
 Shape letters:  P virtual tokens,  H hidden.
 Source: PEFT 0.21, `peft/peft_model.py`.
@@ -21,16 +21,16 @@ KEY = "prompt_embeddings"
 
 
 def tensors_of(adapter: PromptTuningAdapter) -> dict[str, Tensor]:
-    """The adapter's tensor under PEFT's key."""
+    """Return the adapter's tensor with PEFT's key."""
     return {KEY: adapter.prompt_embeddings}
 
 
 def config_of(adapter: PromptTuningAdapter) -> dict[str, Any]:
-    """The adapter's settings under PEFT's names."""
+    """Return the adapter's settings with PEFT's names."""
     return common_config(adapter) | {
         "num_attention_heads": getattr(adapter.model.config.get_text_config(), "num_attention_heads", 1),
         "peft_type": PEFT_TYPE,
-        # How it started is not needed any more, and PEFT would want a tokenizer for it.
+        # The initialisation is no longer needed, and PEFT would require a tokenizer for it.
         "prompt_tuning_init": "RANDOM",
         "prompt_tuning_init_text": None,
         "token_dim": adapter.prompt_embeddings.shape[1],
@@ -39,7 +39,7 @@ def config_of(adapter: PromptTuningAdapter) -> dict[str, Any]:
 
 
 def common_config(adapter: VirtualTokensAdapter) -> dict[str, Any]:
-    """What PEFT wants to know of all virtual tokens."""
+    """Return the settings that PEFT requires for all virtual tokens."""
     return {
         "num_layers": adapter.model.config.get_text_config().num_hidden_layers,
         "num_transformer_submodules": 1,
@@ -48,7 +48,7 @@ def common_config(adapter: VirtualTokensAdapter) -> dict[str, Any]:
 
 
 def read_method(config: dict[str, Any], _: dict[str, Tensor]) -> PromptTuningMethod:
-    """The method that PEFT's settings describe."""
+    """Read the method from PEFT's settings."""
     require_one_submodule(config)
     return PromptTuningMethod(virtual_tokens=config["num_virtual_tokens"])
 
@@ -56,13 +56,13 @@ def read_method(config: dict[str, Any], _: dict[str, Tensor]) -> PromptTuningMet
 def require_one_submodule(config: dict[str, Any]) -> None:
     """
     Raises:
-        BadConfig: its virtual tokens are for an encoder and a decoder.
+        BadConfig: the adapter is for an encoder-decoder model.
     """
     if config.get("num_transformer_submodules", 1) not in (1, None):
-        raise BadConfig("The adapter is made for an encoder and a decoder.", "Use one made for a causal model.")
+        raise BadConfig("The adapter is for an encoder-decoder model.", "Use one for a causal language model.")
 
 
 @torch.no_grad()
 def load(adapter: PromptTuningAdapter, tensors: dict[str, Tensor]) -> None:
-    """Copy the tensor, which was found to fit, into the adapter."""
+    """Copy the tensor, whose key and shape match, into the adapter."""
     adapter.prompt_embeddings.copy_(tensors[KEY])

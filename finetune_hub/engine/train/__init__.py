@@ -1,1 +1,1 @@
-"""Training: `loop.py` reads from top to bottom; what it sets up, steps through and writes lies beside it."""
+"""Training: start reading with `loop.py`; setup, steps and checkpoints are in the other modules."""

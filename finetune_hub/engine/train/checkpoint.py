@@ -1,14 +1,14 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped, without a pickle.
+"""Checkpoints: everything a run needs to resume as if it had never stopped, without pickles.
 
     checkpoints/step-N/
-      adapter/                 the adapter in PEFT's format: a checkpoint can be served as it is
-      trained.safetensors      its tensors as they are trained, which that format does not always keep
-      optimizer.safetensors    AdamW's averages and step count of each trained tensor
-      random.safetensors       states of the random number generators (dropout, noise), of every rank
-      best.safetensors         the weights of the lowest held-out loss so far, where there is one
-      state.json               step, position in the data, evaluations, and what run this is
+      adapter/                 the adapter in PEFT's format, so a checkpoint can be served
+      trained.safetensors      its trained tensors, which that format does not always keep
+      optimizer.safetensors    AdamW's averages and step count for each trained tensor
+      random.safetensors       states of the random number generators (dropout, noise) of every rank
+      best.safetensors         the weights with the lowest held-out loss so far, if any
+      state.json               step, position in the data, evaluations, and the run's identity
 
-The folder is written under a temporary name, flushed to the disk and renamed: it is complete or it is not there.
+The folder is written under a temporary name, flushed to disk and renamed, so it is either complete or missing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FORMAT_VERSION = 2
 
 
 class CheckpointState(BaseModel):
-    """`state.json`: where the run was, and which run it was."""
+    """`state.json`: the run's position and identity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,19 +51,19 @@ class CheckpointState(BaseModel):
     trained_tokens: int
     supervised_tokens: int
     loss: float | None = None
-    """Of the step, and of the rows held out when they were last measured, in nats."""
+    """Loss of the step, and of the held-out rows at the last evaluation, in nats."""
     held_out_loss: float | None = None
     loss_scale: float | None = None
     good_steps: int = 0
     best_loss: float | None = None
-    """Lowest held-out loss so far, in nats, and the step it was measured at."""
+    """Lowest held-out loss so far, in nats, and its step."""
     best_step: int = 0
     worse_evaluations: int = 0
-    """Evaluations since then."""
+    """Evaluations since the best one."""
     dtype: str
-    """What the base model computes in: `auto` must not choose anew in the middle of a run."""
+    """The base model's dtype: `auto` must not choose again in the middle of a run."""
     identity: dict[str, Any]
-    """What may not change between the two halves of a run: base model, data, method, training options."""
+    """What must not change when a run is resumed: base model, data, method, training options."""
 
     @classmethod
     def at_start(cls, dtype: torch.dtype, identity: dict[str, Any]) -> Self:
@@ -73,7 +73,7 @@ class CheckpointState(BaseModel):
     def after_step(
         self, *, loss: float, rows: int, tokens: int, supervised_tokens: int, scale: LossScale
     ) -> CheckpointState:
-        """One step on, over so many rows and tokens."""
+        """Return the state after one more step with these rows and tokens."""
         return self.model_copy(
             update={
                 "step": self.step + 1,
@@ -107,7 +107,7 @@ def write_checkpoint(
     random_states: dict[str, Tensor],
     base_model_name: str,
 ) -> Checkpointed:
-    """Write `checkpoints/step-N` durably and delete all but the newest; returns the event to send."""
+    """Write `checkpoints/step-N` durably and delete all but the newest; return the event to send."""
     parent = output_dir / CHECKPOINTS_DIR
     folder, temporary = parent / f"step-{state.step}", parent / f".step-{state.step}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -133,19 +133,19 @@ def write_checkpoint(
 
 
 def read_state(folder: Path) -> CheckpointState:
-    """`state.json` of a checkpoint.
+    """Read `state.json` of a checkpoint.
 
     Raises:
-        BadConfig: it is missing or not what this version writes.
+        BadConfig: it is missing or has another version's format.
     """
     try:
         state = CheckpointState.model_validate_json((folder / "state.json").read_bytes())
     except (OSError, ValidationError) as broken:
-        raise BadConfig(f"The checkpoint {folder.name} cannot be read ({broken}).", "Start the job anew.") from broken
+        raise BadConfig(f"The checkpoint {folder.name} cannot be read ({broken}).", "Start a new job.") from broken
     if state.format_version != FORMAT_VERSION:
         raise BadConfig(
             f"The checkpoint {folder.name} has format {state.format_version}, not {FORMAT_VERSION}.",
-            "Start the job anew.",
+            "Start a new job.",
         )
     return state
 
@@ -154,7 +154,7 @@ def check_identity(state: CheckpointState, identity: dict[str, Any]) -> None:
     """Refuse a checkpoint of another run.
 
     Raises:
-        BadConfig: naming what differs.
+        BadConfig: with the names of what differs.
     """
     differing = sorted(
         key for key in state.identity.keys() | identity.keys() if state.identity.get(key) != identity.get(key)
@@ -162,15 +162,15 @@ def check_identity(state: CheckpointState, identity: dict[str, Any]) -> None:
     if differing:
         raise BadConfig(
             f"The checkpoint belongs to another run: it differs in {', '.join(differing)}.",
-            "Resume with the settings, data and base model of the first half, or start a new job.",
+            "Resume with the original settings, data and base model, or start a new job.",
         )
 
 
 def restore(folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer, rank: int = 0) -> dict[str, Tensor]:
-    """Put adapter, optimizer and random number generators back to where the checkpoint was written.
+    """Restore adapter, optimizer and random number generators from the checkpoint.
 
     Returns:
-        The weights of the lowest held-out loss until then; empty where nothing was held out.
+        The weights with the lowest held-out loss until then; empty if no rows were held out.
     """
     try:
         trained = load_file(folder / "trained.safetensors")
@@ -179,7 +179,7 @@ def restore(folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer, ra
         best_file = folder / "best.safetensors"
         best = load_file(best_file) if best_file.exists() else {}
     except (OSError, SafetensorError) as broken:
-        raise BadConfig(f"The checkpoint {folder.name} cannot be read ({broken}).", "Start the job anew.") from broken
+        raise BadConfig(f"The checkpoint {folder.name} cannot be read ({broken}).", "Start a new job.") from broken
     with torch.no_grad():
         for name, tensor in adapter.state().items():
             tensor.copy_(trained[name])
@@ -187,7 +187,9 @@ def restore(folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer, ra
         fields = {key.rpartition(".")[2]: tensor for key, tensor in tensors.items() if key.rpartition(".")[0] == name}
         optimizer.state[parameter] = {field: _beside(parameter, tensor) for field, tensor in fields.items()}
     if f"cpu.{rank}" not in random_states:
-        raise BadConfig(f"The checkpoint {folder.name} is of a run on fewer GPUs.", "Resume with as many as before.")
+        raise BadConfig(
+            f"The checkpoint {folder.name} belongs to a run on fewer GPUs.", "Resume with the same number of GPUs."
+        )
     torch.set_rng_state(random_states[f"cpu.{rank}"])
     if f"cuda.{rank}" in random_states and torch.cuda.is_available():
         torch.cuda.set_rng_state(random_states[f"cuda.{rank}"])
@@ -195,7 +197,7 @@ def restore(folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer, ra
 
 
 def collect_random_states(ranks: Ranks, device: str) -> dict[str, Tensor]:
-    """The random number generators of every rank; all ranks must call it together."""
+    """Return the states of every rank's random number generators; all ranks must call it together."""
     own = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
@@ -207,12 +209,12 @@ def collect_random_states(ranks: Ranks, device: str) -> dict[str, Tensor]:
 
 
 def _beside(parameter: nn.Parameter, tensor: Tensor) -> Tensor | int:
-    """On the parameter's device; bitsandbytes counts steps in a plain number, torch in a float32 tensor."""
+    """Move to the parameter's device; bitsandbytes stores the step count as a number, torch as a float32 tensor."""
     return int(tensor) if tensor.dtype == torch.int64 else tensor.to(parameter.device)
 
 
 def _optimizer_tensors(adapter: Adapter, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Each field of each parameter's state; fields that parameters share (a table of 8-bit values) are copied."""
+    """Return each field of each parameter's state; shared fields (a table of 8-bit values) are copied."""
     tensors = {}
     for name, parameter in adapter.parameters().items():
         averages: Mapping[str, Tensor | int] = optimizer.state[parameter]
@@ -222,7 +224,7 @@ def _optimizer_tensors(adapter: Adapter, optimizer: torch.optim.Optimizer) -> di
 
 
 def _flush(folder: Path) -> None:
-    """Flush every file and folder below, the deepest first."""
+    """Flush all files and folders in the folder, deepest first."""
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir():
             sync_folder(path)

@@ -1,4 +1,4 @@
-"""The rows of a run: encoded, some held out, the others in the order in which they are trained on."""
+"""The rows of a run: encoded, split into held-out and training rows, with the order of training."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from finetune_hub.spec.run import TrainRun
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains on and measures itself by."""
+    """A run's training and held-out data."""
 
     template: ChatTemplate
     rows: list[TokenRow]
-    """Those that are trained on, each once."""
+    """The training rows, each once."""
     held_out_rows: list[TokenRow]
     order: RowOrder
-    """`rows` as they are drawn, epoch after epoch, by the datasets' weights."""
+    """The order in which `rows` are drawn, epoch after epoch, by the datasets' weights."""
     rows_per_step: int
     total_rows: int
-    """That the whole run draws."""
+    """Rows that the whole run draws."""
 
     @property
     def total_steps(self) -> int:
         return math.ceil(self.total_rows / self.rows_per_step)
 
     def of_step(self, rows_drawn: int) -> Sequence[TokenRow]:
-        """The rows of the step after so many rows; the last step may have fewer."""
+        """Return the rows of the step after `rows_drawn` rows; the last step may have fewer."""
         return self.order.rows(rows_drawn, min(rows_drawn + self.rows_per_step, self.total_rows))
 
 
 def read_data(run: TrainRun, log: EventLog) -> TrainingData:
     """
     Raises:
-        InvalidChatTemplate: the base model's cannot be used.
+        InvalidChatTemplate: the base model's template cannot be used.
         BadData: a file's rows cannot be trained on.
     """
     options, evaluation = run.spec.training, run.spec.evaluation

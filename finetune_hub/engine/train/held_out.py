@@ -1,7 +1,7 @@
-"""Rows held out of training: which they are, their loss, a few answers to them, and the best weights so far.
+"""Held-out rows: their selection, their loss, sample answers, and the best weights so far.
 
-The loss is the objective's mean over all held-out rows, without dropout, noise or label smoothing, so that it can be
-compared between runs. Measuring draws no random numbers: a run with evaluations trains exactly as one without.
+The loss is the objective's mean over all held-out rows, without dropout, noise or label smoothing, so that runs can be
+compared. Measuring draws no random numbers, so a run with evaluations trains exactly like one without.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from finetune_hub.spec.events import Sample
 
 
 def split(datasets: Sequence[WeightedRows], fraction: float, seed: int) -> tuple[list[WeightedRows], list[TokenRow]]:
-    """Hold out a share of each dataset, at least one row of it, drawn by the seed.
+    """Hold out a share of each dataset, at least one row, drawn with the seed.
 
     Raises:
         BadData: a dataset has too few rows.
@@ -39,7 +39,7 @@ def split(datasets: Sequence[WeightedRows], fraction: float, seed: int) -> tuple
         count = max(1, round(fraction * len(dataset.rows)))
         if count >= len(dataset.rows):
             raise BadData(
-                f"A dataset of {len(dataset.rows)} rows is too small to hold rows out of it.",
+                f"A dataset of {len(dataset.rows)} rows is too small to hold out rows.",
                 "Add rows, or set `evaluation.fraction` to 0.",
             )
         chosen = set(torch.randperm(len(dataset.rows), generator=generator)[:count].tolist())
@@ -51,7 +51,7 @@ def split(datasets: Sequence[WeightedRows], fraction: float, seed: int) -> tuple
 
 
 def measure(objective: Objective, rows: Sequence[TokenRow], micro_batch_size: int, ranks: Ranks) -> float:
-    """Mean loss of the rows in nats, with the model in evaluation mode meanwhile."""
+    """Return the mean loss of the rows in nats, measured in evaluation mode."""
     model = objective.setting.model
     by_length = sorted(rows, key=lambda row: row.tokens)
     size = micro_batch_size if objective.setting.packs else 1
@@ -69,7 +69,7 @@ def measure(objective: Objective, rows: Sequence[TokenRow], micro_batch_size: in
 def answer(
     model: PreTrainedModel, rows: Sequence[TokenRow], template: ChatTemplate, max_new_tokens: int
 ) -> list[Sample]:
-    """The model's own answers to what stands before each row's first supervised token; none to no rows."""
+    """Generate answers to the text before each row's first supervised token."""
     if not rows:
         return []
     starts = [int(row.targets[0]) + 1 for row in rows]
@@ -89,7 +89,7 @@ def answer(
 
 
 def _until_gap(row: TokenRow) -> list[int]:
-    """The tokens of the row's first run of supervised ones."""
+    """Return the row's first contiguous run of supervised tokens."""
     targets = row.targets.tolist()
     run = [target for index, target in enumerate(targets) if target == targets[0] + index]
     return [int(row.input_ids[target + 1]) for target in run]
@@ -105,12 +105,12 @@ class BestWeights:
         self.tensors: dict[str, Tensor] = {}
 
     def offer(self, loss: float, step: int, adapter: Adapter) -> bool:
-        """Take the adapter as it is, when its loss is the lowest; whether it was."""
+        """Store the adapter's tensors if its loss is the lowest so far; return whether it was."""
         if self.loss is not None and loss >= self.loss:
             self.worse_evaluations += 1
             return False
         self.loss, self.step, self.worse_evaluations = loss, step, 0
-        # `clone`: on the CPU, `cpu` alone would be the parameter itself, which training goes on to change.
+        # `clone`, as `cpu` alone returns the parameter itself on the CPU, which training continues to change.
         self.tensors = {name: tensor.detach().cpu().clone() for name, tensor in adapter.parameters().items()}
         return True
 

@@ -1,8 +1,8 @@
-"""The training loop, from the base model's folder to the adapter's files; read it from top to bottom.
+"""The training loop, from the base model's folder to the adapter's files.
 
-step k   rows [k·G, (k+1)·G) of the data order, in micro batches      G = micro batch × gradient accumulation
+step k   rows [k·G, (k+1)·G) of the data order, in micro-batches      G = micro-batch size × gradient accumulation steps
          forward, backward, clip, AdamW: `step.py`
-         now and then the held-out rows, and a checkpoint
+         at intervals, evaluate the held-out rows and write a checkpoint
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ StoppedBy = Literal["early_stopping", "max_duration"]
 
 
 def train(run: TrainRun, log: EventLog) -> TrainResult:
-    """Train one adapter, or go on training it from `run.resume_from`.
+    """Train one adapter, or resume from `run.resume_from`.
 
     Raises:
-        EngineError: the run cannot start or go on; says why.
-        StopRequested: SIGTERM or SIGINT came; the step at hand was finished and a checkpoint written.
+        EngineError: the run cannot start or continue.
+        StopRequested: after SIGTERM or SIGINT, once the current step is finished and a checkpoint written.
     """
     ends_at, stop_was_asked = _end_of(run), _catch_stop_signals()
     bound_kernel_caches()
     ranks = Ranks.join(run.device)
-    data = read_data(run, log)  # First: a defect in it shows within a second, before the base model is read.
+    data = read_data(run, log)  # First, so that defects show within a second, before the base model is loaded.
     training = set_up(run, data, ranks, log)
     tell_plan(training)
     training.model.train()
@@ -55,9 +55,9 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
     last_step, first_step = data.total_steps, training.state.step + 1
     checkpointed_step = training.state.step
     patience = run.spec.evaluation.early_stopping_patience or math.inf
-    # A checkpoint at which it stopped early is the run's last: what is left is to publish.
+    # If the checkpoint is from early stopping, only publishing is left.
     stopped_by: StoppedBy | None = "early_stopping" if training.best.worse_evaluations >= patience else None
-    take_learned_on()  # Passes of an earlier run in this process are no part of what is told of this one.
+    take_learned_on()  # Discard passes of an earlier run in this process.
     while (step := training.state.step + 1) <= last_step and stopped_by is None:
         if ranks.any(stop_was_asked(), run.device):
             if training.state.step > checkpointed_step:
@@ -67,7 +67,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
 
         log_step = take_step(training)
         if step == first_step:
-            log.info(f"Attention: {'; '.join(take_learned_on()) or 'as the base model computes it itself'}.")
+            log.info(f"Attention: {'; '.join(take_learned_on()) or 'computed by the base model'}.")
         log.emit(log_step)
 
         if ends_at < math.inf and step < last_step and ranks.any(time.monotonic() >= ends_at, run.device):
@@ -76,7 +76,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
             log.emit(_evaluate(training))
         if training.best.worse_evaluations >= patience:
             stopped_by = "early_stopping"
-        # After the last step too: whoever is stopped while the adapter is verified goes on with that.
+        # Also after the last step, so that a job stopped during verification can resume with it.
         if step % run.spec.training.checkpoint_every_steps == 0 or step == last_step or stopped_by:
             _write_checkpoint(training)
             checkpointed_step = step
@@ -86,7 +86,7 @@ def train(run: TrainRun, log: EventLog) -> TrainResult:
 
 
 def _evaluate(training: Training) -> Evaluated:
-    """Measure the held-out rows, keep the weights that did best, and answer a few of the rows."""
+    """Measure the held-out rows, keep the best weights, and answer a few of the rows."""
     started = time.perf_counter()
     options, rows = training.run.spec.evaluation, training.data.held_out_rows
     step, best = training.state.step, training.best
@@ -104,7 +104,7 @@ def _evaluate(training: Training) -> Evaluated:
 
 
 def _write_checkpoint(training: Training) -> None:
-    """All ranks hand in their random states; the first one writes."""
+    """Collect the random states of all ranks and write the checkpoint on the first one."""
     random_states = collect_random_states(training.ranks, training.run.device)
     if training.ranks.is_first:
         checkpoint = write_checkpoint(
@@ -120,9 +120,9 @@ def _write_checkpoint(training: Training) -> None:
 
 
 def _finish(training: Training, stopped_by: StoppedBy | None) -> TrainResult:
-    """Write the adapter, of the best step where that is wished, and what `verify` compares it with."""
+    """Write the adapter (of the best step if configured) and the probe for `verify`."""
     run, state, best = training.run, training.state, training.best
-    assert state.loss is not None  # A run has one step at least.
+    assert state.loss is not None  # A run has at least one step.
     published_step, held_out_loss = state.step, state.held_out_loss
     if run.spec.evaluation.keep_best and best.tensors:
         best.put_back(training.adapter)
@@ -131,7 +131,7 @@ def _finish(training: Training, stopped_by: StoppedBy | None) -> TrainResult:
     if training.ranks.is_first:
         adapter_dir = run.output_dir / ADAPTER_DIR
         peft_format.write_adapter(adapter_dir, training.adapter, base_model_name=run.base_model_name)
-    with plain_attention(training.model):  # As `verify` computes it; on every rank: a sharded base takes all of them.
+    with plain_attention(training.model):  # As in `verify`, and on every rank, as a sharded base needs all of them.
         verify.write_probe(run.output_dir / PROBE_FILE, training.model, training.data.rows)
     training.ranks.leave()
     return TrainResult(
@@ -155,17 +155,17 @@ def _tell_why_it_stops(training: Training, stopped_by: StoppedBy) -> None:
         training.log.info(f"Stopping at step {step}: the held-out loss was lowest at step {training.best.step}.")
     else:
         total = training.data.total_steps
-        training.log.warn(f"Stopping at step {step} of {total}: the maximum duration {limit} is over.")
+        training.log.warn(f"Stopping at step {step} of {total}: the maximum duration of {limit} has been reached.")
 
 
 def _end_of(run: TrainRun) -> float:
-    """When the run's time is over, on `time.monotonic()`."""
+    """Return when the run's time ends, in terms of `time.monotonic()`."""
     seconds = run.spec.runtime.max_duration_seconds if run.seconds_left is None else run.seconds_left
     return math.inf if seconds is None else time.monotonic() + seconds
 
 
 def _catch_stop_signals() -> Callable[[], bool]:
-    """From here on SIGTERM and SIGINT only raise a flag; the returned function reads it."""
+    """Let SIGTERM and SIGINT only set a flag; return a function that reads it."""
     came: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: came.append(number))

@@ -1,9 +1,8 @@
-"""Loss scaling for float16, whose smallest numbers would swallow small gradients.
+"""Loss scaling for float16, so that small gradients do not underflow.
 
-    backward of  scale · loss,  then gradients / scale;  on overflow the step is computed again with half the scale
+    backward of  scale · loss,  then gradients / scale;  after an overflow the step is repeated with half the scale
 
-Nothing is skipped: a step that overflows is repeated, so every row is trained on. After many good steps the scale
-doubles.
+No step is skipped, so every row is trained on. After many good steps the scale doubles.
 Source: Micikevicius et al., "Mixed Precision Training", arXiv:1710.03740, section 3.2.
 """
 
@@ -15,11 +14,11 @@ import torch
 from torch import Tensor
 
 LARGEST = 2.0**16
-GOOD_STEPS = 1000  # Before the scale is doubled.
+GOOD_STEPS = 1000  # Good steps before the scale is doubled.
 
 
 class LossScale:
-    """The factor of one run: always 1 unless it computes in float16."""
+    """The loss scale of a run: always 1 unless it computes in float16."""
 
     def __init__(self, dtype: torch.dtype, value: float | None = None, good_steps: int = 0) -> None:
         self.is_used = dtype == torch.float16
@@ -31,7 +30,7 @@ class LossScale:
             torch._foreach_mul_(list(gradients), 1 / self.value)
 
     def halve(self) -> bool:
-        """After an overflow: whether a smaller scale is left to try."""
+        """Halve the scale after an overflow; return whether a smaller scale was left to try."""
         self.good_steps = 0
         if self.value <= 1.0:
             return False
@@ -39,7 +38,7 @@ class LossScale:
         return True
 
     def grow(self) -> None:
-        """After a good step."""
+        """Count a good step, and double the scale if it is time."""
         self.good_steps += 1
         if self.is_used and self.good_steps % GOOD_STEPS == 0:
             self.value = min(2 * self.value, LARGEST)

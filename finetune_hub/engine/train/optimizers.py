@@ -1,4 +1,4 @@
-"""The optimizers: torch's fused AdamW, and bitsandbytes' AdamW with averages in 8 bits, optionally paged.
+"""The optimizers: torch's fused AdamW, and bitsandbytes' AdamW with 8-bit averages, optionally paged.
 
 Source: Loshchilov and Hutter, arXiv:1711.05101; Dettmers et al., "8-bit Optimizers", arXiv:2110.02861.
 """
@@ -15,10 +15,10 @@ from finetune_hub.spec.training import TrainingOptions
 
 
 def build(groups: Sequence[dict[str, Any]], options: TrainingOptions, device: str) -> torch.optim.Optimizer:
-    """The optimizer that the options name, over the groups that `adapters.adapter.parameter_groups` makes.
+    """Create the optimizer that the options name, for the groups from `adapters.adapter.parameter_groups`.
 
     Raises:
-        BadConfig: it needs a package or a device that is not there.
+        BadConfig: it needs a package or a device that is not available.
     """
     if options.optimizer == "adamw":
         return torch.optim.AdamW(groups, weight_decay=options.weight_decay, fused=True)

@@ -1,10 +1,10 @@
-"""The processes that share one run: each computes its part of a step's micro batches, and gradients are added up.
+"""The processes that share a run: each computes some of a step's micro-batches, and gradients are summed.
 
-The loss is divided by the supervised tokens of the whole step before the backward pass, so a plain sum over the ranks
-is the exact gradient, however rows are spread. Rank 0 alone writes events, checkpoints and the adapter.
+The loss is divided by the supervised tokens of the whole step before the backward pass, so a plain sum over ranks is
+the exact gradient, however rows are distributed. Only rank 0 writes events, checkpoints and the adapter.
 
-A run with `runtime.gpus` above 1 starts its other ranks itself; under `torchrun`, whose variables are the same, it
-joins.
+A run with `runtime.gpus` above 1 starts its other ranks itself; under `torchrun`, which sets the same variables, it
+joins the existing ones.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `count`."""
+    """This process's rank among `count`."""
 
     rank: int = 0
     count: int = 1
 
     @classmethod
     def join(cls, device: str) -> Self:
-        """Meet the other ranks, as the environment says; alone where it says nothing."""
+        """Join the other ranks that the environment describes, if any."""
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls()
@@ -47,17 +47,17 @@ class Ranks:
         return self.rank == 0
 
     def share(self, items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
-        """The items that this rank computes, and whether each counts.
+        """Yield the items that this rank computes, and whether each counts.
 
-        Every rank gets equally many, because ranks that share a base model's weights gather them together: where items
-        run out, the last one stands in and does not count.
+        Every rank gets the same number, because ranks that share a base model's weights gather them together: if there
+        are too few items, the last one is repeated and does not count.
         """
         for start in range(0, len(items), self.count):
             index = start + self.rank
             yield (items[index], True) if index < len(items) else (items[-1], False)
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all ranks, in one message."""
+        """Replace each tensor by its sum over all ranks, in a single reduction."""
         if self.count == 1:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -66,7 +66,7 @@ class Ranks:
             tensor.copy_(part.view_as(tensor))
 
     def any(self, flag: bool, device: str) -> bool:
-        """Whether the flag is true on some rank. Alone, it does not wait for the device."""
+        """Return whether the flag is true on any rank. With one rank, it does not wait for the device."""
         if self.count == 1:
             return flag
         flags = torch.tensor([float(flag)], device=device)
@@ -74,7 +74,7 @@ class Ranks:
         return bool(flags.item())
 
     def choice_of_first(self, choice: Item, choices: Sequence[Item], device: str) -> Item:
-        """What the first rank chose: where each rank measures for itself, they need not agree."""
+        """Return the first rank's choice, as ranks that measure independently may disagree."""
         if self.count == 1:
             return choice
         index = torch.tensor([choices.index(choice) if self.is_first else 0], device=device)
@@ -82,7 +82,7 @@ class Ranks:
         return choices[int(index.item())]
 
     def gather(self, tensor: Tensor, device: str) -> list[Tensor]:
-        """The tensor of every rank, in their order, on the CPU."""
+        """Return the tensors of all ranks, in order, on the CPU."""
         if self.count == 1:
             return [tensor]
         own = tensor.to(device)
@@ -96,7 +96,7 @@ class Ranks:
 
 
 def start_others(count: int) -> list[subprocess.Popen[bytes]]:
-    """Start ranks 1 to `count - 1` with this process's own command line, and make this process rank 0."""
+    """Start ranks 1 to `count - 1` with this process's command line, and make this process rank 0."""
     if count == 1 or "RANK" in os.environ:
         return []
     with socket.socket() as probe:

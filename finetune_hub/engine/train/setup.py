@@ -1,4 +1,4 @@
-"""What a training is made of before its first step: base model, adapter, optimizer, objective, and where it stands."""
+"""Set up a training run before its first step: base model, adapter, optimizer, objective and state."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from finetune_hub.spec.training import RuntimeOptions
 
 @dataclass
 class Training:
-    """A training at work. A step changes the adapter's tensors, `optimizer`, `scale`, `best` and `state`, no more."""
+    """A running training. Steps change only the adapter's tensors, `optimizer`, `scale`, `best` and `state`."""
 
     run: TrainRun
     log: EventLog
@@ -61,10 +61,10 @@ class Training:
 
 
 def set_up(run: TrainRun, data: TrainingData, ranks: Ranks, log: EventLog) -> Training:
-    """Load the base model, frozen, put the adapter on it, and go to where `run.resume_from` stands.
+    """Load the frozen base model, attach the adapter, and restore `run.resume_from` if given.
 
     Raises:
-        EngineError: the run cannot start or go on; says why.
+        EngineError: the run cannot start or continue.
     """
     options, runtime = run.spec.training, run.spec.runtime
     identity = _identity_of(run, data.template)
@@ -86,11 +86,13 @@ def set_up(run: TrainRun, data: TrainingData, ranks: Ranks, log: EventLog) -> Tr
         quantization=quantization_of(run.spec.method),
     )
     adapter = attach_method(model, run.spec.method, seed=options.seed)
-    paths = prove_fast_paths(model)  # With the adapter: behind a prefix some models cannot keep rows apart.
+    paths = prove_fast_paths(model)  # With the adapter, as some models cannot isolate rows behind a prefix.
     _use_runtime(model, runtime)
     if runtime.shard_base_model:
         kept_bytes = shard_base_model(model, list(adapter.parameters().values()), run.device, ranks.count)
-        log.info(f"The layers' weights are spread over {ranks.count} ranks; each keeps {kept_bytes:,} bytes of them.")
+        log.info(
+            f"The layers' weights are sharded over {ranks.count} ranks; this one keeps {kept_bytes:,} bytes of them."
+        )
     optimizer = optimizers.build(parameter_groups(adapter, options.learning_rate), options, run.device)
     setting = Setting(
         model,
@@ -104,7 +106,7 @@ def set_up(run: TrainRun, data: TrainingData, ranks: Ranks, log: EventLog) -> Tr
 
     best = BestWeights()
     if resumed is None:
-        torch.manual_seed(options.seed + ranks.rank)  # Each rank draws a dropout of its own.
+        torch.manual_seed(options.seed + ranks.rank)  # Each rank draws its own dropout.
         state = CheckpointState.at_start(dtype, identity)
     else:
         assert run.resume_from is not None
@@ -117,7 +119,7 @@ def set_up(run: TrainRun, data: TrainingData, ranks: Ranks, log: EventLog) -> Tr
 
 
 def tell_plan(training: Training) -> None:
-    """The `plan` event, and what is worth knowing of how the model computes."""
+    """Send the `plan` event, and log how the model computes."""
     run, data, log = training.run, training.data, training.log
     log.emit(
         Plan(
@@ -137,29 +139,29 @@ def tell_plan(training: Training) -> None:
         unfused = fused.why_not(torch.device(run.device))
         log.info(f"Element-wise work: {f'not fused, {unfused}' if unfused else 'fused by torch.compile'}.")
     if not training.objective.setting.paths.packed:
-        log.warn("This base model cannot keep packed rows apart, so every row is a pass of its own, which is slower.")
+        log.warn("This base model cannot isolate packed rows, so every row is a separate pass, which is slower.")
 
 
 def check_device(run: TrainRun) -> None:
     """Raises:
-    BadConfig: the run wants what this machine has not.
+    BadConfig: the run needs something that this machine does not have.
     """
     if run.device == "cuda" and not torch.cuda.is_available():
-        raise BadConfig("The run wants a CUDA GPU, and this machine has none.", "Run it on a GPU worker or on the CPU.")
+        raise BadConfig("The run needs a CUDA GPU, and this machine has none.", "Run it on a GPU worker or on the CPU.")
     if run.device == "cuda" and run.spec.runtime.gpus > torch.cuda.device_count():
         raise BadConfig(
-            f"The run wants {run.spec.runtime.gpus} GPUs, and this machine has {torch.cuda.device_count()}.",
+            f"The run needs {run.spec.runtime.gpus} GPUs, and this machine has {torch.cuda.device_count()}.",
             "Lower `runtime.gpus`.",
         )
     if run.device == "cpu" and run.spec.runtime.activation_offload:
         raise BadConfig(
-            "`activation_offload` moves memory from a GPU to the host, and this run is on the CPU.",
+            "`activation_offload` moves activations from a GPU to the host, but this run is on the CPU.",
             "Set `runtime.activation_offload` to false, or `activation_checkpointing` to true.",
         )
 
 
 def _use_runtime(model: PreTrainedModel, runtime: RuntimeOptions) -> None:
-    """Kernels of our own or torch.compile's, and activation checkpointing."""
+    """Install our kernels or torch.compile's, and activation checkpointing."""
     if runtime.compile:
         compile_layers(model)
     else:
@@ -167,19 +169,19 @@ def _use_runtime(model: PreTrainedModel, runtime: RuntimeOptions) -> None:
     if runtime.activation_checkpointing:
         if not model.supports_gradient_checkpointing:
             raise BadConfig(
-                f"{type(model).__name__} has no activation checkpointing.",
+                f"{type(model).__name__} does not support activation checkpointing.",
                 "Set `runtime.activation_checkpointing` to false, or lower `micro_batch_size`.",
             )
-        # Older releases of transformers 5 know only the second name, newer ones warn of it.
+        # Older releases of transformers 5 have only the second name; newer ones deprecate it.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
 
 
 def _identity_of(run: TrainRun, template: ChatTemplate) -> dict[str, Any]:
-    """What two halves of one run must have in common.
+    """Return what must not change when a run is resumed.
 
-    How often it writes checkpoints is not among it, nor how a step's rows are spread over micro batches: a run that was
-    out of memory goes on in smaller ones.
+    The checkpoint interval may change, and so may the split of a step's rows into micro-batches: a run that was out
+    of memory resumes with smaller ones.
     """
     options = run.spec.training
     own = options.model_dump(

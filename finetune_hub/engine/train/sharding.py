@@ -1,10 +1,10 @@
-"""A frozen base model in parts, for bases that do not fit on one GPU: FSDP2 over the ranks of a run.
+"""Shard a frozen base model that does not fit on one GPU over the ranks of a run, with FSDP2.
 
-Every decoder layer's frozen weights are spread over the ranks, gathered for the layer's forward and again for its
-backward, and dropped in between. Embeddings, last norm and head stay whole on every rank, and so do the adapter's
-matrices, whose gradients are added up as in any run of several ranks.
+Every decoder layer's frozen weights are sharded over the ranks, gathered for the layer's forward and again for its
+backward, and freed in between. Embeddings, last norm and head are complete on every rank, and so are the adapter's
+matrices, whose gradients are summed as in any run with several ranks.
 
-Gathering needs all ranks: each must make as many forward passes as the others.
+Gathering needs all ranks, so each must run the same number of forward passes.
 Source: Zhao et al., "PyTorch FSDP", arXiv:2304.11277; `torch.distributed.fsdp.fully_shard`.
 """
 
@@ -24,23 +24,23 @@ from finetune_hub.engine.kernels.frozen_weight import is_quantised
 
 
 def shard_base_model(model: PreTrainedModel, trained: Iterable[nn.Parameter], device: str, ranks: int) -> int:
-    """Spread the layers over the ranks and move all else to the device, in place.
+    """Shard the layers over the ranks and move everything else to the device, in place.
 
     Args:
-        trained: The adapter's parameters, which stay whole.
+        trained: The adapter's parameters, which are not sharded.
 
     Returns:
-        Bytes of the spread weights that this rank keeps.
+        Bytes of the sharded weights that this rank keeps.
 
     Raises:
-        BadConfig: the model's weights cannot be spread.
+        BadConfig: the model's weights cannot be sharded.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers or any(is_quantised(parameter) for parameter in model.parameters()):
-        reason = "its weights are quantised" if layers else f"{type(model).__name__} names no layers"
+        reason = "its weights are quantised" if layers else f"{type(model).__name__} declares no layers"
         raise BadConfig(
             f"This base model cannot be sharded: {reason}.",
-            "Set `runtime.shard_base_model` to false, or take method `lora` in 16 bits.",
+            "Set `runtime.shard_base_model` to false, or use method `lora` in 16 bits.",
         )
     mesh = init_device_mesh(device, (ranks,))
     whole = set(trained)

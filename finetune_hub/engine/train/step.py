@@ -1,9 +1,9 @@
-"""One step: the next rows forward and backward, in micro batches, then one update of the adapter.
+"""One step: forward and backward over the next rows, in micro-batches, then one update of the adapter.
 
     loss = Σ over supervised tokens / their number in the whole step
     clip, AdamW at the schedule's learning rate
 
-Nothing in it waits for the device until the loss and the gradient's norm are read, once, before the update.
+The step waits for the device only once, to read the loss and the gradient norm before the update.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _NAMED_ROWS = 8
 
 
 def take_step(training: Training) -> Step:
-    """Train on the next rows, and move `training.state` on by a step.
+    """Train on the next rows and advance `training.state` by a step.
 
     Raises:
-        Diverged: loss or gradients are not finite; the adapter is as it was before the step.
+        Diverged: loss or gradients are not finite; the adapter is unchanged.
     """
     started = time.perf_counter()
     options, data, state = training.run.spec.training, training.data, training.state
@@ -63,13 +63,13 @@ def take_step(training: Training) -> Step:
 
 
 def _compute_gradients(training: Training, rows: Sequence[TokenRow]) -> tuple[float, dict[str, float], float]:
-    """Leave the gradient of the rows' mean loss, clipped, in the adapter's tensors.
+    """Compute the clipped gradient of the rows' mean loss in the adapter's tensors.
 
     Returns:
-        The loss in nats, the objective's measures by name, and the gradient's norm before it was clipped.
+        The loss in nats, the objective's measures by name, and the gradient norm before clipping.
     """
     step, objective = training.state.step + 1, training.objective
-    while True:  # Once, unless float16 overflows: then again with a smaller scale.
+    while True:  # Repeats only if float16 overflows, with a smaller scale.
         loss, *measures, grad_norm = _backward_of_step(training, rows)
         if math.isfinite(loss) and math.isfinite(grad_norm):
             return loss, dict(zip(objective.options.measures, measures, strict=True)), grad_norm
@@ -77,12 +77,12 @@ def _compute_gradients(training: Training, rows: Sequence[TokenRow]) -> tuple[fl
             named = ", ".join(row.name for row in rows[:_NAMED_ROWS])
             raise Diverged(
                 f"Step {step} has the loss {loss} and the gradient norm {grad_norm}; its rows are {named}.",
-                "Lower `learning_rate`, raise `warmup_ratio`, or look at these rows.",
+                "Lower `learning_rate`, raise `warmup_ratio`, or check these rows.",
             )
 
 
 def _backward_of_step(training: Training, rows: Sequence[TokenRow]) -> list[float]:
-    """All micro batches of a step, over all ranks; returns loss, measures and gradient norm, read in one go."""
+    """Run all micro-batches of a step, over all ranks; return loss, measures and gradient norm, read at once."""
     run, ranks, objective, trained = training.run, training.ranks, training.objective, training.trained
     options = run.spec.training
     micro_batches = [
@@ -101,7 +101,7 @@ def _backward_of_step(training: Training, rows: Sequence[TokenRow]) -> list[floa
 
 
 def schedule(step: int, total_steps: int, options: TrainingOptions) -> float:
-    """The learning rate of a step (from 1), as a share of the peak: a linear rise, then the chosen fall towards 0."""
+    """Return the learning rate of a step (from 1) relative to the peak: linear warm-up, then the chosen decay."""
     warmup_steps = math.ceil(total_steps * options.warmup_ratio)
     if step <= warmup_steps:
         return step / warmup_steps
