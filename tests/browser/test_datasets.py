@@ -61,7 +61,7 @@ def test_from_unknown_columns_to_the_plan(open_page: OpenPage, tmp_path: Path, w
     silent = page.locator("#lengths .link")
     expect(silent).to_have_text("41")
     silent.click()
-    expect(page.get_by_text("nothing to learn within max_seq_len")).to_be_visible()
+    expect(page.get_by_text("no supervised tokens within max_seq_len")).to_be_visible()
     expect(page.get_by_label("Row", exact=True)).to_have_value("41")
     look(page, "dataset-cut", width, scheme)
     page.get_by_role("button", name="Row 40").click()

@@ -136,7 +136,7 @@ def test_on_the_page(version: DatasetVersion, base_model: BaseModel, team: Team)
     assert 'class="token learned"' in get("dataset-preview")
     assert "120</b> truncated" in get("dataset-preview", row=30)
     assert "rows are numbered from 1 to 30" in get("dataset-preview", row=31)
-    assert "nothing to learn within 60 tokens" in get("dataset-lengths")
+    assert "without supervised tokens within 60 tokens" in get("dataset-lengths")
     assert "whole numbers" in get("dataset-preview", row="x")
     other = make_base_model(make_team(make_user()), name="theirs")
     answer = client.get(reverse("dataset-preview", args=[version.dataset_id, 1]),

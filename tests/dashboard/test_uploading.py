@@ -97,7 +97,7 @@ def test_the_page_says_what_the_file_was_taken_for(world: World) -> None:
     file = SimpleUploadedFile("sums.csv.gz", gzip.compress(b"question,answer\n2 + 2?,4\n"))
     response = world["owner"].post(reverse("dataset-upload"), {"name": "sums", "file": file})
     page = world["owner"].get(response["Location"]).content.decode()
-    assert "Questions and answers in CSV, packed with gzip: it has" in page
+    assert "Questions and answers in CSV, compressed with gzip: it has" in page
 
 
 def test_a_large_file_comes_in_parts_ahead_of_its_form(world: World) -> None:
