@@ -1,7 +1,7 @@
-"""How fast this machine multiplies matrices of the model's own shapes: the ceiling that training is compared with.
+"""How fast this machine multiplies matrices of the model's shapes: the upper bound for training speed.
 
 Prints one JSON line: GFLOP per CPU second (per second on a GPU), and the FLOP of one token (forward and the inputs'
-gradient, 2 + 2 per parameter). Where our kernels multiply 16 bits in float32, so does it.
+gradient, 2 + 2 per parameter). If our kernels multiply 16 bits in float32, so does this.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from finetune_hub.engine.kernels.products import product_dtype
 
 TOKENS = 800
 ROUNDS = 4
-# The kernel tells the CPU time of a process's other threads by its tick alone, so a round lasts many ticks.
+# The kernel counts the CPU time of a process's other threads only in ticks, so a round lasts many ticks.
 ROUND_SECONDS = 0.25
 
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def fastest(shape: tuple[int, int], dtype: torch.dtype, device: str) -> float:
-    """Seconds of the product there and back, the best of several rounds."""
+    """Return the seconds of the forward and backward products, the best of several rounds."""
     weight = torch.randn(shape, dtype=dtype, device=device)
     weight = weight.to(product_dtype(weight))
     x = torch.randn(TOKENS, shape[1], dtype=weight.dtype, device=device)
@@ -65,7 +65,7 @@ def fastest(shape: tuple[int, int], dtype: torch.dtype, device: str) -> float:
         seconds = (clock() - start) / products
         if number:
             best = min(best, seconds)
-        else:  # The first round warms up, and tells how many make one of a good length.
+        else:  # The first round warms up and calibrates the length of the others.
             products = math.ceil(ROUND_SECONDS / seconds)
     return best
 

@@ -1,12 +1,12 @@
-"""This checkout against an earlier commit: engine, hub and pages in turn, with this checkout's benchmarks and no peer.
+"""Compare this checkout with an earlier commit: engine, hub and pages, with this checkout's benchmarks and no peer.
 
     make compare-with REV=<commit>
 
-Both sides are copies in a temporary folder, the commit's and this checkout's with what is not committed yet, and run
-in this environment's packages; only `benchmarks/` is this checkout's in both. They take turns, and change who begins
-from round to round. A ratio is the median of the rounds' ratios, with the smallest and the largest. One that is no
-further from 1 than these are from each other, or than 2%, is within noise. What a side does not know is said in its
-row, and the others go on.
+Both sides are copies in a temporary folder, one of the commit and one of this checkout with uncommitted changes, and
+run with this environment's packages; `benchmarks/` is this checkout's in both. They alternate, in an order that changes
+every round. A ratio is the median of the rounds' ratios, shown with the smallest and the largest. It is within noise
+if its distance from 1 is at most the distance between these, or 2%. If a side cannot run a benchmark, its row says so,
+and the others continue.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from benchmarks.engine import cpu_name
 from benchmarks.running_hub import clean_environment
 
 ROOT = Path(__file__).parents[1]
-COPIED = "benchmarks"  # Of this checkout, in both trees.
+COPIED = "benchmarks"  # From this checkout, in both trees.
 TEMPORARY = "tmp"
 MORE_IS_BETTER = ("tokens/s", "tokens per CPU second")
 SMALLEST_DIFFERENCE = 0.02
@@ -38,14 +38,14 @@ LAST_WORDS = 300
 STOP_SECONDS = 60.0
 NO_TIME = "no time was left for it"
 WITHIN_NOISE, ONE_ROUND = "within noise", "one round"
-# SmolLM2-135M's widths in fewer layers, with a tokenizer of bytes: made here, so that nothing is fetched.
+# SmolLM2-135M's widths with fewer layers and a byte tokenizer, created here so that nothing is fetched.
 MODEL = {"hidden": 576, "inner": 1536, "layers": 8, "heads": 9, "kv": 3, "vocab": 49_152}
 ENGINE = ("--rounds", "1", "--count", "16", "--micro-batch-size", "2", "--no-ceiling")
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A module that writes its figures, name to list of values, to the file after `--json`."""
+    """A module that writes its figures, name to list of values, to the file given with `--json`."""
 
     part: str
     module: str
@@ -59,7 +59,7 @@ class Benchmark:
 
 @dataclass
 class Side:
-    """A tree of the product, and what it measured: figure to values, one a round."""
+    """A source tree and its measurements: figure to values, one per round."""
 
     name: str
     tree: Path
@@ -72,7 +72,7 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fh-compare-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
-        folder.chmod(0o711)  # As root, Postgres runs as another user and passes through.
+        folder.chmod(0o711)  # As root, Postgres runs as another user and needs access.
         sides = make_sides(ROOT, options.rev, folder)
         model = options.model or make_model(folder / "model")
         listed = [benchmark for benchmark in benchmarks_over(model) if benchmark.part in options.only]
@@ -98,10 +98,10 @@ def benchmarks_over(model: Path) -> list[Benchmark]:
 
 
 def make_sides(root: Path, rev: str, folder: Path) -> tuple[Side, Side]:
-    """Copies of a checkout and of one of its commits, both with the checkout's benchmarks.
+    """Copy a checkout and one of its commits, both with the checkout's benchmarks.
 
     Raises:
-        SystemExit: the commit is unknown, or a copy would not be what runs.
+        SystemExit: the commit is unknown, or something else than the copy would run.
     """
     found = subprocess.run(
         ["git", "-C", str(root), "rev-parse", "--short", "--verify", f"{rev}^{{commit}}"],
@@ -125,11 +125,11 @@ def make_sides(root: Path, rev: str, folder: Path) -> tuple[Side, Side]:
 
 
 def copy_checkout(root: Path, tree: Path) -> None:
-    """What is committed, and what is not yet; nothing that git ignores."""
+    """Copy committed and uncommitted files, except those that git ignores."""
     command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for path in filter(None, listed.split("\0")):
-        if (root / path).is_file():  # Not one that was deleted, and is still in the index.
+        if (root / path).is_file():  # Skip deleted files that are still in the index.
             (tree / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / path, tree / path)
 
@@ -141,9 +141,9 @@ def copy_commit(root: Path, rev: str, tree: Path) -> None:
 
 
 def environment_of(side: Side) -> dict[str, str]:
-    """PYTHONPATH comes before installed packages, editable ones too, and reaches processes that are started with -P.
+    """Return the environment. PYTHONPATH precedes installed packages, even editable ones, and works with -P.
 
-    What a benchmark that was ended leaves in its temporary folder goes with ours.
+    Leftover temporary files of a terminated benchmark are deleted with ours.
     """
     return clean_environment() | {"PYTHONPATH": str(side.tree), "TMPDIR": str(side.tree.parent / TEMPORARY)}
 
@@ -160,7 +160,7 @@ def require_own_product(side: Side) -> None:
 
 
 def make_model(folder: Path) -> Path:
-    """In a process of its own, which does not stay in memory while others are measured."""
+    """Create the model in a separate process, to free its memory before measuring."""
     program = f"import pathlib, benchmarks.planner as p; p.make_base(pathlib.Path({str(folder)!r}), **{MODEL})"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, env=os.environ | {"TQDM_DISABLE": "1"})
     return folder
@@ -172,7 +172,7 @@ def make_model(folder: Path) -> Path:
 def measure(
     sides: tuple[Side, Side], benchmarks: Sequence[Benchmark], *, rounds: int, seconds: float, folder: Path
 ) -> int:
-    """Run the rounds that there is time for; gives how many were whole. The first says what it had no time for."""
+    """Run rounds while time is left; return the number of complete ones. The first reports what it had no time for."""
     give_up = time.monotonic() + seconds
     longest = 0.0
     for number in range(rounds):
@@ -197,10 +197,10 @@ def measure(
 
 
 def run(side: Side, benchmark: Benchmark, *, file: Path, seconds: float) -> None:
-    """Run a benchmark over a side's product, and keep its figures, or the last words of one that failed.
+    """Run a benchmark on a side's tree and store its figures, or the last output of a failed one.
 
     Raises:
-        TimeoutExpired: it took longer, and was ended.
+        TimeoutExpired: it took longer and was terminated.
     """
     file.unlink(missing_ok=True)
     log = file.with_suffix(".log")
@@ -229,7 +229,7 @@ def run(side: Side, benchmark: Benchmark, *, file: Path, seconds: float) -> None
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a benchmark that still runs as Ctrl-C would, so that it stops what it has started."""
+    """Stop a running benchmark like Ctrl-C, so that it stops the processes that it started."""
     for number in (signal.SIGINT, signal.SIGKILL):
         if process.poll() is None:
             os.killpg(process.pid, number)
@@ -239,11 +239,11 @@ def end(process: subprocess.Popen[bytes]) -> None:
                 continue
 
 
-# ---- what it prints
+# ---- output
 
 
 def table(ours: Side, theirs: Side) -> list[str]:
-    """Markdown, fit for a closing note. Of the pages only those that clearly differ have rows of their own."""
+    """Return a Markdown table for a report. Only pages that clearly differ get their own rows."""
     lines = [f"| | {ours.name} | {theirs.name} | ratio | of the rounds |", "|---|---|---|---|---|"]
     for name in dict.fromkeys([*ours.values, *theirs.values]):
         our, their = ours.values.get(name, []), theirs.values.get(name, [])
@@ -261,7 +261,7 @@ def table(ours: Side, theirs: Side) -> list[str]:
 
 
 def verdict_on(name: str, ratios: list[float]) -> str:
-    """Whether this checkout is better, worse, or neither as far as these rounds can tell."""
+    """Return whether this checkout is better, worse, or within noise."""
     if not ratios:
         return "on one side only"
     if len(ratios) == 1:
@@ -283,10 +283,10 @@ def description(sides: tuple[Side, Side]) -> str:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rev", required=True, help="the commit to compare with")
-    parser.add_argument("--minutes", type=float, default=19.0, help="end after so many")
+    parser.add_argument("--minutes", type=float, default=19.0, help="stop after this many minutes")
     parser.add_argument("--rounds", type=int, default=3, help="at most")
     parser.add_argument("--only", nargs="+", choices=["engine", "hub", "pages"], default=["engine", "hub", "pages"])
-    parser.add_argument("--model", type=Path, help="a base model's folder; a random one of 57M parameters otherwise")
+    parser.add_argument("--model", type=Path, help="a base model's folder; by default a random one with 57M parameters")
     parser.add_argument("--json", type=Path, help="write all values of all rounds to this file")
     return parser.parse_args()
 

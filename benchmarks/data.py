@@ -1,10 +1,10 @@
-"""How fast a dataset file is checked, and in how much memory: ours beside Hugging Face datasets and polars.
+"""How fast a dataset file is checked, and with how much memory, compared with Hugging Face datasets and polars.
 
     python -m benchmarks.data [--rows 2000000] [--peer-python ../peer/bin/python] [--folder FOLDER]
 
-Ours reads the file, checks every row, writes the rows as they are kept and hashes them: what an upload costs, less the
-network. The peers only read it, and check nothing but that it is JSON: datasets into its Arrow cache, polars in its
-streaming engine. Each runs in a fresh process; memory is what it held at most beyond what it held after its imports.
+Ours reads the file, checks every row, writes the stored rows and hashes them: the cost of an upload without network.
+The peers only read it and check that it is JSON: datasets into its Arrow cache, polars in its streaming engine. Each
+runs in a fresh process; memory is the peak minus the memory after imports.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ PEERS = ("datasets", "polars")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000, help="Rows of about 500 bytes each.")
-    parser.add_argument("--peer-python", type=Path, help="A Python that has datasets and polars.")
-    parser.add_argument("--folder", type=Path, help="Where the file is made; a temporary folder when left out.")
+    parser.add_argument("--peer-python", type=Path, help="A Python with datasets and polars.")
+    parser.add_argument("--folder", type=Path, help="Folder for the file; by default a temporary one.")
     parser.add_argument("--check", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.check:
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def write_rows(path: Path, count: int) -> Path:
-    """Conversations of three turns, each row different."""
+    """Write conversations of three turns, each row different."""
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
             messages = [
@@ -61,7 +61,7 @@ def write_rows(path: Path, count: int) -> Path:
 
 
 def check(path: Path) -> dict[str, Any]:
-    """Our side, in this process."""
+    """Run our side in this process."""
     from finetune_hub.data.report import look_at
 
     with tempfile.TemporaryDirectory(dir=path.parent) as kept:
@@ -76,7 +76,7 @@ def check(path: Path) -> dict[str, Any]:
 
 
 def run(command: list[str]) -> dict[str, Any]:
-    """The JSON line that the command prints last."""
+    """Run the command and return the last JSON line that it prints."""
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -1,14 +1,14 @@
-"""Our engine against TRL + PEFT: the same rows, model, rank and batch, in turn, each run in a fresh process.
+"""Our engine against TRL + PEFT: the same rows, model, rank and batch, alternating, each run in a fresh process.
 
     python -m benchmarks.engine --model FOLDER --peer-python PEER/bin/python [--rows gsm8k.jsonl] [--rounds 3]
 
-Prints medians and ratios. Machines are noisy: only ratios within one call mean something, never two calls' numbers.
-    tokens/s   real tokens (padding not counted) by the wall clock from the end of step 2 to the end of the last
-    per CPU s  the same tokens by the CPU time that the process took for them: other processes' load hardly shows in it,
-               where the wall clock measures the neighbours too; with more than one thread, waiting counts as work
+Prints medians and ratios. Machines are noisy, so only compare numbers within one call.
+    tokens/s   tokens without padding, by wall clock from the end of step 2 to the end of the last step
+    per CPU s  the same tokens by the process's CPU time, which unlike the wall clock is hardly affected by other
+               processes; with more than one thread, waiting counts as work
     peak       largest resident memory of the process (allocated GPU memory with --device cuda)
-    ceiling    our tokens per CPU second (per second on a GPU) × the FLOP that the matrix products need for a token
-               / the GFLOP that this machine does in that time in such products alone
+    ceiling    our tokens per CPU second (per second on a GPU) × the FLOP of a token's matrix products
+               / the GFLOP that this machine reaches in that time with only such products
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """All runs, and their tables."""
+    """Run everything and print the tables."""
     print(f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores, {options.threads} threads, {options.device}")
     versions: dict[str, str] = {}
     figures: dict[str, list[float]] = {}
@@ -76,14 +76,14 @@ def measure(options: argparse.Namespace) -> None:
             figures[f"{base}: tokens/s"] = [run.tokens_per_second for run in ours]
             figures[f"{base}: tokens per CPU second"] = [run.tokens_per_cpu_second for run in ours]
             figures[f"{base}: GB at most"] = [run.peak_bytes / 1e9 for run in ours]
-    if options.json:  # What `benchmarks.compare` reads.
+    if options.json:  # For `benchmarks.compare`.
         options.json.write_text(json.dumps(figures, indent=2))
     if versions:
         print("peer: " + ", ".join(f"{package} {version}" for package, version in versions.items()))
 
 
 def peers_of(options: argparse.Namespace) -> list[str]:
-    """Whom we are compared with. Liger's kernels are Triton's: on a GPU, where the peer's environment has them."""
+    """Return the peers. Liger's kernels need Triton, so only on a GPU, if the peer's environment has them."""
     if not options.peer_python:
         return []
     find = "import importlib.util, sys; sys.exit(importlib.util.find_spec('liger_kernel') is None)"
@@ -151,7 +151,7 @@ def run_peer(
     output, peak = run_process([options.peer_python, str(HERE / "peer_trl.py"), *flags])
     said = json.loads(output.splitlines()[-1])
     ended_at = said["step_ended_at"]
-    # The peer's shuffle is its own, so a step's tokens are the mean.
+    # The peer shuffles differently, so use the mean tokens per step.
     tokens = said["tokens"] * (len(ended_at) - SKIPPED_STEPS) / len(ended_at)
     seconds = ended_at[-1] - ended_at[SKIPPED_STEPS - 1]
     cpu_seconds = said["step_cpu_seconds"][-1] - said["step_cpu_seconds"][SKIPPED_STEPS - 1]
@@ -167,12 +167,12 @@ def run_ceiling(options: argparse.Namespace, base: str) -> dict[str, float]:
 
 
 def dtype_of(base: str) -> str:
-    """What products are computed in."""
+    """Return the dtype of products."""
     return "bfloat16" if base == "nf4" else base
 
 
 class StepClock:
-    """Reads a process's CPU time whenever its events file has another step. Linux only; nan elsewhere."""
+    """Reads a process's CPU time for every new step in its events file. Linux only; nan elsewhere."""
 
     def __init__(self, events: Path) -> None:
         self.events = events
@@ -184,7 +184,7 @@ class StepClock:
 
 
 def cpu_seconds_of(pid: int) -> float:
-    """User and system time of all threads of a process; of one that has ended, until it is waited for."""
+    """Return user and system time of all threads of a process, even after it ended, until it is waited for."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -193,7 +193,7 @@ def cpu_seconds_of(pid: int) -> float:
 
 
 def run_process(command: list[str], clock: StepClock | None = None) -> tuple[str, int]:
-    """Standard output, and the largest resident memory in bytes, of a process that must succeed."""
+    """Run a process that must succeed; return its stdout and its largest resident memory in bytes."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryFile("w+") as stderr, tempfile.TemporaryFile("w+") as stdout:
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)
@@ -220,7 +220,7 @@ def show(who: str, measured: Measured) -> None:
 def report(
     base: str, is_gpu: bool, ours: list[Measured], peers: dict[str, list[Measured]], ceilings: list[dict[str, float]]
 ) -> None:
-    """Medians over the rounds; a ratio is the median of the rounds' own ratios."""
+    """Print medians over the rounds; a ratio is the median of the rounds' ratios."""
     compared = peers or {"peer": []}
     heads = "".join(f" {peer} | ratio |" for peer in compared)
     print(f"\n| {base} | ours |{heads}\n|---|---|{'---|---|' * len(compared)}")
@@ -243,7 +243,7 @@ def report(
 
 
 def share_of_ceiling(is_gpu: bool, ours: list[Measured], ceilings: list[dict[str, float]]) -> str:
-    """What the products could do, and how much of it we reach. The ceiling is per CPU second, per second on a GPU."""
+    """Return the ceiling and our share of it. The ceiling is per CPU second, or per second on a GPU."""
     speed = median(run.tokens_per_second if is_gpu else run.tokens_per_cpu_second for run in ours)
     ceiling = max(ceilings, key=lambda measured: measured["gflops"])
     flop_per_token = ceiling["flop_per_token"] + ours[0].supervised_share * ceiling["flop_per_supervised_token"]
@@ -266,17 +266,21 @@ def cpu_name() -> str:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=lambda text: Path(text).resolve(), required=True, help="a base model's folder")
-    parser.add_argument("--rows", type=Path, help="JSONL with `question` and `answer` (GSM8K); made up when left out")
+    parser.add_argument("--rows", type=Path, help="JSONL with `question` and `answer` (GSM8K); generated by default")
     parser.add_argument("--count", type=int, default=48, help="rows to train on")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--bases", nargs="+", choices=BASES, default=BASES, help="how the base model is kept")
+    parser.add_argument(
+        "--bases", nargs="+", choices=BASES, default=BASES, help="dtype or quantisation of the base model"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--micro-batch-size", type=int, default=4)
     parser.add_argument("--max-seq-len", type=int, default=512)
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--peer-python", help="Python of an environment with trl; without it only we are measured")
-    parser.add_argument("--no-ceiling", action="store_true", help="leave out what the products alone could do")
+    parser.add_argument(
+        "--peer-python", help="Python of an environment with trl; without it only our engine is measured"
+    )
+    parser.add_argument("--no-ceiling", action="store_true", help="skip the ceiling")
     parser.add_argument("--json", type=Path, help="write our side's figures to this file too")
     return parser.parse_args()
 

@@ -1,10 +1,10 @@
-"""LoRA on a mixture's experts: our kernels against PEFT's `target_parameters`, over a random model of qwen3_moe.
+"""LoRA on a mixture's experts: our kernels against PEFT's `target_parameters`, on a random qwen3_moe model.
 
     python -m benchmarks.experts [--rounds 2] [--dtype float32] [--experts 32] [--rows 4] [--tokens 256]
 
-Each side trains the same few steps on the same random rows in a fresh process of its own, in turn; neither has a
-trainer around it: model, adapter, loss, backward, AdamW. The first two steps are left out of the speed and count in the
-memory, which is all that the process had at most, the model included.
+Each side trains the same few steps on the same random rows in a fresh process, alternating, without a trainer: only
+model, adapter, loss, backward and AdamW. The first two steps are excluded from the speed but included in the memory,
+which is the process's peak including the model.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=256, help="of a row")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--side", choices=["ours", "peer"], help=argparse.SUPPRESS)  # What a round's process is told.
+    parser.add_argument("--side", choices=["ours", "peer"], help=argparse.SUPPRESS)  # For the process of a round.
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 

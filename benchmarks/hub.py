@@ -1,17 +1,17 @@
-"""What a hub takes at rest, and what it adds to a training: one recipe by `finetune-hub train` and as a job, in turn.
+"""A hub's memory at rest, and its overhead in training: one recipe with `finetune-hub train` and as a job, alternating.
 
     python -m benchmarks.hub [--idle-minutes 60]
     python -m benchmarks.hub --model FOLDER [--rows gsm8k.jsonl] [--count 64] [--rounds 3] [--threads 2]
 
-Starts a hub of its own (embedded, one worker of one CPU device), reads its memory part by part, and stops it at the
-end. With a model it then runs jobs. Of each round:
-    claimed     from the moment the job was sent to the moment the worker had it, by the database's clock; of jobs that
-                are sent at many moments, and cancelled once they are claimed
-    first step  from the start of the command, or from the sending, to the end of the first optimizer step
+Starts its own hub (embedded, one worker with one CPU device), measures the memory of each part, and stops it at the
+end. With a model it also runs jobs. It measures:
+    claimed     from submission to the worker's claim, by the database's clock, for jobs that are submitted at various
+                moments and cancelled once they are claimed
+    first step  from the start of the command, or from submission, to the end of the first optimizer step
     whole       to the end of the command, or to the job's success: checked, published and recorded
-The hub's part is the difference. Both load the adapter back and compare it before they call it done. A job is also
-checked, placed, hashed, put into the artifact store and recorded; and its verification's libraries are loaded beside
-the training, while the command's are loaded after it.
+The difference is the hub's overhead. Both reload and verify the adapter before they succeed. A job is also checked,
+placed, hashed, uploaded to the artifact store and recorded; its libraries for verification are loaded during training,
+those of the command after it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from benchmarks.running_hub import COMMAND, RunningHub, clean_environment, part_
 from finetune_hub.cli.client import Hub
 
 LOOK_SECONDS = 0.02
-SETTLE_SECONDS = 10.0  # By then each of control's short rounds has run.
+SETTLE_SECONDS = 10.0  # By then each of control's frequent rounds has run.
 ENDED = ("succeeded", "failed", "cancelled")
 CLAIMED = """
     SELECT extract(epoch FROM attempt.started_at - job.created_at)
@@ -52,7 +52,7 @@ CLAIMED = """
 
 @dataclass(frozen=True)
 class Measured:
-    """One run; seconds from when it was asked for."""
+    """One run; seconds since it was requested."""
 
     first_step: float
     whole: float
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def measure_rest(hub: RunningHub, idle_minutes: float) -> dict[str, int]:
-    """Bytes of each part at the start; the table has another column after so long without a job."""
+    """Return each part's bytes at the start; the table gets another column after `idle_minutes` without jobs."""
     time.sleep(SETTLE_SECONDS)
     columns = {"at its start": memory_of_hub(hub.status())}
     if idle_minutes:
@@ -91,7 +91,7 @@ def measure_rest(hub: RunningHub, idle_minutes: float) -> dict[str, int]:
 
 
 def measure_jobs(hub: RunningHub, options: argparse.Namespace, folder: Path) -> tuple[list[Measured], list[Measured]]:
-    """The rounds: a command, then a job."""
+    """Run the rounds: a command, then a job."""
     rows = write_rows(folder / "rows.jsonl", options.count, options.rows)
     shutil.copytree(options.model, hub.home / "models" / "bench")
     commands, jobs = [], []
@@ -159,7 +159,7 @@ def run_job(client: Hub, hub: RunningHub, adapter: str) -> Measured:
 
 
 def first_step(folder: Path) -> float | None:
-    """Unix time at which the only run below the folder ended its first step; None while it has not."""
+    """Return the Unix time at which the only run in the folder ended its first step; None if it has not yet."""
     for file in folder.rglob("events.jsonl"):
         for line in file.read_text().splitlines():
             event = json.loads(line)
@@ -173,7 +173,7 @@ def show(name: str, run: Measured) -> None:
 
 
 def measure_claims(hub: RunningHub, count: int) -> list[float]:
-    """Seconds from sending a job to its claim, at moments that no round of the hub's own coincides with always."""
+    """Return seconds from submission to claim, at moments that do not always coincide with the hub's own rounds."""
     pauses, waits = Random(7), []
     with hub.client() as client, psycopg.connect(hub.variables()["DATABASE_URL"], autocommit=True) as database:
         for number in range(count):
@@ -190,7 +190,7 @@ def measure_claims(hub: RunningHub, count: int) -> list[float]:
 
 
 def report(commands: list[Measured], jobs: list[Measured], claims: list[float]) -> None:
-    """Medians, and the medians of the rounds' differences."""
+    """Print medians, and the medians of the rounds' differences."""
     pairs = list(zip(commands, jobs, strict=True))
     print("\n| seconds, median | command | job | difference |\n|---|---|---|---|")
     print(f"| sent to claimed | | {median(claims):.3f} | |")
@@ -205,7 +205,7 @@ def report(commands: list[Measured], jobs: list[Measured], claims: list[float]) 
 def figures(
     resting: dict[str, int], commands: list[Measured], jobs: list[Measured], claims: list[float]
 ) -> dict[str, list[float]]:
-    """What `benchmarks.compare` reads: each figure by its name and unit, with the rounds' values."""
+    """Return figures for `benchmarks.compare`, by name and unit, with the rounds' values."""
     values = {f"at rest, {part}: MB": [held / 1e6] for part, held in resting.items()}
     values["at rest, all: MB"] = [sum(resting.values()) / 1e6]
     if jobs:
@@ -220,12 +220,16 @@ def figures(
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a base model in transformers' format; none: memory at rest alone")
-    parser.add_argument("--idle-minutes", type=float, default=0.0, help="read the memory again after so long")
-    parser.add_argument("--rows", type=Path, help="JSONL with question and answer; made up otherwise")
+    parser.add_argument(
+        "--model", type=Path, help="a base model in transformers' format; without one, only memory at rest is measured"
+    )
+    parser.add_argument(
+        "--idle-minutes", type=float, default=0.0, help="measure the memory again after this many minutes"
+    )
+    parser.add_argument("--rows", type=Path, help="JSONL with question and answer; generated by default")
     parser.add_argument("--count", type=int, default=64, help="rows to train on")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--claims", type=int, default=12, help="jobs that are sent for the time until they are claimed")
+    parser.add_argument("--claims", type=int, default=12, help="jobs to submit for measuring the time to claim")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     return parser.parse_args()

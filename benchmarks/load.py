@@ -1,11 +1,11 @@
-"""What a crowd of readers does to a hub: 16 clients that ask again and again, then 1,000 that all ask at once.
+"""A hub under load: 16 clients that send requests continuously, then 1,000 that all send one at once.
 
     python -m benchmarks.load [--clients 1000] [--jobs 200] [--seconds 15] [--viewers 50]
 
-Each client has a connection of its own and asks for a long list of jobs. One who gets 503 waits as long as
-`Retry-After` says, and asks again. Shown are the answers by status, the seconds of those with 200, how many clients
-had one by which try, and the rate of 200s, of the crowd over that of the 16. Meanwhile some watch a job: none may lose
-their stream, and all must hear what is announced afterwards. Traffic goes over loopback alone.
+Each client has its own connection and requests a long list of jobs. After a 503 it waits for `Retry-After` and retries.
+Prints the responses by status, the seconds of those with 200, how many clients succeeded at which try, and the rate of
+200s of the crowd relative to that of the 16. Meanwhile some viewers watch a job: none may lose its stream, and all must
+receive what is announced afterwards. Traffic uses only loopback.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ Job.objects.bulk_create(
 
 @dataclass
 class Answers:
-    """What clients got."""
+    """The clients' responses."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
-    """Of the answers with 200."""
+    """Seconds of the responses with 200."""
     tries: Counter[int] = field(default_factory=Counter)
-    """By which try clients had theirs; 0: by none."""
+    """Number of clients by the try that succeeded; 0: none did."""
     ended: list[float] = field(default_factory=list)
-    """When the answers with 200 had come."""
+    """Times of the responses with 200."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Address:
     token: str
 
     async def get(self) -> tuple[int, float]:
-        """The status, and the seconds after which to ask again."""
+        """Return the status, and the seconds after which to retry."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
         try:
             head = (
@@ -120,7 +120,7 @@ async def measure(hub: RunningHub, address: Address, options: argparse.Namespace
 
 
 async def steady(address: Address, seconds: float) -> Answers:
-    """Clients that ask as soon as they were answered."""
+    """Run clients that send the next request as soon as they get a response."""
     answers, end = Answers(), time.monotonic() + seconds
 
     async def ask_again() -> None:
@@ -161,9 +161,9 @@ def p95(seconds: list[float]) -> float:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=1000)
-    parser.add_argument("--jobs", type=int, default=200, help="that the list is of")
-    parser.add_argument("--viewers", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=15.0, help="that the 16 clients ask")
+    parser.add_argument("--jobs", type=int, default=200, help="jobs in the list")
+    parser.add_argument("--viewers", type=int, default=50, help="browsers that watch one job meanwhile")
+    parser.add_argument("--seconds", type=float, default=15.0, help="duration of the load by 16 clients")
     return parser.parse_args()
 
 

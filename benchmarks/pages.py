@@ -1,10 +1,10 @@
-"""How fast pages and API answer when a hub has lived for a while: 10,000 jobs and a million metric points.
+"""How fast pages and API respond on a hub with 10,000 jobs and a million metric points.
 
     python -m benchmarks.pages [--jobs 10000] [--points 1000000] [--rounds 100]
 
-Server time of a request: middleware, view, database and template, in this process, without the network. The table shows
-the median and the 95th percentile in milliseconds, and the number of queries. Postgres starts in a temporary folder,
-unless DATABASE_URL names an empty database of your own.
+Measures server time per request: middleware, view, database and template, in this process, without the network. The
+table shows the median and the 95th percentile in milliseconds, and the number of queries. Postgres starts in a
+temporary folder, unless DATABASE_URL names an empty database.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-LONG_JOB_SHARE = 0.1  # One job holds so much of all points: the longest curve that a page has to draw.
+LONG_JOB_SHARE = 0.1  # The share of all points in one job, the longest curve that a page has to draw.
 INSERT_POINTS = """
     INSERT INTO jobs_metricpoint (attempt_id, step, epoch, loss, learning_rate, grad_norm, tokens, supervised_tokens,
                                   seconds, peak_memory_bytes)
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--points", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=100, help="measured requests a page, after three more")
+    parser.add_argument("--rounds", type=int, default=100, help="measured requests per page, after three to warm up")
     parser.add_argument("--json", type=Path, help="write the medians to this file too")
     options = parser.parse_args()
     with django_on_a_database():
@@ -77,20 +77,20 @@ def main() -> None:
             figures[f"{name}: ms"] = [statistics.median(milliseconds)]
             p95 = statistics.quantiles(milliseconds, n=20)[-1]
             print(f"| {name} | {statistics.median(milliseconds):.1f} | {p95:.1f} | {queries} |", flush=True)
-    if options.json:  # What `benchmarks.compare` reads.
+    if options.json:  # For `benchmarks.compare`.
         figures["all together: ms"] = [sum(values[0] for values in figures.values())]
         options.json.write_text(json.dumps(figures, indent=2))
 
 
 @contextmanager
 def django_on_a_database() -> Iterator[None]:
-    """Django, set up and migrated, on a database that goes away at the end."""
+    """Set up Django with a migrated database that is deleted at the end."""
     from finetune_hub.embedded.children import Supervisor
     from finetune_hub.embedded.postgres import Postgres
 
     with tempfile.TemporaryDirectory(prefix="fh-bench-") as temporary:
         folder = Path(temporary)
-        folder.chmod(0o711)  # As root, Postgres runs as another user and passes through.
+        folder.chmod(0o711)  # As root, Postgres runs as another user and needs access.
         for name in ("home", "logs"):
             (folder / name).mkdir()
         supervisor = Supervisor(folder / "logs")
@@ -122,7 +122,7 @@ def django_on_a_database() -> Iterator[None]:
 
 
 def fill(job_count: int, point_count: int) -> Any:
-    """A team with so many jobs, an attempt and ten events each, and their curves; the job with the longest curve."""
+    """Create a team with jobs, an attempt and ten events each, and curves; return the job with the longest curve."""
     from django.db import connection
     from django.utils import timezone
 
@@ -170,7 +170,7 @@ def fill(job_count: int, point_count: int) -> Any:
 
 
 def requests(long_job: Any) -> Iterator[tuple[str, Any]]:
-    """Each page and endpoint by name, and a function that asks for it."""
+    """Yield each page and endpoint by name, with a function that requests it."""
     from django.test import Client
     from rest_framework.test import APIClient
 
@@ -191,7 +191,7 @@ def requests(long_job: Any) -> Iterator[tuple[str, Any]]:
 
 
 def measure(get: Any, rounds: int) -> tuple[list[float], int]:
-    """Milliseconds of each round, and the queries of one."""
+    """Return the milliseconds of each round, and the number of queries in one."""
     from django.db import connection
     from django.test.utils import CaptureQueriesContext
 

@@ -1,8 +1,8 @@
-"""The other side of `benchmarks.data`, in an environment of its own: read a JSONL file whole, with datasets or polars.
+"""The peers of `benchmarks.data`, in their own environment: read a whole JSONL file with datasets or polars.
 
     python peer_data.py datasets|polars FILE
 
-Prints one JSON line: the seconds and the rows, the memory before and at most, in bytes, and the version.
+Prints one JSON line: seconds, rows, memory before and at the peak in bytes, and version.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def read_with_datasets(path: Path) -> int:
-    """Into Arrow files in a fresh cache, as `load_dataset` does it the first time."""
+    """Read into Arrow files in a new cache, as `load_dataset` does the first time."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -25,7 +25,7 @@ def read_with_datasets(path: Path) -> int:
 
 
 def read_with_polars(path: Path) -> int:
-    """Every value parsed, in batches where polars streams."""
+    """Parse every value, in polars' streaming engine."""
     import polars
 
     counted = polars.scan_ndjson(path).select(polars.col("messages").list.len().count()).collect(engine="streaming")
@@ -33,7 +33,7 @@ def read_with_polars(path: Path) -> int:
 
 
 def memory_bytes(name: str) -> int:
-    """`VmRSS` or `VmHWM` (at most) of this process."""
+    """Return `VmRSS` or `VmHWM` (the peak) of this process."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
 

@@ -1,7 +1,7 @@
-"""The peer of `engine.py`: TRL's SFTTrainer with PEFT on the same rows, in an environment of its own (README.md).
+"""The peer of `engine.py`: TRL's SFTTrainer with PEFT on the same rows, in its own environment (README.md).
 
-Prints one JSON line: when each optimizer step ended (Unix seconds, and the process's own CPU seconds), the real tokens
-of the run, the logged losses, and the versions. Padding is not counted as tokens: it is the peer's own cost.
+Prints one JSON line: the end of each optimizer step (Unix seconds, and the process's CPU seconds), the run's tokens
+without padding, the logged losses, and the versions. Padding is the peer's own cost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PACKAGES = ("trl", "peft", "transformers", "torch", "accelerate")
 
 
 class StepClock(TrainerCallback):
-    """Notes the end of each optimizer step."""
+    """Records the end of each optimizer step."""
 
     def __init__(self) -> None:
         self.ended_at: list[float] = []
@@ -48,8 +48,8 @@ def main() -> None:
         max_length=options.max_seq_len,
         learning_rate=2e-4,
         lr_scheduler_type="constant",
-        bf16=False,  # The model itself is in bfloat16; autocast on top would only slow the peer down.
-        gradient_checkpointing=False,  # On by default; switched off, so that both compute every layer once.
+        bf16=False,  # The model is already in bfloat16; autocast would only slow the peer down.
+        gradient_checkpointing=False,  # On by default; off, so that both compute every layer once.
         completion_only_loss=True,
         packing=options.packing,
         use_cpu=options.device == "cpu",
@@ -105,7 +105,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-seq-len", type=int, default=512)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--packing", action="store_true")
-    parser.add_argument("--liger", action="store_true", help="with Liger-Kernel's Triton kernels; on a GPU only")
+    parser.add_argument("--liger", action="store_true", help="use Liger-Kernel's Triton kernels; only on a GPU")
     return parser.parse_args()
 
 

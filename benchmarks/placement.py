@@ -1,18 +1,18 @@
-"""Thirty days of a fleet of 1,000 GPUs under the real placement code: is it fair, is it full, does anybody starve?
+"""Simulate thirty days of a fleet of 1,000 GPUs with the real placement code: fairness, utilisation, starvation.
 
-    python -m benchmarks.placement [--days 30] [--queued 10000] [--seed 7]        Ctrl-C: the table as far as it went
+    python -m benchmarks.placement [--days 30] [--queued 10000] [--seed 7]        Ctrl-C: print the table so far
 
-Every twenty simulated minutes a pass of `finetune_hub.scheduling.placement` is given what the service would give it.
-Jobs arrive at random, run longer or shorter than they were expected to, fail, lose their worker, and make room for
-others. What is claimed is counted here, apart from the code under test:
+Every twenty simulated minutes, `finetune_hub.scheduling.placement` runs a pass with the inputs of the service. Jobs
+arrive at random, run longer or shorter than expected, fail, lose their worker, and are preempted. The figures are
+counted here, independently of the code under test:
 
-    oversubscription   moments at which a device was lent beyond its memory, or twice
-    fair-share error   of a team that always has jobs waiting: its part of the device hours, against its weight's
-    utilisation        busy device hours, against the most that any placement could have kept busy at those moments:
-                       min over memory sizes m of (devices asked for by jobs that need less than m + devices with m or
+    oversubscription   moments at which a device was assigned beyond its memory, or twice
+    fair-share error   for a team that always has jobs queued: its share of device hours relative to its weight's
+    utilisation        busy device hours, relative to the most that any placement could have kept busy at those moments:
+                       min over memory sizes m of (devices requested by jobs that need less than m + devices with m or
                        more), which is the max-flow bound of jobs on devices
-    lateness           how much longer a job of a busy team waited than its team's share of the fleet takes to work off
-                       what that team had waiting when the job came
+    lateness           how much longer a job of a busy team waited than its team's share of the fleet needs for the
+                       team's queue at the job's arrival
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HOUR = 3600.0
 DAY = 24 * HOUR
 PASS_SECONDS = 1200.0
 WARM_UP_DAYS = 3
-# Workers, devices of each, name, gigabytes, whether several jobs may share a device.
+# Workers, devices per worker, name, gigabytes, whether several jobs may share a device.
 FLEET = [
     (60, 8, "NVIDIA H100 80GB HBM3", 80, False),
     (30, 8, "NVIDIA A100-SXM4-40GB", 40, False),
@@ -49,27 +49,27 @@ PRIORITIES = {0: 0.90, -1: 0.06, 1: 0.03, 2: 0.01}
 MEDIAN_HOURS, SPREAD = 3.0, 0.8  # Log-normal.
 MEAN_DEVICE_HOURS = MEDIAN_HOURS * math.exp(SPREAD**2 / 2) * sum(count * share for count, share in DEVICES.items())
 ESTIMATE_SPREAD = 0.3
-FAILING_SHARE = 0.02  # Of attempts: an error of the job's own, at a random moment.
+FAILING_SHARE = 0.02  # Share of attempts that fail with the job's own error, at a random moment.
 WORKER_MTBF_SECONDS, WORKER_MEND_SECONDS = 20 * DAY, 4 * HOUR
 CHECKPOINT_EVERY_SECONDS = 0.5 * HOUR
 MAX_PREEMPTIONS = 3
-# Weights of the teams that always have jobs waiting. Beside them, a team with a quota, and one that asks for little.
+# Weights of the teams that always have jobs queued. There are also a team with a quota and one that needs little.
 BUSY_WEIGHTS = [1.0, 1.0, 2.0, 2.0, 4.0]
 CAPPED, LIGHT = len(BUSY_WEIGHTS), len(BUSY_WEIGHTS) + 1
 CAPPED_DEVICES = 40
 LIGHT_JOBS_AN_HOUR = 2.0
-OFFERED = 1.05  # Device hours that arrive, in units of those that there are.
+OFFERED = 1.05  # Arriving device hours, relative to those available.
 
 
 @dataclass
 class SimulatedJob:
-    """A job with what placement does not know: how long it really takes."""
+    """A job, with its real duration, which placement does not know."""
 
     asked: WaitingJob
     seconds_left: float
     fails_after: float
     due_after: float
-    """Seconds in which its team's share works off what was ahead of it."""
+    """Seconds that its team's share needs for the queue ahead of it."""
     attempt_id: int = 0
     started_at: float | None = None
     first_start: float | None = None
@@ -84,7 +84,7 @@ class SimulatedJob:
 
 @dataclass
 class Measured:
-    """What the table is made of."""
+    """The data of the table."""
 
     oversubscribed: int = 0
     pass_seconds: list[float] = field(default_factory=list)
@@ -112,13 +112,13 @@ class Fleet:
         self.recent = Counter[int]()
         self.last_starts: dict[int, float] = {}
         self.waiting_seconds = [0.0] * (LIGHT + 1)
-        """Team → device seconds of its jobs that wait."""
+        """Team → device seconds of its queued jobs."""
         self._ends: list[tuple[float, int]] = []
         self._attempts = 0
         for team in self.draw.choices(range(len(BUSY_WEIGHTS)), BUSY_WEIGHTS, k=queued):
             self.submit(team)
 
-    # ---- what happens by itself
+    # ---- events
 
     def submit(self, team: int) -> None:
         draw = self.draw
@@ -139,7 +139,7 @@ class Fleet:
         self.measured.jobs.append(job)
 
     def pass_time(self, seconds: float) -> None:
-        """Arrivals, ends, and workers that break, up to the next pass."""
+        """Simulate arrivals, ends, and failing workers up to the next pass."""
         until = self.now + seconds
         for team in range(len(BUSY_WEIGHTS) + 2):
             for _ in range(poisson(self.draw, self._jobs_an_hour(team) * seconds / HOUR)):
@@ -172,7 +172,7 @@ class Fleet:
                 self.measured.ends["lost with its worker, resumed"] += 1
 
     def _requeue(self, job: SimulatedJob, *, kept_seconds: float) -> None:
-        """The job goes on from its checkpoint one day, with the place that its first submission gave it."""
+        """Requeue the job to resume from its checkpoint later, in the order of its first submission."""
         del self.running[job.attempt_id]
         job.seconds_left -= kept_seconds
         job.fails_after -= kept_seconds
@@ -242,10 +242,10 @@ class Fleet:
         self.waiting_seconds[job.asked.team_id] -= job.asked.devices * job.seconds_left
         heapq.heappush(self._ends, (job.really_ends, job.attempt_id))
 
-    # ---- what is measured
+    # ---- measurements
 
     def _check(self) -> None:
-        """Count devices that are lent beyond their memory, to several jobs although one has it whole, or away."""
+        """Count devices that are assigned beyond their memory, shared although one job has it whole, or offline."""
         lent: defaultdict[int, list[int | None]] = defaultdict(list)
         for job in self.running.values():
             assert job.lent is not None
@@ -258,7 +258,7 @@ class Fleet:
             self.measured.oversubscribed += too_much or device.worker_id in self.down_until
 
     def _account(self, until: float) -> None:
-        """Device seconds from now on, by the true ends of what runs."""
+        """Account device seconds from now on, by the real ends of running jobs."""
         measured, busy_until = self.measured, dict[int, float]()
         fade = 0.5 ** ((until - self.now) / HALF_LIFE_SECONDS)
         taken = Counter[int]()
@@ -277,7 +277,7 @@ class Fleet:
             measured.up += sum(d.worker_id not in self.down_until for d in self.devices) * (until - self.now)
 
     def _most_busy(self) -> int:
-        """No placement can keep more devices busy than this with the jobs that are there."""
+        """Return the most devices that any placement could keep busy with the current jobs."""
         asked, there = Counter[int](), Counter[int]()
         for job in [*self.queue.values(), *self.running.values()]:
             if job.asked.team_id != CAPPED:
@@ -295,7 +295,7 @@ class Fleet:
 
 
 def make_devices() -> Iterator[Device]:
-    """Numbered from 0."""
+    """Yield the devices, numbered from 0."""
     number = worker = 0
     for workers, count, name, gigabytes, is_shared in FLEET:
         for _ in range(workers):
@@ -310,7 +310,7 @@ def pick(draw: random.Random, shares: dict[int, float]) -> int:
 
 
 def poisson(draw: random.Random, mean: float) -> int:
-    """Knuth's way, for small means."""
+    """Draw with Knuth's method, for small means."""
     count, product = 0, draw.random()
     while product > math.exp(-mean):
         count += 1
@@ -319,7 +319,7 @@ def poisson(draw: random.Random, mean: float) -> int:
 
 
 def fair_devices(team: int) -> float:
-    """How many devices a busy team has on average, if all are up and what the other two want is theirs."""
+    """Return a busy team's average number of devices, if all are up and the other two teams get what they need."""
     if team >= CAPPED:
         return math.inf
     light_devices = LIGHT_JOBS_AN_HOUR * MEDIAN_HOURS * math.exp(SPREAD**2 / 2)
@@ -327,7 +327,7 @@ def fair_devices(team: int) -> float:
 
 
 def waited(job: SimulatedJob, now: float) -> float:
-    """Seconds, up to now for a job that waits still."""
+    """Return the seconds that a job waited, up to now if it is still queued."""
     return (now if job.first_start is None else job.first_start) - job.asked.queued_at
 
 
@@ -336,7 +336,7 @@ def is_lost(job: SimulatedJob, now: float) -> bool:
 
 
 def fair_share_errors(team_seconds: Counter[int]) -> dict[int, float]:
-    """Of the busy teams among themselves, relative to the part that each one's weight gives it."""
+    """Return the error of each busy team's share among them, relative to its weight's."""
     total = sum(team_seconds[team] for team in range(len(BUSY_WEIGHTS)))
     return {
         team: team_seconds[team] / total / (weight / sum(BUSY_WEIGHTS)) - 1 for team, weight in enumerate(BUSY_WEIGHTS)
@@ -383,7 +383,7 @@ def spread(values: list[float] | list[int], form: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--days", type=float, default=30)
-    parser.add_argument("--queued", type=int, default=10_000, help="jobs that wait at the beginning")
+    parser.add_argument("--queued", type=int, default=10_000, help="jobs queued at the start")
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
     began = time.perf_counter()

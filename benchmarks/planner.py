@@ -1,14 +1,14 @@
-"""The planner's memory estimate against the engine: predicted and measured peak of small runs, each in a fresh process.
+"""Check the planner's memory estimate: predicted and measured peaks of small runs, each in a fresh process.
 
     python -m benchmarks.planner [--set judged] [--keep FOLDER] [--json FILE]
 
-Prints a line a run, then the median error, and how many runs were predicted more than 5% too low.
+Prints a line per run, then the median error, and how many runs were predicted more than 5% too low.
     measured   largest resident memory of the whole process `python -m finetune_hub.engine train`
-    predicted  `scheduling.memory`, from the spec, the model's facts and the rows' lengths: before the run, without it
+    predicted  `scheduling.memory`, from the spec, the model's facts and the rows' lengths, before the run
 
-The base models are random, in the shapes of Llama and Qwen 2; memory does not care what a weight is.
-`scheduling.memory` has a handful of fitted constants: they come from `--set calibration`, whose shapes and settings are
-other than the judged ones. Other processes do not change what is measured here; speed would need a quiet machine.
+The base models are random, with shapes of Llama and Qwen 2, as memory does not depend on the weights' values.
+`scheduling.memory` has a few fitted constants from `--set calibration`, whose shapes and settings differ from the
+judged ones. Other processes do not affect these measurements, unlike speed.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from finetune_hub.spec.shape import Shape
 from finetune_hub.spec.training import TrainingSpec
 from tests.tiny_models import make_tokenizer
 
-STEPS, RAGGED_STEPS = 3, 12  # Where every micro batch has another length, holes grow for a while.
+STEPS, RAGGED_STEPS = 3, 12  # If every micro-batch has a different length, heap fragmentation grows for a while.
 UNDER = 0.05
-TEMPLATE_TOKENS = 55  # Around a conversation, in bytes: the tokenizer knows little more.
+TEMPLATE_TOKENS = 55  # Template overhead of a conversation, in bytes, which are about one token each.
 
 LORA: dict[str, Any] = {"type": "lora", "rank": 16}
 QLORA: dict[str, Any] = {"type": "qlora", "rank": 16}
@@ -55,7 +55,7 @@ BASES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One run: its base, and what its spec says."""
+    """One run: its base model and settings."""
 
     base: str
     length: int = 256
@@ -129,7 +129,7 @@ JUDGED = [
     Case("llama-258m", 256, 4, "float32", checkpointing=True),
     Case("llama-258m", 256, 2, method=QLORA, checkpointing=True),
     Case("llama-258m", 256, 2, method={"type": "prompt_tuning"}),
-    # Added when the first ones had shown where the estimate was too low.
+    # Added after the first ones showed where the estimate was too low.
     Case("qwen2-166m", 320, 3, "float32", checkpointing=True),
     Case("llama-258m", 448, 2, "float32", checkpointing=True),
     Case("qwen2-166m", 160, 2, "float32", QLORA),
@@ -142,7 +142,7 @@ SETS = {"calibration": CALIBRATION, "judged": JUDGED}
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run, foretold and measured."""
+    """One run, predicted and measured."""
 
     case: Case
     predicted: dict[str, float]
@@ -151,14 +151,14 @@ class Outcome:
 
     @property
     def error(self) -> float:
-        """Of the prediction, relative to what was measured; below 0 it was too low."""
+        """The prediction's relative error; negative if it was too low."""
         return self.predicted_bytes / self.measured_bytes - 1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--set", choices=SETS, default="judged")
-    parser.add_argument("--keep", type=Path, help="Make the base models here, and find them here the next time.")
+    parser.add_argument("--keep", type=Path, help="Create the base models here and reuse them next time.")
     parser.add_argument("--json", type=Path, help="Write every part of every estimate to this file.")
     options = parser.parse_args()
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
@@ -185,7 +185,7 @@ def report(errors: list[float]) -> None:
 
 
 def run_case(case: Case, bases: Path, folder: Path) -> Outcome:
-    """Foretell and measure."""
+    """Predict and measure."""
     base = make_base(bases / case.base, **BASES[case.base])
     run_dir = Path(tempfile.mkdtemp(dir=folder))
     per_step = case.batch * case.training.get("gradient_accumulation_steps", 1)
@@ -214,7 +214,7 @@ def make_base(
     folder: Path, *, hidden: int, inner: int, layers: int, heads: int, kv: int, vocab: int,
     kind: str = "llama", tied: bool = True,
 ) -> Path:  # fmt: skip
-    """A random model in bfloat16, once."""
+    """Create a random bfloat16 model if it does not exist yet."""
     if (folder / "model.safetensors").is_file():
         return folder
     import torch
@@ -240,7 +240,7 @@ def make_base(
 
 
 def write_rows(path: Path, count: int, length: int, *, is_ragged: bool) -> tuple[Path, list[int]]:
-    """Conversations of noise, of this many tokens each, or ragged from a quarter of it up; and their lengths."""
+    """Write random conversations of this many tokens each, or if ragged from a quarter of it up; return the lengths."""
     draw = random.Random(length)
     lengths = []
     with path.open("w", encoding="utf-8") as file:

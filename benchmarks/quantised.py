@@ -1,13 +1,13 @@
-"""What NF4 saves where it matters: our own training over a random llama of a billion parameters, in NF4 and bfloat16.
+"""How much memory NF4 saves: our training on a random Llama with a billion parameters, in NF4 and bfloat16.
 
     python -m benchmarks.quantised --tokenizer FOLDER [--shape tinyllama] [--rounds 2] [--micro-batch-sizes 4 1]
                                    [--activation-checkpointing]
 
-Both train the same few steps, in turn and in fresh processes; a table for each micro batch, because activations are the
-same in both and packing saves only weights. Memory is what the process cannot give back: its anonymous pages, and the
-pages of the model's own file that it has mapped, because our bfloat16 base is used where it lies on the disk, and every
-step needs it. The peak of loading, which for NF4 holds 16-bit weights too, is shown apart from the peak after it. Linux
-only: it reads /proc.
+Both train the same few steps, alternating and in fresh processes, with a table per micro-batch size, as activations
+are the same in both and quantisation saves only weights. Memory is what the process cannot release: anonymous pages,
+and mapped pages of the model's file, because our bfloat16 base is used directly from disk, and every step needs it. The
+peak of loading, which for NF4 includes 16-bit weights, is shown separately from the peak after it. Linux only, as it
+reads /proc.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from benchmarks.rows import write_rows
 STEPS = 6
 POLL_SECONDS = 0.05
 HEAD_DIM = 64
-# Widths of models that people train, with fewer layers.
+# Widths of popular models, with fewer layers.
 SHAPES: dict[str, dict[str, Any]] = {
     "tinyllama": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 16, "num_key_value_heads": 4},
     "llama-3.2-3b": {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 12, "num_key_value_heads": 8},
@@ -45,7 +45,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jin
 
 @dataclass(frozen=True)
 class Measured:
-    """One run; bytes at most."""
+    """One run; peaks in bytes."""
 
     loading_bytes: int
     training_bytes: int
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def compare(folder: Path, model: Path, micro_batch_size: int, options: argparse.Namespace) -> None:
-    """Train in both bases, in turn, and print the table."""
+    """Train with both bases, alternating, and print the table."""
     folder.mkdir()
     rows = write_rows(folder / "rows.jsonl", STEPS * micro_batch_size, None)
     runs: dict[str, list[Measured]] = {"nf4": [], "bfloat16": []}
@@ -84,7 +84,7 @@ def compare(folder: Path, model: Path, micro_batch_size: int, options: argparse.
 
 
 def make_model(folder: Path, tokenizer: Path, shape: dict[str, Any]) -> int:
-    """A random llama of this shape with the tokenizer of another model; gives its number of parameters."""
+    """Create a random Llama of this shape with another model's tokenizer; return its number of parameters."""
     vocabulary = json.loads((tokenizer / "config.json").read_text())["vocab_size"]
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -124,7 +124,7 @@ def train(
     process = subprocess.Popen([sys.executable, "-m", "finetune_hub.engine", "train", str(document)])
     peaks = {"loading": 0, "training": 0}
     while process.poll() is None:
-        # The plan is told when the model is loaded and the adapter attached.
+        # The plan event comes when the model is loaded and the adapter attached.
         phase = "training" if events.exists() and b'"type":"plan"' in events.read_bytes() else "loading"
         peaks[phase] = max(peaks[phase], held_bytes(process.pid, model))
         time.sleep(POLL_SECONDS)
@@ -138,7 +138,7 @@ def train(
 
 
 def held_bytes(pid: int, model: Path) -> int:
-    """Anonymous pages of a process, and mapped pages of the model's files; 0 when it has just ended."""
+    """Return a process's anonymous pages and mapped pages of the model's files in bytes; 0 if it has just ended."""
     held_kib, path = 0, ""
     try:
         with open(f"/proc/{pid}/smaps") as smaps:
@@ -159,7 +159,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shape", choices=SHAPES, default="tinyllama")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--micro-batch-sizes", type=int, nargs="+", default=[4, 1])
-    parser.add_argument("--activation-checkpointing", action="store_true", help="make activations anew")
+    parser.add_argument("--activation-checkpointing", action="store_true", help="recompute activations")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
-"""Memory of a hub at rest, part by part: proportional set size, in which a page that n processes share counts 1/n each.
+"""Memory of a hub at rest, per part: proportional set size, in which a page shared by n processes counts 1/n each.
 
-Linux only. Other programs that have the same files open (a second hub of the same environment) share their pages too,
-and make the figure smaller: measure beside none.
+Linux only. Other programs with the same files open (a second hub in the same environment) share their pages too, which
+makes the figure smaller, so measure without them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ UP = "up"
 
 
 def memory_of_hub(status: dict[str, Any]) -> dict[str, int]:
-    """Bytes of each part with all of its descendants; `up` has what belongs to no part: itself and its guard.
+    """Return bytes per part with all its descendants; `up` is everything else: itself and its guard.
 
     Args:
-        status: What `finetune-hub status --json` says.
+        status: The output of `finetune-hub status --json`.
     """
     part_of = {part["identity"]["pid"]: part["name"] for part in status["parts"] if part["identity"]}
     children = children_of_all()
@@ -33,19 +33,19 @@ def memory_of_hub(status: dict[str, Any]) -> dict[str, int]:
 
 
 def children_of_all() -> dict[int, list[int]]:
-    """The children of every process that has some."""
+    """Return the children of every process that has any."""
     children = defaultdict(list)
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = file.read_text().rpartition(")")[2].split()
-        except OSError:  # It has just ended.
+        except OSError:  # The process has just ended.
             continue
         children[int(fields[1])].append(int(file.parent.name))
     return children
 
 
 def pss_bytes(pid: int) -> int:
-    """0 for a process that has just ended."""
+    """Return a process's proportional set size; 0 if it has just ended."""
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
@@ -55,7 +55,7 @@ def pss_bytes(pid: int) -> int:
 
 
 def print_table(columns: dict[str, dict[str, int]]) -> None:
-    """One row a part, one column a moment, in MB."""
+    """Print one row per part and one column per moment, in MB."""
     print(f"\n| MB at rest | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for part in next(iter(columns.values())):
         print(f"| {part} | {' | '.join(f'{memory.get(part, 0) / 1e6:.0f}' for memory in columns.values())} |")

@@ -1,4 +1,4 @@
-"""Rows for the benchmarks: GSM8K's `question` and `answer` as chat, or made-up word problems of like length."""
+"""Rows for the benchmarks: GSM8K's `question` and `answer` as chat, or generated word problems of similar length."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def write_rows(path: Path, count: int, source: Path | None) -> Path:
     """Write `count` chat rows.
 
     Args:
-        source: A JSONL file with `question` and `answer` in each line (GSM8K's form); None makes rows up.
+        source: A JSONL file with `question` and `answer` in each line (GSM8K's format); None generates rows.
     """
     if source is None:
         pairs = [word_problem(number) for number in range(count)]
@@ -29,7 +29,7 @@ def write_rows(path: Path, count: int, source: Path | None) -> Path:
 
 
 def word_problem(seed: int) -> tuple[str, str]:
-    """A question of three to six sentences and its worked answer; ragged, and the same for the same seed."""
+    """Return a question of three to six sentences and its worked answer, the same for the same seed."""
     draw = random.Random(seed)
     who, what = draw.choice(NAMES), draw.choice(THINGS)
     total = draw.randint(10, 60)

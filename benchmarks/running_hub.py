@@ -1,4 +1,4 @@
-"""A hub of the benchmark's own: started, asked and stopped by its commands, as anybody would."""
+"""A hub for the benchmark: started, queried and stopped through its commands, like by a user."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from finetune_hub.cli.client import Hub
 
-# -P: the product is what PYTHONPATH or the environment has, not what lies in the current folder.
+# -P: use the product from PYTHONPATH or the environment, not from the current folder.
 COMMAND = [sys.executable, "-P", "-m", "finetune_hub.cli.main"]
-# What would make another hub of it, or show it another one.
+# Variables that would change the hub or point to another one.
 OWN = ("FINETUNE_HUB_", "DATABASE_URL", "REDIS_URL", "ARTIFACT_URL", "SECRET_KEY", "ALLOWED_HOSTS")
 START_SECONDS = 180.0
 STOP_SECONDS = 60.0
@@ -31,7 +31,7 @@ class RunningHub:
         self.up: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Return when every part is ready."""
+        """Start the hub and wait until every part is ready."""
         command = [*COMMAND, "up", "--home", str(self.home), "--port", "0", "--worker-name", "bench"]
         with self.log.open("ab") as log:
             self.up = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
@@ -42,10 +42,10 @@ class RunningHub:
             time.sleep(0.5)
 
     def status(self) -> dict[str, Any]:
-        """Its address, and its parts with their processes."""
+        """Return its address, and its parts with their processes."""
         facts = self._status()
         if not facts.get("healthy"):
-            raise SystemExit(f"The hub is not well: {json.dumps(facts)}")
+            raise SystemExit(f"The hub is not healthy: {json.dumps(facts)}")
         return facts
 
     def _status(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class RunningHub:
         return facts
 
     def variables(self) -> dict[str, str]:
-        """What its parts' environment has."""
+        """Return the environment of its parts."""
         saved: dict[str, str] = json.loads((self.home / "run" / "environment.json").read_text())
         return saved
 
@@ -74,10 +74,10 @@ class RunningHub:
 
 
 def part_of(answer: Any, name: str) -> Any:
-    """A part of what a client answers: a model, or a dictionary from the client of an earlier commit."""
+    """Return a field of a client's answer: a model, or a dictionary from an earlier commit's client."""
     return answer[name] if isinstance(answer, dict) else getattr(answer, name)
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without what belongs to another hub."""
+    """Return this process's environment without variables of another hub."""
     return {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
