@@ -45,7 +45,7 @@ MEASURES: dict[str, Measure] = {
         ),
         Measure(
             name="reward_accuracy",
-            label="Pairs told apart",
+            label="Pairs ranked correctly",
             word="accuracy",
             unit="share",
             better="higher",

@@ -182,7 +182,7 @@ def test_the_curve_and_the_numbers_of_pairs_have_rewards(world: World) -> None:
     assert (point["reward_margin"], point["reward_accuracy"]) == (1.25, 0.875)
     shown = world["viewer"].get(page).content.decode()
     assert "<dt>Reward margin</dt><dd>1.250</dd>" in shown
-    assert "<dt>Pairs told apart</dt><dd>87.5%</dd>" in shown
+    assert "<dt>Pairs ranked correctly</dt><dd>87.5%</dd>" in shown
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

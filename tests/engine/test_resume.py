@@ -107,7 +107,7 @@ def test_a_run_ends_at_its_maximum_duration_and_publishes(make_run: MakeRun) -> 
     assert (result.steps, result.stopped_by) == (1, "max_duration")
     assert [event.step for event in events_of(run.output_dir, "evaluation")] == [1]
     [said] = [event for event in events_of(run.output_dir, "log") if event.level == "warn"]
-    assert said.message == "Stopping at step 1 of 450: the maximum duration 1h is over."
+    assert said.message == "Stopping at step 1 of 450: the maximum duration of 1h has been reached."
     assert check(run).changes_something
 
 
