@@ -136,7 +136,7 @@ def test_two_ranks_equal_one(make_run: MakeRun, tmp_path: Path, shard_base_model
         losses = [[event.loss for event in events_of(run.output_dir, kind)] for run in (single, double)]
         assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert not (double.output_dir / "rank-1" / "adapter").exists()
-    spread = [event.message for event in events_of(double.output_dir, "log") if "spread" in event.message]
+    spread = [event.message for event in events_of(double.output_dir, "log") if "sharded" in event.message]
     if shard_base_model:
         layers = AutoModelForCausalLM.from_pretrained(double.base_model_dir).base_model.layers
         assert f"{sum(weight.nbytes for weight in layers.parameters()) // 2:,} bytes" in spread[0]

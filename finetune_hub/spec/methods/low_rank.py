@@ -154,7 +154,7 @@ class LowRankMethod(Method):
 
     def savings(self) -> Iterator[Saving]:
         if self.rank > _SMALL_RANK:
-            quality = "small on small datasets; less capacity"
+            quality = "small loss on small datasets; less capacity"
             yield Saving({"rank": _SMALL_RANK}, f"rank {_SMALL_RANK}", quality, 4)
 
     @property
@@ -198,7 +198,7 @@ class LoraMethod(LowRankMethod):
 
     def savings(self) -> Iterator[Saving]:
         words = "the base model in 4 bits (NF4)"
-        yield Saving({"type": self.quantised_type}, words, "small: arXiv:2305.14314", 3, packs_base=True)
+        yield Saving({"type": self.quantised_type}, words, "small loss: arXiv:2305.14314", 3, packs_base=True)
         yield from super().savings()
 
 
