@@ -1,4 +1,4 @@
-"""Who calls: `Authorization: Bearer fth_…` names a user and the team that the token acts in."""
+"""Authentication: `Authorization: Bearer fth_…` identifies a user and the team that the token belongs to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune_hub.accounts.models import ApiToken, Membership, Team, User
 
 
 class TokenAuthentication(BaseAuthentication):
-    """Sets `request.user`, who is limited to what the token is for, and, as `request.auth`, the token."""
+    """Token authentication: sets `request.user`, limited to the token's scopes, and `request.auth`, the token."""
 
     def authenticate(self, request: Request) -> tuple[User, ApiToken] | None:
         scheme, _, secret = get_authorization_header(request).decode("latin-1").partition(" ")
@@ -30,7 +30,7 @@ class TokenAuthentication(BaseAuthentication):
 
 
 def user_of(request: Request) -> User:
-    """The signed-in user of a request that passed authentication."""
+    """Return the user of an authenticated request."""
     return cast(User, request.user)
 
 
@@ -39,10 +39,10 @@ def token_of(request: Request) -> ApiToken:
 
 
 def team_of(request: Request) -> Team:
-    """The team that the request's token acts in: it sees and makes this team's rows, and no other's."""
+    """Return the team of the request's token. The token can read and create rows of this team only."""
     return token_of(request).team
 
 
 def membership_of(request: Request) -> Membership:
-    """What the user is in that team."""
+    """Return the user's membership in that team."""
     return Membership.objects.select_related("user").get(user=user_of(request), team=team_of(request))

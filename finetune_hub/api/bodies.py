@@ -1,4 +1,4 @@
-"""What clients send: JSON bodies as pydantic models, numbers in the query, and an uploaded file on the disk."""
+"""Request input: JSON bodies as pydantic models, query parameters, and uploaded files on disk."""
 
 from __future__ import annotations
 
@@ -25,158 +25,167 @@ Body = TypeVar("Body", bound=BaseModel)
 MAX_IDEMPOTENCY_KEY_LENGTH = 255
 MAX_JSON_BYTES = 1 << 20
 MAX_JSON_DEPTH = 64
-FORM_OVERHEAD_BYTES = 64 * 1024  # The multipart borders and the other fields of an upload.
+FORM_OVERHEAD_BYTES = 64 * 1024  # The multipart boundaries and the other fields of an upload.
 
 
 class NewBaseModelImport(Part):
     """A base model to import."""
 
-    name: str = Field(max_length=255, description="The name it gets; one of the known models needs no source.")
+    name: str = Field(max_length=255, description="The model's name in the hub. A known model needs no `source`.")
     source: str | None = Field(
         None, max_length=500, description="`hf:owner/name@revision`, `pypi:package==1.2` or `folder:NAME`."
     )
     upload: str | None = Field(
-        None, max_length=40, description="In place of `source`: an upload of a GGUF file whose parts were all sent."
+        None, max_length=40, description="Instead of `source`: the id of a completed upload of a GGUF file."
     )
-    license: str = Field("", max_length=100, description="The model's licence, where its source names none.")
+    license: str = Field("", max_length=100, description="The model's licence, if its source does not name one.")
 
 
 class NewDatasetImport(Part):
-    """A dataset to fetch."""
+    """A dataset to import."""
 
-    name: str = Field(max_length=255, description="The dataset; made when it is new.")
+    name: str = Field(max_length=255, description="The dataset's name. It is created if it does not exist.")
     source: str = Field(
         min_length=1,
         max_length=2000,
-        description="`hf:owner/name@revision`, with `:split` or `:path/of/a/file` behind it, or `https://…`.",
+        description="`hf:owner/name@revision`, optionally followed by `:split` or `:path/of/a/file`; or `https://…`.",
     )
-    mapping: dict[str, str] | None = Field(None, description="Where the columns belong to no known format.")
-    on_error: OnError = Field("refuse", description="`quarantine`: go on with the good rows, set the others aside.")
+    mapping: dict[str, str] | None = Field(None, description="Needed if the columns match no known format.")
+    on_error: OnError = Field("refuse", description="`quarantine`: import the valid rows and set the others aside.")
 
 
 class NewAlias(Part):
     """Another name for a base model."""
 
-    alias: str = Field(min_length=1, max_length=255, description="What a pipeline sends: `gpt-4o-mini-2024-07-18`.")
+    alias: str = Field(
+        min_length=1, max_length=255, description="The name that clients send, such as `gpt-4o-mini-2024-07-18`."
+    )
     base_model: str = Field(min_length=1, max_length=64, description="The base model's name.")
 
 
 class NewChatTemplate(Part):
-    """A chat template for a base model that came without one: `template` or `source`."""
+    """A chat template for a base model that has none: either `template` or `source`."""
 
-    template: str | None = Field(None, max_length=64, description="One that `GET` on this address lists.")
-    source: str | None = Field(None, min_length=1, max_length=100_000, description="Jinja of your own.")
+    template: str | None = Field(
+        None, max_length=64, description="The name of a template that `GET` on this endpoint lists."
+    )
+    source: str | None = Field(None, min_length=1, max_length=100_000, description="Your own Jinja template.")
 
 
 class PresetQuestion(Part):
-    """Datasets and a base model to fill a training in for."""
+    """The datasets and base model to suggest training options for."""
 
     base_model: str = Field(min_length=1, max_length=255)
     datasets: list[DatasetChoice] = Field(min_length=1, max_length=16)
-    presets: list[str] | None = Field(None, max_length=16, description="Their names; all when left out.")
+    presets: list[str] | None = Field(None, max_length=16, description="Preset names; all presets by default.")
 
 
 class NewMember(Part):
-    """Somebody to add to the team."""
+    """A person to add to the team."""
 
-    username: str = Field(max_length=150, description="A user of this hub, or a new one.")
+    username: str = Field(max_length=150, description="An existing user of this hub, or a new one.")
     role: Role = Field(
-        Role.MEMBER, description="A viewer looks, a member submits, an admin manages members and workers."
+        Role.MEMBER, description="Viewers can look, members can submit jobs, admins manage members and workers."
     )
-    email: str = Field("", max_length=254, description="Kept when the user is new.")
+    email: str = Field("", max_length=254, description="Stored if the user is new.")
 
 
 class RoleChange(Part):
-    """A member's other role."""
+    """A member's new role."""
 
     role: Role
 
 
 class Quota(Part):
-    """What a team may have of the fleet; what is left out is not limited."""
+    """How much of the fleet a team may use. Limits that are left out do not apply."""
 
-    max_devices: int | None = Field(None, ge=0, le=100_000, description="Devices at a time.")
+    max_devices: int | None = Field(None, ge=0, le=100_000, description="Devices at the same time.")
     max_hours: float | None = Field(
-        None, ge=0, le=1e9, allow_inf_nan=False, description="Device hours a calendar month (UTC)."
+        None, ge=0, le=1e9, allow_inf_nan=False, description="Device hours per calendar month (UTC)."
     )
-    weight: float = Field(1.0, gt=0, le=1000, description="Its part of a full fleet, relative to the other teams.")
+    weight: float = Field(1.0, gt=0, le=1000, description="The team's share of a busy fleet, relative to other teams.")
 
 
 class NewInvitation(Part):
     """A worker to invite."""
 
-    name: str = Field(max_length=64, description="Up to 64 of a-z, 0-9 and -. Its machine starts it by this name.")
+    name: str = Field(max_length=64, description="Up to 64 of a-z, 0-9 and -. The worker starts under this name.")
 
 
 class DeviceChange(Part):
-    """What an admin permits on a device."""
+    """A device setting that an admin changes."""
 
-    is_shared: bool = Field(description="Small jobs may be on it together, as far as its memory goes.")
+    is_shared: bool = Field(description="Small jobs may share the device as long as they fit in its memory.")
 
 
 class NewToken(Part):
-    """A token to make."""
+    """A token to create."""
 
     name: str = Field(min_length=1, max_length=100, description="What it is for.")
     scopes: list[Scope] = Field(
         [Scope.READ, Scope.WRITE],
         min_length=1,
         max_length=len(Scope),
-        description="None that the asking token does not have itself.",
+        description="Only scopes that the requesting token has itself.",
     )
     days: int | None = Field(
-        90, ge=1, le=3650, description="How long it is valid; null: always. Never longer than the asking token."
+        90,
+        ge=1,
+        le=3650,
+        description="Days until it expires; null: it never expires. Limited to the requesting token's expiry.",
     )
 
 
 class NewHuggingFaceToken(Part):
     """The team's Hugging Face token."""
 
-    token: SecretStr = Field(description="Kept sealed, used by imports of gated and private models, never shown again.")
+    token: SecretStr = Field(
+        description="Stored encrypted and used to import gated and private models. Never shown again."
+    )
 
 
 class EmailNotifications(Part):
-    """What to hear by e-mail."""
+    """E-mail notification settings."""
 
-    wants: Wants = Field(description="Of your own jobs: nothing, problems, or everything.")
-    email: str = Field(max_length=254, description="Where to.")
+    wants: Wants = Field(description="What to send about your own jobs: nothing, problems, or everything.")
+    email: str = Field(max_length=254, description="The address to send to.")
 
 
 class NewChatWebhook(Part):
     """The chat room that gets messages about the team's jobs."""
 
-    url: str = Field(min_length=1, max_length=2000, description="Over HTTPS. It is never shown again.")
-    wants: Wants = Field(Wants.EVERYTHING, description="problems, or everything.")
+    url: str = Field(min_length=1, max_length=2000, description="An HTTPS URL. Never shown again.")
+    wants: Wants = Field(Wants.EVERYTHING, description="Problems, or everything.")
 
 
 class PlaceInLine(Part):
-    """When a job starts, beside others."""
+    """When a job starts relative to others."""
 
     priority: int = Field(
-        0, description="Higher ones are placed first, from -10 to 10. Above 0 is for the team's admins."
+        0, description="From -10 to 10; higher starts first. Only the team's admins can set more than 0."
     )
     after: str | None = Field(
-        None, max_length=40, description="A job's id: start once it has succeeded; when it fails, this one fails too."
+        None, max_length=40, description="The id of a job to wait for. If that job fails, this one fails too."
     )
 
 
 class Submission(TrainingSpec, PlaceInLine):
-    """A training spec, and when it starts."""
+    """A training spec and when the job starts."""
 
     def spec(self) -> TrainingSpec:
         return TrainingSpec.model_validate(self.model_dump(exclude=set(PlaceInLine.model_fields)))
 
 
 class Clone(PlaceInLine):
-    """A job like another."""
+    """A copy of an existing job."""
 
     changes: dict[str, Any] = Field(
-        {}, description='What differs in its spec, as a merge patch (RFC 7396): `{"training": {"epochs": 3}}`.'
+        {}, description='Changes to its spec, as a merge patch (RFC 7396): `{"training": {"epochs": 3}}`.'
     )
 
 
 class Reason(Part):
-    """Why; a sentence for the job's history."""
+    """A reason, which is recorded in the job's history."""
 
     reason: str = Field("", max_length=500)
 
@@ -185,25 +194,25 @@ class Retry(Reason):
     from_step: int | None = Field(
         None,
         ge=0,
-        description="Step of the checkpoint to start from, giving up later ones; 0: the beginning; null: the newest.",
+        description="Step of the checkpoint to resume from; later ones are discarded. 0: start over; null: the newest.",
     )
 
 
 class JobChange(Part):
-    """What may be changed about a job that waits or runs."""
+    """A change to a queued or running job."""
 
     priority: int = Field(description="See `submit_job`.")
 
 
 class NewEvaluation(Part):
-    """A held-out dataset to answer with and without an adapter."""
+    """An evaluation on a held-out dataset, with and without the adapter."""
 
     kind: Literal["evaluate"] = "evaluate"
     adapter: str = Field(min_length=1, max_length=64, description="The adapter's id or name.")
-    adapter_version: int | None = Field(None, ge=1, le=2**31 - 1, description="The newest when left out.")
-    dataset: DatasetChoice = Field(description="A registered dataset; its bare name will do.")
-    max_rows: int | None = Field(None, ge=1, description="Only the first so many rows.")
-    max_new_tokens: int = Field(256, ge=1, le=8192, description="Tokens of the longest answer.")
+    adapter_version: int | None = Field(None, ge=1, le=2**31 - 1, description="The newest by default.")
+    dataset: DatasetChoice = Field(description="A registered dataset, or just its name.")
+    max_rows: int | None = Field(None, ge=1, description="Evaluate only this many rows from the start.")
+    max_new_tokens: int = Field(256, ge=1, le=8192, description="Maximum number of tokens per answer.")
 
     @field_validator("dataset", mode="before")
     @classmethod
@@ -212,33 +221,35 @@ class NewEvaluation(Part):
 
 
 class NewUpload(Part):
-    """A file that will be sent in parts."""
+    """A file to upload in parts."""
 
     file_name: str = Field(min_length=1, max_length=255)
     size_bytes: int = Field(ge=1, le=2**62)
     fingerprint: str = Field(
-        min_length=1, max_length=255, description="`sha256:…` of the file, which is checked then, or a text of yours."
+        min_length=1,
+        max_length=255,
+        description="`sha256:…` of the file, which the hub then verifies, or any text of yours.",
     )
 
 
 class Split(Part):
-    """Rows to hold out of a dataset version."""
+    """How to hold rows out of a dataset version."""
 
-    fraction: float = Field(0.1, gt=0, lt=1, description="Share of the rows that is held out.")
-    seed: int = Field(7, ge=0, le=2**31 - 1, description="The same seed and share: the same rows.")
+    fraction: float = Field(0.1, gt=0, lt=1, description="Share of the rows to hold out.")
+    seed: int = Field(7, ge=0, le=2**31 - 1, description="The same seed and fraction select the same rows.")
 
 
 def read_body(request: Request, model: type[Body], *, code: str = "invalid_request") -> Body:
-    """The request's JSON body as the model.
+    """Parse the request's JSON body into the model.
 
     Raises:
-        Refusal: with the code given, and an entry in `details` for each defect; or `body_too_large`.
+        Refusal: with the given code and one entry in `details` per defect; or `body_too_large`.
     """
     if content_length_bytes(request) > MAX_JSON_BYTES:
         raise Refusal(
             "body_too_large",
             f"The body is larger than {size_in_words(MAX_JSON_BYTES)}.",
-            "Send data as a dataset, and name it in the body.",
+            "Upload the data as a dataset and refer to it by name.",
             kind="too_large",
         )
     check_text(request.data)
@@ -249,20 +260,20 @@ def read_body(request: Request, model: type[Body], *, code: str = "invalid_reque
 
 
 def content_length_bytes(request: Request) -> int:
-    """The body's length. Without one the body would be read as empty, so a chunked body is refused.
+    """Return the body's length. A chunked body is refused, because it would be read as empty.
 
     Raises:
         Refusal: `invalid_body`.
     """
     if "CONTENT_LENGTH" not in request.META and "Transfer-Encoding" in request.headers:
         raise Refusal(
-            "invalid_body", "The body has no Content-Length.", "Send it whole, not in chunks.", kind="malformed"
+            "invalid_body", "The body has no Content-Length.", "Do not use chunked encoding.", kind="malformed"
         )
     return int(request.META.get("CONTENT_LENGTH") or 0)
 
 
 def check_text(value: Any, *, depth: int = 0) -> None:
-    """Refuse what JSON can spell and nobody can keep: NUL, half of a surrogate pair, and nesting without end.
+    """Refuse valid JSON that cannot be stored: NUL, half of a surrogate pair, and very deep nesting.
 
     Raises:
         Refusal: `invalid_body`.
@@ -271,7 +282,7 @@ def check_text(value: Any, *, depth: int = 0) -> None:
         raise Refusal(
             "invalid_body",
             f"The body is nested more than {MAX_JSON_DEPTH} levels deep.",
-            "Send it flatter; nothing here asks for so much.",
+            "Send a flatter body; no endpoint needs this depth.",
             kind="malformed",
         )
     if isinstance(value, dict):
@@ -284,7 +295,7 @@ def check_text(value: Any, *, depth: int = 0) -> None:
     elif isinstance(value, str) and not is_storable(value):
         raise Refusal(
             "invalid_body",
-            "A text holds a NUL or half of a surrogate pair.",
+            "A string contains a NUL or half of a surrogate pair.",
             "Remove that character.",
             kind="malformed",
         )
@@ -295,20 +306,20 @@ def is_storable(text: str) -> bool:
 
 
 def refuse_nul(request: HttpRequest | Request) -> None:
-    """Refuse an address with a NUL, which Postgres cannot store, so that asking it for one fails.
+    """Refuse a URL with a NUL. Postgres cannot store one, so a query with it would fail.
 
     Raises:
-        Http404: it is in the path, which is then no row's.
-        Refusal: `invalid_request`, where it is in the query.
+        Http404: the NUL is in the path.
+        Refusal: `invalid_request`, if the NUL is in the query.
     """
     if "\0" in request.path:
         raise Http404
     if "%00" in request.META["QUERY_STRING"]:
-        raise Refusal("invalid_request", "The query holds a NUL, `%00`.", "Remove that character.")
+        raise Refusal("invalid_request", "The query contains a NUL, `%00`.", "Remove that character.")
 
 
 def idempotency_key_of(request: Request) -> str | None:
-    """The `Idempotency-Key` header.
+    """Return the `Idempotency-Key` header.
 
     Raises:
         Refusal: `invalid_idempotency_key`.
@@ -318,38 +329,38 @@ def idempotency_key_of(request: Request) -> str | None:
         raise Refusal(
             "invalid_idempotency_key",
             f"The idempotency key has {len(key)} characters.",
-            f"Use 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} of them, such as a UUID.",
+            f"Use 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} characters, for example a UUID.",
             field="Idempotency-Key",
         )
     return key
 
 
 def whole_number(request: Request, name: str, *, default: int) -> int:
-    """A number, 0 or more, of the query.
+    """Return a query parameter that is a whole number, 0 or more.
 
     Raises:
         Refusal: `invalid_request`.
     """
     text = request.query_params.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise Refusal("invalid_request", f"{name}={text!r} is no whole number.", "Write for example 0.", field=name)
+        raise Refusal("invalid_request", f"{name}={text!r} is not a whole number.", "Use, for example, 0.", field=name)
     return int(text)
 
 
 def flag(request: Request, name: str) -> bool:
-    """Yes or no in the query; no when left out.
+    """Return a boolean query parameter; false by default.
 
     Raises:
         Refusal: `invalid_request`.
     """
     text = request.query_params.get(name, "false").lower()
     if text not in {"true", "false", "1", "0"}:
-        raise Refusal("invalid_request", f"{name}={text!r} is neither true nor false.", "Write `true`.", field=name)
+        raise Refusal("invalid_request", f"{name}={text!r} is neither true nor false.", "Use `true`.", field=name)
     return text in {"true", "1"}
 
 
 def uploaded_file(request: Request) -> tuple[Path, str]:
-    """The `file` of a multipart body as a path on this disk, and the name that the client gave it.
+    """Return the path of a multipart body's `file` on this disk, and its file name as sent by the client.
 
     Raises:
         Refusal: `upload_too_large`, `file_missing`.

@@ -1,6 +1,6 @@
-"""Every error of the API as one shape: `{"error": {code, message, remedy, field, details}}`.
+"""Render every API error in one shape: `{"error": {code, message, remedy, field, details}}`.
 
-`docs/api-errors.md` lists the codes; a test compares that list with this code base.
+`docs/api-errors.md` lists the codes; a test compares that list with the code.
 """
 
 from __future__ import annotations
@@ -22,35 +22,38 @@ from finetune_hub.spec.training import TrainingSpec
 
 log = logging.getLogger(__name__)
 
-# What Django REST framework raises by itself → our code and what the client can do. The message is its own.
+# Exceptions of Django REST framework → our code and remedy. The message is the exception's, or one of `MESSAGES`.
 REMEDIES: dict[type[exceptions.APIException], tuple[str, str]] = {
     exceptions.ParseError: ("invalid_body", "Send valid JSON, or valid multipart form data for an upload."),
     exceptions.NotAuthenticated: ("not_authenticated", "Send the header `Authorization: Bearer <token>`."),
-    exceptions.AuthenticationFailed: ("invalid_token", "Make a new token, then `finetune-hub login`."),
-    exceptions.PermissionDenied: ("forbidden", "Ask an admin of the team."),
-    exceptions.NotFound: ("not_found", "Check the address and the id; the token sees only its own team's."),
-    exceptions.MethodNotAllowed: ("method_not_allowed", "See `/api/schema` for the methods of this address."),
-    exceptions.UnsupportedMediaType: ("unsupported_media_type", "See `/api/schema` for what this address reads."),
-    exceptions.Throttled: ("too_many_requests", "Wait, then try again; `Retry-After` says how many seconds."),
+    exceptions.AuthenticationFailed: ("invalid_token", "Create a new token, then run `finetune-hub login`."),
+    exceptions.PermissionDenied: ("forbidden", "Ask an admin of your team."),
+    exceptions.NotFound: ("not_found", "Check the URL and the id. A token can only access its own team's data."),
+    exceptions.MethodNotAllowed: ("method_not_allowed", "See `/api/schema` for the methods of this endpoint."),
+    exceptions.UnsupportedMediaType: (
+        "unsupported_media_type",
+        "See `/api/schema` for the media types that this endpoint accepts.",
+    ),
+    exceptions.Throttled: ("too_many_requests", "Wait for the number of seconds in `Retry-After`, then try again."),
 }
 MESSAGES: dict[type[exceptions.APIException], str] = {
-    exceptions.NotAuthenticated: "This address needs a token.",
+    exceptions.NotAuthenticated: "This endpoint requires a token.",
     exceptions.AuthenticationFailed: "The token is unknown, expired or revoked, or its user has left the team.",
-    exceptions.PermissionDenied: "Your role does not allow it.",
-    exceptions.NotFound: "There is nothing here.",
+    exceptions.PermissionDenied: "Your role does not allow this.",
+    exceptions.NotFound: "Not found.",
 }
 
 
 def render_error(error: Exception, context: dict[str, Any]) -> Response:
-    """The exception as a response. DRF's exception handler; also adds the headers that an error calls for."""
+    """Render the exception as a response, with the headers it requires. This is DRF's exception handler."""
     refusal = as_refusal(error)
     if refusal is None:
         request_id = getattr(context["view"], "request_id", "unknown")
         log.error("request %s failed", request_id, exc_info=error)
         refusal = Refusal(
             "internal",
-            f"The service failed. It logged why under the request id {request_id}.",
-            "Try again; if it stays, give the request id to whoever runs the service.",
+            f"An internal error occurred. It was logged under the request id {request_id}.",
+            "Try again. If the error persists, send the request id to the people who run the hub.",
             kind="failed",
         )
     headers = {}
@@ -75,7 +78,7 @@ def error_body(refusal: Refusal) -> dict[str, Any]:
 
 
 def as_refusal(error: Exception) -> Refusal | None:
-    """The refusal that an exception amounts to; None for one that nobody foresaw."""
+    """Convert an exception to a refusal; None for an unexpected exception."""
     match error:
         case Refusal():
             return error
@@ -85,8 +88,8 @@ def as_refusal(error: Exception) -> Refusal | None:
             log.error("artifact store: %s", error)
             return Refusal(
                 "artifact_unavailable",
-                "The artifact store did not give the file.",
-                "Try again; if it stays, ask whoever runs the artifact store.",
+                "The artifact store did not return the file.",
+                "Try again. If the error persists, contact the people who run the hub.",
                 kind="unavailable",
             )
         case Http404():
@@ -98,7 +101,7 @@ def as_refusal(error: Exception) -> Refusal | None:
         case exceptions.APIException():
             code, remedy = next(
                 (entry for kind, entry in REMEDIES.items() if isinstance(error, kind)),
-                ("invalid_request", "See `/api/schema` for what this address expects."),
+                ("invalid_request", "See `/api/schema` for what this endpoint expects."),
             )
             message = MESSAGES.get(type(error), str(error.detail))
             return Refusal(code, message, remedy, kind=KIND_OF_STATUS.get(error.status_code, "invalid"))

@@ -1,4 +1,4 @@
-"""Rows of the token's team by what a client calls them. What is not the team's is not found."""
+"""Look up rows of the token's team by id or name. Rows of other teams are not found."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Row = TypeVar("Row", bound=Model)
 
 
 def get_row(rows: QuerySet[Row], **lookup: Any) -> Row:
-    """The row, or 404."""
+    """Return the row, or raise 404."""
     row = rows.filter(**lookup).first()
     if row is None:
         raise Http404
@@ -22,7 +22,7 @@ def get_row(rows: QuerySet[Row], **lookup: Any) -> Row:
 
 
 def named(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
-    """The rows with the name in the query's `name`; all when it gives none.
+    """Filter the rows by the query parameter `name`; without it, return all.
 
     Raises:
         Refusal: `invalid_name`.

@@ -1,4 +1,4 @@
-"""Lists by cursor: `{"data": [...], "next": cursor or null}`. Rows added meanwhile neither double nor hide others."""
+"""Cursor pagination: `{"data": [...], "next": cursor or null}`. Rows added between pages cause no gap or repeat."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from finetune_hub.spec.refusal import Refusal
 
 
 class NewestFirst(CursorPagination):
-    """Rows by a time that never changes, newest first. `?limit=` up to 200."""
+    """Pagination by a time that never changes, newest first. `?limit=` up to 200."""
 
     page_size = 50
     max_page_size = 200
     page_size_query_param = "limit"
-    page_size_query_description = "Rows of a page, 1 to 200."
-    cursor_query_description = "The `next` of the page before; left out for the first page."
+    page_size_query_description = "Rows per page, 1 to 200."
+    cursor_query_description = "The `next` of the previous page; leave it out for the first page."
 
     def __init__(self, by: str = "created_at") -> None:
         self.ordering = (f"-{by}", "-pk")
@@ -36,7 +36,7 @@ class NewestFirst(CursorPagination):
             raise Refusal(
                 "invalid_cursor",
                 "The cursor does not come from this list.",
-                "Send the `next` of the page before unchanged, or no cursor for the first page.",
+                "Send the `next` of the previous page unchanged, or no cursor for the first page.",
                 field="cursor",
             ) from error
 
@@ -47,13 +47,13 @@ class NewestFirst(CursorPagination):
 
 
 def page_of(row: type[serializers.BaseSerializer[Any]]) -> serializers.Serializer[Any]:
-    """A page of such rows, for the schema."""
-    cursor = serializers.CharField(allow_null=True, help_text="Send it as `cursor`; null: this is the last page.")
+    """Return the schema of a page of such rows."""
+    cursor = serializers.CharField(allow_null=True, help_text="Send it as `cursor` for the next page; null: last page.")
     return _envelope(row, cursor)
 
 
 def part_of(row: type[serializers.BaseSerializer[Any]]) -> serializers.Serializer[Any]:
-    """A part of a growing list of such rows, for the schema."""
+    """Return the schema of a part of a growing list of such rows."""
     return _envelope(row, serializers.IntegerField(allow_null=True, help_text="Send it as `after`; null: no more yet."))
 
 

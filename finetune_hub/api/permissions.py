@@ -1,7 +1,7 @@
-"""What is asked before a request's body is read: the view's right, of the one table (`accounts.rights`).
+"""Permission checks before a request's body is read. The rights come from the table in `accounts.rights`.
 
-Every member's token with the scope `read` looks. A view says in `rights` what its other methods do, so that nobody
-sends a large file for nothing. The action asks the table for itself, whatever the view says.
+Any member's token with the scope `read` can read. A view names the rights of its other methods in `rights`, so that
+nobody uploads a large file only to be refused. The action checks its right again, whatever the view says.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from finetune_hub.api.authentication import team_of, user_of
 
 
 class AnyToken(BasePermission):
-    """Every token, whatever its scopes: for what a token may know of itself."""
+    """Permission for any valid token, whatever its scopes: for a token's information about itself."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         return request.auth is not None
 
 
 class HasRight(AnyToken):
-    """The right that the view names for the method, over what is the token's team's, or its user's; to look, `read`."""
+    """Permission by the right that the view names for the method; safe methods need the scope `read`."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        """
+        """Check the right.
+
         Raises:
             Refusal: `forbidden`, `insufficient_scope`.
         """
@@ -39,6 +40,6 @@ class HasRight(AnyToken):
             require_right(right, user_of(request), owners[right.rule.about])
         elif request.method in SAFE_METHODS:
             require_scope(Scope.READ, user_of(request))
-        else:  # Without a method of this name it is answered as not allowed.
+        else:  # A method that the view lacks is answered with 405.
             assert not hasattr(view, method), f"{type(view).__name__} does not say what right {method} needs"
         return True

@@ -1,4 +1,4 @@
-"""How the OpenAPI schema speaks of our token and of pydantic bodies; importing it tells drf-spectacular."""
+"""OpenAPI extensions for our tokens and pydantic bodies. Importing this module registers them in drf-spectacular."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune_hub.jobs.kinds.kind import KINDS
 from finetune_hub.spec.row_kinds import RowKind
 
 SCHEMA_SETTINGS: dict[str, Any] = {
-    "OAS_VERSION": "3.1.1",  # As pydantic's JSON schemas are.
+    "OAS_VERSION": "3.1.1",  # The version of pydantic's JSON schemas.
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "finetune_hub.api.schema.answers_are_whole",
@@ -39,11 +39,15 @@ class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-ca
     name = "token"
 
     def get_security_definition(self, auto_schema: AutoSchema) -> dict[str, Any]:
-        return {"type": "http", "scheme": "bearer", "description": "A token made with `create_token` or on the page."}
+        return {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A token created with `create_token` or on the account page.",
+        }
 
 
 class PydanticBody(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
-    """The bodies are pydantic models, and their JSON schema is the documentation (P4)."""
+    """Pydantic request bodies: their JSON schema is the documentation (P4)."""
 
     target_class = "pydantic.BaseModel"
     match_subclasses = True
@@ -63,7 +67,7 @@ class PydanticBody(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
 
 
 def answers_are_whole(result: dict[str, Any], generator: SchemaGenerator, **_: Any) -> dict[str, Any]:
-    """Our serializers only answer, and what answers has all its fields: those with a default in the database too."""
+    """Mark all response fields as required. Our serializers are used for responses only, which have every field."""
     for component in generator.registry._components.values():
         if isinstance(component.object, BaseSerializer):
             schema = result["components"]["schemas"][component.name]

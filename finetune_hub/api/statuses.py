@@ -1,4 +1,4 @@
-"""What a refusal is in HTTP. Here alone: whoever refuses says in which way, and no number."""
+"""HTTP statuses of refusals. The code that refuses gives a kind; only this module maps it to a number."""
 
 from __future__ import annotations
 

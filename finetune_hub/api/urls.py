@@ -1,4 +1,4 @@
-"""The API's addresses, below `/api/`."""
+"""The API's URLs, under `/api/`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from finetune_hub.api.views import (
 
 
 class PublicId:
-    """An id such as `ftjob-7k2m…`; anything else is an address that does not exist."""
+    """URL converter for an id such as `ftjob-7k2m…`; any other form gives 404."""
 
     regex = r"[a-z]+-[a-z0-9]{1,34}"
 
@@ -43,7 +43,7 @@ class PublicId:
 
 
 class Username(PublicId):
-    """A username; anything else is an address that does not exist."""
+    """URL converter for a username; any other form gives 404."""
 
     regex = r"[\w.@+-]{1,150}"
 
@@ -87,7 +87,9 @@ urlpatterns: list[URLPattern] = [
     path("base-model-aliases", aliases.Aliases.as_view(), name="aliases"),
     path("base-model-aliases/<path:alias>", aliases.OneAlias.as_view(), name="alias"),
     path("huggingface-token", huggingface_token.OneHuggingFaceToken.as_view(), name="huggingface-token"),
-    path("hub-token", huggingface_token.OneHubToken.as_view(), name="hub-token"),  # Its former name, for one release.
+    path(
+        "hub-token", huggingface_token.OneHubToken.as_view(), name="hub-token"
+    ),  # The former name, kept for one release.
     path("jobs", jobs.Jobs.as_view(), name="jobs"),
     path("jobs/<id:id>", jobs.OneJob.as_view(), name="job"),
     path("jobs/<id:id>/pause", jobs.PauseJob.as_view(), name="job-pause"),

@@ -1,6 +1,6 @@
-"""Who asks, and for which team they may act: what the pages share about the signed-in user.
+"""The signed-in user's teams and rights, shared by all pages.
 
-The rules are those of `accounts.rights`, which every action asks for itself. A page asks here before it reads a form.
+The rules are in `accounts.rights`, and every action checks them itself. Pages check here before they read a form.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from finetune_hub.accounts.rights import Right, Standing, require_right, teams_w
 
 
 class MemberRequest(HttpRequest):
-    """A request behind `login_required`: its user is somebody."""
+    """A request behind `login_required`, so it has a user."""
 
     user: User
 
 
 def teams_for(right: Right, user: User) -> list[Team]:
-    """The teams in which the user has the right, oldest first: those that a form offers.
+    """Return the teams in which the user has the right, oldest first: the choices of a form.
 
     Raises:
-        Refusal: `forbidden`: there is none.
+        Refusal: `forbidden`, if there is none.
     """
     teams = teams_where(user, right)
     if not teams:
@@ -32,7 +32,7 @@ def teams_for(right: Right, user: User) -> list[Team]:
 
 
 def team_for(right: Right, user: User, slug: str) -> Team:
-    """The team of this name, in which the user has the right.
+    """Return the team with this slug, in which the user has the right.
 
     Raises:
         Http404: the user is not in such a team.
@@ -46,10 +46,10 @@ def team_for(right: Right, user: User, slug: str) -> Team:
 
 
 def memberships_of(user: User) -> list[Membership]:
-    """What the user is in each of their teams, oldest first."""
+    """Return the user's memberships, oldest first."""
     return list(user.memberships.select_related("team", "user").order_by("pk"))
 
 
 def standing_of(user: User, memberships: Iterable[Membership]) -> Standing:
-    """What `{% may %}` asks, without asking the database again."""
+    """Return the user's standing for `{% may %}`, without another database query."""
     return Standing(user, {membership.team_id: membership.role for membership in memberships})

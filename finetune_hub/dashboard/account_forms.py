@@ -1,4 +1,4 @@
-"""The forms of people: a member to add, a token to make, a password to set."""
+"""Account forms: add a member, create a token, set a password."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIFETIMES = {"7": "7 days", "30": "30 days", "90": "90 days", "365": "a year", N
 class NewMemberForm(TeamForm):
     username = forms.CharField(
         max_length=MAX_USERNAME_LENGTH,
-        help_text="Who is new here gets a link that signs in once.",
+        help_text="A new user gets a one-time sign-in link.",
         widget=forms.TextInput(attrs={"autocomplete": "off", **PLAIN_TEXT}),
     )
     email = forms.CharField(
@@ -36,7 +36,7 @@ class NewMemberForm(TeamForm):
 class HuggingFaceTokenForm(TeamForm):
     token = forms.CharField(
         max_length=MAX_LENGTH,
-        help_text="One with the role `read`. It is kept sealed and never shown again.",
+        help_text="A token with the role `read`. It is stored encrypted and never shown again.",
         widget=forms.PasswordInput(attrs={"autocomplete": "off", "placeholder": "hf_…", **PLAIN_TEXT}),
     )
 
@@ -54,7 +54,7 @@ class NewTokenForm(TeamForm):
         super().__init__(*args, teams=[membership.team for membership in memberships], **kwargs)
         grantable = {scope for membership in memberships for scope in membership.grantable_scopes()}
         if "team" in self.fields:
-            self.fields["team"].help_text = "It sees and changes nothing of another."
+            self.fields["team"].help_text = "The token can only access this team."
         scopes = self.fields["scopes"]
         assert isinstance(scopes, forms.MultipleChoiceField)
         scopes.choices = [choice for choice in Scope.choices if choice[0] in grantable]
@@ -67,11 +67,11 @@ class NewTokenForm(TeamForm):
 
 
 def password_form(user: User, data: Any = None) -> SetPasswordForm[User]:
-    """The form for a first password; who has one must know it to change it."""
+    """Return the form to set a first password, or to change it, which requires the current one."""
     form = (PasswordChangeForm if user.has_usable_password() else SetPasswordForm)(user, data)
-    form.fields["new_password1"].help_text = "Eight characters at least, and none of the common ones."
+    form.fields["new_password1"].help_text = "At least eight characters; common passwords are refused."
     form.fields["new_password2"].label = "New password again"
     form.fields["new_password2"].help_text = ""
     for field in form.fields.values():
-        field.widget.attrs.pop("autofocus", None)  # It is one form of several on its page.
+        field.widget.attrs.pop("autofocus", None)  # The page has several forms.
     return form

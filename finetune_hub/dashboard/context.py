@@ -1,4 +1,4 @@
-"""What every page's frame shows: the navigation, and what the user may do."""
+"""Template context of every page: the navigation and the user's rights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune_hub.dashboard.access import memberships_of, standing_of
 
 @dataclass(frozen=True)
 class NavigationEntry:
-    """An entry of the navigation; its pages lie below `/<url_name>/`, and home itself at `/`."""
+    """A navigation entry. Its pages are under `/<url_name>/`; home is at `/`."""
 
     url_name: str
     label: str
@@ -33,7 +33,7 @@ SECTIONS = [
 
 
 def site(request: HttpRequest) -> dict[str, Any]:
-    """Lazy, so that a page that shows none of it asks the database nothing."""
+    """Return the context. Values are lazy, so a page that does not show them makes no query."""
     user = getattr(request, "user", None)
     memberships = SimpleLazyObject(lambda: memberships_of(user) if isinstance(user, User) else [])
     return {

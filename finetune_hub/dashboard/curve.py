@@ -1,4 +1,4 @@
-"""The points of a job's loss curve as JSON, for the page's chart and for scripts."""
+"""A job's loss curve as JSON, for the page's chart and for scripts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from django.db.models.functions import Mod
 from finetune_hub.jobs.models import Job, MetricPoint
 from finetune_hub.spec.measures import MEASURES
 
-MAX_POINTS = 1000  # As many as a chart has pixels.
+MAX_POINTS = 1000  # About one per pixel of the chart.
 
 
 def curve_points(job: Job, *, after: int = 0) -> list[dict[str, Any]]:
-    """The points of the steps after `after`; every n-th of them and the newest, when there are very many."""
+    """Return the points after step `after`. If there are too many, every n-th point and the newest."""
     points = MetricPoint.objects.curve_of(job).filter(step__gt=after)
     stride = math.ceil(max(job.step - after, 0) / MAX_POINTS)
     if stride > 1:
@@ -24,7 +24,7 @@ def curve_points(job: Job, *, after: int = 0) -> list[dict[str, Any]]:
 
 
 def point_json(point: MetricPoint) -> dict[str, Any]:
-    """The point for the chart; needs `with_attempt_number()`."""
+    """Convert a point for the chart. Requires `with_attempt_number()`."""
     return {
         "step": point.step,
         "attempt": point.attempt_number,
@@ -39,5 +39,5 @@ def point_json(point: MetricPoint) -> dict[str, Any]:
 
 
 def finite(number: float | None) -> float | None:
-    """JSON has no word for a loss that is no number."""
+    """Replace NaN and infinity by None, as JSON has neither."""
     return number if number is not None and math.isfinite(number) else None

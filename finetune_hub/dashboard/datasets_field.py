@@ -1,4 +1,4 @@
-"""The field of the new-job form for several datasets, each with its weight: two lists of one length in the request."""
+"""Form field for several datasets with weights, sent as two lists of equal length."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ WEIGHT = "weight"
 
 
 class Picked(NamedTuple):
-    """One line of the field, as it was typed."""
+    """One line of the field, as entered."""
 
     dataset: str  # As `name@version`.
     weight: str = "1"
 
 
 class DatasetsWidget(forms.Widget):
-    """Reads the lines; the page's template draws them."""
+    """Widget that reads the lines. The page's template renders them."""
 
     def value_from_datadict(self, data: Mapping[str, Any], files: Any, name: str) -> list[Picked]:
         datasets, weights = (
@@ -45,4 +45,4 @@ class DatasetsField(forms.Field):
         known = {name for name, _ in self.choices}
         for picked in value:
             if picked.dataset not in known:
-                raise forms.ValidationError(f"{picked.dataset} is none of the datasets here.")
+                raise forms.ValidationError(f"{picked.dataset} is not one of the available datasets.")

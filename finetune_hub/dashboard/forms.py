@@ -1,4 +1,4 @@
-"""The forms of the pages. What a value may be is decided by actions and pydantic models; here it gets a place."""
+"""The pages' forms. Actions and pydantic models decide which values are valid."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from finetune_hub.spec.recipes.translate import MAX_CHARACTERS, Translation, tra
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.sizes import size_in_words
 
-PLAIN_TEXT = {"autocapitalize": "none", "spellcheck": "false"}  # Names and paths are no prose.
+PLAIN_TEXT = {"autocapitalize": "none", "spellcheck": "false"}  # For names and paths.
 
 NO_FILE = {"required": "Choose a file."}
-COLUMN_FIELD = "part:"  # And the column's own name.
+COLUMN_FIELD = "part:"  # Followed by the column's name.
 
 
 def key_of_form(form_token: str, content: str) -> str:
-    """The same page sent twice with the same content is one job; sent with other content it is another."""
+    """Return an idempotency key: the same form sent twice with the same content creates one job."""
     return f"form-{form_token[:64]}-{hashlib.sha256(content.encode()).hexdigest()}"
 
 
 class RefusableForm(forms.Form):
-    """A form that shows what an action refused."""
+    """A form that can show an action's refusal."""
 
-    # Fields that a refusal names otherwise than the form does.
+    # Refusal field → form field, where the names differ.
     refusal_fields: dict[str, str] = {}
 
     def add_refusal(self, refusal: Refusal) -> None:
-        """Show what an action refused beside its field, or above the form when it has none here.
+        """Show a refusal next to its field, or above the form if the form has no such field.
 
         Raises:
-            Refusal: the user may not do it at all, whatever the form says: that is a page of its own.
+            Refusal: the user has no right to do this at all, which is shown on its own page.
         """
         if refusal.kind == "forbidden" and refusal.field is None:
             raise refusal
@@ -51,9 +51,9 @@ class RefusableForm(forms.Form):
         self.add_error(field if field in self.fields else None, str(refusal))
 
     def add_defects(self, error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> None:
-        """Show what is wrong with a document beside its fields, in the words in which API and terminal say it.
+        """Show a document's defects next to their fields, in the same words as the API and the CLI.
 
-        A field that is wrong by itself already keeps that alone.
+        A field that already has an error keeps only that one.
         """
         for defect in defects_of(error, model):
             loc = list(map(str, defect["loc"]))
@@ -67,7 +67,7 @@ class RefusableForm(forms.Form):
 
 
 class TeamForm(RefusableForm):
-    """A form whose outcome belongs to a team: asked for when the user may submit in several."""
+    """A form whose result belongs to a team. It has a team field if the user can choose between several."""
 
     def __init__(self, *args: Any, teams: Sequence[Team], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -79,18 +79,18 @@ class TeamForm(RefusableForm):
 
     @property
     def team_field(self) -> forms.BoundField | None:
-        """The choice of the team, where there is one."""
+        """The team field, if the form has one."""
         return self["team"] if "team" in self.fields else None
 
     @property
     def team(self) -> Team:
-        """The team chosen; the only one when there was no choice."""
+        """The chosen team, or the only one."""
         slug = self.cleaned_data.get("team", self.teams[0].slug)
         return next(team for team in self.teams if team.slug == slug)
 
 
 class FileForm(TeamForm):
-    """A form with a file; a large one was sent in parts before, and `upload` names it."""
+    """A form with a file. A large file was uploaded in parts before; `upload` is its id."""
 
     refusal_fields = {"upload": "file"}
 
@@ -102,7 +102,7 @@ class FileForm(TeamForm):
 
 
 class MappingForm(TeamForm):
-    """A form for rows, which asks what their columns are once they belong to no known format."""
+    """A form for rows, which asks for a column mapping if the columns match no known format."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -112,12 +112,12 @@ class MappingForm(TeamForm):
 
     @property
     def mapping(self) -> dict[str, str]:
-        """Column → part, of the columns that were given one."""
+        """Column → part, for the columns that have a part."""
         parts = {column: self.data.get(COLUMN_FIELD + column, "") for column in self.columns}
         return {column: part for column, part in parts.items() if part}
 
     def column_choices(self) -> list[tuple[str, str, list[tuple[str, str, bool]]]]:
-        """Field name, column, and the parts it can play with the chosen one marked, for each column to be mapped."""
+        """Return field name, column and possible parts (name, text, is chosen) for each column to map."""
         return [
             (
                 COLUMN_FIELD + column,
@@ -143,14 +143,14 @@ class DatasetUploadForm(FileForm, MappingForm):
     file = forms.FileField(
         error_messages=NO_FILE,
         allow_empty_file=True,  # The check of the rows says more about an empty file.
-        help_text="JSONL, JSON, CSV, TSV, Parquet or text, also compressed (gzip, zstd). What is in it is found out.",
-        # Kept by htmx when the form comes back with errors: nobody picks the file twice.
+        help_text="JSONL, JSON, CSV, TSV, Parquet or text, optionally gzip or zstd. The row format is detected.",
+        # htmx keeps the chosen file if the form comes back with errors.
         widget=forms.FileInput(attrs={"hx-preserve": "true"}),
     )
     quarantine = forms.BooleanField(
         required=False,
-        label="Go on with the good rows",
-        help_text="Rows with errors are set aside, to be downloaded and fixed.",
+        label="Import the valid rows only",
+        help_text="Rows with errors are set aside, so that you can download and fix them.",
     )
 
     def clean_file(self) -> UploadedFile[Any] | None:
@@ -171,14 +171,14 @@ class DatasetImportForm(MappingForm):
     )
     source = forms.CharField(
         max_length=MAX_SOURCE_LENGTH,
-        help_text="`hf:owner/name@revision`, with `:split` or `:path/of/a/file` behind it; or an `https://` address.",
+        help_text="`hf:owner/name@revision`, optionally with `:split` or `:path/of/a/file`; or an `https://` URL.",
         widget=forms.TextInput(attrs={"placeholder": "hf:owner/name:train", **PLAIN_TEXT}),
     )
-    quarantine = forms.BooleanField(required=False, label="Go on with the good rows")
+    quarantine = forms.BooleanField(required=False, label="Import the valid rows only")
 
 
 class UploadBeginForm(TeamForm):
-    """A large file that will be sent in parts."""
+    """A large file to upload in parts."""
 
     file_name = forms.CharField(max_length=255)
     size_bytes = forms.IntegerField(min_value=1, max_value=2**62)
@@ -186,21 +186,21 @@ class UploadBeginForm(TeamForm):
 
 
 class QuotaForm(forms.Form):
-    """What a team may have of the fleet."""
+    """How much of the fleet a team may use."""
 
     max_devices = forms.IntegerField(
-        required=False, min_value=0, max_value=100_000, label="Devices at a time", help_text="Empty: no limit."
+        required=False, min_value=0, max_value=100_000, label="Devices at the same time", help_text="Empty: no limit."
     )
     max_hours = forms.FloatField(
-        required=False, min_value=0, max_value=1e9, label="Device hours a month", help_text="Empty: no limit."
+        required=False, min_value=0, max_value=1e9, label="Device hours per month", help_text="Empty: no limit."
     )
     weight = forms.FloatField(
-        min_value=0.001, max_value=1000, help_text="Its part of a full fleet, relative to the other teams."
+        min_value=0.001, max_value=1000, help_text="Its share of a busy fleet, relative to other teams."
     )
 
     @classmethod
     def of(cls, use: TeamUse) -> QuotaForm:
-        """Filled with what holds now."""
+        """Return the form filled with the current quota."""
         quota = use.quota
         initial = {"max_devices": quota.max_devices, "max_hours": quota.max_hours, "weight": quota.weight}
         return cls(initial=initial, prefix=use.team.slug)
@@ -211,19 +211,19 @@ class InvitationForm(RefusableForm):
 
     name = forms.CharField(
         max_length=64,
-        help_text="What the machine is to be called here: a-z, 0-9 and -.",
+        help_text="The worker's name in the hub: a-z, 0-9 and -.",
         widget=forms.TextInput(attrs={"placeholder": "gpu-7", **PLAIN_TEXT}),
     )
 
 
 class PartForm(forms.Form):
-    """Where a part of an upload begins."""
+    """The position of an upload's part."""
 
     offset = forms.IntegerField(min_value=0, max_value=2**62)
 
 
 class PreviewForm(forms.Form):
-    """Which row to look at, through which base model, and how many tokens of it are kept."""
+    """The row to preview, the base model, and how many tokens to keep."""
 
     base_model = forms.CharField(max_length=40)
     max_seq_len = forms.IntegerField(min_value=1, max_value=1_048_576)
@@ -231,20 +231,20 @@ class PreviewForm(forms.Form):
 
 
 class SplitForm(forms.Form):
-    """How many rows to hold out, and by which seed."""
+    """How many rows to hold out, and the seed."""
 
     percent = forms.FloatField(min_value=1, max_value=90)
     seed = forms.IntegerField(min_value=0, max_value=2**31 - 1)
 
 
 class RecipeForm(forms.Form):
-    """A recipe of any known program, pasted."""
+    """A pasted recipe of any supported program."""
 
     text = forms.CharField(
         label="YAML",
         max_length=MAX_CHARACTERS,
         strip=False,
-        help_text="The file's whole text. Each key of it is answered: taken, changed, or not supported and why.",
+        help_text="The whole file. For each key, you will see if it was taken over, changed, or is not supported.",
         widget=forms.Textarea(attrs={"rows": 16, **PLAIN_TEXT}),
     )
 
@@ -262,13 +262,13 @@ class RecipeForm(forms.Form):
 class GgufForm(FileForm):
     name = forms.CharField(
         max_length=64,
-        help_text="The name it gets here.",
+        help_text="The model's name in the hub.",
         widget=forms.TextInput(attrs={"placeholder": "my-model", **PLAIN_TEXT}),
     )
     file = forms.FileField(
         error_messages=NO_FILE,
         label="GGUF file",
-        help_text="Any size; it goes on where it was when the connection breaks.",
+        help_text="Of any size. If the connection breaks, the upload resumes where it stopped.",
         widget=forms.FileInput(attrs={"accept": ".gguf", "hx-preserve": "true"}),
     )
 
@@ -276,7 +276,7 @@ class GgufForm(FileForm):
 class AliasForm(TeamForm):
     alias = forms.CharField(
         max_length=MAX_ALIAS_LENGTH,
-        help_text="What a pipeline sends.",
+        help_text="The name that clients send.",
         widget=forms.TextInput(attrs={"placeholder": "gpt-4o-mini-2024-07-18", **PLAIN_TEXT}),
     )
     base_model = forms.ChoiceField(label="Stands for")
@@ -292,19 +292,19 @@ class AliasForm(TeamForm):
 class BaseModelForm(TeamForm):
     name = forms.CharField(
         max_length=64,
-        help_text="The name it gets here.",
+        help_text="The model's name in the hub.",
         widget=forms.TextInput(attrs={"placeholder": "my-model", **PLAIN_TEXT}),
     )
     source = forms.CharField(
         max_length=500,
         help_text="`hf:owner/name@revision` on Hugging Face, with `:FILE.gguf` for a GGUF file there; "
-        "or `folder:NAME`, a folder or GGUF file below the service's `models` folder.",
+        "or `folder:NAME`, a folder or GGUF file in the hub's `models` folder.",
         widget=forms.TextInput(attrs={"placeholder": "hf:Qwen/Qwen2.5-0.5B-Instruct", **PLAIN_TEXT}),
     )
     license = forms.CharField(
         max_length=100,
         required=False,
         label="Licence",
-        help_text="Read from the source where it names one.",
+        help_text="Needed only if the source does not name one.",
         widget=forms.TextInput(attrs={"placeholder": "Apache-2.0"}),
     )

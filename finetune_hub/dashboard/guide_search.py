@@ -1,7 +1,7 @@
-"""Search in the guides, by section. A word counts most in a guide's title, then in a heading, then in the text.
+"""Full-text search in the guides, by section. A word scores highest in a title, then in a heading, then in the text.
 
-The guides are some 200 kB, so each search reads all of them; all that is kept is their cut into sections. A word finds
-those that begin with it, and a rare word counts more than a common one.
+The guides are about 200 kB, so each search scans all of them; only the list of sections is cached. A query word
+matches words that begin with it, and a rare word scores higher than a common one.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ MAX_QUERY_CHARACTERS = 100
 MAX_WORDS = 8
 MAX_HITS = 20
 TITLE, HEADING, TEXT, PHRASE = 8.0, 4.0, 1.0, 3.0
-OF_DECISIONS = 0.5  # They say why something is as it is, and who searches mostly asks how.
+OF_DECISIONS = 0.5  # Decisions explain why; most searches ask how.
 WEAKEST_SHARE = 0.1  # A hit that scores less than this share of the best one is left out.
 EXCERPT_CHARACTERS = 220
-# Left out of a query that has other words too: `how do I pause a job`.
+# Ignored in a query that also has other words: `how do I pause a job`.
 SMALL_WORDS = frozenset(
     "a an and are as be by can do does for from how i in is it my of on or that the this to what when why with".split()
 )
@@ -33,7 +33,7 @@ SMALL_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class Place:
-    """A section of a guide, with what is searched in it."""
+    """A section of a guide with its searchable text."""
 
     entry: Entry
     section: Section
@@ -51,21 +51,21 @@ class Hit:
 
 
 class Word:
-    """A word of a query, or all of them in a row, found where a word begins or a part of one: `max_seq_len`."""
+    """A query word or phrase. It matches at the start of a word or of a part of one (`max_seq_len`)."""
 
     def __init__(self, text: str) -> None:
         self.folded = text.lower()
         self.pattern = re.compile(rf"(?<![^\W_]){re.escape(text)}\w*", re.IGNORECASE)
 
     def counts(self, place: Place) -> tuple[int, int]:
-        """How often it is in the heading, and in the text."""
+        """Return how often it occurs in the heading and in the text."""
         if self.folded not in place.folded:
             return 0, 0
         return len(self.pattern.findall(place.section.heading)), len(self.pattern.findall(place.section.text))
 
 
 def search(query: str) -> list[Hit]:
-    """The sections that answer the query best, the best first."""
+    """Return the sections that match the query best, best first."""
     query = " ".join(query[:MAX_QUERY_CHARACTERS].split())
     words = [Word(word) for word in _words_of(query)]
     counts = {word: {place: found for place in places() if any(found := word.counts(place))} for word in words}
@@ -100,7 +100,7 @@ def places() -> tuple[Place, ...]:
 
 
 def excerpt(text: str, words: list[Word]) -> SafeString:
-    """What stands around the first of the words that the text has; all of them are marked in it."""
+    """Return the text around the first matching word, with all matches marked."""
     first = next((match.start() for word in words if (match := word.pattern.search(text))), 0)
     start = max(0, first - EXCERPT_CHARACTERS // 3)
     start = text.find(" ", start) + 1 if start else 0
@@ -125,5 +125,5 @@ def _words_of(query: str) -> list[str]:
 
 
 def _stem(word: str) -> str:
-    """Without the s of a plural: as words are found by their beginning, `jobs` and `job` find the same."""
+    """Remove a plural s. As words match by prefix, `jobs` and `job` then find the same."""
     return word[:-1] if len(word) > 3 and word.lower().endswith("s") and not word.lower().endswith("ss") else word

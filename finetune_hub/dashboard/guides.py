@@ -1,7 +1,7 @@
-"""The guides below `/docs`: the Markdown files of the folder docs, in the order that docs/README.md gives them.
+"""The guides under `/docs`: the Markdown files in docs, in the order of docs/README.md.
 
-That file is the list: what it does not link to is not shown. Documents are read once and kept, as they never change
-while the hub runs.
+Files that docs/README.md does not link to are not shown. Documents are cached, as they never change while the hub
+runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Entry:
     """A line of the index.
 
     Attributes:
-        name: The file below docs without its ending: `jobs`, `adr/0003-the-scheduler-waits`. Empty: no guide.
+        name: The file's path in docs without extension: `jobs`, `adr/0003-the-scheduler-waits`. Empty: no guide.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Guide:
 
     @property
     def contents(self) -> list[tuple[int, str, str]]:
-        """Level, anchor and words of each heading that the table of contents has."""
+        """Level, anchor and text of each heading in the table of contents."""
         return [
             (section.level, section.anchor, section.heading)
             for section in self.document.sections
@@ -70,7 +70,7 @@ def docs_folder() -> Path:
 
 @cache
 def groups() -> tuple[GuideGroup, ...]:
-    """The index: its headings, with the links of the lists below them."""
+    """Return the index: its headings with the links under them."""
     found: list[tuple[str, list[Entry]]] = []
     tokens = parse_guide(read(INDEX))
     for place, token in enumerate(tokens):
@@ -82,7 +82,7 @@ def groups() -> tuple[GuideGroup, ...]:
 
 
 def _entries_of(line: Token) -> Iterator[Entry]:
-    """`[title](address): summary`, as an entry."""
+    """Parse `[title](address): summary` into an entry."""
     children = line.children or []
     if children and children[0].type == "link_open":
         address = str(children[0].attrs["href"])
@@ -96,22 +96,23 @@ def _entries_of(line: Token) -> Iterator[Entry]:
 
 @cache
 def entries() -> dict[str, Entry]:
-    """The guides by name, in the index's order."""
+    """Return the guides by name, in the order of the index."""
     return {entry.name: entry for group in groups() for entry in group.entries if entry.name}
 
 
 @cache
 def guide(name: str) -> Guide:
-    """
+    """Return the rendered guide.
+
     Raises:
-        KeyError: the index names no such guide.
+        KeyError: the index has no such guide.
     """
     entry = entries()[name]
     return Guide(entry, render_guide(read(name), resolve=lambda address: url_of(address, origin=f"{name}.md")))
 
 
 def neighbours(name: str) -> tuple[Entry | None, Entry | None]:
-    """The guides before and after this one."""
+    """Return the previous and the next guide."""
     every = list(entries().values())
     place = every.index(entries()[name])
     return every[place - 1] if place else None, every[place + 1] if place + 1 < len(every) else None
@@ -122,7 +123,7 @@ def read(name: str) -> str:
 
 
 def url_of(address: str, *, origin: str = f"{INDEX}.md") -> str | None:
-    """What an address in the document `origin` is on the hub's pages; None for files that the hub does not show."""
+    """Convert a link in the document `origin` to a URL of the hub; None for files that the hub does not show."""
     if re.match(r"[a-z]+:|#", address):
         return address
     path, _, fragment = address.partition("#")

@@ -1,4 +1,4 @@
-"""The histogram of a dataset's lengths as the page draws it: bars in an SVG, since the page allows no inline styles."""
+"""Histogram of a dataset's row lengths: bars in an SVG, as the page allows no inline styles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from finetune_hub.data.token_statistics import TokenStatistics
 
 HEIGHT = 100
-STEP = 10  # From one bar to the next.
+STEP = 10  # Distance between bars.
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +15,12 @@ class DrawnBar:
     x: int
     y: float
     height: float
-    is_cut: bool  # Its rows are longer than `max_seq_len`, all of them.
+    is_cut: bool  # All its rows are longer than `max_seq_len`.
     words: str
 
 
 def draw_bars(lengths: TokenStatistics) -> list[DrawnBar]:
-    """Bars as high as they have rows; one that has any can be seen."""
+    """Return bars with heights proportional to their rows. A bar with any row is visible."""
     most = max((bar.rows for bar in lengths.histogram), default=1)
     drawn = []
     for index, bar in enumerate(lengths.histogram):

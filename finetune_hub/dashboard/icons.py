@@ -1,4 +1,4 @@
-"""The dashboard's icons: strokes on a 24 × 24 grid, inlined so that they take the colour of the text beside them."""
+"""The dashboard's icons: strokes on a 24 × 24 grid, inlined so that they take the colour of the text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PATHS = {
     "shield": '<path d="M12 3l8 3v6c0 4.5-3.2 7.6-8 9-4.8-1.4-8-4.5-8-9V6z"/><path d="M8.5 12l2.5 2.5 4.5-5"/>',
 }
 
-# The icon beside the word of each state, of jobs, attempts, base models and workers alike.
+# The icon of each state of jobs, attempts, base models and workers.
 STATE_ICONS = {
     "validating": "search",
     "queued": "clock",
@@ -68,7 +68,7 @@ STATE_ICONS = {
 
 
 def draw_icon(name: str) -> SafeString:
-    """The icon as inline SVG, hidden from screen readers: a word always stands beside it."""
+    """Return the icon as inline SVG, hidden from screen readers, as there is always a word next to it."""
     return format_html(
         '<svg class="icon" viewBox="0 0 24 24" width="20" height="20" aria-hidden="true" focusable="false">{}</svg>',
         mark_safe(PATHS[name]),  # noqa: S308  (a constant of this module)

@@ -1,4 +1,4 @@
-"""The form for a job of any kind that declares its options: a field for each, a choice for each row that it names."""
+"""Form for a job kind that declares its options: one field per option, a choice field for references."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.references import Reference
 
-OFFERED = 200  # The newest of each noun.
+OFFERED = 200  # The newest rows of each noun.
 
 
 class KindForm(TeamForm):
-    """Everything that submits a job of the kind. A field left blank takes the model's default."""
+    """The form to submit a job of the kind. A blank field takes the model's default."""
 
     form_token = forms.CharField(widget=forms.HiddenInput)
 
@@ -62,7 +62,7 @@ class KindForm(TeamForm):
 
 
 def choices_for(noun: str, teams: Sequence[Team]) -> Iterable[tuple[str, str]]:
-    """What a document would say, and how a page calls it, of the teams' newest rows; a name once."""
+    """Return value and label for the teams' newest rows, each name once."""
     if noun == "base_model":
         names = BaseModel.objects.filter(team__in=teams).ready().order_by("name").values_list("name", flat=True)
         return dict.fromkeys((name, name) for name in names[:OFFERED])

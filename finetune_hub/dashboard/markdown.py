@@ -1,7 +1,7 @@
-"""Markdown as HTML: the hub's own guides, and texts that others wrote, such as model cards.
+"""Markdown to HTML: the hub's own guides, and third-party texts such as model cards.
 
-Both are parsed by markdown-it and pass nh3, which keeps the tags and attributes listed here and nothing else. What the
-page adds (buttons that copy, tables that scroll, links to sections) comes after it.
+Both are parsed by markdown-it and sanitised by nh3, which keeps only the tags and attributes listed here. What the page
+adds (copy buttons, scrolling tables, links to sections) is added afterwards.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from mdit_py_plugins.front_matter import front_matter_plugin
 
 from finetune_hub.dashboard.icons import draw_icon
 
-# Longer texts of others stay text: the parser may take a second for 20,000 characters that somebody made to be slow.
+# Longer third-party texts stay plain text: the parser may need a second for 20,000 malicious characters.
 MAX_FOREIGN_CHARACTERS = 20_000
-FOREIGN_HEADINGS = 2  # So many levels deeper than written: the page has its own title, and the card's frame another.
+FOREIGN_HEADINGS = 2  # Headings are lowered by so many levels, as the page and the card have titles.
 
 _TEXT_TAGS = set(
     "p br hr em strong s code pre blockquote ul ol li table thead tbody tr th td a h1 h2 h3 h4 h5 h6".split()
@@ -45,7 +45,7 @@ _ADDRESSES = {"href", "src", "srcset"}
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and the text below it, up to the next heading."""
+    """A heading and its text up to the next heading."""
 
     level: int
     anchor: str
@@ -64,10 +64,10 @@ def parse_guide(text: str) -> list[Token]:
 
 
 def render_guide(text: str, *, resolve: Callable[[str], str | None]) -> RenderedGuide:
-    """A guide of ours.
+    """Render one of our guides.
 
     Args:
-        resolve: What an address of the text is on the hub's pages; None leaves the link's words without a link.
+        resolve: Converts a link's target to a URL of the hub; None: keep the text without a link.
     """
     parser = _guide_parser()
     tokens = parser.parse(text)
@@ -87,10 +87,10 @@ def render_guide(text: str, *, resolve: Callable[[str], str | None]) -> Rendered
 
 @lru_cache(maxsize=64)
 def render_foreign(text: str, *, prefix: str) -> SafeString:
-    """Markdown that others wrote: no HTML, no pictures, no ids; what leads outside says nothing of us and for them.
+    """Render third-party Markdown: no HTML, images or ids, and links with `nofollow` and `noreferrer`.
 
     Args:
-        prefix: Begins the ids of its code blocks, which must be the only ones of the page.
+        prefix: Prefix of the ids of its code blocks, which must be unique in the page.
     """
     if len(text) > MAX_FOREIGN_CHARACTERS:
         return format_html('<pre class="code tall" tabindex="0">{}</pre>', text)
@@ -105,7 +105,7 @@ def render_foreign(text: str, *, prefix: str) -> SafeString:
 
 
 def sections_of(tokens: Iterable[Token]) -> Iterator[Section]:
-    """The document cut at its headings. What stands before the first one belongs to none, and is left out."""
+    """Split the document at its headings. Text before the first heading is left out."""
     level, anchor, heading, words = 0, "", "", list[str]()
     is_heading = False
     for token in tokens:
@@ -126,7 +126,7 @@ def sections_of(tokens: Iterable[Token]) -> Iterator[Section]:
 
 
 def words_of(token: Token) -> str:
-    """The text of a token, as a reader sees it."""
+    """Return the visible text of a token."""
     if token.type in {"softbreak", "hardbreak"}:
         return " "
     if token.type in {"html_inline", "html_block"}:
@@ -160,7 +160,7 @@ def _words_of_a_picture(
 
 
 def _with_furniture(html: str, *, prefix: str) -> SafeString:
-    """Sanitised HTML with what the pages give it. A `<` in it begins a tag that was let through: text has `&lt;`."""
+    """Add the page's elements to sanitised HTML. Any `<` in it starts an allowed tag, as text has `&lt;`."""
     numbers = count(1)
 
     def code(match: re.Match[str]) -> str:
@@ -182,4 +182,4 @@ def _with_furniture(html: str, *, prefix: str) -> SafeString:
         html,
         flags=re.DOTALL,
     )
-    return mark_safe(html)  # noqa: S308  (what nh3 let through, and tags of our own)
+    return mark_safe(html)  # noqa: S308  (sanitised by nh3, plus our own tags)

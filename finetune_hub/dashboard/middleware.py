@@ -1,4 +1,4 @@
-"""What holds for every page: no address with a NUL, a page for a refusal, and headers against what is not ours."""
+"""Middleware for every page: refuse URLs with a NUL, render refusals, set security headers."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ AsyncHandler = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
 
 class RefuseNul(MiddlewareMixin):
-    """Refuses a page's address with a NUL, which no row has, and which Postgres refuses to look for.
+    """Middleware that refuses a page URL with a NUL, because Postgres fails on a query with one.
 
-    The API's own views do so too, and answer in JSON.
+    The API's views do the same and answer in JSON.
     """
 
     def process_request(self, request: HttpRequest) -> None:
@@ -49,7 +49,7 @@ class RefuseNul(MiddlewareMixin):
 
 
 class RefusalPages(MiddlewareMixin):
-    """What an action refuses, and its view has no better place for, as a page. The API's views answer in JSON."""
+    """Middleware that renders a refusal as a page, if the view did not handle it. The API answers in JSON."""
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         return render_refusal(request, exception) if isinstance(exception, Refusal) else None
@@ -57,7 +57,7 @@ class RefusalPages(MiddlewareMixin):
 
 @sync_and_async_middleware
 def security_headers(get_response: Handler | AsyncHandler) -> Handler | AsyncHandler:
-    """Adds the policy to every response. It only touches headers, so a stream stays a stream."""
+    """Add security headers to every response. Only headers change, so streams stay streams."""
     if iscoroutinefunction(get_response):
 
         async def add_headers_async(request: HttpRequest) -> HttpResponseBase:

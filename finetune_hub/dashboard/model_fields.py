@@ -1,4 +1,4 @@
-"""Fields of a form, made from fields of a pydantic model: its defaults, ranges and help are the model's own (P4)."""
+"""Form fields generated from a pydantic model, with the model's defaults, ranges and help texts (P4)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MODELS_OWN: Any = object()
 
 
 def kinds_of(annotation: Any) -> set[Any]:
-    """The plain types that a value may have: of a union, each; of `list[str]`, `list`."""
+    """Return the plain types of an annotation: each member of a union; `list` for `list[str]`."""
     origin = get_origin(annotation)
     if origin in {Union, UnionType}:
         return set().union(*map(kinds_of, get_args(annotation)))
@@ -29,28 +29,28 @@ def kinds_of(annotation: Any) -> set[Any]:
 
 
 def label_of(name: str) -> str:
-    """`max_grad_norm` → `Max grad norm`."""
+    """Return a label: `max_grad_norm` → `Max grad norm`."""
     return name.replace("_", " ").capitalize()
 
 
 def parsed(info: FieldInfo, text: str) -> Any:
-    """What was typed in a field: names between commas become a list, `{key: value}` a mapping, the rest stays text."""
+    """Parse a field's input: comma-separated names into a list, `{key: value}` into a mapping, other text as is."""
     kinds = kinds_of(info.annotation)
     if dict in kinds:
         try:
             return yaml.safe_load(text)
         except (yaml.YAMLError, RecursionError):
-            return text  # The model says what it should be.
+            return text  # The model's validation explains the error.
     names = [name.strip() for name in text.split(",") if name.strip()]
     is_pattern = str in kinds and (names == ["all-linear"] or any(re.search(r"[^\w.-]", name) for name in names))
     return names if list in kinds and not is_pattern else text
 
 
 def form_field(info: FieldInfo, *, label: str, default: Any = _MODELS_OWN) -> forms.Field:
-    """A form field with the model field's default and help; numbers carry their inclusive bounds.
+    """Return a form field with the model field's default and help text. Numbers get their inclusive bounds.
 
     Args:
-        default: What the form starts with, in place of the model's own default.
+        default: The form's initial value, if it differs from the model's default.
     """
     if default is _MODELS_OWN:
         default = None if info.is_required() else info.get_default(call_default_factory=True, validated_data={})
@@ -79,7 +79,7 @@ def form_field(info: FieldInfo, *, label: str, default: Any = _MODELS_OWN) -> fo
 
 
 def typed(value: Any) -> Any:
-    """A value of the spec as a person would type it."""
+    """Format a value of the spec as a person would type it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -90,5 +90,5 @@ def typed(value: Any) -> Any:
 
 
 def purpose_of(model: type[Part]) -> str:
-    """The first line of the model's docstring, without its source."""
+    """Return the first line of the model's docstring without the citation."""
     return re.sub(r" \(arXiv:[\d.]+\)", "", (model.__doc__ or "").partition("\n")[0]).rstrip(".")

@@ -1,4 +1,4 @@
-"""The forms of notifications: a user's e-mails, and a team's chat room."""
+"""Notification forms: a user's e-mails and a team's chat room."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class EmailForm(RefusableForm):
 class ChatForm(RefusableForm):
     url = forms.CharField(
         max_length=2000,
-        label="Webhook’s address",
-        help_text="Of Slack, Mattermost, Rocket.Chat, or Discord with `/slack` behind it. It is never shown again.",
+        label="Webhook URL",
+        help_text="From Slack, Mattermost, Rocket.Chat, or Discord (append `/slack`). It is never shown again.",
         widget=forms.URLInput(attrs={"autocomplete": "off", "placeholder": "https://…", **PLAIN_TEXT}),
     )
     wants = forms.ChoiceField(
         choices=[choice for choice in Wants.choices if choice[0] != Wants.NOTHING],
         initial=Wants.EVERYTHING,
-        label="Write there",
+        label="Send",
     )

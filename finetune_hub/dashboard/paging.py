@@ -1,4 +1,4 @@
-"""Long lists in pages, by the number in the address: `?page=2`."""
+"""Pagination of long lists by page number: `?page=2`."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ Row = TypeVar("Row", bound=Model)
 
 
 def page_of(request: MemberRequest, rows: QuerySet[Row, Any]) -> Page[Row]:
-    """The page that the address names; the first or the last for a number that is none."""
+    """Return the requested page; for an invalid number, the first or last page."""
     return Paginator(rows, ROWS_ON_A_PAGE).get_page(request.GET.get("page"))

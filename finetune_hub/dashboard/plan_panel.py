@@ -1,4 +1,4 @@
-"""The plan panel of the new-job form: memory as a bar of parts, as wide as the larger of need and device."""
+"""Plan panel of the new-job form: memory as a bar of parts, scaled to the larger of need and device memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from finetune_hub.scheduling.plan_answer import DeviceAnswer, PlanAnswer
 
-BAR_WIDTH = 1000  # In the drawing's own units.
+BAR_WIDTH = 1000  # In units of the SVG.
 
 
 class Segment(NamedTuple):
@@ -19,12 +19,12 @@ class Segment(NamedTuple):
 
 
 class DeviceBar(NamedTuple):
-    """One device, drawn."""
+    """The bar of one device."""
 
     device: DeviceAnswer
     segments: list[Segment]
     limit_x: float
-    """Where the usable memory ends."""
+    """The end of the usable memory."""
 
 
 def bars_of(answer: PlanAnswer) -> list[DeviceBar]:

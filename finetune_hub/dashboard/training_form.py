@@ -1,7 +1,7 @@
-"""The new-job form, grown from `TrainingSpec`: its fields, defaults, ranges and help are the model's own (P4).
+"""The new-job form, generated from `TrainingSpec` with its fields, defaults, ranges and help texts (P4).
 
-A field is called by its place in the spec: `training.epochs`. The fields of all methods and objectives stand side by
-side; those of another one than the chosen are hidden by the page's script, and not read.
+A field's name is its path in the spec: `training.epochs`. The form has the fields of all methods and objectives; the
+page's script hides those of methods and objectives that are not chosen, and they are not read.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ UNIONS: Mapping[str, Mapping[str, type[Method] | type[Objective]]] = {"method": 
 
 
 def first_fields() -> list[str]:
-    """What methods and objectives show first, each field once."""
+    """Return the fields that methods and objectives show first, each once."""
     owners = [(part, model) for part, models in UNIONS.items() for model in models.values()]
     return list(dict.fromkeys(f"{part}.{name}" for part, model in owners for name in model.first_fields))
 
@@ -54,7 +54,7 @@ ESSENTIAL = [
     "evaluation.fraction",
 ]
 WHEN_AND_WHERE = ["priority", "after", "runtime.max_duration", "runtime.device", "runtime.gpus", "runtime.labels"]
-LABELS = {  # Of fields whose name says too little beside the others.
+LABELS = {  # For fields whose own name is not clear enough.
     "evaluation.fraction": "Held-out share",
     "runtime.max_duration": "Stop after",
     "runtime.device": "Kind of device",
@@ -63,35 +63,35 @@ LABELS = {  # Of fields whose name says too little beside the others.
     "training.max_seq_len": "Context length",
 }
 OWN = ("own", "My own values")
-LEARNING_RATE = "training.learning_rate"  # Its default is the method's own, so the field starts empty.
+LEARNING_RATE = "training.learning_rate"  # The default depends on the method, so the field starts empty.
 YES_NO = [("true", "yes"), ("false", "no")]
 
 
 class TrainingForm(TeamForm):
-    """One page for a whole TrainingSpec. A field left blank takes the model's default."""
+    """Form for a whole `TrainingSpec`. A blank field takes the model's default."""
 
     refusal_fields = {"datasets": "dataset"}
 
     dataset = DatasetsField(
         label="Datasets",
-        help_text="The rows to learn from. Of several, a row of weight 2 is drawn twice as often as one of weight 1.",
+        help_text="The rows to train on. A row of weight 2 is drawn twice as often as one of weight 1.",
     )
-    base_model = forms.ChoiceField(help_text="The pretrained model that the adapter sits on.")
+    base_model = forms.ChoiceField(help_text="The pretrained model to train the adapter for.")
     adapter_name = forms.CharField(required=False, label="Adapter name", widget=forms.TextInput())
     form_token = forms.CharField(widget=forms.HiddenInput)
     priority = forms.IntegerField(
         required=False,
         initial=0,
         widget=forms.NumberInput(attrs={"min": LOWEST_PRIORITY, "max": HIGHEST_PRIORITY}),
-        help_text="Higher ones are placed first; 0 is usual. Only admins go above it.",
+        help_text="Higher priorities start first; 0 is normal. Only admins can go above 0.",
     )
     after = forms.ChoiceField(
         required=False,
         label="After another job",
-        help_text="It starts once that one has succeeded, and fails when that fails.",
+        help_text="Starts once that job has succeeded; fails if that job fails.",
     )
     preset = forms.ChoiceField(required=False, choices=[*((name, aim.title) for name, aim in PRESETS.items()), OWN])
-    allow_unfit = forms.BooleanField(required=False, label="Submit it although it fits no device")
+    allow_unfit = forms.BooleanField(required=False, label="Submit it even if it fits on no device")
 
     spec: TrainingSpec
     fits_nowhere = False
@@ -131,7 +131,7 @@ class TrainingForm(TeamForm):
                 choices=[(name, purpose_of(model)) for name, model in models.items()],
                 label=part.capitalize(),
             )
-        # A learning rate made for one method says nothing to one that likes another: the page's script then clears it.
+        # Methods have different default learning rates: the page's script clears the field when the method changes.
         rates = {name: model.default_learning_rate for name, model in METHODS.items()}
         self.fields["method.type"].widget.attrs["data-learning-rates"] = json.dumps(rates)
         for key, info, owners in SPEC_FIELDS:
@@ -146,17 +146,17 @@ class TrainingForm(TeamForm):
         return field
 
     def dataset_lines(self) -> list[Picked]:
-        """What is picked so far; at least one line, on which the first choice stands."""
+        """Return the selected lines; at least one, with the first choice."""
         return self["dataset"].value() or [Picked("")]
 
     def presets(self) -> list[tuple[str, str, str, bool]]:
-        """Name, title, purpose, and whether it is chosen."""
+        """Return name, title, purpose and whether it is chosen, for each preset."""
         chosen = self["preset"].value() or OWN[0]
         offered = [(name, aim.title, aim.purpose) for name, aim in PRESETS.items()]
-        return [(*offer, offer[0] == chosen) for offer in [*offered, (*OWN, "Nothing is filled in for you.")]]
+        return [(*offer, offer[0] == chosen) for offer in [*offered, (*OWN, "Fill in the values yourself.")]]
 
     def explain(self, preset: Preset) -> None:
-        """Show the reason of each of the preset's values beside its field."""
+        """Show the reason for each of the preset's values next to its field."""
         for value in preset.values:
             self.fields[value.field].reason = value.reason  # type: ignore[attr-defined]
 
@@ -185,12 +185,12 @@ class TrainingForm(TeamForm):
         return [self[name] for name in WHEN_AND_WHERE]
 
     def wishes_when_or_where(self) -> bool:
-        """Whether any of these fields says something, or is wrong: then they are not folded away."""
+        """Return whether any of these fields is set or has an error, so that they are shown unfolded."""
         usual = {None, "", "0", "1"}
         return any(field.errors or str(field.value() or "") not in usual for field in self.when_and_where())
 
     def advanced(self) -> dict[str, list[forms.BoundField]]:
-        """Everything else, by the part of the spec that it belongs to."""
+        """Return all other fields, grouped by part of the spec."""
         parts: dict[str, list[forms.BoundField]] = {}
         for key, _, _ in SPEC_FIELDS:
             if key not in ESSENTIAL and key not in WHEN_AND_WHERE:
@@ -201,20 +201,20 @@ class TrainingForm(TeamForm):
         return any(field.errors for fields in self.advanced().values() for field in fields)
 
     def recipe(self) -> dict[str, Any]:
-        """What was typed as a document, every default written out: what a file or a program would send."""
+        """Return the form as a recipe with every default written out."""
         return self.spec.model_dump(mode="json", exclude_none=True)
 
     def place_in_line(self) -> dict[str, Any]:
-        """`priority` and `after` where they are not the usual ones: arguments of `submit_training`, and of the API."""
+        """Return `priority` and `after` if set: arguments of `submit_training` and of the API."""
         typed = {name: self.cleaned_data[name] for name in ("priority", "after")}
         return {name: value for name, value in typed.items() if value}
 
     def submission(self) -> dict[str, Any]:
-        """What a program would send to the API."""
+        """Return the body that submits the form to the API."""
         return self.recipe() | self.place_in_line()
 
     def command(self) -> str:
-        """What submits the recipe from a terminal."""
+        """Return the command that submits the recipe."""
         options = [f" --{name} {value}" for name, value in self.place_in_line().items()]
         return "finetune-hub jobs submit recipe.yaml" + "".join(options)
 
@@ -230,7 +230,7 @@ class TrainingForm(TeamForm):
         return cleaned
 
     def document(self, values: dict[str, Any]) -> dict[str, Any]:
-        """What was typed, in the shape of a spec; the model turns texts into numbers."""
+        """Return the input in the shape of a spec. The model converts strings to numbers."""
         document: dict[str, Any] = {
             "base_model": values.get("base_model"),
             "datasets": [choice_of(picked) for picked in values.get("dataset") or []],
@@ -245,13 +245,13 @@ class TrainingForm(TeamForm):
         return document
 
     def compatibility(self) -> list[Compatibility]:
-        """Which programs will be able to serve what is filled in; empty while the method cannot be read."""
+        """Return which programs can serve the adapter; empty if the method's fields are invalid."""
         if self.is_bound:
             if any(key.startswith("method.") for key in self.errors):
                 return []
             values = self.cleaned_data
         else:
-            first = next(iter(self.model_types), None)  # What a browser shows where nothing is chosen yet.
+            first = next(iter(self.model_types), None)  # The browser preselects the first choice.
             values = {
                 key: self.get_initial_for_field(field, key) for key, field in self.fields.items() if key != "dataset"
             }
@@ -276,18 +276,18 @@ def dataset_value(version: DatasetVersion) -> str:
 
 
 def choice_of(picked: Picked) -> dict[str, Any]:
-    """An entry of the spec's `datasets`."""
+    """Return an entry for the spec's `datasets`."""
     name, _, number = picked.dataset.rpartition("@")
     return {"name": name, "version": number, "weight": picked.weight}
 
 
 def spec_fields() -> Iterable[tuple[str, FieldInfo, list[str]]]:
-    """Every field of the form that is a field of the spec: its name, the model's field, and the types that own it."""
+    """Yield each form field that is a field of the spec: its name, the model's field, and the types that own it."""
     owned: dict[str, tuple[FieldInfo, list[str]]] = {}
     for part, models in UNIONS.items():
         for type_, model in models.items():
             for name, info in model.model_fields.items():
-                if len(choices_of(info.annotation)) != 1:  # Its type, or another word without an alternative.
+                if len(choices_of(info.annotation)) != 1:  # Skips `type` and others with one choice.
                     owned.setdefault(f"{part}.{name}", (info, []))[1].append(type_)
     for key, (info, owners) in owned.items():
         yield key, info, owners
@@ -300,19 +300,19 @@ SPEC_FIELDS = list(spec_fields())
 
 
 def spec_field(key: str, info: FieldInfo) -> forms.Field:
-    """The form's field for one of the spec; that of the learning rate starts empty, and says so."""
+    """Return the form field for a field of the spec. The learning rate starts empty, with a placeholder."""
     name = LABELS.get(key) or label_of(key.partition(".")[2])
     if key == LEARNING_RATE:
         field = form_field(info, label=name, default=None)
-        field.widget.attrs["placeholder"] = "the method's own"
+        field.widget.attrs["placeholder"] = "the method's default"
     else:
         field = form_field(info, label=name)
-    field.required = False  # It may belong to another method than the chosen one; the model says what is missing.
+    field.required = False  # It may belong to a method that is not chosen; the model checks what is missing.
     return field
 
 
 def initial_from(spec: dict[str, Any]) -> dict[str, Any]:
-    """The form's values for a spec that was submitted before."""
+    """Return the form's initial values for an earlier spec."""
     parsed = TrainingSpec.model_validate(spec)
     initial: dict[str, Any] = {"base_model": parsed.base_model, "adapter_name": parsed.adapter_name}
     initial["dataset"] = [

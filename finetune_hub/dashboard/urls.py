@@ -1,4 +1,4 @@
-"""The dashboard's addresses: one noun, one folder."""
+"""The dashboard's URLs, one prefix per noun."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ urlpatterns = [
     path("team/<slug:slug>/members/<int:membership_id>/remove", team.remove, name="member-remove"),
     path("team/<slug:slug>/huggingface-token", team.change_huggingface_token, name="huggingface-token-set"),
     path("team/<slug:slug>/huggingface-token/remove", team.drop_huggingface_token, name="huggingface-token-remove"),
-    # Their former addresses, for one release: pages that are still open send there.
+    # Former URLs, kept for one release, as pages that are still open use them.
     path("team/<slug:slug>/hub-token", team.change_huggingface_token, name="hub-token-set"),
     path("team/<slug:slug>/hub-token/remove", team.drop_huggingface_token, name="hub-token-remove"),
     path("docs/", guides.show_docs, name="docs"),

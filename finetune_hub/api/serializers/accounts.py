@@ -1,4 +1,4 @@
-"""What the API answers about who acts: tokens, members, the Hugging Face token."""
+"""Responses about tokens, members and the Hugging Face token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_hub.accounts.models import ApiToken, Membership, Role, Scope
 
 
 class MeSerializer(serializers.ModelSerializer[ApiToken]):
-    """Who a token is, and where it acts."""
+    """A token's user, team and permissions."""
 
     user = serializers.CharField(source="user.username")
     team = serializers.CharField(source="team.slug")
@@ -31,7 +31,7 @@ class TokenSerializer(serializers.ModelSerializer[ApiToken]):
 
 
 class CreatedTokenSerializer(TokenSerializer):
-    secret = serializers.CharField(help_text="Shown only now.")
+    secret = serializers.CharField(help_text="Shown only once.")
 
     class Meta(TokenSerializer.Meta):
         fields = [*TokenSerializer.Meta.fields, "secret"]
@@ -50,7 +50,7 @@ class MemberSerializer(serializers.ModelSerializer[Membership]):
 
 class AddedMemberSerializer(MemberSerializer):
     login_link = serializers.CharField(
-        allow_null=True, help_text="Give it to the new user: it signs them in once. null: the user can sign in already."
+        allow_null=True, help_text="A one-time sign-in link for a new user; null: the user can already sign in."
     )
 
     class Meta(MemberSerializer.Meta):

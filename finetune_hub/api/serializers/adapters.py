@@ -1,4 +1,4 @@
-"""What the API answers about adapters and their versions."""
+"""Responses about adapters and their versions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class AdapterDetailSerializer(serializers.ModelSerializer[Adapter]):
 
 
 class OriginSerializer(serializers.Serializer[Any]):
-    """One thing that an adapter version was made from."""
+    """A base model, dataset or adapter that an adapter version was made from."""
 
     kind = serializers.ChoiceField(choices=["base_model", "dataset", "adapter"])
     id = serializers.CharField()
@@ -64,7 +64,7 @@ class AdapterVersionDetailSerializer(serializers.ModelSerializer[AdapterVersion]
     job_id = serializers.SerializerMethodField(help_text="The job that published it.")
     files = FileSerializer(many=True)
     lineage = serializers.SerializerMethodField()
-    artifact_url = serializers.SerializerMethodField(help_text="Where the files lie in the artifact store.")
+    artifact_url = serializers.SerializerMethodField(help_text="Where the files are in the artifact store.")
     compatibility = CompatibilitySerializer(many=True)
     training_spec = serializers.DictField()
     summary = serializers.DictField()
@@ -115,7 +115,7 @@ class AdapterVersionDetailSerializer(serializers.ModelSerializer[AdapterVersion]
                 dataset = edge.dataset_version.dataset
                 origin = ("dataset", dataset.pk, dataset.name, edge.dataset_version.number)
             else:
-                assert edge.parent is not None  # The database sees to it that an edge has one origin.
+                assert edge.parent is not None  # A database constraint gives each edge exactly one origin.
                 origin = ("adapter", edge.parent.adapter_id, edge.parent.adapter.name, edge.parent.number)
             origins.append(dict(zip(("kind", "id", "name", "version"), origin, strict=True)))
         return origins

@@ -1,4 +1,4 @@
-"""What base models and adapters share in answers: files, and the programs that can serve them."""
+"""Response parts that base models and adapters share: files and compatible serving programs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class FileSerializer(serializers.Serializer[Any]):
 
 
 class CompatibilitySerializer(serializers.Serializer[Any]):
-    """Whether a program can serve an adapter: known from its settings."""
+    """Whether a program can serve an adapter, derived from the adapter's settings."""
 
     program = serializers.ChoiceField(choices=get_args(ServingProgram))
     answer = serializers.ChoiceField(choices=get_args(Answer), help_text="export: after `finetune-hub export`.")
-    export_format = serializers.CharField(allow_null=True, help_text="What to export it as; null: nothing.")
-    reason = serializers.CharField(help_text="For people.")
+    export_format = serializers.CharField(allow_null=True, help_text="The format to export it to; null: no export.")
+    reason = serializers.CharField(help_text="An explanation for people.")

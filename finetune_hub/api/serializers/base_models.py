@@ -1,4 +1,4 @@
-"""What the API answers about base models, their chat templates and aliases."""
+"""Responses about base models, their chat templates and aliases."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
 class BaseModelDetailSerializer(BaseModelSerializer):
     files = FileSerializer(many=True)
     artifact_url = serializers.SerializerMethodField(
-        help_text="Where the files lie in the artifact store; null: nowhere yet."
+        help_text="Where the files are in the artifact store; null: not stored yet."
     )
     facts = serializers.DictField()
 
@@ -40,11 +40,13 @@ class AliasSerializer(serializers.ModelSerializer[BaseModelAlias]):
 
 
 class KnownTemplateSerializer(serializers.Serializer[Any]):
-    """A chat template that a base model can be given."""
+    """A chat template that can be set for a base model."""
 
     name = serializers.CharField()
     summary = serializers.CharField()
-    fits = serializers.BooleanField(help_text="The model's tokenizer knows all its marks as single tokens.")
+    fits = serializers.BooleanField(
+        help_text="Whether the model's tokenizer has all of the template's markers as single tokens."
+    )
 
 
 class KnownTemplatesSerializer(serializers.Serializer[Any]):

@@ -1,4 +1,4 @@
-"""What the API answers about datasets: their versions, rows, previews and uploads."""
+"""Responses about datasets: versions, rows, previews and uploads."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from finetune_hub.spec.row_kinds import RowKind
 
 
 class DatasetVersionSerializer(serializers.ModelSerializer[DatasetVersion]):
-    kind = serializers.ChoiceField(choices=[kind.value for kind in RowKind], help_text="What its rows are.")
-    format = serializers.CharField(help_text="What the upload was taken for.")
+    kind = serializers.ChoiceField(choices=[kind.value for kind in RowKind], help_text="The kind of its rows.")
+    format = serializers.CharField(help_text="The format that was detected in the upload.")
 
     class Meta:
         model = DatasetVersion
@@ -34,7 +34,7 @@ class DatasetVersionDetailSerializer(DatasetVersionSerializer):
     id = serializers.CharField(source="dataset.id")
     name = serializers.CharField(source="dataset.name")
     split_from = serializers.CharField(
-        source="parent_reference", allow_null=True, help_text="The version that it was split from: `NAME:VERSION`."
+        source="parent_reference", allow_null=True, help_text="The version it was split from: `NAME:VERSION`."
     )
     first_rows = serializers.ListField(child=serializers.DictField())
 
@@ -75,31 +75,29 @@ class SplitPartsSerializer(serializers.Serializer[Any]):
 
 class FoundRowSerializer(serializers.Serializer[Any]):
     number = serializers.IntegerField()
-    document = serializers.DictField(help_text="The row as it is kept.")
+    document = serializers.DictField(help_text="The row as stored.")
 
 
 class FoundRowsSerializer(serializers.Serializer[Any]):
     rows = FoundRowSerializer(many=True)
-    next = serializers.IntegerField(
-        allow_null=True, help_text="The `after` of the next request; null: there is no more."
-    )
+    next = serializers.IntegerField(allow_null=True, help_text="The `after` for the next request; null: no more rows.")
 
 
 class PreviewTokenSerializer(serializers.Serializer[Any]):
     id = serializers.IntegerField()
-    text = serializers.CharField(help_text="Empty where a character began in the token before.")
-    supervised = serializers.BooleanField(help_text="Whether it is learned.")
-    truncated = serializers.BooleanField(help_text="Whether it is beyond `max_seq_len`.")
+    text = serializers.CharField(help_text="Empty if the token continues a character of the previous one.")
+    supervised = serializers.BooleanField(help_text="Whether the token is supervised.")
+    truncated = serializers.BooleanField(help_text="Whether the token is beyond `max_seq_len`.")
 
 
 class RowPreviewSerializer(serializers.Serializer[Any]):
     number = serializers.IntegerField()
     row_count = serializers.IntegerField()
-    document = serializers.DictField(help_text="The row as it is kept.")
+    document = serializers.DictField(help_text="The row as stored.")
     token_count = serializers.IntegerField()
-    supervised_count = serializers.IntegerField(help_text="Tokens that are learned, within `max_seq_len`.")
+    supervised_count = serializers.IntegerField(help_text="Supervised tokens within `max_seq_len`.")
     truncated_count = serializers.IntegerField(help_text="Tokens beyond `max_seq_len`.")
-    tokens = PreviewTokenSerializer(many=True, help_text="The first 2,000.")
+    tokens = PreviewTokenSerializer(many=True, help_text="The first 2,000 tokens.")
 
 
 class DatasetSerializer(serializers.ModelSerializer[Dataset]):
@@ -131,7 +129,7 @@ class DatasetDetailSerializer(serializers.ModelSerializer[Dataset]):
 
 
 class AddedVersionSerializer(DatasetVersionSerializer):
-    """The version that an upload is, new or known."""
+    """The version that an upload created, or the existing one with the same content."""
 
     id = serializers.CharField(source="dataset.id")
     name = serializers.CharField(source="dataset.name")

@@ -1,4 +1,4 @@
-"""What the API answers when it refuses."""
+"""Error responses."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from rest_framework import serializers
 
 
 class ErrorSerializer(serializers.Serializer[Any]):
-    code = serializers.CharField(help_text="For programs; docs/api-errors.md lists them.")
+    code = serializers.CharField(help_text="A code for programs. docs/api-errors.md lists all codes.")
     message = serializers.CharField()
-    remedy = serializers.CharField(help_text="What to do about it.")
-    field = serializers.CharField(allow_null=True, help_text="What part of the request it is about.")
-    details = serializers.ListField(child=serializers.DictField(), help_text="One entry for each defect.")
+    remedy = serializers.CharField(help_text="How to fix it.")
+    field = serializers.CharField(allow_null=True, help_text="The part of the request that caused the error.")
+    details = serializers.ListField(child=serializers.DictField(), help_text="One entry per defect.")
 
 
 class ErrorBodySerializer(serializers.Serializer[Any]):

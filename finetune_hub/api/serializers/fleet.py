@@ -1,4 +1,4 @@
-"""What the API answers about workers, devices, invitations and quotas."""
+"""Responses about workers, devices, invitations and quotas."""
 
 from __future__ import annotations
 
@@ -66,28 +66,30 @@ class InvitationSerializer(serializers.ModelSerializer[WorkerRole]):
 
 
 class WayInSerializer(serializers.Serializer[WayIn]):
-    """How an invited worker joins. The passwords in it are shown now and never again."""
+    """How an invited worker joins. The passwords are shown only once."""
 
     name = serializers.CharField(source="worker_name")
     environment = serializers.DictField(
-        child=serializers.CharField(), help_text="Variables of the worker's process, two with a password."
+        child=serializers.CharField(), help_text="Environment variables for the worker. Two of them contain a password."
     )
-    command = serializers.CharField(help_text="What starts the worker, with these variables.")
+    command = serializers.CharField(help_text="The command that starts the worker with these variables.")
     only_here = serializers.ListField(
-        child=serializers.CharField(), help_text="Variables whose address reaches the hub's own machine alone."
+        child=serializers.CharField(), help_text="Variables with an address that only works on the hub's own machine."
     )
 
 
 class QuotaSerializer(serializers.Serializer[TeamUse]):
     team = serializers.CharField(source="team.slug")
     name = serializers.CharField(source="team.name")
-    max_devices = serializers.IntegerField(source="quota.max_devices", allow_null=True, help_text="At a time.")
-    max_hours = serializers.FloatField(
-        source="quota.max_hours", allow_null=True, help_text="Device hours a calendar month (UTC)."
+    max_devices = serializers.IntegerField(
+        source="quota.max_devices", allow_null=True, help_text="Devices at the same time."
     )
-    weight = serializers.FloatField(source="quota.weight", help_text="Its part of a full fleet, relative to others.")
-    devices = serializers.IntegerField(help_text="In use now.")
-    month_hours = serializers.FloatField(help_text="Device hours that it has had this month.")
+    max_hours = serializers.FloatField(
+        source="quota.max_hours", allow_null=True, help_text="Device hours per calendar month (UTC)."
+    )
+    weight = serializers.FloatField(source="quota.weight", help_text="Its share of a busy fleet, relative to others.")
+    devices = serializers.IntegerField(help_text="Devices in use now.")
+    month_hours = serializers.FloatField(help_text="Device hours used this month.")
     recent_hours = serializers.FloatField(
-        help_text="Device hours, those of a week ago counting half: what fair share goes by."
+        help_text="Device hours with a half-life of one week, which decide the fair share."
     )

@@ -1,4 +1,4 @@
-"""What the API answers about jobs: their attempts, events, metrics and logs."""
+"""Responses about jobs: attempts, events, metrics and logs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class JobSerializer(serializers.ModelSerializer[Job]):
     kind = serializers.ChoiceField(choices=[(kind.name, kind.label) for kind in KINDS.values()])
     created_by = serializers.CharField(source="created_by.username")
     base_model = serializers.CharField(
-        source="base_model.name", default=None, allow_null=True, help_text="null: it imports a dataset."
+        source="base_model.name", default=None, allow_null=True, help_text="null for a dataset import."
     )
     state = serializers.ChoiceField(choices=JobState.choices)
     waiting_code = serializers.SerializerMethodField()
     expected_start = serializers.DateTimeField(
-        allow_null=True, help_text="When it starts if all goes as expected; null: it does not wait, or nobody knows."
+        allow_null=True, help_text="The estimated start; null: the job is not queued, or there is no estimate."
     )
     failure = FailureSerializer(allow_null=True, read_only=True)
 
@@ -93,13 +93,13 @@ class AttemptSerializer(serializers.ModelSerializer[Attempt]):
             "resumed_from_step",
             "stop_reason",
             "failure",
-            "failure_class",  # As in `failure`: two that were here before it.
+            "failure_class",  # Both are also in `failure`, and older than it.
             "failure_message",
         ]
 
 
 class VersionReferenceSerializer(serializers.ModelSerializer[AdapterVersion]):
-    """Which version of which adapter."""
+    """A reference to an adapter version."""
 
     adapter_id = serializers.CharField()
     name = serializers.CharField(source="adapter.name")
@@ -114,16 +114,18 @@ class JobDetailSerializer(JobSerializer):
     datasets = JobDatasetSerializer(source="job_datasets", many=True)
     attempts = AttemptSerializer(many=True)
     evaluates = VersionReferenceSerializer(source="adapter_version", allow_null=True)
-    published = serializers.SerializerMethodField(help_text="The adapter version that the job made; null: none yet.")
+    published = serializers.SerializerMethodField(
+        help_text="The adapter version that the job published; null: none yet."
+    )
     compatibility = CompatibilitySerializer(
-        many=True, allow_null=True, help_text="What will be able to serve the adapter; null: the job trains none."
+        many=True, allow_null=True, help_text="Which programs can serve the adapter; null: the job trains no adapter."
     )
     checkpoints: Any = serializers.SlugRelatedField(
-        slug_field="step", many=True, read_only=True, help_text="Steps from which it can be retried."
+        slug_field="step", many=True, read_only=True, help_text="Steps from which the job can be retried."
     )
     spec = serializers.DictField()
-    adjustments = serializers.DictField(help_text="Fields of `spec` that the hub has changed since, by their place.")
-    result = serializers.DictField(allow_null=True, help_text="What the engine reported at the end.")
+    adjustments = serializers.DictField(help_text="Fields of `spec` that the hub has since changed, by path.")
+    result = serializers.DictField(allow_null=True, help_text="The engine's final report.")
 
     class Meta(JobSerializer.Meta):
         fields = [
@@ -150,7 +152,10 @@ class JobDetailSerializer(JobSerializer):
 class JobEventSerializer(serializers.ModelSerializer[JobEvent]):
     level = serializers.ChoiceField(choices=["info", "warn", "error"])
     actor: Any = serializers.SlugRelatedField(
-        slug_field="username", read_only=True, allow_null=True, help_text="Who did it; null: the hub."
+        slug_field="username",
+        read_only=True,
+        allow_null=True,
+        help_text="The user who caused it; null: the hub itself.",
     )
 
     class Meta:
@@ -174,7 +179,7 @@ class MetricPointSerializer(serializers.ModelSerializer[MetricPoint]):
         ]
 
     def get_fields(self) -> dict[str, Any]:
-        """Each declared measure too, null where the objective has none of it."""
+        """Add a field for each declared measure; null if the objective does not report it."""
         measures = {
             name: serializers.FloatField(
                 source=f"measures.{name}", default=None, allow_null=True, help_text=measure.description
@@ -186,4 +191,4 @@ class MetricPointSerializer(serializers.ModelSerializer[MetricPoint]):
 
 class LogSerializer(serializers.Serializer[Any]):
     attempt = serializers.IntegerField(allow_null=True, help_text="null: the job has not run yet.")
-    text = serializers.CharField(help_text="The last part of what the engine printed.")
+    text = serializers.CharField(help_text="The end of the engine's output.")

@@ -1,4 +1,4 @@
-"""What the API answers about the service itself: health, usage, notifications."""
+"""Responses about the hub itself: health, usage and notifications."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class HealthSerializer(serializers.Serializer[Any]):
 
 
 class FindingSerializer(serializers.Serializer[Finding]):
-    """How one part of the hub is, and what to do when it is not well."""
+    """The health of one part of the hub, and what to do if something is wrong."""
 
     part = serializers.CharField()
     severity = serializers.ChoiceField(choices=LEVELS, source="level")
@@ -25,7 +25,7 @@ class FindingSerializer(serializers.Serializer[Finding]):
 
 
 class HealthReportSerializer(serializers.Serializer[Any]):
-    severity = serializers.ChoiceField(choices=LEVELS, source="level", help_text="Of the worst finding.")
+    severity = serializers.ChoiceField(choices=LEVELS, source="level", help_text="Severity of the worst finding.")
     findings = FindingSerializer(many=True)
 
 
@@ -43,25 +43,25 @@ class ChatWebhookSerializer(serializers.ModelSerializer[ChatWebhook]):
 
 
 class UsageLineSerializer(serializers.Serializer[UsageLine]):
-    """One line; of the names only those that the usage is grouped by are set."""
+    """One line of usage. Only the names that the usage is grouped by are set."""
 
     team = serializers.CharField(allow_null=True)
     user = serializers.CharField(allow_null=True)
     job = serializers.CharField(allow_null=True)
-    kind = serializers.CharField(allow_null=True, help_text="Of the job.")
+    kind = serializers.CharField(allow_null=True, help_text="The kind of the job.")
     worker = serializers.CharField(allow_null=True)
     device = serializers.CharField(allow_null=True)
     gpu_seconds = serializers.FloatField()
     cpu_seconds = serializers.FloatField()
     jobs = serializers.IntegerField()
     mean_wait_seconds = serializers.FloatField(
-        allow_null=True, help_text="From submission to the first start, of the jobs that started in the month."
+        allow_null=True, help_text="From submission to first start, over the jobs that started in the month."
     )
 
 
 class UsageSerializer(serializers.Serializer[Any]):
     month = serializers.CharField()
     by = serializers.ChoiceField(choices=get_args(By))
-    gpu_seconds = serializers.FloatField(help_text="Of all lines: how long GPUs were held.")
+    gpu_seconds = serializers.FloatField(help_text="How long GPUs were held, over all lines.")
     cpu_seconds = serializers.FloatField()
     lines = UsageLineSerializer(many=True)

@@ -1,4 +1,4 @@
-"""Adapters: list, look at one and at its versions, download a file or the whole."""
+"""Endpoints for adapters: list and show adapters and versions, download one file or all."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Adapters(HubView):
         responses={200: page_of(AdapterSerializer), **errors(401, 422)},
     )
     def get(self, request: Request) -> Response:
-        """The team's adapters, each with its newest version's facts."""
+        """List the team's adapters with facts about each newest version."""
         return self.page(named(Adapter.objects.of_team(team_of(request)).for_list(), request), AdapterSerializer)
 
 
 class OneAdapter(HubView):
     @extend_schema(operation_id="get_adapter", responses={200: AdapterDetailSerializer, **errors(401, 404)})
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
-        """One adapter with all its versions."""
+        """Show an adapter with all its versions."""
         adapters = Adapter.objects.of_team(team_of(request)).select_related("base_model").prefetch_related("versions")
         return Response(AdapterDetailSerializer(get_row(adapters, pk=id)).data)
 
@@ -55,7 +55,7 @@ class OneAdapterVersion(HubView):
         operation_id="get_adapter_version", responses={200: AdapterVersionDetailSerializer, **errors(401, 404)}
     )
     def get(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
-        """One version: its files with their SHA-256, what it was made from, and how its reload compared (P5)."""
+        """Show a version: its files with their SHA-256, what it was made from, and its reload check (P5)."""
         versions = AdapterVersion.objects.select_related("adapter__base_model", "publication").prefetch_related(
             "files", "lineage__base_model", "lineage__dataset_version__dataset", "lineage__parent__adapter"
         )
@@ -67,12 +67,14 @@ class AdapterFiles(HubView):
         operation_id="download_adapter_file",
         responses={
             (200, "application/octet-stream"): OpenApiTypes.BINARY,
-            302: OpenApiResponse(description="The file is at `Location`, in the hub's S3 store, for 15 minutes."),
+            302: OpenApiResponse(
+                description="`Location` is a link to the file in the hub's S3 store, valid for 15 minutes."
+            ),
             **errors(401, 404, 422, 503),
         },
     )
     def get(self, request: Request, id: str, number: int, path: str) -> HttpResponseBase:  # noqa: A002
-        """The bytes of one file. `ETag` is its SHA-256. A hub over S3 may redirect to the store instead."""
+        """Download a file. `ETag` is its SHA-256. A hub that stores files in S3 may redirect to the store."""
         version = get_version(request, id, number)
         file, name = find_file(version, path), path.rsplit("/", 1)[-1]
         response = store_redirect(f"{version.artifact_prefix}/{path}", filename=name) or streaming_response(
@@ -88,7 +90,7 @@ class AdapterArchive(HubView):
         responses={(200, "application/zip"): OpenApiTypes.BINARY, **errors(401, 404, 503)},
     )
     def get(self, request: Request, id: str, number: int) -> StreamingHttpResponse:  # noqa: A002
-        """All files of the version as one zip."""
+        """Download all files of the version as a zip archive."""
         version = get_version(request, id, number)
         return streaming_response(
             request._request,
@@ -102,6 +104,6 @@ class AdapterArchive(HubView):
 def get_version(
     request: Request, adapter_id: str, number: int, versions: QuerySet[AdapterVersion] | None = None
 ) -> AdapterVersion:
-    """The version of the team's adapter, or 404."""
+    """Return the version of the team's adapter, or raise 404."""
     versions = AdapterVersion.objects.select_related("adapter") if versions is None else versions
     return get_row(versions, adapter__team=team_of(request), adapter_id=adapter_id, number=number)

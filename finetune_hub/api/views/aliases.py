@@ -1,4 +1,4 @@
-"""Aliases of base models: list, set, remove."""
+"""Endpoints for base model aliases: list, set, remove."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Aliases(HubView):
         responses={200: page_of(AliasSerializer), **errors(401, 422)},
     )
     def get(self, request: Request) -> Response:
-        """The team's aliases: names that stand for a base model wherever one is named."""
+        """List the team's aliases: other names for base models, accepted wherever a base model is named."""
         rows = BaseModelAlias.objects.of_team(team_of(request)).select_related("base_model")
         return self.page(rows, AliasSerializer)
 
@@ -36,7 +36,7 @@ class Aliases(HubView):
         responses={200: AliasSerializer, **errors(400, 401, 409, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
-        """Let an alias stand for a base model; one that is there is given to it."""
+        """Set an alias for a base model. An existing alias is changed to refer to this base model."""
         body = read_body(request, NewAlias)
         kept = set_alias(team_of(request), user_of(request), alias=body.alias, base_model=body.base_model)
         return Response(AliasSerializer(kept).data)
@@ -47,7 +47,7 @@ class OneAlias(HubView):
 
     @extend_schema(operation_id="remove_base_model_alias", responses={200: AliasSerializer, **errors(401, 404)})
     def delete(self, request: Request, alias: str) -> Response:
-        """Remove the alias. Jobs that were submitted under it stay what they are."""
+        """Remove the alias. Jobs that were submitted with it do not change."""
         rows = BaseModelAlias.objects.of_team(team_of(request)).select_related("base_model", "team")
         found = get_row(rows, alias=alias)
         answer = Response(AliasSerializer(found).data)

@@ -1,4 +1,4 @@
-"""Base models: list, import, look at one, give it a chat template."""
+"""Endpoints for base models: list, import, show, set the chat template."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BaseModels(HubView):
         responses={200: page_of(BaseModelSerializer), **errors(401, 422)},
     )
     def get(self, request: Request) -> Response:
-        """The team's base models."""
+        """List the team's base models."""
         return self.page(named(BaseModel.objects.of_team(team_of(request)), request), BaseModelSerializer)
 
     @extend_schema(
@@ -45,7 +45,7 @@ class BaseModels(HubView):
         responses={201: ImportedBaseModelSerializer, **errors(400, 401, 403, 404, 409, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
-        """Import a base model. It is ready when the job that is named in the answer has succeeded."""
+        """Import a base model. It is ready when the job in `job_id` has succeeded."""
         body = read_body(request, NewBaseModelImport)
         job = import_upload(request, body) if body.upload else import_source(request, body)
         answer = {**BaseModelSerializer(job.over).data, "job_id": job.pk}
@@ -75,7 +75,7 @@ def import_upload(request: Request, body: NewBaseModelImport) -> Job:
 class OneBaseModel(HubView):
     @extend_schema(operation_id="get_base_model", responses={200: BaseModelDetailSerializer, **errors(401, 404)})
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
-        """One base model with its facts and files."""
+        """Show a base model with its facts and files."""
         base_models = BaseModel.objects.of_team(team_of(request)).prefetch_related("files")
         return Response(BaseModelDetailSerializer(get_row(base_models, pk=id)).data)
 
@@ -88,7 +88,7 @@ class ChatTemplates(HubView):
         responses={200: KnownTemplatesSerializer, **errors(401, 404, 409, 503)},
     )
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
-        """The known chat templates; those come first whose marks the model's tokenizer knows as single tokens."""
+        """List the known chat templates. Those whose markers are single tokens of the model come first."""
         fits = fitting_templates(get_row(BaseModel.objects.of_team(team_of(request)).ready(), pk=id))
         known = [
             {"name": name, "summary": KNOWN_TEMPLATES[name].summary, "fits": does_fit}
@@ -102,7 +102,7 @@ class ChatTemplates(HubView):
         responses={200: BaseModelDetailSerializer, **errors(400, 401, 404, 409, 413, 415, 422, 503)},
     )
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Give a chat template to a base model that came without one. Its `revision` becomes another."""
+        """Set the chat template of a base model that has none. This changes its `revision`."""
         base_model = get_row(BaseModel.objects.of_team(team_of(request)), pk=id)
         body = read_body(request, NewChatTemplate)
         base_model = set_chat_template(base_model, user_of(request), name=body.template, source=body.source)

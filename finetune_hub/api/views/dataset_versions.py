@@ -1,4 +1,4 @@
-"""One dataset version: its rows, what a base model sees of them, its files; compare, split, delete."""
+"""Endpoints for one dataset version: its rows, their tokens, its files; compare, split, delete."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from finetune_hub.spec.training import DatasetChoice, TrainingOptions
 
 DEFAULT_MAX_SEQ_LEN = TrainingOptions().max_seq_len
 LOOK_PARAMETERS = [
-    OpenApiParameter("base_model", str, required=True, description="Its name."),
-    OpenApiParameter("max_seq_len", int, description="Tokens of a row that are kept; the training's own default."),
+    OpenApiParameter("base_model", str, required=True, description="The base model's name."),
+    OpenApiParameter("max_seq_len", int, description="Tokens to keep per row. The default is that of a training."),
 ]
 
 
@@ -47,7 +47,7 @@ class OneDatasetVersion(HubView):
         operation_id="get_dataset_version", responses={200: DatasetVersionDetailSerializer, **errors(401, 404)}
     )
     def get(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
-        """One version: what the upload was taken for and why, and its first rows."""
+        """Show a version: the detected format and the reason for it, and the first rows."""
         return Response(DatasetVersionDetailSerializer(get_version(request, id, number)).data)
 
     @extend_schema(
@@ -55,7 +55,7 @@ class OneDatasetVersion(HubView):
         responses={200: DatasetVersionDetailSerializer, **errors(401, 403, 404, 409)},
     )
     def delete(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
-        """Delete its rows and files. Hash and lineage stay; the same file uploaded again brings it back."""
+        """Delete the version's rows and files. Its hash and lineage stay; uploading the same file restores it."""
         version = delete_version(get_version(request, id, number), user_of(request))
         return Response(DatasetVersionDetailSerializer(version).data)
 
@@ -64,13 +64,13 @@ class DatasetRows(HubView):
     @extend_schema(
         operation_id="list_dataset_rows",
         parameters=[
-            OpenApiParameter("q", str, description="Only rows that contain these words, in any case."),
-            OpenApiParameter("after", int, description="Only rows behind this number."),
+            OpenApiParameter("q", str, description="Only rows that contain these words, ignoring case."),
+            OpenApiParameter("after", int, description="Only rows after this number."),
         ],
         responses={200: FoundRowsSerializer, **errors(401, 404, 410, 422, 503)},
     )
     def get(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
-        """Twenty rows at a time. A search that takes long ends early, with the `next` to go on from."""
+        """List or search rows, twenty at a time. A slow search stops early with a `next` to continue from."""
         version, words = get_version(request, id, number), request.query_params.get("q", "")
         check_text(words)
         return Response(
@@ -82,12 +82,14 @@ class DatasetComparison(HubView):
     @extend_schema(
         operation_id="compare_dataset_versions",
         parameters=[
-            OpenApiParameter("with", str, required=True, description="The other one: `NAME` or `NAME:VERSION`.")
+            OpenApiParameter(
+                "with", str, required=True, description="The version to compare with: `NAME` or `NAME:VERSION`."
+            )
         ],
         responses={200: Comparison, **errors(401, 404, 410, 422, 503)},
     )
     def get(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
-        """Rows that came, went and changed since the other version, and questions that are in both."""
+        """Compare with another version: rows added, removed and changed, and prompts in both."""
         version = get_version(request, id, number)
         other = find_dataset_version(team_of(request), reference_of(request.query_params.get("with", "")))
         return Response(compare_versions(version, other).model_dump())
@@ -102,7 +104,7 @@ class DatasetSplit(HubView):
         responses={201: SplitPartsSerializer, **errors(400, 401, 403, 404, 410, 413, 415, 422, 503)},
     )
     def post(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
-        """Hold rows out by a seed: the newest versions of `NAME-train` and `NAME-held-out`, no question in both."""
+        """Split into new versions of `NAME-train` and `NAME-held-out`, by a seed, with no prompt in both."""
         version, body = get_version(request, id, number), read_body(request, Split)
         train, held_out = split_version(version, user_of(request), fraction=body.fraction, seed=body.seed)
         return Response(SplitPartsSerializer({"train": train, "held_out": held_out}).data, status=201)
@@ -111,11 +113,14 @@ class DatasetSplit(HubView):
 class DatasetPreview(HubView):
     @extend_schema(
         operation_id="preview_dataset_row",
-        parameters=[*LOOK_PARAMETERS, OpenApiParameter("row", int, description="Counted from 1, the default.")],
+        parameters=[
+            *LOOK_PARAMETERS,
+            OpenApiParameter("row", int, description="The row's number, starting at 1 (default)."),
+        ],
         responses={200: RowPreviewSerializer, **errors(401, 404, 409, 410, 422, 503)},
     )
     def get(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
-        """One row through a base model's own chat template and tokenizer, token by token."""
+        """Show a row token by token, with a base model's chat template and tokenizer."""
         version, base_model, max_seq_len = get_version(request, id, number), *what_looks(request)
         preview = preview_row(version, base_model, whole_number(request, "row", default=1), max_seq_len)
         return Response(RowPreviewSerializer(preview).data)
@@ -128,7 +133,7 @@ class DatasetTokens(HubView):
         responses={200: TokenStatistics, **errors(401, 404, 409, 410, 422, 503)},
     )
     def get(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
-        """How long the rows are for a base model, what `max_seq_len` truncates, and which rows would teach nothing."""
+        """Measure the rows' lengths for a base model, what is truncated, and which rows have no supervised token."""
         version, base_model, max_seq_len = get_version(request, id, number), *what_looks(request)
         return Response(token_statistics(version, base_model, max_seq_len).model_dump())
 
@@ -139,7 +144,7 @@ class DatasetDownload(HubView):
         responses={(200, "application/octet-stream"): OpenApiTypes.BINARY, **errors(401, 404, 410, 503)},
     )
     def get(self, request: Request, id: str, number: int, name: str) -> StreamingHttpResponse:  # noqa: A002
-        """`rows.jsonl`: what is trained on. `original`: the upload as it came. `quarantine.jsonl`: rows set aside."""
+        """Download `rows.jsonl` (the training rows), `original` (the upload) or `quarantine.jsonl` (rejected rows)."""
         file = find_download(get_version(request, id, number), name)
         return streaming_response(
             request._request, FileChunks(file.open()), filename=file.name, size_bytes=file.size_bytes
@@ -147,13 +152,13 @@ class DatasetDownload(HubView):
 
 
 def get_version(request: Request, dataset_id: str, number: int) -> DatasetVersion:
-    """The version of the team's dataset, or 404."""
+    """Return the version of the team's dataset, or raise 404."""
     versions = DatasetVersion.objects.select_related("dataset__team", "parent__dataset")
     return get_row(versions, dataset__team=team_of(request), dataset_id=dataset_id, number=number)
 
 
 def what_looks(request: Request) -> tuple[BaseModel, int]:
-    """The base model and `max_seq_len` that the query names.
+    """Return the query's base model and `max_seq_len`.
 
     Raises:
         Refusal: `unknown_base_model`, `base_model_not_ready`, `invalid_request`.
@@ -163,7 +168,7 @@ def what_looks(request: Request) -> tuple[BaseModel, int]:
 
 
 def reference_of(text: str) -> DatasetChoice:
-    """A dataset by `NAME` or `NAME:VERSION`.
+    """Parse `NAME` or `NAME:VERSION`.
 
     Raises:
         Refusal: `invalid_request`.
@@ -173,5 +178,5 @@ def reference_of(text: str) -> DatasetChoice:
         return DatasetChoice.model_validate({"name": name, "version": int(number) if number else None})
     except ValueError as error:
         raise Refusal(
-            "invalid_request", f"with={text!r} names no dataset.", "Write NAME or NAME:VERSION.", field="with"
+            "invalid_request", f"with={text!r} is not a dataset reference.", "Use NAME or NAME:VERSION.", field="with"
         ) from error

@@ -1,4 +1,4 @@
-"""Datasets: list, upload a version, fetch one, look at one."""
+"""Endpoints for datasets: list, show, upload or import a version."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ UPLOAD = {
         "type": "object",
         "required": ["name"],
         "properties": {
-            "name": {"type": "string", "description": "The dataset; made when it is new."},
+            "name": {"type": "string", "description": "The dataset's name. It is created if it does not exist."},
             "file": {
                 "type": "string",
                 "format": "binary",
-                "description": "JSONL, JSON, CSV, TSV, Parquet or text, also packed with gzip or zstd; "
-                "docs/datasets.md has the formats of rows.",
+                "description": "JSONL, JSON, CSV, TSV, Parquet or text, optionally compressed with gzip or zstd; "
+                "docs/datasets.md lists the row formats.",
             },
-            "upload": {"type": "string", "description": "In place of `file`: an upload whose parts were all sent."},
+            "upload": {"type": "string", "description": "Instead of `file`: the id of a completed upload."},
             "mapping": {
                 "type": "string",
-                "description": 'Where the columns belong to no known format: JSON such as `{"q": "user", "a": '
+                "description": 'Needed if the columns match no known format: JSON such as `{"q": "user", "a": '
                 '"assistant"}`.',
             },
             "on_error": {
                 "type": "string",
                 "enum": ["refuse", "quarantine"],
                 "default": "refuse",
-                "description": "`quarantine`: go on with the good rows, and set the others aside.",
+                "description": "`quarantine`: import the valid rows and set the others aside.",
             },
         },
     }
@@ -68,7 +68,7 @@ class Datasets(HubView):
         responses={200: page_of(DatasetSerializer), **errors(401, 422)},
     )
     def get(self, request: Request) -> Response:
-        """The team's datasets, each with its newest version's facts."""
+        """List the team's datasets with facts about each newest version."""
         return self.page(named(Dataset.objects.of_team(team_of(request)).for_list(), request), DatasetSerializer)
 
     @extend_schema(
@@ -81,7 +81,7 @@ class Datasets(HubView):
         },
     )
     def post(self, request: Request) -> Response:
-        """Upload a file as the newest version of a dataset. 201: a new version; 200: the content was known."""
+        """Upload a file as a dataset's new version. 201: a new version; 200: a version with this content exists."""
         name, team, user = request.POST.get("name", ""), team_of(request), user_of(request)
         upload = get_upload(request, request.POST["upload"]) if request.POST.get("upload") else None
         path, filename = (finished_file(upload, user), upload.file_name) if upload else uploaded_file(request)
@@ -111,7 +111,7 @@ class DatasetImports(HubView):
         responses={201: JobDetailSerializer, **errors(400, 401, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
-        """Fetch a dataset's newest version. It is there when the job has succeeded; `result` names it then."""
+        """Import a new version of a dataset. When the job has succeeded, its `result` names the version."""
         team, body = team_of(request), read_body(request, NewDatasetImport)
         job = import_dataset(team, user_of(request), **body.model_dump())
         return Response(job_detail(team, job.pk), status=201)
@@ -120,14 +120,14 @@ class DatasetImports(HubView):
 class OneDataset(HubView):
     @extend_schema(operation_id="get_dataset", responses={200: DatasetDetailSerializer, **errors(401, 404)})
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
-        """One dataset with all its versions."""
+        """Show a dataset with all its versions."""
         versions = Prefetch("versions", DatasetVersion.objects.for_list())
         datasets = Dataset.objects.of_team(team_of(request)).select_related("created_by").prefetch_related(versions)
         return Response(DatasetDetailSerializer(get_row(datasets, pk=id)).data)
 
 
 def mapping_of(request: Request) -> dict[str, str] | None:
-    """The `mapping` of an upload.
+    """Parse the `mapping` of an upload.
 
     Raises:
         Refusal: `invalid_mapping`.
@@ -140,14 +140,14 @@ def mapping_of(request: Request) -> dict[str, str] | None:
     except ValidationError as error:
         raise Refusal(
             "invalid_mapping",
-            "`mapping` is no JSON object of texts.",
-            'Write for example {"q": "user", "a": "assistant"}.',
+            "`mapping` is not a JSON object of strings.",
+            'Use, for example, {"q": "user", "a": "assistant"}.',
             field="mapping",
         ) from error
 
 
 def on_error_of(request: Request) -> OnError:
-    """The `on_error` of an upload.
+    """Return the `on_error` of an upload.
 
     Raises:
         Refusal: `invalid_request`.
@@ -156,5 +156,8 @@ def on_error_of(request: Request) -> OnError:
     if value in get_args(OnError):
         return cast(OnError, value)
     raise Refusal(
-        "invalid_request", f"on_error={value!r} is no choice.", "Write `refuse` or `quarantine`.", field="on_error"
+        "invalid_request",
+        f"on_error={value!r} is not a valid choice.",
+        "Use `refuse` or `quarantine`.",
+        field="on_error",
     )

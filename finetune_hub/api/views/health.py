@@ -1,4 +1,4 @@
-"""Whether the hub answers at all, and what is wrong with it."""
+"""Endpoints for liveness and for the health report."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Health(HubView):
 
     @extend_schema(operation_id="get_health", auth=[], responses={200: HealthSerializer})
     def get(self, request: Request) -> Response:
-        """Whether the web process answers; it says no more than that."""
+        """Check that the web process responds. Nothing else is checked."""
         return Response({"status": "ok"})
 
 
 class HealthReport(HubView):
     @extend_schema(operation_id="get_health_report", responses={200: HealthReportSerializer, **errors(401)})
     def get(self, request: Request) -> Response:
-        """What is wrong with the hub, in words, the worst first. It names machines, and no team's jobs."""
+        """Report what is wrong with the hub, worst first. Names machines, but no team's jobs."""
         findings = look()
         return Response(HealthReportSerializer({"level": worst_of(findings), "findings": findings}).data)

@@ -1,4 +1,4 @@
-"""What every endpoint shares: the role check, a request id, JSON whatever `Accept` says, documented errors."""
+"""Base of all endpoints: permission check, request id, JSON whatever `Accept` says, documented errors."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ PAGE_PARAMETERS = [
     OpenApiParameter("cursor", str, description=NewestFirst.cursor_query_description),
     OpenApiParameter("limit", int, description=NewestFirst.page_size_query_description),
 ]
-NAME_PARAMETER = OpenApiParameter("name", str, description="Only those with exactly this name.")
+NAME_PARAMETER = OpenApiParameter("name", str, description="Only rows with exactly this name.")
 
 
 def errors(*statuses: int) -> dict[int, OpenApiResponse]:
-    """The schema's entries for the error answers of an endpoint.
+    """Return the schema's entries for an endpoint's error responses.
 
-    What needs a token (401) needs its scope too (403), and is refused to who asks too often (429).
+    An endpoint that requires a token (401) also requires a scope (403) and limits the request rate (429).
     """
     always = (403, 429) if 401 in statuses else ()
     return dict.fromkeys(
@@ -42,7 +42,7 @@ def errors(*statuses: int) -> dict[int, OpenApiResponse]:
 
 
 class AlwaysJson(BaseContentNegotiation):
-    """The API speaks JSON; an `Accept` that asks for something else is no reason to refuse."""
+    """Content negotiation that always answers JSON, even if `Accept` asks for something else."""
 
     def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser | None:
         kind = (request.content_type or "").partition(";")[0].strip().lower()
@@ -56,10 +56,10 @@ class AlwaysJson(BaseContentNegotiation):
 
 
 class HubView(APIView):
-    """An endpoint of the team that the token acts in."""
+    """Base class of an endpoint. It acts in the token's team."""
 
     rights: ClassVar[Mapping[str, Right]] = {}
-    """By method, the right that is asked for before the body is read."""
+    """The right that each method requires, checked before the body is read."""
     permission_classes = [HasRight]
     parser_classes = [ShallowJSONParser]
     content_negotiation_class = AlwaysJson
@@ -75,7 +75,7 @@ class HubView(APIView):
         return response
 
     def page(self, rows: QuerySet[Any], serializer: type[BaseSerializer[Any]], *, by: str = "created_at") -> Response:
-        """One page of the rows, newest first by the named time."""
+        """Return one page of the rows, newest first by the named time field."""
         paginator = NewestFirst(by)
         page = paginator.paginate_queryset(rows, self.request, view=self)
         return paginator.get_paginated_response(serializer(page, many=True).data)

@@ -1,4 +1,4 @@
-"""The team's Hugging Face token: whether there is one, set it, remove it. Nobody reads it back."""
+"""Endpoints for the team's Hugging Face token: status, set, remove. It can never be read back."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ class OneHuggingFaceToken(HubView):
 
     @extend_schema(operation_id="get_huggingface_token", responses=SHOWN)
     def get(self, request: Request) -> Response:
-        """Whether the team has a Hugging Face token, and who set it. The token itself is never shown."""
+        """Show whether the team has a Hugging Face token and who set it. The token itself is never shown."""
         return Response(facts_of(team_of(request)))
 
     @extend_schema(operation_id="set_huggingface_token", request=NewHuggingFaceToken, responses=SET)
     def put(self, request: Request) -> Response:
-        """Set the token that imports of gated and private models use, in place of the one before."""
+        """Set or replace the token that imports of gated and private models use."""
         body = read_body(request, NewHuggingFaceToken)
         set_huggingface_token(team_of(request), body.token.get_secret_value(), actor=user_of(request))
         return Response(facts_of(team_of(request)))
 
     @extend_schema(operation_id="remove_huggingface_token", responses=SHOWN)
     def delete(self, request: Request) -> Response:
-        """Forget the token."""
+        """Delete the token."""
         remove_huggingface_token(team_of(request), actor=user_of(request))
         return Response(facts_of(team_of(request)))
 
 
 class OneHubToken(OneHuggingFaceToken):
-    """The same at its former address, with the error code of that time. To be removed after one release."""
+    """The same endpoint at its former URL, with its former error code. To be removed after one release."""
 
     @extend_schema(operation_id="get_hub_token", deprecated=True, responses=SHOWN)
     def get(self, request: Request) -> Response:
@@ -69,7 +69,7 @@ class OneHubToken(OneHuggingFaceToken):
 
 
 def deprecated(response: Response) -> Response:
-    """Name the address that replaces this one."""
+    """Add headers that name the replacement endpoint."""
     response["Deprecation"] = "true"
     response["Link"] = f'<{reverse("api:huggingface-token")}>; rel="successor-version"'
     return response

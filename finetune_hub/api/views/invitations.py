@@ -1,4 +1,4 @@
-"""Workers on other machines: who was invited, invite one, revoke one."""
+"""Endpoints for inviting workers on other machines: list, invite, revoke."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Invitations(HubView):
         responses={200: page_of(InvitationSerializer), **errors(401, 422)},
     )
     def get(self, request: Request) -> Response:
-        """The workers that were invited from other machines, joined or not. Nobody can see their passwords."""
+        """List the invited workers, whether they have joined or not. Their passwords are never shown."""
         return self.page(WorkerRole.objects.all(), InvitationSerializer)
 
     @extend_schema(
@@ -35,7 +35,7 @@ class Invitations(HubView):
         responses={201: WayInSerializer, **errors(400, 401, 409, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
-        """Invite a worker, or give one a new password. The answer alone has it."""
+        """Invite a worker, or give it a new password. The password is only shown in this response."""
         way_in = invite(read_body(request, NewInvitation).name, actor=user_of(request))
         return Response(WayInSerializer(way_in).data, status=201, headers={"Cache-Control": "no-store"})
 
@@ -45,6 +45,6 @@ class OneInvitation(HubView):
 
     @extend_schema(operation_id="revoke_worker", responses={204: None, **errors(401, 404)})
     def delete(self, request: Request, name: str) -> Response:
-        """Cut the worker off at once. What it ran goes on elsewhere when its lease ends."""
+        """Revoke the worker's access immediately. Its jobs continue on other workers when their leases expire."""
         revoke(get_row(WorkerRole.objects.all(), worker_name=name).worker_name, actor=user_of(request))
         return Response(status=204)

@@ -1,4 +1,4 @@
-"""The kinds of job that declare their options: what they are, and a job of any of them."""
+"""Endpoints for job kinds that declare their options: list them, submit a job of one."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from finetune_hub.jobs.kinds.kind import KINDS
 
 
 class OfferedKindSerializer(serializers.Serializer[None]):
-    """A kind of job that one request submits."""
+    """A job kind that can be submitted by name."""
 
     name = serializers.CharField()
-    title = serializers.CharField(help_text="What pages call it.")
+    title = serializers.CharField(help_text="The name shown on the dashboard.")
     options = serializers.DictField(help_text="JSON schema of the body of `submit_job_of_kind`.")
 
 
 class JobKinds(HubView):
     @extend_schema(operation_id="list_job_kinds", responses={200: OfferedKindSerializer(many=True), **errors(401)})
     def get(self, request: Request) -> Response:
-        """The kinds that declare their options; trainings and imports have addresses of their own."""
+        """List the job kinds that declare their options. Trainings and imports have their own endpoints."""
         return Response(
             [
                 {"name": kind.name, "title": kind.label, "options": kind.options.model_json_schema()}
@@ -44,12 +44,17 @@ class OneJobKind(HubView):
 
     @extend_schema(
         operation_id="submit_job_of_kind",
-        request={"application/json": {"type": "object", "description": "As `options` of `list_job_kinds` says."}},
+        request={
+            "application/json": {
+                "type": "object",
+                "description": "Must match the `options` schema of `list_job_kinds`.",
+            }
+        },
         parameters=[IDEMPOTENCY_KEY],
         responses={**STEERED, 201: JobDetailSerializer},
     )
     def post(self, request: Request, name: str) -> Response:
-        """Submit a job of this kind. 201: a new job; 200: the job that this idempotency key made before."""
+        """Submit a job of this kind. 201: a new job; 200: the earlier job with this idempotency key."""
         kind = KINDS.get(name)
         if kind is None or kind.options is None:
             raise Http404

@@ -1,4 +1,4 @@
-"""Jobs: submit, list, watch, pause, resume, cancel, retry, clone; and evaluations, which are jobs too."""
+"""Endpoints for jobs, including evaluations: submit, list, watch, pause, resume, cancel, retry, clone."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ from finetune_hub.jobs.steering import (
 from finetune_hub.registry.adapter_choices import find_adapter_version
 from finetune_hub.spec.training import TrainingSpec
 
-AFTER = OpenApiParameter("after", int, description="Only what comes after this number; 0 from the beginning.")
+AFTER = OpenApiParameter("after", int, description="Only entries after this number; 0: from the beginning.")
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
     str,
     OpenApiParameter.HEADER,
-    description="The same key again answers with the job that it made the first time, with status 200.",
+    description="A repeated key returns the job that it created the first time, with status 200.",
 )
 ALLOW_UNFIT = OpenApiParameter(
-    "allow_unfit", bool, description="Submit it although the planner says that it fits no device of the hub."
+    "allow_unfit", bool, description="Submit the job even if the planner says that it fits on no device of the hub."
 )
 MAX_ROWS = 1000
 STEERED = {200: JobDetailSerializer, **errors(400, 401, 403, 404, 409, 413, 415, 422)}
@@ -75,7 +75,7 @@ class Jobs(HubView):
         responses={200: page_of(JobSerializer), **errors(401, 422)},
     )
     def get(self, request: Request) -> Response:
-        """The team's jobs of every kind."""
+        """List the team's jobs of every kind."""
         return self.page(Job.objects.of_team(team_of(request)).for_list(), JobSerializer)
 
     @extend_schema(
@@ -85,7 +85,7 @@ class Jobs(HubView):
         responses={201: JobDetailSerializer, 200: JobDetailSerializer, **errors(400, 401, 403, 409, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
-        """Submit a training. 201: a new job; 200: the job that this idempotency key made before."""
+        """Submit a training. 201: a new job; 200: the earlier job with this idempotency key."""
         body = read_body(request, Submission, code="invalid_spec")
         return submitted_once(
             request,
@@ -100,7 +100,7 @@ class Jobs(HubView):
 
 
 def submitted_once(request: Request, submit: Callable[..., Job]) -> Response:
-    """Submit by the request's team, user and idempotency key: 201, or 200 for the job that the key made before."""
+    """Submit a job with the request's idempotency key. 201: a new job; 200: the earlier job with this key."""
     team, key = team_of(request), idempotency_key_of(request)
     known = key is not None and Job.objects.of_team(team).filter(idempotency_key=key).exists()
     job = submit(team, user_of(request), idempotency_key=key)
@@ -116,7 +116,7 @@ class Evaluations(HubView):
         responses={201: JobDetailSerializer, **errors(400, 401, 403, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
-        """Answer a dataset's rows with and without an adapter, and count exact matches. `result` holds the counts."""
+        """Generate answers with and without an adapter and count exact matches. The counts are in `result`."""
         team, body = team_of(request), read_body(request, NewEvaluation)
         job = submit_evaluation(
             team,
@@ -134,7 +134,7 @@ class OneJob(HubView):
 
     @extend_schema(operation_id="get_job", responses={200: JobDetailSerializer, **errors(401, 404)})
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
-        """One job with its attempts, what it published and its result."""
+        """Show a job with its attempts, its published adapter version and its result."""
         return Response(job_detail(team_of(request), id))
 
     @extend_schema(operation_id="change_job", request=JobChange, responses=STEERED)
@@ -150,7 +150,7 @@ class PauseJob(HubView):
 
     @extend_schema(operation_id="pause_job", request=Reason, responses=STEERED)
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Pause the job: it gives its device up, and continues from a checkpoint when it is resumed."""
+        """Pause the job. It releases its devices and continues from a checkpoint when it is resumed."""
         job = job_of(request, id)
         pause_job(job.pk, user_of(request), reason=read_body(request, Reason).reason)
         return Response(job_detail(job.team, id))
@@ -161,7 +161,7 @@ class ResumeJob(HubView):
 
     @extend_schema(operation_id="resume_job", request=Reason, responses=STEERED)
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Queue a paused job again. Asking twice changes nothing."""
+        """Queue a paused job again. Repeating the request has no effect."""
         job = job_of(request, id)
         resume_job(job.pk, user_of(request), reason=read_body(request, Reason).reason)
         return Response(job_detail(job.team, id))
@@ -172,7 +172,7 @@ class PreemptJob(HubView):
 
     @extend_schema(operation_id="preempt_job", request=Reason, responses=STEERED)
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Take the job's devices back: it writes a checkpoint, and waits at its old place in line."""
+        """Take back the job's devices. It writes a checkpoint and keeps its place in the queue."""
         job = job_of(request, id)
         preempt_job(job.pk, user_of(request), reason=read_body(request, Reason).reason)
         return Response(job_detail(job.team, id))
@@ -183,7 +183,7 @@ class CancelJob(HubView):
 
     @extend_schema(operation_id="cancel_job", request=Reason, responses=STEERED)
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Ask the job to end. A running trainer writes a checkpoint first; a second request changes nothing."""
+        """Cancel the job. A running training writes a checkpoint first. Repeating the request has no effect."""
         job = job_of(request, id)
         cancel_job(job.pk, user_of(request), reason=read_body(request, Reason).reason)
         return Response(job_detail(job.team, id))
@@ -194,7 +194,7 @@ class RetryJob(HubView):
 
     @extend_schema(operation_id="retry_job", request=Retry, responses=STEERED | errors(410))
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Run a failed or cancelled job again, from its newest checkpoint or from a chosen one."""
+        """Run a failed or cancelled job again, from its newest or a chosen checkpoint."""
         job, body = job_of(request, id), read_body(request, Retry)
         retry_job(job.pk, user_of(request), from_step=body.from_step, reason=body.reason)
         return Response(job_detail(job.team, id))
@@ -210,7 +210,7 @@ class CloneJob(HubView):
         responses={201: JobDetailSerializer, **errors(400, 401, 403, 404, 409, 413, 415, 422)},
     )
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Submit a training like this one, over the same dataset versions, with changes."""
+        """Submit a copy of this training, with the same dataset versions and the given changes."""
         job, body = job_of(request, id), read_body(request, Clone)
         spec = TrainingSpec.model_validate(copied_spec(job, body.changes))
         copy = submit_training(
@@ -232,7 +232,7 @@ class JobEvents(HubView):
         responses={200: part_of(JobEventSerializer), **errors(401, 404, 422)},
     )
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
-        """What happened to the job, numbered without gaps, oldest first."""
+        """List the job's events, numbered without gaps, oldest first."""
         job = get_row(Job.objects.of_team(team_of(request)), pk=id)
         events = job.events.filter(number__gt=whole_number(request, "after", default=0)).order_by("number")
         return first_part(events.select_related("actor"), JobEventSerializer, "number")
@@ -245,7 +245,7 @@ class JobMetrics(HubView):
         responses={200: part_of(MetricPointSerializer), **errors(401, 404, 422)},
     )
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
-        """The loss curve, one point a step; where a resumed attempt repeated a step, the newest stands."""
+        """List the points of the loss curve, one per step. If a step was repeated, the newest point counts."""
         job = get_row(Job.objects.of_team(team_of(request)), pk=id)
         after = whole_number(request, "after", default=0)
         return first_part(MetricPoint.objects.curve_of(job).filter(step__gt=after), MetricPointSerializer, "step")
@@ -254,19 +254,19 @@ class JobMetrics(HubView):
 class JobLog(HubView):
     @extend_schema(operation_id="get_job_log", responses={200: LogSerializer, **errors(401, 404)})
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
-        """The end of what the newest attempt's engine printed."""
+        """Show the end of the engine's output in the newest attempt."""
         job = get_row(Job.objects.of_team(team_of(request)), pk=id)
         attempt = job.attempts.first()
         return Response({"attempt": attempt and attempt.number, "text": attempt.log_tail if attempt else ""})
 
 
 def job_of(request: Request, job_id: str) -> Job:
-    """The job of the token's team, or 404."""
+    """Return the job of the token's team, or raise 404."""
     return get_row(Job.objects.of_team(team_of(request)).select_related("team"), pk=job_id)
 
 
 def job_detail(team: Team, job_id: str) -> dict[str, Any]:
-    """The job as `JobDetailSerializer` shows it, in a fixed number of queries; 404 outside the team."""
+    """Serialize the job with `JobDetailSerializer`, in a fixed number of queries; 404 outside the team."""
     jobs = Job.objects.of_team(team).select_related("base_model", "created_by", "adapter_version__adapter")
     jobs = jobs.prefetch_related(
         "job_datasets__dataset_version__dataset",
@@ -278,7 +278,7 @@ def job_detail(team: Team, job_id: str) -> dict[str, Any]:
 
 
 def first_part(rows: QuerySet[Any], serializer: type[BaseSerializer[Any]], number: str) -> Response:
-    """The first rows, and the number after which the next part begins."""
+    """Return the first rows and the number after which the next part begins."""
     part = list(rows[: MAX_ROWS + 1])
     following = getattr(part[MAX_ROWS - 1], number) if len(part) > MAX_ROWS else None
     return Response({"data": serializer(part[:MAX_ROWS], many=True).data, "next": following})

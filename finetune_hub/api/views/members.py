@@ -1,4 +1,4 @@
-"""The members of the token's team: list, add, give another role, remove."""
+"""Endpoints for the members of the token's team: list, add, change role, remove."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Members(HubView):
         responses={200: page_of(MemberSerializer), **errors(401, 422)},
     )
     def get(self, request: Request) -> Response:
-        """The team's members with their roles."""
+        """List the team's members with their roles."""
         return self.page(members_of(request), MemberSerializer, by="joined_at")
 
     @extend_schema(
@@ -40,7 +40,7 @@ class Members(HubView):
         responses={201: AddedMemberSerializer, **errors(400, 401, 409, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
-        """Add a user to the team; a new one gets a login link, which is shown once. Its e-mail is kept if it is new."""
+        """Add a user to the team. A new user is created with the e-mail and a login link, which is shown once."""
         body = read_body(request, NewMember)
         membership, link = add_member(
             team_of(request), body.username, role=body.role, actor=user_of(request), email=body.email
@@ -57,12 +57,12 @@ class OneMember(HubView):
         responses={200: MemberSerializer, **errors(400, 401, 404, 409, 413, 415, 422)},
     )
     def patch(self, request: Request, username: str) -> Response:
-        """Give the member another role. The last admin keeps theirs."""
+        """Change the member's role. The last admin must stay admin."""
         membership, body = get_row(members_of(request), user__username=username), read_body(request, RoleChange)
         return Response(MemberSerializer(change_role(membership, body.role, actor=user_of(request))).data)
 
     @extend_schema(operation_id="remove_member", responses={204: None, **errors(401, 404, 409)})
     def delete(self, request: Request, username: str) -> Response:
-        """Remove the member. Their tokens of this team stop working at once; their jobs stay."""
+        """Remove the member. Their tokens of this team stop working immediately; their jobs stay."""
         remove_member(get_row(members_of(request), user__username=username), actor=user_of(request))
         return Response(status=204)

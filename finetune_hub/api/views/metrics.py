@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: for tokens with the scope `metrics`, since it names teams and workers."""
+"""`/metrics` for Prometheus. Requires the scope `metrics`, as it names teams and workers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ class Metrics(HubView):
 
     @extend_schema(exclude=True)
     def get(self, request: Request) -> HttpResponse:
-        """In the format that the scraper asks for."""
+        """Return the metrics in the format that the scraper asks for."""
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return HttpResponse(encode(registry()), content_type=content_type)

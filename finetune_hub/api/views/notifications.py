@@ -1,4 +1,4 @@
-"""What is told outside: e-mails to the token's user, and the team's chat room."""
+"""Endpoints for notifications: e-mails to the token's user and messages to the team's chat room."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Email(HubView):
 
     @extend_schema(operation_id="get_email_notifications", responses={200: EmailNotificationsSerializer, **errors(401)})
     def get(self, request: Request) -> Response:
-        """What you hear by e-mail of your own jobs, and where."""
+        """Show which e-mails you get about your own jobs, and at which address."""
         return Response(wish_of(user_of(request)))
 
     @extend_schema(
@@ -33,7 +33,7 @@ class Email(HubView):
         responses={200: EmailNotificationsSerializer, **errors(400, 401, 409, 413, 415, 422)},
     )
     def put(self, request: Request) -> Response:
-        """Choose which e-mails you get, or none."""
+        """Choose which e-mails you get, if any."""
         body = read_body(request, EmailNotifications)
         wish_for_email(user_of(request), body.wants, email=body.email, actor=user_of(request))
         return Response(wish_of(user_of(request)))
@@ -44,7 +44,7 @@ class Chat(HubView):
 
     @extend_schema(operation_id="get_chat_webhook", responses={200: ChatWebhookSerializer, **errors(401, 404)})
     def get(self, request: Request) -> Response:
-        """The chat room that hears of the team's jobs; of its address the host alone."""
+        """Show the chat room that gets messages about the team's jobs. Only the URL's host is shown."""
         webhook = ChatWebhook.objects.filter(team=team_of(request)).select_related("set_by").first()
         if webhook is None:
             raise Http404
@@ -56,14 +56,14 @@ class Chat(HubView):
         responses={200: ChatWebhookSerializer, **errors(400, 401, 413, 415, 422)},
     )
     def put(self, request: Request) -> Response:
-        """Send messages about the team's jobs to a chat room; it replaces the one before."""
+        """Send messages about the team's jobs to a chat room. This replaces an earlier chat room."""
         body = read_body(request, NewChatWebhook)
         webhook = connect_chat(team_of(request), body.url, body.wants, actor=user_of(request))
         return Response(ChatWebhookSerializer(webhook).data)
 
     @extend_schema(operation_id="disconnect_chat_webhook", responses={204: None, **errors(401)})
     def delete(self, request: Request) -> Response:
-        """Stop the messages to the chat room."""
+        """Stop sending messages to the chat room."""
         disconnect_chat(team_of(request), actor=user_of(request))
         return Response(status=204)
 

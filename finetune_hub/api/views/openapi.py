@@ -1,4 +1,4 @@
-"""The OpenAPI schema of this API, for people and client generators."""
+"""Endpoint for the OpenAPI schema of this API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_hub.api.schema import SCHEMA_SETTINGS
 
 
 class OpenApiSchema(SpectacularAPIView):
-    """The OpenAPI schema. It is public: it holds no data, and client generators have no token."""
+    """The OpenAPI schema. It is public, as it holds no data and client generators have no token."""
 
     authentication_classes = []
     permission_classes = []

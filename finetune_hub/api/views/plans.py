@@ -1,4 +1,4 @@
-"""Plans: whether a training would fit, where, how long it would take, and what would fit instead. Nothing is kept."""
+"""Endpoint for plans: whether and where a training fits, how long it takes, and alternatives. Nothing is stored."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ class Plans(HubView):
         responses={200: PlanAnswer, **errors(400, 401, 403, 409, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
-        """Plan a training without submitting it: memory by part, time and alternatives on each kind of device."""
+        """Plan a training without submitting it: memory by part, time and alternatives per kind of device."""
         spec = read_body(request, TrainingSpec, code="invalid_spec")
         return Response(plan_training(team_of(request), spec).model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""Presets: a training filled in for datasets and a base model, each value with its reason. Nothing is kept."""
+"""Endpoint for presets: training options for given datasets and base model, with reasons. Nothing is stored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Presets(HubView):
         responses={200: PresetsAnswer, **errors(400, 401, 403, 409, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
-        """Fill in a training for datasets and a base model: one spec a purpose, each value with its reason."""
+        """Suggest trainings for datasets and a base model: one spec per preset, with a reason for each value."""
         body = read_body(request, PresetQuestion)
         names = list(PRESETS) if body.presets is None else body.presets
         presets = presets_for(team_of(request), body.base_model, body.datasets, names)

@@ -1,4 +1,4 @@
-"""Quotas: what each team may have of the fleet, beside what it has."""
+"""Endpoints for quotas: how much of the fleet each team may use, and how much it uses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Quotas(HubView):
         responses={200: inline_serializer("Quotas", {"data": QuotaSerializer(many=True)}), **errors(401)},
     )
     def get(self, request: Request) -> Response:
-        """What the user's teams may use, and what they use; all teams, for the hub's staff."""
+        """List the quotas and current use of the user's teams, or of all teams for the hub's staff."""
         return Response({"data": [QuotaSerializer(use).data for use in uses_shown_to(user_of(request))]})
 
 
@@ -36,7 +36,7 @@ class OneQuota(HubView):
         responses={200: QuotaSerializer, **errors(400, 401, 404, 413, 415, 422)},
     )
     def put(self, request: Request, slug: str) -> Response:
-        """Say what the team may have from the next scheduling pass on. What runs goes on."""
+        """Set the team's quota, from the next scheduling pass on. Running jobs continue."""
         team, body = get_row(Team.objects.all(), slug=slug), read_body(request, Quota)
         set_quota(team, **body.model_dump(), actor=user_of(request))
         use = next(use for use in uses_shown_to(user_of(request)) if use.team == team)

@@ -1,4 +1,4 @@
-"""Recipes of other programs become ours. Nothing is kept."""
+"""Endpoint that translates recipes of other programs. Nothing is stored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ForeignRecipe(Part):
 
 
 class ImportNote(Part):
-    """What became of one key."""
+    """What one key was translated to."""
 
     key: str
     outcome: Outcome
@@ -33,12 +33,12 @@ class ImportNote(Part):
 
 
 class ImportedRecipe(Part):
-    """A recipe of ours, made of another program's."""
+    """A training spec translated from another program's recipe."""
 
-    program: str = Field(description="Whose recipe it was.")
-    recipe: dict[str, Any] = Field(description="A training spec, as `POST /api/jobs` takes it.")
-    yaml: str = Field(description="The same as a file.")
-    notes: list[ImportNote] = Field(description="At least one for each key of the file.")
+    program: str = Field(description="The program that the recipe was written for.")
+    recipe: dict[str, Any] = Field(description="A training spec for `POST /api/jobs`.")
+    yaml: str = Field(description="The same spec as a YAML file.")
+    notes: list[ImportNote] = Field(description="At least one note per key of the file.")
 
 
 class ImportRecipe(HubView):
@@ -50,17 +50,19 @@ class ImportRecipe(HubView):
         responses={200: ImportedRecipe, **errors(400, 401, 403, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
-        """Translate a recipe of Axolotl or LLaMA-Factory, and tell what became of each key. Nothing is submitted."""
+        """Translate a recipe of Axolotl or LLaMA-Factory, with notes on each key. Nothing is submitted."""
         body = read_body(request, ForeignRecipe)
         translation = translate(body.text)
         if translation.spec is None:
             details = [
-                {"loc": note.key.split("."), "message": note.sentence, "remedy": "Change it, or leave it out."}
+                {"loc": note.key.split("."), "message": note.sentence, "remedy": "Change or remove it."}
                 for note in translation.refusals
             ]
             first = translation.refusals[0]
             message = f"`{first.key}` cannot be imported. {first.sentence}"
-            raise Refusal("recipe_not_importable", message, "Change it there first.", field="text", details=details)
+            raise Refusal(
+                "recipe_not_importable", message, "Change or remove it in the recipe.", field="text", details=details
+            )
         answer = ImportedRecipe(
             program=translation.program,
             recipe=translation.document,

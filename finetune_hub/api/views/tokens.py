@@ -1,4 +1,4 @@
-"""Tokens of the asking token's user in its team: who am I, list, make, revoke."""
+"""Endpoints for the user's own tokens in the token's team: show this one, list, create, revoke."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Me(HubView):
 
     @extend_schema(operation_id="get_me", responses={200: MeSerializer, **errors(401)})
     def get(self, request: Request) -> Response:
-        """The token's user, team, role and scopes. Any token may ask this."""
+        """Show the token's user, team, role and scopes. Any valid token can call this."""
         token = token_of(request)
         return Response(
             {
@@ -53,7 +53,7 @@ class Tokens(HubView):
         responses={200: page_of(TokenSerializer), **errors(401, 422)},
     )
     def get(self, request: Request) -> Response:
-        """Your tokens of this team that are not revoked. Nobody can see their secrets."""
+        """List your tokens of this team that are not revoked. Their secrets are never shown."""
         return self.page(tokens_of(request), TokenSerializer)
 
     @extend_schema(
@@ -62,7 +62,7 @@ class Tokens(HubView):
         responses={201: CreatedTokenSerializer, **errors(400, 401, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
-        """Make a token, with no scope that yours lacks and no longer life. The answer alone has its secret."""
+        """Create a token. Its scopes and expiry cannot exceed yours. Its secret is only shown in this response."""
         body = read_body(request, NewToken)
         token, secret = create_token(
             user_of(request),
@@ -81,6 +81,6 @@ class OneToken(HubView):
 
     @extend_schema(operation_id="revoke_token", responses={204: None, **errors(401, 404)})
     def delete(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Revoke one of your tokens of this team: it opens nothing from now on."""
+        """Revoke one of your tokens of this team. It stops working immediately."""
         revoke_token(get_row(tokens_of(request), pk=id), actor=user_of(request))
         return Response(status=204)

@@ -1,4 +1,4 @@
-"""Addresses below `/api/` that do not exist."""
+"""Catch-all for unknown URLs under `/api/`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune_hub.api.views.hub_view import HubView
 
 
 class UnknownAddress(HubView):
-    """Below `/api/`, an address that does not exist answers in JSON too."""
+    """A JSON 404 for unknown URLs under `/api/`."""
 
     authentication_classes = []
     permission_classes = []

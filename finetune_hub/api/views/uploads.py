@@ -1,4 +1,4 @@
-"""Uploads in parts: begin or find one, send a part, ask how far it is."""
+"""Endpoints for uploads in parts: begin or resume one, send a part, query its progress."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from finetune_hub.spec.sizes import size_in_words
 
 
 class RawBytes(BaseParser):
-    """A body that is nothing but bytes."""
+    """Parser for a raw binary body."""
 
     media_type = "application/octet-stream"
 
@@ -40,7 +40,7 @@ class Uploads(HubView):
         responses={201: UploadSerializer, **errors(400, 401, 403, 413, 415, 422, 429)},
     )
     def post(self, request: Request) -> Response:
-        """Begin an upload in parts. The same fingerprint and size again: the one under way, to be gone on with."""
+        """Begin an upload in parts. The same fingerprint and size return the unfinished upload, to resume it."""
         body = read_body(request, NewUpload)
         upload = begin_upload(
             team_of(request),
@@ -58,23 +58,25 @@ class OneUpload(HubView):
 
     @extend_schema(operation_id="get_upload", responses={200: UploadSerializer, **errors(401, 404)})
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
-        """How far one's own upload is."""
+        """Show the progress of one of your uploads."""
         return Response(UploadSerializer(get_upload(request, id)).data)
 
     @extend_schema(
         operation_id="send_upload_part",
-        parameters=[OpenApiParameter("offset", int, required=True, description="Where the part begins, in bytes.")],
+        parameters=[
+            OpenApiParameter("offset", int, required=True, description="The part's position in the file, in bytes.")
+        ],
         request={"application/octet-stream": OpenApiTypes.BINARY},
         responses={200: UploadSerializer, **errors(400, 401, 403, 404, 409, 413, 415, 422)},
     )
     def put(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Send the part that begins at `offset`, 16 MiB at most. Then name the upload in `POST /api/datasets`."""
+        """Send the part at `offset`, at most 16 MiB. After the last part, name the upload in `POST /api/datasets`."""
         upload, offset = get_upload(request, id), whole_number(request, "offset", default=0)
         if content_length_bytes(request) > MAX_PART_BYTES:
             raise Refusal(
                 "body_too_large",
                 f"The part is larger than {size_in_words(MAX_PART_BYTES)}.",
-                "Send smaller parts, one behind the other.",
+                "Send smaller parts, one after the other.",
                 kind="too_large",
             )
         add_part(upload, user_of(request), offset, request.data if isinstance(request.data, bytes) else b"")
@@ -82,5 +84,5 @@ class OneUpload(HubView):
 
 
 def get_upload(request: Request, upload_id: str) -> Upload:
-    """The caller's own upload, or 404."""
+    """Return the caller's own upload, or raise 404."""
     return get_row(Upload.objects.filter(team=team_of(request), created_by=user_of(request)), pk=upload_id)

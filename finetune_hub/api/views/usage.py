@@ -1,4 +1,4 @@
-"""Accounting: what the team, or every team, used in a month."""
+"""Endpoint for accounting: what the team, or every team, used in a month."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Usage(HubView):
     @extend_schema(
         operation_id="get_usage",
         parameters=[
-            OpenApiParameter("month", str, description="In UTC, such as 2026-11; this month when left out."),
-            OpenApiParameter("by", str, enum=get_args(By), description="What a line is about; `user` when left out."),
-            OpenApiParameter("all_teams", bool, description="Every team's; for staff, with the scope `admin`."),
+            OpenApiParameter("month", str, description="A month in UTC, such as 2026-11; this month by default."),
+            OpenApiParameter("by", str, enum=get_args(By), description="What to group lines by; `user` by default."),
+            OpenApiParameter("all_teams", bool, description="Include every team; staff only, with the scope `admin`."),
         ],
         responses={200: UsageSerializer, **errors(401, 422)},
     )
     def get(self, request: Request) -> Response:
-        """How long devices were held in a month, and how long jobs waited, most device time first."""
+        """Show how long devices were held and jobs waited in a month, most device time first."""
         query = request.query_params
         month = Month.parse(query["month"]) if "month" in query else Month.now()
         by = check_by(query.get("by", "user"))

@@ -1,4 +1,4 @@
-"""Workers, which all teams share: list, drain, resume, remove; and devices, which small jobs may share."""
+"""Endpoints for workers, which all teams share: list, drain, resume, remove; and for their devices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Workers(HubView):
         responses={200: page_of(WorkerSerializer), **errors(401, 422)},
     )
     def get(self, request: Request) -> Response:
-        """The workers, which all teams share, with their health and devices."""
+        """List the workers with their health and devices. All teams share them."""
         return self.page(
             Worker.objects.in_fleet().with_health().prefetch_related("devices"), WorkerSerializer, by="registered_at"
         )
@@ -35,7 +35,7 @@ class DrainWorker(HubView):
 
     @extend_schema(operation_id="drain_worker", request=None, responses={200: WorkerSerializer, **errors(401, 404)})
     def post(self, request: Request, name: str) -> Response:
-        """Keep new jobs away from the worker. Running ones go on; it is drained when none is left."""
+        """Stop placing new jobs on the worker. Running jobs continue; it is drained when the last one ends."""
         drain_worker(get_row(Worker.objects.in_fleet(), name=name), actor=user_of(request))
         return Response(worker_detail(name))
 
@@ -45,7 +45,7 @@ class ResumeWorker(HubView):
 
     @extend_schema(operation_id="resume_worker", request=None, responses={200: WorkerSerializer, **errors(401, 404)})
     def post(self, request: Request, name: str) -> Response:
-        """Let new jobs come to the worker again."""
+        """Allow new jobs on the worker again."""
         resume_worker(get_row(Worker.objects.in_fleet(), name=name), actor=user_of(request))
         return Response(worker_detail(name))
 
@@ -55,7 +55,7 @@ class OneWorker(HubView):
 
     @extend_schema(operation_id="remove_worker", responses={204: None, **errors(401, 404, 409)})
     def delete(self, request: Request, name: str) -> Response:
-        """Take a worker that is gone for good out of the fleet. When it joins again, it is back."""
+        """Remove a worker that is gone for good from the fleet. If it joins again, it is back in the fleet."""
         remove_worker(get_row(Worker.objects.in_fleet(), name=name), actor=user_of(request))
         return Response(status=204)
 
@@ -65,7 +65,7 @@ class ReleaseDevice(HubView):
 
     @extend_schema(operation_id="release_device", request=None, responses={200: WorkerSerializer, **errors(401, 404)})
     def post(self, request: Request, name: str, kind: str, index: int) -> Response:
-        """End the quarantine of a device that was fixed. A fault that it still has puts it back."""
+        """End the quarantine of a repaired device. If the fault persists, the device is quarantined again."""
         release_device(device_of(name, kind, index), actor=user_of(request))
         return Response(worker_detail(name))
 
@@ -79,7 +79,7 @@ class OneDevice(HubView):
         responses={200: WorkerSerializer, **errors(400, 401, 404, 413, 415, 422)},
     )
     def patch(self, request: Request, name: str, kind: str, index: int) -> Response:
-        """Let small jobs share the device, or no longer. Those that are on it go on."""
+        """Allow or forbid small jobs to share the device. Jobs already on it continue."""
         device = device_of(name, kind, index)
         share_device(device, read_body(request, DeviceChange).is_shared, actor=user_of(request))
         return Response(worker_detail(name))
@@ -91,5 +91,5 @@ def device_of(name: str, kind: str, index: int) -> Device:
 
 
 def worker_detail(name: str) -> dict[str, object]:
-    """The worker as it is now."""
+    """Return the worker's current state."""
     return dict(WorkerSerializer(get_row(Worker.objects.with_health().prefetch_related("devices"), name=name)).data)

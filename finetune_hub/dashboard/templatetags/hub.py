@@ -1,4 +1,4 @@
-"""The words and marks of the pages: states, ages, durations, hashes."""
+"""Template tags and filters: states, ages, durations, hashes."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ JUST_NOW_SECONDS = 5
 
 @register.simple_tag(takes_context=True)
 def may(context: Context, right: str, owner: Team | User | None = None) -> bool:
-    """Whether the reader has the right, by its name in `accounts.rights`: over what is the owner's, or the hub's.
+    """Return whether the user has the named right of `accounts.rights`, over the owner's things or the hub's.
 
-    `{% may "PAUSE_JOB" job.team as may_pause %}`. A right over a team's things, and no team: whether there is a team in
-    which they have it.
+    `{% may "PAUSE_JOB" job.team as may_pause %}`. For a team right without an owner: whether the user has it in any
+    team.
     """
     standing: Standing = context["standing"]
     named = Right[right]
@@ -52,7 +52,7 @@ def icon(name: str) -> SafeString:
 
 @register.simple_tag
 def state(word: str) -> SafeString:
-    """A state by icon, word and colour."""
+    """Render a state with icon, word and colour."""
     return format_html(
         '<span class="state state-{}">{}<span>{}</span></span>', word, draw_icon(STATE_ICONS[word]), word
     )
@@ -60,7 +60,7 @@ def state(word: str) -> SafeString:
 
 @register.simple_tag
 def job_state(job: Job) -> SafeString:
-    """The job's state; a job that was asked to stop, and has not yet, is `stopping` or `pausing`."""
+    """Render the job's state. A job that is about to stop is `stopping` or `pausing`."""
     return state(job.shown_state)
 
 
@@ -69,7 +69,7 @@ HISTORY_WIDTH, HISTORY_HEIGHT = 240, 32
 
 @register.simple_tag
 def device_history(device: Device) -> SafeString | str:
-    """The last hour of a device as a small chart, newest at the right: how busy it was, and how full its memory."""
+    """Render a device's last hour as a small chart of utilisation and memory use, newest at the right."""
     samples = list(device.samples.all())
     if len(samples) < 2:
         return ""
@@ -96,7 +96,7 @@ def device_history(device: Device) -> SafeString | str:
 
 
 def polyline(shares: list[float | None]) -> str:
-    """The points of a line through the shares, 0 at the bottom; what nobody knew is left out."""
+    """Return the points of a line through the shares, 0 at the bottom. Unknown values are left out."""
     step = HISTORY_WIDTH / max(1, len(shares) - 1)
     return " ".join(
         f"{place * step:.1f},{HISTORY_HEIGHT - 1 - min(1.0, share) * (HISTORY_HEIGHT - 2):.1f}"
@@ -107,7 +107,7 @@ def polyline(shares: list[float | None]) -> str:
 
 @register.filter
 def duration(value: float | timedelta | None) -> str:
-    """Seconds or a timedelta in its two largest units: `3 min 20 s`."""
+    """Format seconds or a timedelta in its two largest units: `3 min 20 s`."""
     if value is None:
         return ""
     seconds = round(value.total_seconds() if isinstance(value, timedelta) else value)
@@ -122,14 +122,14 @@ def duration(value: float | timedelta | None) -> str:
 
 @register.filter
 def hours(seconds: float) -> str:
-    """Seconds as hours: `1,234.5`, and `0.02` where there are few."""
+    """Format seconds as hours: `1,234.5`, or `0.02` below one hour."""
     value = seconds / 3600
     return f"{value:,.1f}" if value >= 1 else f"{value:.2f}" if value else "0"
 
 
 @register.filter
 def ago(moment: datetime | None) -> SafeString | str:
-    """`3 min ago`, with the exact time in UTC behind it."""
+    """Format a time as `3 min ago`, with the exact UTC time as tooltip."""
     if moment is None:
         return ""
     seconds = (timezone.now() - moment).total_seconds()
@@ -152,7 +152,7 @@ def ago(moment: datetime | None) -> SafeString | str:
 
 @register.filter
 def clock(moment: datetime) -> SafeString:
-    """The time of day in UTC, with the date behind it."""
+    """Format the time of day in UTC, with the date as tooltip."""
     return format_html(
         '<time datetime="{}" title="{} UTC">{}</time>',
         moment.isoformat(),
@@ -163,7 +163,7 @@ def clock(moment: datetime) -> SafeString:
 
 @register.filter
 def visible(text: str) -> str:
-    """The text of a token, so that it can be seen where it is white space, or the rest of a character."""
+    """Make white space and partial characters in a token's text visible."""
     return text.replace("\n", "↵\n").replace("\t", "⇥\t") or "⋯"
 
 
@@ -174,13 +174,13 @@ def short_hash(digest: str) -> str:
 
 @register.filter
 def percent(share: float) -> str:
-    """A share between 0 and 1 as `97.5%`."""
+    """Format a share between 0 and 1 as `97.5%`."""
     return f"{share * 100:.1f}".removesuffix(".0") + "%"
 
 
 @register.filter
 def compact(number: float) -> str:
-    """A large number in three digits: `134.5 M`."""
+    """Format a large number in short form: `134.5 M`."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.1f}".removesuffix(".0") + f" {unit}"
@@ -204,13 +204,13 @@ def as_yaml(document: Any) -> str:
 
 @register.filter
 def recipe(spec: dict[str, Any]) -> str:
-    """A stored TrainingSpec as YAML, in the model's order: the database keeps none."""
+    """Format a stored TrainingSpec as YAML in the model's order, which the database does not keep."""
     return as_yaml(TrainingSpec.model_validate(spec).model_dump(mode="json", exclude_none=True))
 
 
 @register.simple_tag(takes_context=True)
 def curl_command(context: Context, document: dict[str, Any]) -> str:
-    """The API call that submits the document, ready for a shell."""
+    """Return the shell command that submits the document to the API."""
     body = shlex.quote(json.dumps(document, indent=2, ensure_ascii=False))
     return (
         f"curl {context['request'].build_absolute_uri(reverse('api:jobs'))} \\\n"
@@ -222,7 +222,7 @@ def curl_command(context: Context, document: dict[str, Any]) -> str:
 
 @register.filter
 def code_marks(text: object) -> SafeString:
-    """Text in which `these marks` become code, and the path of a guide, such as docs/jobs.md, a link to it."""
+    """Render `backquoted` text as code and guide paths, such as docs/jobs.md, as links."""
     parts = re.split(r"(`[^`]+`|\bdocs/[\w/-]+\.md\b)", str(text))
     return format_html_join("", "{}", ((_marked(part) if number % 2 else part,) for number, part in enumerate(parts)))
 
@@ -237,7 +237,7 @@ def _marked(part: str) -> SafeString:
 
 @register.simple_tag
 def guide(name: str, section: str = "") -> SafeString:
-    """A link to the guide that explains the page, or to a section of it."""
+    """Render a link to a guide or to a section of it."""
     entry = guides.entries()[name]
     return format_html(
         '<a class="guide" href="{}{}">{}<span>Guide: {}</span></a>',
@@ -250,7 +250,7 @@ def guide(name: str, section: str = "") -> SafeString:
 
 @register.filter
 def markdown(text: str, prefix: str) -> SafeString:
-    """Markdown that others wrote, as HTML; the ids of its code blocks begin with the prefix."""
+    """Render third-party Markdown as HTML. The ids of its code blocks start with the prefix."""
     return render_foreign(text, prefix=prefix)
 
 

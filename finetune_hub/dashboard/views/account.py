@@ -1,4 +1,4 @@
-"""The page of one's own account: the password, and tokens for the API and the command line."""
+"""The account page: password, and tokens for the API and the command line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def change_password(request: MemberRequest) -> HttpResponse:
     if not form.is_valid():
         return render_account(request, password_form=form, status=422)
     set_password(request.user, form.cleaned_data["new_password1"], actor=request.user)
-    update_session_auth_hash(request, request.user)  # Every other session of the user ends.
+    update_session_auth_hash(request, request.user)  # Ends all other sessions of the user.
     messages.success(request, "Your password is set. Other browsers are signed out.")
     return redirect("account")
 
@@ -46,7 +46,7 @@ def change_password(request: MemberRequest) -> HttpResponse:
 @login_required
 @require_POST
 def create(request: MemberRequest) -> HttpResponse:
-    """Make a token. The answer is the one page that ever shows its secret, so it is no redirect."""
+    """Create a token. Renders the page instead of a redirect, as the secret is shown only once."""
     form = NewTokenForm(request.POST, memberships=memberships_of(request.user))
     if form.is_valid():
         try:
@@ -69,12 +69,12 @@ def create(request: MemberRequest) -> HttpResponse:
 def revoke(request: MemberRequest, token_id: str) -> HttpResponse:
     token = get_object_or_404(ApiToken.objects.of(request.user), pk=token_id)
     revoke_token(token, actor=request.user)
-    messages.success(request, f"The token {token.name} is revoked: it opens nothing any more.")
+    messages.success(request, f"The token {token.name} is revoked and no longer works.")
     return redirect("account")
 
 
 def render_account(request: MemberRequest, *, status: int = 200, **context: Any) -> HttpResponse:
-    """The page, with the forms as they are given, fresh ones otherwise."""
+    """Render the page with the given forms, or new ones."""
     context.setdefault("password_form", password_form(request.user))
     wish = EmailWish.objects.filter(user=request.user).first()
     asked = {"email": request.user.email, "wants": wish.wants if wish else Wants.NOTHING}

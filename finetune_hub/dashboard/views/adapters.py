@@ -1,4 +1,4 @@
-"""The pages of adapters: the list, one version with its files and origins, and the downloads."""
+"""Adapter pages: the list, one version with its files and lineage, and downloads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def list_adapters(request: MemberRequest) -> HttpResponse:
 @login_required
 @require_safe
 def show_adapter(request: MemberRequest, adapter_id: str, number: int | None = None) -> HttpResponse:
-    """The adapter at one version; at its newest when none is named."""
+    """Show one version of an adapter, by default the newest."""
     adapter = get_object_or_404(Adapter.objects.visible_to(request.user).select_related("base_model"), pk=adapter_id)
     versions = list(adapter.versions.all())
     shown = next((version for version in versions if number in {None, version.number}), None)
@@ -79,15 +79,16 @@ def download_zip(request: MemberRequest, adapter_id: str, number: int) -> HttpRe
 
 
 def find_version(request: MemberRequest, adapter_id: str, number: int) -> AdapterVersion:
-    """
+    """Return the version.
+
     Raises:
-        Http404: the user sees no such version.
+        Http404: the user cannot see such a version.
     """
     visible = Adapter.objects.visible_to(request.user).filter(pk=adapter_id)
     return get_object_or_404(AdapterVersion.objects.select_related("adapter"), adapter__in=visible, number=number)
 
 
 def place_of(base_model: BaseModel) -> str:
-    """Where the base model's files lie, for whoever loads them: a folder, or an address in the store."""
+    """Return where to load the base model's files from: a folder or a URL of the store."""
     folder = shared_store(settings.ARTIFACT_URL).local_folder(base_model.artifact_prefix)
     return str(folder) if folder else downloads.artifact_url(base_model.artifact_prefix)

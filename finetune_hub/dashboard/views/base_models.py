@@ -1,4 +1,4 @@
-"""The page of base models: what there is, what can be imported, chat templates for those without, and aliases."""
+"""The base models page: base models, imports, missing chat templates, and aliases."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def list_base_models(request: MemberRequest) -> HttpResponse:
 @login_required
 @require_POST
 def import_model(request: MemberRequest) -> HttpResponse:
-    """Import from the source given; with the name alone, a known model."""
+    """Import from a given source, or a known model by its name."""
     teams = teams_for(Right.IMPORT_BASE_MODEL, request.user)
     data = request.POST.copy()
     known = KNOWN_MODELS.get(data.get("name", ""))
@@ -60,7 +60,7 @@ def import_model(request: MemberRequest) -> HttpResponse:
 @login_required
 @require_POST
 def upload_model(request: MemberRequest) -> HttpResponse:
-    """Import a GGUF file that came with the form, or before it in parts."""
+    """Import a GGUF file that was sent with the form or uploaded in parts before."""
     teams = teams_for(Right.IMPORT_BASE_MODEL, request.user)
     form = GgufForm(request.POST, request.FILES, teams=teams, auto_id="gguf_%s")
     if form.is_valid():
@@ -81,13 +81,13 @@ def upload_model(request: MemberRequest) -> HttpResponse:
 @login_required
 @require_POST
 def choose_template(request: MemberRequest, base_model_id: str) -> HttpResponse:
-    """Give one of the known chat templates to a base model that came without."""
+    """Set a known chat template for a base model that has none."""
     base_model = get_object_or_404(BaseModel.objects.visible_to(request.user), pk=base_model_id)
     try:
         set_chat_template(base_model, request.user, name=request.POST.get("template", ""))
     except Refusal as refusal:
         return render_list(request, refusal=refusal, status=status_of(refusal))
-    messages.success(request, f"{base_model.name} has a chat template now, and can be trained on conversations.")
+    messages.success(request, f"{base_model.name} now has a chat template and can be trained on conversations.")
     return redirect("base-models")
 
 
@@ -103,7 +103,7 @@ def add_alias(request: MemberRequest) -> HttpResponse:
         except Refusal as refusal:
             form.add_refusal(refusal)
         else:
-            messages.success(request, f"{kept.alias} is an alias of {kept.base_model.name} now.")
+            messages.success(request, f"{kept.alias} is now an alias of {kept.base_model.name}.")
             return redirect("base-models")
     return render_list(request, alias_form=form, status=422)
 
@@ -113,12 +113,12 @@ def add_alias(request: MemberRequest) -> HttpResponse:
 def drop_alias(request: MemberRequest, alias_id: int) -> HttpResponse:
     alias = get_object_or_404(BaseModelAlias.objects.visible_to(request.user), pk=alias_id)
     remove_alias(alias, request.user)
-    messages.success(request, f"{alias.alias} is no alias any more.")
+    messages.success(request, f"{alias.alias} is no longer an alias.")
     return redirect("base-models")
 
 
 def render_list(request: MemberRequest, *, status: int = 200, **context: Any) -> HttpResponse:
-    """The page, with the forms as they are given, fresh ones otherwise."""
+    """Render the page with the given forms, or new ones."""
     imports = Prefetch("jobs", Job.objects.filter(kind=BaseModelImport.name).order_by("-created_at"), to_attr="imports")
     visible = BaseModel.objects.visible_to(request.user).select_related("team").prefetch_related(imports)
     base_models = list(visible.order_by("name"))

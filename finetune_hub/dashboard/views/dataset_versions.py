@@ -1,4 +1,4 @@
-"""What a dataset's page shows of one version, piece by piece, and what is done with it: split, delete, download."""
+"""Parts of a dataset's page for one version, and its actions: split, delete, download."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from finetune_hub.data.token_preview import SHOWN_TOKENS
 from finetune_hub.registry.downloads import FileChunks, streaming_response
 from finetune_hub.spec.refusal import Refusal
 
-WHOLE_NUMBERS = "Write whole numbers, 1 or more."
+WHOLE_NUMBERS = "Enter whole numbers, 1 or more."
 FragmentView = Callable[[MemberRequest, str, int], HttpResponse]
 
 
 def says_why_not(view: FragmentView) -> FragmentView:
-    """A fragment that is refused says why, in its place on the page."""
+    """Wrap a view of a fragment, so that a refusal is shown in the fragment's place."""
 
     @wraps(view)
     def answer(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
@@ -51,11 +51,13 @@ def says_why_not(view: FragmentView) -> FragmentView:
 @require_safe
 @says_why_not
 def preview(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
-    """One row as a base model sees it: a fragment of the dataset's page."""
+    """Render the fragment that shows a row as a base model sees it."""
     version = find_version(request, dataset_id, number)
     look = PreviewForm(request.GET)
     if not look.is_valid():
-        return refused(request, Refusal("invalid_request", "This is no row to look at.", WHOLE_NUMBERS))
+        return refused(
+            request, Refusal("invalid_request", "The row, base model or context length is not valid.", WHOLE_NUMBERS)
+        )
     base_model = get_object_or_404(_base_models(version), pk=look.cleaned_data["base_model"])
     row = preview_row(version, base_model, look.cleaned_data["row"], look.cleaned_data["max_seq_len"])
     context = {"row": row, "shown": version, "shown_tokens": SHOWN_TOKENS}
@@ -66,11 +68,13 @@ def preview(request: MemberRequest, dataset_id: str, number: int) -> HttpRespons
 @require_safe
 @says_why_not
 def show_lengths(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
-    """How long all rows are for a base model: a fragment of the dataset's page."""
+    """Render the fragment that shows how long all rows are for a base model."""
     version = find_version(request, dataset_id, number)
     look = PreviewForm(request.GET)
     if not look.is_valid():
-        return refused(request, Refusal("invalid_request", "There is nothing to measure by.", WHOLE_NUMBERS))
+        return refused(
+            request, Refusal("invalid_request", "The base model or context length is not valid.", WHOLE_NUMBERS)
+        )
     base_model = get_object_or_404(_base_models(version), pk=look.cleaned_data["base_model"])
     lengths = token_statistics(version, base_model, look.cleaned_data["max_seq_len"])
     context = {"lengths": lengths, "bars": draw_bars(lengths), "shown": version}
@@ -81,7 +85,7 @@ def show_lengths(request: MemberRequest, dataset_id: str, number: int) -> HttpRe
 @require_safe
 @says_why_not
 def search_rows(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
-    """Rows that hold some words: a fragment of the dataset's page."""
+    """Render the fragment of rows that contain the given words."""
     version = find_version(request, dataset_id, number)
     words, after = request.GET.get("q", ""), request.GET.get("after", "0")
     found = find_rows(version, words.replace("\0", ""), after=int(after) if after.isdecimal() else 0)
@@ -92,7 +96,7 @@ def search_rows(request: MemberRequest, dataset_id: str, number: int) -> HttpRes
 @require_safe
 @says_why_not
 def compare(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
-    """What came, went and changed since another version, and what both ask: a fragment of the dataset's page."""
+    """Render the fragment that compares with another version."""
     version = find_version(request, dataset_id, number)
     others = DatasetVersion.objects.alive().filter(dataset__team=version.dataset.team).select_related("dataset")
     other_id = request.GET.get("other", "")
@@ -104,18 +108,18 @@ def compare(request: MemberRequest, dataset_id: str, number: int) -> HttpRespons
 @login_required
 @require_POST
 def split(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
-    """Hold rows out by a seed."""
+    """Split off held-out rows."""
     version = find_version(request, dataset_id, number)
     require_right(Right.SPLIT_DATASET, request.user, version.dataset.team)
     form = SplitForm(request.POST)
     if not form.is_valid():
         return render_refusal(
-            request, Refusal("invalid_request", "These are no share and seed.", "Hold out 1 to 90 percent.")
+            request, Refusal("invalid_request", "The share or seed is not valid.", "Hold out 1 to 90 percent.")
         )
     train, held_out = split_version(
         version, request.user, fraction=form.cleaned_data["percent"] / 100, seed=form.cleaned_data["seed"]
     )
-    messages.success(request, f"{held_out} has {held_out.row_count:,} rows held out; {train} has the others.")
+    messages.success(request, f"{held_out} has the {held_out.row_count:,} held-out rows; {train} has the others.")
     return redirect("dataset-version", train.dataset_id, train.number)
 
 
@@ -132,7 +136,7 @@ def delete(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse
 @login_required
 @require_safe
 def download_file(request: MemberRequest, dataset_id: str, number: int, name: str) -> HttpResponseBase:
-    """The rows, the upload as it came, or what was set aside."""
+    """Download the rows, the original upload, or the rejected rows."""
     try:
         file = find_download(find_version(request, dataset_id, number), name)
         chunks = FileChunks(file.open())
@@ -147,7 +151,7 @@ def find_version(request: MemberRequest, dataset_id: str, number: int) -> Datase
 
 
 def refused(request: MemberRequest, refusal: Refusal) -> HttpResponse:
-    """Why there is no preview, in its place."""
+    """Render a refusal in the fragment's place."""
     return render(request, "_problem.html", {"problem": refusal.problem})
 
 

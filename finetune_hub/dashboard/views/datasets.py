@@ -1,4 +1,4 @@
-"""The pages of datasets: the list, one with its versions, what a base model sees of its rows, and the upload."""
+"""Dataset pages: the list, one dataset with its versions, upload and import."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from finetune_hub.jobs.models import Job
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingOptions
 
-COMPARABLE = 200  # Newest versions of the team that are offered for a comparison.
+COMPARABLE = 200  # How many of the team's newest versions to offer for comparison.
 
 
 @login_required
@@ -40,7 +40,7 @@ def list_datasets(request: MemberRequest) -> HttpResponse:
 @login_required
 @require_safe
 def show_dataset(request: MemberRequest, dataset_id: str, number: int | None = None) -> HttpResponse:
-    """The dataset at one version; at its newest when none is named."""
+    """Show one version of a dataset, by default the newest."""
     dataset = get_object_or_404(Dataset.objects.visible_to(request.user).select_related("team"), pk=dataset_id)
     versions = list(dataset.versions.select_related("created_by").for_list())
     whole = dataset.versions.select_related("parent__dataset", "deleted_by")
@@ -60,7 +60,7 @@ def show_dataset(request: MemberRequest, dataset_id: str, number: int | None = N
 
 
 def comparable_with(shown: DatasetVersion) -> list[DatasetVersion]:
-    """Other versions of the dataset, and the newest of the team's other datasets, newest first."""
+    """Return other versions of the dataset and the newest of the team's other datasets, newest first."""
     alive = DatasetVersion.objects.alive().for_list().filter(dataset__team_id=shown.dataset.team_id)
     rows = alive.exclude(pk=shown.pk).select_related("dataset").order_by("-pk")[:COMPARABLE]
     seen: set[str] = set()
@@ -108,7 +108,7 @@ def upload_dataset(request: MemberRequest) -> HttpResponse:
 @login_required
 @require_POST
 def fetch_dataset(request: MemberRequest) -> HttpResponse:
-    """Let a worker fetch a dataset from a hub or an address."""
+    """Let a worker import a dataset from Hugging Face or a URL."""
     teams = teams_for(Right.IMPORT_DATASET, request.user)
     form = DatasetImportForm(request.POST, teams=teams, auto_id="fetch_%s")
     if form.is_valid():
@@ -130,7 +130,7 @@ def fetch_dataset(request: MemberRequest) -> HttpResponse:
 
 
 def mapping_asked(request: MemberRequest, teams: list[Team]) -> dict[str, Any]:
-    """With `?map=JOB`: the form to fetch its dataset again, which asks what the columns are that nobody knew."""
+    """Return the form for `?map=JOB`: import the job's dataset again, with a mapping of its unknown columns."""
     fetches = Job.objects.visible_to(request.user).filter(team__in=teams)
     job = fetches.filter(pk=request.GET.get("map", ""), result__has_key="unknown_columns").first()
     if job is None or job.result is None:
@@ -147,7 +147,7 @@ def mapping_asked(request: MemberRequest, teams: list[Team]) -> dict[str, Any]:
 
 
 def render_upload(request: MemberRequest, teams: list[Team], *, status: int = 200, **context: Any) -> HttpResponse:
-    """The page, with the forms as they are given, fresh ones otherwise."""
+    """Render the page with the given forms, or new ones."""
     initial = {"name": request.GET.get("name", "")}
     context.setdefault("form", DatasetUploadForm(teams=teams, initial=initial))
     context.setdefault("fetch_form", DatasetImportForm(teams=teams, initial=initial, auto_id="fetch_%s"))
@@ -155,7 +155,7 @@ def render_upload(request: MemberRequest, teams: list[Team], *, status: int = 20
 
 
 def file_of(file: TemporaryUploadedFile | None, parted: Upload | None, user: User) -> tuple[Path, str]:
-    """What came with the form, or before it in parts, as a path on this disk, and the name it had.
+    """Return path and file name of the file sent with the form or uploaded in parts before.
 
     Raises:
         Refusal: `upload_unfinished`, `upload_damaged`.

@@ -1,4 +1,4 @@
-"""The guides: their index with the search, and one guide."""
+"""Guide pages: the index with search, and one guide."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune_hub.dashboard.guide_search import MAX_QUERY_CHARACTERS, search
 @login_required
 @require_safe
 def show_docs(request: MemberRequest) -> HttpResponse:
-    """The index, or what a search found."""
+    """Show the index, or search results."""
     query = request.GET.get("q", "").strip()[:MAX_QUERY_CHARACTERS]
     context = {"groups": guides.groups(), "query": query, "hits": search(query) if query else []}
     return render(request, "docs/index.html", context)

@@ -1,4 +1,4 @@
-"""The health page: what is wrong with the hub, in words. It names machines, and no team's jobs."""
+"""The health page: what is wrong with the hub. Names machines, but no team's jobs."""
 
 from __future__ import annotations
 

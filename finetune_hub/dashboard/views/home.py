@@ -1,4 +1,4 @@
-"""The first page: what runs, what waits, what failed lately, and the newest adapters."""
+"""The home page: running, waiting and recently failed jobs, and the newest adapters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inviting workers on the Workers page, and cutting them off. Only the hub's staff do."""
+"""Worker invitations on the Workers page: invite and revoke. For the hub's staff only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from finetune_hub.spec.refusal import Refusal
 @login_required
 @require_POST
 def invite_worker(request: MemberRequest) -> HttpResponse:
-    """Invite a worker. The answer is the one page that ever shows its password, so it is no redirect."""
+    """Invite a worker. Renders the page instead of a redirect, as the password is shown only once."""
     require_right(Right.INVITE_WORKER, request.user)
     form = InvitationForm(request.POST)
     if form.is_valid():
@@ -39,5 +39,5 @@ def invite_worker(request: MemberRequest) -> HttpResponse:
 def revoke_worker(request: MemberRequest, name: str) -> HttpResponse:
     if not revoke(name, actor=request.user):
         raise Http404
-    messages.success(request, f"{name} is cut off. What it ran goes on elsewhere when its lease ends.")
+    messages.success(request, f"{name} is revoked. Its jobs continue on other workers when their leases expire.")
     return redirect("workers")

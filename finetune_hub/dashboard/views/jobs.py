@@ -1,4 +1,4 @@
-"""The pages of jobs: the list, one job, its stream and its curve, what is done with it, and the form for a new one."""
+"""Job pages: the list, one job with its stream, curve and actions, and the form for a new job."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
 SHOWN_CHILDREN = 100
-OFFERED_PREDECESSORS = 50  # The newest unfinished jobs, which a new one may follow.
+OFFERED_PREDECESSORS = 50  # How many of the newest unfinished jobs a new one may wait for.
 
-# The words by which the list is narrowed, and the states that each stands for.
+# The list's filters and the states they include.
 VIEWS = {
     "waiting": [JobState.VALIDATING, JobState.QUEUED],
     "running": [JobState.RUNNING],
@@ -70,7 +70,7 @@ VIEWS = {
 @login_required
 @require_safe
 def list_jobs(request: MemberRequest) -> HttpResponse:
-    """Newest first; `?show=` narrows the list to the states of one word."""
+    """List jobs, newest first; `?show=` selects a filter."""
     jobs = Job.objects.visible_to(request.user).for_list()
     shown = request.GET.get("show", "")
     if shown in VIEWS:
@@ -108,7 +108,7 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
 @login_required
 @require_safe
 def show_metrics(request: MemberRequest, job_id: str) -> HttpResponse:
-    """The curve as JSON; `?after=STEP` leaves out what is known already."""
+    """Return the curve as JSON, after `?after=STEP`."""
     job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
     after = request.GET.get("after", "0")
     return JsonResponse({"points": curve_points(job, after=int(after) if after.isdecimal() else 0)})
@@ -117,7 +117,7 @@ def show_metrics(request: MemberRequest, job_id: str) -> HttpResponse:
 @login_required
 @require_safe
 async def watch_job(request: HttpRequest, job_id: str) -> StreamingHttpResponse:
-    """What is new, as server-sent events, from `Last-Event-ID` or `?after=` on."""
+    """Stream news as server-sent events, after `Last-Event-ID` or `?after=`."""
     user = await request.auser()
     if not isinstance(user, User) or not await Job.objects.visible_to(user).filter(pk=job_id).aexists():
         raise Http404
@@ -153,7 +153,7 @@ def cancel(request: MemberRequest, job_id: str) -> HttpResponse:
 @login_required
 @require_POST
 def retry(request: MemberRequest, job_id: str) -> HttpResponse:
-    """Again, from the checkpoint of the chosen `from_step`; from the newest when none is named."""
+    """Retry the job from the checkpoint at `from_step`, by default the newest."""
     step = request.POST.get("from_step", "")
     from_step = int(step) if step.isdecimal() else None
     return steer(request, job_id, lambda job: retry_job(job.pk, request.user, from_step=from_step))
@@ -168,18 +168,18 @@ def set_priority(request: MemberRequest, job_id: str) -> HttpResponse:
 
 
 def steer(request: MemberRequest, job_id: str, do: Callable[[Job], object]) -> HttpResponse:
-    """Do something with a job of the user's, and show what became of it.
+    """Apply an action to a job that the user can see, and redirect to its page.
 
     Raises:
-        Http404: it is none of the user's teams'.
-        Refusal: it was refused.
+        Http404: the job is in none of the user's teams.
+        Refusal: the action was refused.
     """
     do(get_object_or_404(Job.objects.visible_to(request.user), pk=job_id))
     return redirect("job", job_id)
 
 
 def priorities_of(standing: Standing, job: Job) -> range:
-    """Those that the user may choose, the highest first; what an admin has chosen stays among them."""
+    """Return the priorities the user may choose, highest first, including the one an admin has set."""
     highest = HIGHEST_PRIORITY if standing.may(Right.RAISE_PRIORITY, job.team) else max(0, job.priority)
     return range(highest, LOWEST_PRIORITY - 1, -1)
 
@@ -187,9 +187,9 @@ def priorities_of(standing: Standing, job: Job) -> range:
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def new_job(request: MemberRequest) -> HttpResponse:
-    """The form. Sent with `show_recipe` it submits nothing: it comes back with the same job as YAML and as curl.
+    """Show or submit the form. With `show_recipe`, nothing is submitted: the form shows the job as YAML and curl.
 
-    Sent with `fill` it comes back filled in by a preset, with `more_datasets` with room for one more.
+    With `fill`, the form is filled in by a preset; with `more_datasets`, it gets a line for another dataset.
     """
     teams = teams_for(Right.SUBMIT_JOB, request.user)
     if "fill" in request.POST:
@@ -212,7 +212,7 @@ def new_job(request: MemberRequest) -> HttpResponse:
         except Refusal as refusal:
             form.add_refusal(refusal)
         else:
-            messages.success(request, "Submitted. Its rows are looked at, then it waits for a device.")
+            messages.success(request, "Submitted. The rows are validated, then the job waits for a device.")
             return redirect("job", job.pk)
     context: dict[str, Any] = {"form": form}
     if request.method == "GET" and "like" not in request.GET:
@@ -223,7 +223,7 @@ def new_job(request: MemberRequest) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def new_job_of_kind(request: MemberRequest, kind: str) -> HttpResponse:
-    """The form of any kind that declares its options; on a GET, the query fills fields in: `?adapter=tickets@2`."""
+    """Show or submit the form of a kind that declares its options. A GET query sets fields: `?adapter=tickets@2`."""
     of_kind = KINDS.get(kind)
     if of_kind is None or of_kind.options is None:
         raise Http404
@@ -243,7 +243,7 @@ def new_job_of_kind(request: MemberRequest, kind: str) -> HttpResponse:
 @login_required
 @require_POST
 def plan_job(request: MemberRequest) -> HttpResponse:
-    """The form's plan panel, for what is filled in."""
+    """Render the plan panel for the form's current values."""
     form = training_form(request, teams_for(Right.PLAN_JOB, request.user))
     if not form.is_valid():
         return render(request, "jobs/_plan.html", {"answer": None})
@@ -257,7 +257,7 @@ def plan_job(request: MemberRequest) -> HttpResponse:
 @login_required
 @require_safe
 def download_recipe(request: MemberRequest, job_id: str) -> HttpResponse:
-    """What was submitted, as a file for `finetune-hub jobs submit` or `finetune-hub train`."""
+    """Download the job's spec as a file for `finetune-hub jobs submit` or `finetune-hub train`."""
     job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
     if job.readable_kind.spec_to_submit(job) is None:
         raise Http404
@@ -268,12 +268,12 @@ def download_recipe(request: MemberRequest, job_id: str) -> HttpResponse:
 def training_form(
     request: MemberRequest, teams: list[Team], *, filled_from: TrainingSpec | None = None
 ) -> TrainingForm:
-    """The form as sent, or filled in from a spec; on a GET, from `?like=JOB`, `?dataset=` and `?base_model=`."""
+    """Return the form as sent, or filled in from a spec or from `?like=JOB`, `?dataset=` and `?base_model=`."""
     versions = list(
         DatasetVersion.objects.alive().filter(dataset__team__in=teams).select_related("dataset").order_by("-pk")
     )
     ready = BaseModel.objects.filter(team__in=teams).ready()
-    # What can train conversations stands first, and so is chosen at the start.
+    # Models with a chat template first, as the first one is preselected.
     base_models = sorted(ready, key=lambda model: (model.lacks_chat_template, model.name))
     initial: dict[str, Any] = {"form_token": uuid4().hex}
     if versions:
@@ -289,7 +289,7 @@ def training_form(
         initial |= initial_from(filled_from.model_dump(mode="json"))
         initial["dataset"] = picked_from(filled_from.datasets, versions)
     named = ready.called(initial["base_model"]) if "base_model" in initial else None
-    if named:  # By an alias, it may be; the form offers names.
+    if named:  # It may be an alias; the form has only names.
         initial["base_model"] = named.name
     data = request.POST if request.method == "POST" and not filled_from else None
     unfinished = Job.objects.filter(team__in=teams).exclude(state__in=ENDED_JOB_STATES).for_list()
@@ -304,7 +304,7 @@ def training_form(
 
 
 def picked_from(choices: Sequence[DatasetChoice], versions: Sequence[DatasetVersion]) -> list[Picked]:
-    """The choices that are here, each in the version that it names or the newest."""
+    """Return the existing datasets among the choices, in the named version or the newest."""
     picked = []
     for choice in choices:
         named = [version for version in versions if version.dataset.name == choice.name]
@@ -314,16 +314,16 @@ def picked_from(choices: Sequence[DatasetChoice], versions: Sequence[DatasetVers
 
 
 def preset_form(request: MemberRequest, teams: list[Team]) -> TrainingForm:
-    """The form as sent, its values those of the chosen preset for its datasets and base model."""
+    """Return the sent form with the values of the chosen preset for its datasets and base model."""
     sent = training_form(request, teams)
-    sent.is_valid()  # What else is wrong with it is replaced.
+    sent.is_valid()  # Other errors do not matter, as the values are replaced.
     values = sent.cleaned_data
     if not (values.get("dataset") and values.get("base_model")):
         return sent
     try:
         choices = [DatasetChoice.model_validate(choice_of(picked)) for picked in values["dataset"]]
         (preset,) = presets_for(sent.team, values["base_model"], choices, [values.get("preset") or DEFAULT_PRESET])
-    except ValidationError:  # A weight is none, which the form says.
+    except ValidationError:  # A weight is invalid; the form shows it.
         return sent
     except Refusal as refusal:
         sent.add_refusal(refusal)

@@ -1,4 +1,4 @@
-"""What is told outside: a user's e-mails, on the account's page, and a team's chat room, on the team's."""
+"""Notification settings: a user's e-mails on the account page, a team's chat room on the team page."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def connect(request: MemberRequest, slug: str) -> HttpResponse:
         except Refusal as refusal:
             form.add_refusal(refusal)
         else:
-            messages.success(request, f"The chat room at {webhook.host} hears of this team's jobs from now on.")
+            messages.success(request, f"The chat room at {webhook.host} now gets messages about this team's jobs.")
             return redirect("team-of", slug)
     return render_team(request, team, chat_form=form, status=422)
 
@@ -57,5 +57,5 @@ def connect(request: MemberRequest, slug: str) -> HttpResponse:
 def disconnect(request: MemberRequest, slug: str) -> HttpResponse:
     team = team_for(Right.DISCONNECT_CHAT, request.user, slug)
     disconnect_chat(team, actor=request.user)
-    messages.success(request, "The chat room hears nothing any more, and its address is forgotten.")
+    messages.success(request, "The chat room gets no more messages, and its URL is deleted.")
     return redirect("team-of", slug)

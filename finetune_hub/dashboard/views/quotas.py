@@ -1,4 +1,4 @@
-"""The page of quotas: what each team may have of the fleet, and has. Members see their teams; staff see and set all."""
+"""The quotas page: each team's quota and use. Members see their own teams; staff see and set all."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def change(request: MemberRequest, slug: str) -> HttpResponse:
 def render_quotas(
     request: MemberRequest, *, refused: tuple[str, QuotaForm] | None = None, status: int = 200
 ) -> HttpResponse:
-    """The page; with the form that was refused in the place of its team's."""
+    """Render the page, with a refused form in place of its team's."""
     may_change = may(Right.SET_QUOTA, request.user)
     uses = uses_shown_to(request.user)
     lines: list[dict[str, Any]] = [{"use": use, "form": None} for use in uses]

@@ -1,4 +1,4 @@
-"""The page on which a recipe is pasted, and what comes of it: a note for each key, and the new-job form filled in."""
+"""Recipe import: paste a recipe, then see a note for each key and the new-job form filled in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from finetune_hub.spec.training import TrainingSpec
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def import_recipe(request: MemberRequest) -> HttpResponse:
-    """The paste box; once it is sent, the new-job form with the notes above, or the box with what stands against it."""
+    """Show the paste box; after it is sent, the new-job form with notes, or the box with errors."""
     teams = teams_for(Right.IMPORT_RECIPE, request.user)
     box = RecipeForm(request.POST if request.method == "POST" else None)
     if not box.is_valid():
@@ -32,13 +32,13 @@ def import_recipe(request: MemberRequest) -> HttpResponse:
 
 
 def gaps_between(spec: TrainingSpec, form: TrainingForm) -> list[str]:
-    """What the recipe names and the form cannot show, in sentences."""
+    """Return messages about rows that the recipe names and the hub does not have."""
     gaps = []
     if form.initial["base_model"] not in form.model_types:
-        gaps.append(f"There is no base model `{spec.base_model}` here yet: import it, or choose another below.")
+        gaps.append(f"The hub has no base model `{spec.base_model}` yet. Import it or choose another below.")
     here = {picked.dataset.rpartition("@")[0] for picked in form.initial["dataset"]}
     for choice in spec.datasets:
         if choice.name not in here:
             name = choice.name or choice.path
-            gaps.append(f"There is no dataset `{name}` here yet: upload it, or choose another below.")
+            gaps.append(f"The hub has no dataset `{name}` yet. Upload it or choose another below.")
     return gaps

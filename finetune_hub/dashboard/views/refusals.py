@@ -1,4 +1,4 @@
-"""What the service refuses, as a page: what is wrong, and what to do."""
+"""Refusals as pages: what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from finetune_hub.spec.refusal import Refusal
 
 
 def render_refusal(request: HttpRequest, refusal: Refusal, *, status: int | None = None) -> HttpResponse:
-    """
+    """Render the refusal.
+
     Args:
-        status: None: the refusal's own.
+        status: None: the refusal's own status.
     """
     status = status or status_of(refusal)
     return render(request, "refusal.html", {"problem": refusal.problem, "status": status}, status=status)
 
 
 def not_given(error: ArtifactError) -> Refusal:
-    """The refusal of a file that the artifact store did not give; whoever downloads it reads why."""
-    return Refusal("artifact_unavailable", "The artifact store did not give the file.", str(error), kind="unavailable")
+    """Return the refusal for a file that the artifact store did not return, with the reason."""
+    return Refusal(
+        "artifact_unavailable", "The artifact store did not return the file.", str(error), kind="unavailable"
+    )

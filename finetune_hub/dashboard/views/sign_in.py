@@ -22,10 +22,10 @@ sign_in = LoginView.as_view(template_name="accounts/sign_in.html", redirect_auth
 @never_cache
 @require_http_methods(["GET", "POST"])
 def sign_in_by_link(request: HttpRequest, user_id: int, token: str) -> HttpResponse:
-    """Opening the link shows one button, and pressing it signs in.
+    """Show a button that signs in when pressed.
 
-    A GET must not: mail scanners and link previews open links, and would spend this one before its reader does. The
-    POST carries the CSRF token too, so that nobody signs another person in to a foreign account.
+    A GET must not sign in: mail scanners and link previews open links and would use up the one-time link. The POST
+    also carries the CSRF token, so that nobody can sign another person in to a foreign account.
     """
     user = User.objects.filter(pk=user_id, is_active=True).first()
     if user is None or not login_link_tokens.check_token(user, token):
@@ -33,8 +33,8 @@ def sign_in_by_link(request: HttpRequest, user_id: int, token: str) -> HttpRespo
             request,
             Refusal(
                 "invalid_token",
-                "This link has been used, or is too old.",
-                "Ask an admin of your team; where the service runs, each start of `finetune-hub up` prints a new one.",
+                "This link has been used or has expired.",
+                "Ask an admin of your team for a new one. Each start of `finetune-hub up` also prints one.",
                 kind="gone",
             ),
         )
@@ -46,7 +46,7 @@ def sign_in_by_link(request: HttpRequest, user_id: int, token: str) -> HttpRespo
 
 
 def safe_next(request: HttpRequest) -> str:
-    """The page to go on to: the one asked for when it is ours, else the first."""
+    """Return the page to continue to: the requested one if it is on this hub, otherwise home."""
     asked = request.POST.get("next") or request.GET.get("next") or ""
     if url_has_allowed_host_and_scheme(asked, {request.get_host()}, require_https=request.is_secure()):
         return asked

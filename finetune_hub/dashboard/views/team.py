@@ -1,4 +1,4 @@
-"""The page of a team: who is in it and as what, and who changed what. Admins add, change and remove members."""
+"""The team page: members, roles and the audit log. Admins add, change and remove members."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOWN_EVENTS = 50
 @login_required
 @require_safe
 def show_team(request: MemberRequest, slug: str | None = None) -> HttpResponse:
-    """The named team; the user's first when none is named."""
+    """Show the named team, by default the user's first."""
     teams = [membership.team for membership in memberships_of(request.user)]
     if slug is None and not teams:
         return render(request, "team/none.html")
@@ -43,7 +43,7 @@ def show_team(request: MemberRequest, slug: str | None = None) -> HttpResponse:
 @login_required
 @require_POST
 def add(request: MemberRequest, slug: str) -> HttpResponse:
-    """Add a member. The answer is the one page that shows a new user's login link, so it is no redirect then."""
+    """Add a member. For a new user, renders the page instead of a redirect, as the login link is shown only once."""
     team = team_for(Right.ADD_MEMBER, request.user, slug)
     form = NewMemberForm(request.POST, teams=[team])
     if not form.is_valid():
@@ -58,7 +58,7 @@ def add(request: MemberRequest, slug: str) -> HttpResponse:
         return render_team(request, team, form=form, status=status_of(refusal))
     if link:
         return render_team(request, team, invited=member.user, link=link, status=201)
-    messages.success(request, f"{member.user} is in the team now, as {member.role}.")
+    messages.success(request, f"{member.user} is now in the team, as {member.role}.")
     return redirect("team-of", slug)
 
 
@@ -87,7 +87,7 @@ def remove(request: MemberRequest, slug: str, membership_id: int) -> HttpRespons
         remove_member(membership, actor=request.user)
     except Refusal as refusal:
         return render_team(request, team, refusal=refusal, status=status_of(refusal))
-    messages.success(request, f"{membership.user} is out of the team, and their tokens of it are revoked.")
+    messages.success(request, f"{membership.user} is no longer in the team, and their tokens for it are revoked.")
     return redirect("team") if membership.user == request.user else redirect("team-of", slug)
 
 
@@ -104,7 +104,7 @@ def change_huggingface_token(request: MemberRequest, slug: str) -> HttpResponse:
         except Refusal as refusal:
             form.add_refusal(refusal)
         else:
-            messages.success(request, "The Hugging Face token is set. Imports of gated and private models use it.")
+            messages.success(request, "The Hugging Face token is set. It is used to import gated and private models.")
             return redirect("team-of", slug)
     return render_team(request, team, token_form=form, status=422)
 
@@ -118,7 +118,7 @@ def drop_huggingface_token(request: MemberRequest, slug: str) -> HttpResponse:
 
 
 def render_team(request: MemberRequest, team: Team, *, status: int = 200, **context: Any) -> HttpResponse:
-    """The page; `form` is given when it was refused, `invited` and `link` when somebody new was added."""
+    """Render the page, with `form` if it was refused, and `invited` and `link` after a new user was added."""
     members = list(team.memberships.select_related("user").order_by("user__username"))
     context |= {
         "team": team,
@@ -137,6 +137,6 @@ def render_team(request: MemberRequest, team: Team, *, status: int = 200, **cont
 
 
 def newest_chat_problem(team: Team) -> str:
-    """Why the newest message to the chat room did not get through; empty: it did, or there is none."""
+    """Return why the newest message to the chat room failed; empty if it succeeded or there is none."""
     newest = Notification.objects.filter(team=team, channel=Channel.CHAT).order_by("-pk").first()
     return newest.problem if newest else ""

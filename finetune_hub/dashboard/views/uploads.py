@@ -1,4 +1,4 @@
-"""A large file on its way from the upload form, in parts: `static/js/upload.js` sends them and goes on after breaks."""
+"""Uploads of large files in parts. `static/js/upload.js` sends the parts and resumes after interruptions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from finetune_hub.spec.refusal import Refusal
 @login_required
 @require_POST
 def begin(request: MemberRequest) -> JsonResponse:
-    """Begin an upload, or find the one of this fingerprint that is under way."""
+    """Begin an upload, or return the unfinished one with this fingerprint."""
     form = UploadBeginForm(request.POST, teams=teams_for(Right.UPLOAD_FILE, request.user))
     if not form.is_valid():
-        return refused(Refusal("invalid_request", "The file has no name or size.", "Choose it again."))
+        return refused(Refusal("invalid_request", "The file has no name or size.", "Choose the file again."))
     wanted = {name: form.cleaned_data[name] for name in ("file_name", "size_bytes", "fingerprint")}
     try:
         upload = begin_upload(form.team, request.user, **wanted)
@@ -34,12 +34,12 @@ def begin(request: MemberRequest) -> JsonResponse:
 @login_required
 @require_POST
 def send_part(request: MemberRequest, upload_id: str) -> JsonResponse:
-    """Take one part; the body is nothing but its bytes."""
+    """Receive one part as a raw binary body."""
     upload = find_own_upload(request, upload_id)
     form = PartForm(request.GET)
     data = request.read(MAX_PART_BYTES + 1)
     if not form.is_valid() or len(data) > MAX_PART_BYTES:
-        return refused(Refusal("invalid_request", "This is no part of an upload.", "Load the page again."))
+        return refused(Refusal("invalid_request", "This is not a part of an upload.", "Reload the page."))
     try:
         received = add_part(upload, request.user, form.cleaned_data["offset"], data)
     except Refusal as refusal:
@@ -48,9 +48,10 @@ def send_part(request: MemberRequest, upload_id: str) -> JsonResponse:
 
 
 def find_own_upload(request: MemberRequest, upload_id: str) -> Upload:
-    """
+    """Return the upload.
+
     Raises:
-        Http404: it is not the user's, or was forgotten.
+        Http404: it is not the user's, or was deleted.
     """
     return get_object_or_404(Upload, pk=upload_id, created_by=request.user)
 

@@ -1,4 +1,4 @@
-"""The monthly report: what a team used, for its members; what all teams used, for those who run the hub."""
+"""The monthly usage report: a team's usage for its members, all teams' usage for the hub's staff."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from finetune_hub.operations.usage import By, Month, UsageLine, check_by, total_
 from finetune_hub.spec.refusal import Refusal
 
 SHOWN_LINES = 200
-FORMULA_SIGNS = ("=", "+", "-", "@")  # A spreadsheet computes a cell that begins with one.
+FORMULA_SIGNS = ("=", "+", "-", "@")  # A spreadsheet evaluates cells that begin with one.
 
 
 @login_required
 @require_safe
 def show_usage(request: MemberRequest, slug: str | None = None) -> HttpResponse:
-    """One month; `?month=2026-11` and `?by=` choose which, and what a line is about. The file has all lines."""
+    """Show a month (`?month=2026-11`), grouped by `?by=`. The CSV file has all lines."""
     team, month, by = asked_for(request, slug)
     lines = usage_of(month, by, team=team)
     gpu_seconds, cpu_seconds = total_of(lines)
@@ -59,10 +59,11 @@ def download_usage(request: MemberRequest, slug: str | None = None) -> HttpRespo
 
 
 def asked_for(request: MemberRequest, slug: str | None) -> tuple[Team | None, Month, By]:
-    """
+    """Parse the request.
+
     Raises:
-        Http404: the user is not in the team, or the address names no month.
-        Refusal: `forbidden`: the user does not run the hub.
+        Http404: the user is not in the team, or the month is invalid.
+        Refusal: `forbidden`, if the user is not staff.
     """
     team = None if slug is None else get_object_or_404(Team.objects.of(request.user), slug=slug)
     if team is None:
@@ -75,7 +76,7 @@ def asked_for(request: MemberRequest, slug: str | None) -> tuple[Team | None, Mo
 
 
 def as_cell(value: object) -> object:
-    """Text that a spreadsheet takes for text."""
+    """Escape a value so that a spreadsheet treats it as text."""
     if isinstance(value, str) and value.startswith(FORMULA_SIGNS):
         return f"'{value}"
     return value

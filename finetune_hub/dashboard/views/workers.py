@@ -1,4 +1,4 @@
-"""The page of workers. Everybody signed in sees the machines; only admins drain, remove and release them."""
+"""The workers page. Every user sees the machines; only admins drain, remove and release them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def render_workers(
     invitation_form: InvitationForm | None = None,
     status: int = 200,
 ) -> HttpResponse:
-    """The machines with what runs on them; a job of a team that the user is not in stays anonymous."""
+    """Render the machines with their jobs. Jobs of teams that the user is not in stay anonymous."""
     workers = (
         Worker.objects.in_fleet()
         .with_health()
@@ -87,7 +87,7 @@ def resume(request: MemberRequest, name: str) -> HttpResponse:
 @login_required
 @require_POST
 def share(request: MemberRequest, name: str, kind: str, index: int) -> HttpResponse:
-    """Let small jobs share the device, or no longer, as `is_shared` says."""
+    """Allow or forbid small jobs to share the device, by `is_shared`."""
     share_device(find_device(name, kind, index), request.POST.get("is_shared") == "1", actor=request.user)
     return redirect("workers")
 
@@ -99,7 +99,7 @@ def remove(request: MemberRequest, name: str) -> HttpResponse:
         remove_worker(find_worker(name), actor=request.user)
     except Refusal as refusal:
         return render_workers(request, refusal=refusal)
-    messages.success(request, f"{name} is out of the fleet. When it joins again, it is back.")
+    messages.success(request, f"{name} is removed from the fleet. If it joins again, it is back in the fleet.")
     return redirect("workers")
 
 
