@@ -1,4 +1,4 @@
-// Buttons that copy a text: `data-copy="text"`, or `data-copy-from="#element"`. They stay hidden without JavaScript.
+// Buttons that copy text: `data-copy="text"`, or `data-copy-from="#element"`. They stay hidden without JavaScript.
 
 function reveal(root) {
   for (const button of root.querySelectorAll("[data-copy], [data-copy-from]")) {

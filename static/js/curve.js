@@ -1,5 +1,5 @@
-// The loss over the steps: every point thin, and a running mean on top. A repeated step replaces the older point.
-// What else the objective measures follows: drawn on an axis of its own at the right, or told as a number alone.
+// The loss curve: a thin line of all points under a running mean. A repeated step replaces the older point.
+// The objective's other measures are drawn on their own axis at the right, or shown as numbers only.
 
 /* global uPlot */
 
@@ -8,7 +8,7 @@ const SMOOTHING = 0.8;
 export class LossCurve {
   constructor(place) {
     this.place = place;
-    this.measures = JSON.parse(place.dataset.measures ?? "[]"); // As `spec/measures.py` declares them.
+    this.measures = JSON.parse(place.dataset.measures ?? "[]"); // Declared in `spec/measures.py`.
     this.points = new Map(); // step → point
     this.chart = null;
     this.dark = matchMedia("(prefers-color-scheme: dark)");

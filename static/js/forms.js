@@ -1,4 +1,4 @@
-// Forms marked `data-once` cannot be sent twice by an impatient click; coming back to the page frees them again.
+// Forms with `data-once` cannot be sent twice by a double click; returning to the page enables them again.
 
 document.addEventListener("submit", (event) => {
   if (!event.target.matches("[data-once]")) return;

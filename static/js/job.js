@@ -1,4 +1,4 @@
-// One job's page: the curve grows with the stream, and the log follows its end unless the reader has scrolled up.
+// The job page: the stream extends the curve, and the log scrolls with its end unless the user scrolled up.
 
 import { LossCurve } from "./curve.js";
 
@@ -16,7 +16,7 @@ function begin() {
 document.addEventListener("htmx:sseBeforeMessage", (event) => {
   const message = event.detail;
   if (message.type === "metrics") {
-    event.preventDefault(); // Points for the chart, no HTML to swap in.
+    event.preventDefault(); // Points for the chart, not HTML to swap in.
     curve?.add(JSON.parse(message.data));
   } else if (message.type === "log") {
     const log = event.target;
@@ -27,7 +27,7 @@ document.addEventListener("htmx:sseBeforeMessage", (event) => {
 });
 
 document.addEventListener("htmx:afterSettle", () => {
-  if (curve && !curve.isShown()) begin(); // The whole page was swapped when the job ended.
+  if (curve && !curve.isShown()) begin(); // The whole page is swapped when the job ends.
 });
 
 begin();

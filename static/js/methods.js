@@ -1,5 +1,5 @@
-// The new-job form shows the fields of the chosen method and objective; the service ignores those of others.
-// A learning rate made for one method says nothing to one that likes another: the field then means the method's own.
+// The new-job form shows only the fields of the chosen method and objective; the hub ignores the others.
+// Methods have different default learning rates: the field is cleared when the method changes.
 
 const field = (name) => document.querySelector(`[name='${name}']`);
 

@@ -1,4 +1,4 @@
-// The plan's alternatives: a button with `data-fill` puts its values into the form, which then plans itself anew.
+// The plan's alternatives: a button with `data-fill` puts its values into the form, which is then planned again.
 
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-fill]");

@@ -1,5 +1,5 @@
-// The new-job form: presets fill its numbers in whenever datasets, base model or purpose change, until somebody types
-// a number of their own. Lines for more datasets come and go.
+// The new-job form: a preset fills in the numbers whenever datasets, base model or preset change, until the user
+// types a number. Also adds and removes lines for datasets.
 
 const form = document.querySelector("form:has(#how)");
 const how = () => form.querySelector("#how");
@@ -17,7 +17,7 @@ function showLines() {
   }
 }
 
-// On its way down, so that nothing is planned with numbers that are about to be replaced.
+// In the capture phase, so that no plan uses numbers that are about to be replaced.
 form?.addEventListener("change", (event) => {
   const field = event.target;
   if (field === form) return;
@@ -27,14 +27,14 @@ form?.addEventListener("change", (event) => {
   }
 }, true);
 
-// From the first key on, so that no answer under way takes back what somebody types.
+// From the first key on, so that no pending response overwrites what the user types.
 form?.addEventListener("input", (event) => {
   if (event.target.name === "preset" || !how().contains(event.target)) return;
   form.querySelector("[name=preset][value=own]").checked = true;
   event.target.closest(".field")?.querySelector("[data-reason]")?.remove();
 });
 
-// A field tells of a change only when it is left; what is typed is planned before: htmx's delay waits for a pause.
+// `change` only fires when the field loses focus; plan during typing too, after htmx's delay.
 form?.addEventListener("input", (event) => {
   const isTyped = event.target.matches("input:not([type=radio], [type=checkbox]), textarea");
   if (isTyped) form.dispatchEvent(new Event("change"));
@@ -68,12 +68,12 @@ form?.addEventListener("click", (event) => {
   }
 });
 
-// What was filled in is planned and written as a recipe, like what is typed.
+// Plan the filled-in values and update the recipe, as after typing.
 document.addEventListener("htmx:afterSettle", (event) => {
   if (event.target.id === "how") form.dispatchEvent(new Event("change"));
 });
 
-document.addEventListener("DOMContentLoaded", () => { // Behind htmx, which begins then too.
+document.addEventListener("DOMContentLoaded", () => { // After htmx, which also starts on this event.
   if (!form) return;
   showLines();
   if (how().dataset.fillNow) {

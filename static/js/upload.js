@@ -1,5 +1,5 @@
-// How far an upload has come: bytes while they are sent, then that the service reads what it got.
-// A large file goes in parts ahead of its form, and goes on where it broke off, also after the page was loaded again.
+// Shows an upload's progress: the bytes sent, then that the hub checks the file.
+// A large file is sent in parts before its form, and resumes after interruptions and page reloads.
 
 const units = ["bytes", "kB", "MB", "GB", "TB"];
 
@@ -22,24 +22,24 @@ document.addEventListener("htmx:xhr:progress", (event) => {
     bar.value = loaded / total;
     place.querySelector("small").textContent = `${size(loaded)} of ${size(total)}`;
   } else {
-    bar.removeAttribute("value"); // It has no measure for the rest.
-    place.querySelector("small").textContent = `${size(total)} sent. It is being checked…`;
+    bar.removeAttribute("value"); // The rest has no measurable progress.
+    place.querySelector("small").textContent = `${size(total)} sent. Checking the file…`;
   }
 });
 
-// A broken connection leaves the form as it was, to be sent again.
+// After a broken connection the form keeps its values and can be sent again.
 for (const name of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
   document.addEventListener(name, (event) => {
     const place = event.target.querySelector("[data-upload-progress]");
     if (!place) return;
     place.hidden = false;
     place.querySelector("progress").value = 0;
-    place.querySelector("small").textContent = "The upload did not reach the service. Nothing was kept; send it again.";
+    place.querySelector("small").textContent = "The upload did not reach the hub. Nothing was stored; send it again.";
     for (const button of event.target.querySelectorAll("button")) button.disabled = false;
   });
 }
 
-const PATIENCE_MS = 60_000; // Without a part that arrives.
+const PATIENCE_MS = 60_000; // Since the last part that arrived.
 
 document.addEventListener("htmx:confirm", (event) => {
   const form = event.target;
@@ -55,17 +55,17 @@ document.addEventListener("htmx:confirm", (event) => {
   }).then(
     (id) => {
       form.elements.upload.value = id;
-      input.removeAttribute("name"); // It is there already; the form names it.
+      input.removeAttribute("name"); // It is uploaded already; the form sends its id.
       event.detail.issueRequest(true);
     },
     (error) => {
-      place.querySelector("small").textContent = `${error.message} Send it again: it goes on where it was.`;
+      place.querySelector("small").textContent = `${error.message} Send it again to resume the upload.`;
       for (const button of form.querySelectorAll("button")) button.disabled = false;
     },
   );
 });
 
-// Another file is another upload.
+// A different file starts a new upload.
 document.addEventListener("change", (event) => {
   if (!event.target.matches("[data-parts-to] input[type=file]")) return;
   event.target.name = "file";
@@ -107,8 +107,8 @@ async function sendParts(form, file, report) {
 
 async function post(address, headers, body) {
   const response = await fetch(address, { method: "POST", headers, body }).catch(() => null);
-  if (!response || response.status >= 500) throw new Error("The upload did not reach the service.");
+  if (!response || response.status >= 500) throw new Error("The upload did not reach the hub.");
   const answer = await response.json().catch(() => ({}));
   if (response.ok) return answer;
-  throw Object.assign(new Error(answer.message ?? "The service refused the upload."), { isRefusal: true });
+  throw Object.assign(new Error(answer.message ?? "The hub refused the upload."), { isRefusal: true });
 }
