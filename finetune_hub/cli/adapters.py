@@ -45,11 +45,11 @@ def list_adapters(as_json: Json = False) -> None:
 @app.command()
 @reports_errors
 def pull(
-    adapter: Annotated[str, typer.Argument(metavar="NAME_OR_ID[:VERSION]", help="The newest version when left out.")],
-    output: Annotated[Path | None, typer.Option(help="The folder to make. Default: NAME-vVERSION.")] = None,
+    adapter: Annotated[str, typer.Argument(metavar="NAME_OR_ID[:VERSION]", help="The newest version by default.")],
+    output: Annotated[Path | None, typer.Option(help="The folder to create. Default: NAME-vVERSION.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Download an adapter. The folder appears whole and verified, or not at all."""
+    """Download an adapter. The folder only appears when it is complete and verified."""
     name, version = parse_reference(adapter)
     with connect() as hub:
         folder = hub.pull(name, version, output=output, report=report_file)
@@ -60,7 +60,7 @@ def pull(
 
 
 def parse_reference(reference: str) -> tuple[str, int | None]:
-    """`name:3` → name and version.
+    """Parse `name:3` into name and version.
 
     Raises:
         HubError: `invalid_reference`.
@@ -69,8 +69,8 @@ def parse_reference(reference: str) -> tuple[str, int | None]:
     if not name or (colon and not (version.isascii() and version.isdigit() and int(version) > 0)):
         raise HubError(
             "invalid_reference",
-            f"{reference!r} names no version.",
-            "Write NAME, NAME:3, or an id in place of NAME.",
+            f"{reference!r} is not a version of an adapter.",
+            "Use NAME or NAME:3, or an id instead of NAME.",
         )
     return name, int(version) if version else None
 

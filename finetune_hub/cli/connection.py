@@ -1,7 +1,7 @@
-"""A connection to one hub over HTTP: requests, answers as models, files in parts, and refusals as exceptions.
+"""HTTP connection to a hub: requests, responses as models, uploads in parts, and refusals as exceptions.
 
-What answers is read by the models of `answers.py`, made from the API's own schema, and by those that the hub and the
-command line share. A field that the hub adds is kept; one that is missing says which version the hub should have.
+Responses are parsed with the models in `answers.py`, generated from the API's schema, and with models that the hub and
+the command line share. Unknown fields are kept; for a missing field, the error names the hub version to use.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UPLOAD_TIMEOUT_SECONDS = 600.0
 PART_BYTES = 8 << 20
 POLL_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 5.0
-# A web process that restarts is back well within this time; until then whoever sends or watches waits.
+# How long to wait for a restarting web process, which takes much less.
 OUTAGE_SECONDS = 60.0
 DOWNLOAD_TRIES = 3
 SERVER_ERROR = 500
@@ -36,10 +36,10 @@ PASSING = frozenset({"unreachable", "unexpected_answer", "too_many_requests"})
 
 
 class HubError(Refusal):
-    """The hub refused, or could not be reached: the same code, message, remedy and details as in the API's answer.
+    """The hub refused a request or was unreachable, with the code, message, remedy and details of the API's response.
 
     Attributes:
-        status: the answer's HTTP status; None when there was no answer.
+        status: the response's HTTP status; None without a response.
     """
 
     def __init__(
@@ -57,19 +57,19 @@ class HubError(Refusal):
 
     @property
     def is_outage(self) -> bool:
-        """Nobody answered, or what answered could not yet: trying again may help."""
+        """Whether the hub was unreachable or temporarily failed, so that a retry may help."""
         return self.code in PASSING or (self.status or 0) >= SERVER_ERROR
 
 
 class Page(Answer, Generic[Found]):
-    """A part of a list; `next` asks for the part behind it, as `cursor` or as `after`."""
+    """A part of a list. Send `next` as `cursor` or `after` to get the next part."""
 
     data: list[Found]
     next: str | int | None
 
 
 class HubConnection:
-    """Requests as the user and team of a token. Every method raises `HubError`."""
+    """Requests with a token. Every method raises `HubError`."""
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url.rstrip("/")
@@ -90,7 +90,7 @@ class HubConnection:
         self.close()
 
     def _list(self, page: type[Page[Found]], path: str, *, limit: int = 1000, **query: Any) -> list[Found]:
-        """The first rows of a list, gathered from its pages."""
+        """Return the first rows of a list, collected from its pages."""
         rows: list[Found] = []
         query = {key: value for key, value in query.items() if value is not None}
         while True:
@@ -121,15 +121,15 @@ class HubConnection:
         except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise HubError(
                 "unreachable",
-                f"The hub at {self.url} does not answer: {error}.",
-                "Check the address, and that it runs: `finetune-hub status` on its machine.",
+                f"The hub at {self.url} does not respond: {error}.",
+                "Check the URL and that the hub is running: `finetune-hub status` on its machine.",
             ) from error
         if response.is_error or response.is_redirect:
             raise refusal_of(response)
         return response
 
     def _upload_in_parts(self, path: Path) -> str:
-        """Send the file, waiting for outages up to a minute each; the id of the whole upload."""
+        """Send the file in parts, waiting up to a minute per outage. Return the upload's id."""
         body = {"file_name": path.name, "size_bytes": path.stat().st_size, "fingerprint": f"sha256:{sha256_of(path)}"}
         upload = self._ask(Upload, "POST", "uploads", json=body)
         with path.open("rb") as file:
@@ -148,7 +148,7 @@ class HubConnection:
         return upload.id
 
     def _download(self, folder: str, entry: FileEntry, target: Path) -> None:
-        """Fetch one file and verify it; a broken connection is tried again."""
+        """Download a file and verify it. Retries after connection errors."""
         broken = (httpx.TransportError, CorruptArtifact)
         tries = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(broken),
@@ -162,15 +162,15 @@ class HubConnection:
             (target / entry.path).unlink(missing_ok=True)
             raise HubError(
                 "download_failed",
-                f"{entry.path} could not be downloaded whole: {error}",
-                "Run the command again: it keeps the files that are whole.",
+                f"{entry.path} could not be downloaded completely: {error}",
+                "Run the command again. Complete files are kept.",
             ) from error
 
     def _download_once(self, folder: str, entry: FileEntry, target: Path) -> None:
         path = target / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
         fetched = path.with_name(f"{path.name}.part")
-        # A hub over S3 may send us to its store; httpx keeps our token from it.
+        # A hub on S3 may redirect to its store; httpx does not send our token there.
         address = f"{folder}/{entry.path}"
         with self._http.stream("GET", address, follow_redirects=True) as response, fetched.open("wb") as file:
             if response.is_error:
@@ -183,7 +183,7 @@ class HubConnection:
 
 
 def through_outages(poll_seconds: float = POLL_SECONDS) -> tenacity.Retrying:
-    """Calls again while the hub cannot answer, up to a minute. Pauses are drawn: many clients come back apart."""
+    """Retry during outages of the hub, up to a minute, with random backoff so that clients do not retry together."""
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, HubError) and error.is_outage),
         stop=tenacity.stop_after_delay(OUTAGE_SECONDS),
@@ -193,7 +193,7 @@ def through_outages(poll_seconds: float = POLL_SECONDS) -> tenacity.Retrying:
 
 
 def is_whole(folder: Path, entries: Sequence[FileEntry]) -> bool:
-    """Whether the folder has all these files as they should be."""
+    """Return whether the folder has all these files, intact."""
     try:
         verify_files(folder, entries)
     except CorruptArtifact:
@@ -202,7 +202,7 @@ def is_whole(folder: Path, entries: Sequence[FileEntry]) -> bool:
 
 
 def refusal_of(response: httpx.Response) -> HubError:
-    """The error that an answer of 3xx, 4xx or 5xx carries."""
+    """Return the error in a 3xx, 4xx or 5xx response."""
     try:
         error = ErrorBody.model_validate_json(response.content).error
     except ValidationError:
@@ -218,10 +218,10 @@ def refusal_of(response: httpx.Response) -> HubError:
 
 
 def read(answer: type[Found], response: httpx.Response) -> Found:
-    """The answer as a model.
+    """Parse the response into the model.
 
     Raises:
-        HubError: `unexpected_answer`, or `other_version` where the hub speaks otherwise than this client.
+        HubError: `unexpected_answer`, or `other_version` if the hub's version does not match this client.
     """
     try:
         return answer.model_validate_json(response.content)
@@ -230,26 +230,26 @@ def read(answer: type[Found], response: httpx.Response) -> Found:
 
 
 def other_version(error: ValidationError) -> HubError:
-    """What a hub says that speaks otherwise than this client."""
+    """Return the error for a response that does not match this client's version."""
     first, ours = error.errors()[0], version("finetune_hub")
     field = ".".join(map(str, first["loc"]))
     if first["type"] == "missing":
         return HubError(
             "other_version",
-            f"The hub's answer lacks `{field}`, which finetune_hub {ours} here reads: the hub is older.",
-            f"Upgrade the hub to {ours} or newer, or install the hub's own version here.",
+            f"The hub's response lacks `{field}`, which this finetune_hub {ours} needs. The hub is older.",
+            f"Upgrade the hub to {ours} or newer, or install the hub's version here.",
         )
     return HubError(
         "other_version",
-        f"`{field}` in the hub's answer is nothing that finetune_hub {ours} here can read.",
-        "Install the hub's own version here; `/api/schema` on the hub names it.",
+        f"This finetune_hub {ours} cannot read `{field}` in the hub's response.",
+        "Install the hub's version here; `/api/schema` on the hub shows it.",
     )
 
 
 def unexpected(response: httpx.Response) -> HubError:
     return HubError(
         "unexpected_answer",
-        f"{response.url} answered {response.status_code}, and not as a hub does.",
-        "Check the address: is it finetune_hub's, without a path? Is a proxy in between?",
+        f"{response.url} sent an unexpected response with status {response.status_code}.",
+        "Check that the URL is that of a hub, without a path, and that no proxy interferes.",
         status=response.status_code,
     )

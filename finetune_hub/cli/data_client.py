@@ -1,4 +1,4 @@
-"""The part of the client that is about what jobs are made of: datasets and base models."""
+"""The part of the client for datasets and base models."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ WHOLE_BYTES = 32 << 20  # Larger files are sent in parts.
 
 
 class DataClient(HubConnection):
-    """Datasets and base models, as the user and team of a token. Every method raises `HubError`."""
+    """Datasets and base models of a hub. Every method raises `HubError`."""
 
     def push_dataset(
         self, path: Path, name: str, *, mapping: dict[str, str] | None = None, quarantine: bool = False
     ) -> AddedVersion:
-        """Upload a file as the newest version of a dataset; the version it is, also when its content was known.
+        """Upload a file as a dataset's new version. Returns it, or the existing version with the same content.
 
         Args:
-            mapping: column → part, where the columns belong to no known format.
-            quarantine: go on with the good rows, and set the others aside.
-        A file of more than 32 MiB goes in parts: a push that broke off goes on where it was when it is called again.
+            mapping: column → part, if the columns match no known format.
+            quarantine: import the valid rows and set the others aside.
+        A file of more than 32 MiB is sent in parts. Call this again to resume an interrupted push.
         """
         data = {"name": name, "on_error": "quarantine" if quarantine else "refuse"}
         if mapping:
@@ -62,7 +62,7 @@ class DataClient(HubConnection):
     def import_dataset(
         self, name: str, source: str, *, mapping: dict[str, str] | None = None, quarantine: bool = False
     ) -> JobDetail:
-        """Start to fetch a dataset's newest version, `hf:owner/name@revision:split` or `https://…`; the job."""
+        """Start a job that imports a dataset version from `hf:owner/name@revision:split` or `https://…`."""
         on_error = "quarantine" if quarantine else "refuse"
         body = {"name": name, "source": source, "mapping": mapping, "on_error": on_error}
         return self._ask(JobDetail, "POST", "datasets/import", json=body)
@@ -71,7 +71,7 @@ class DataClient(HubConnection):
         return self._list(Page[Dataset], "datasets")
 
     def dataset_version(self, reference: str) -> DatasetVersionDetail:
-        """One version by `NAME` or `NAME:VERSION`, the newest when it names none."""
+        """Return a version by `NAME:VERSION`, or the newest by `NAME`."""
         name, _, number = reference.partition(":")
         found = self._list(Page[Dataset], "datasets", name=name)
         if not found or (number and not number.isdigit()):
@@ -82,21 +82,21 @@ class DataClient(HubConnection):
         return self._get(DatasetVersionDetail, path)
 
     def preview(self, version: DatasetVersionDetail, base_model: str, row: int, max_seq_len: int) -> RowPreview:
-        """One row of a dataset version through a base model's template and tokenizer, token by token."""
+        """Return a row token by token, with a base model's chat template and tokenizer."""
         path = f"{path_of(version)}/preview"
         return self._get(RowPreview, path, base_model=base_model, row=row, max_seq_len=max_seq_len)
 
     def compare(self, version: DatasetVersionDetail, other: str) -> Comparison:
-        """What came, went and changed since another version, `NAME` or `NAME:VERSION`, and what both ask."""
+        """Compare with another version, `NAME` or `NAME:VERSION`: changed rows and prompts in both."""
         return self._get(Comparison, f"{path_of(version)}/comparison", **{"with": other})
 
     def split(self, version: DatasetVersionDetail, *, fraction: float, seed: int) -> SplitParts:
-        """Hold rows out: the versions made, `train` and `held_out`."""
+        """Hold rows out. Returns the new versions `train` and `held_out`."""
         body = {"fraction": fraction, "seed": seed}
         return self._ask(SplitParts, "POST", f"{path_of(version)}/split", json=body)
 
     def find_rows(self, version: DatasetVersionDetail, words: str = "", *, limit: int = 20) -> list[FoundRow]:
-        """The first rows that hold the words, with their numbers."""
+        """Return the first rows that contain the words, with their numbers."""
         rows: list[FoundRow] = []
         after: int | None = 0
         while after is not None and len(rows) < limit:
@@ -111,16 +111,16 @@ class DataClient(HubConnection):
         return self._ask(DatasetVersionDetail, "DELETE", path_of(version))
 
     def token_statistics(self, version: DatasetVersionDetail, base_model: str, max_seq_len: int) -> TokenStatistics:
-        """How long the rows of a dataset version are for a base model, and what is truncated."""
+        """Measure the rows of a dataset version for a base model, and what is truncated."""
         path = f"{path_of(version)}/tokens"
         return self._get(TokenStatistics, path, base_model=base_model, max_seq_len=max_seq_len)
 
     def import_base_model(self, name: str, source: str | None = None) -> ImportedBaseModel:
-        """Start an import; `job_id` in the answer is the job to wait for."""
+        """Start an import. Wait for the job in `job_id`."""
         return self._ask(ImportedBaseModel, "POST", "base-models", json={"name": name, "source": source})
 
     def push_base_model(self, path: Path, name: str) -> ImportedBaseModel:
-        """Upload a GGUF file in parts and start its import; a push that broke off goes on when it is called again."""
+        """Upload a GGUF file in parts and start its import. Call this again to resume an interrupted push."""
         return self._ask(
             ImportedBaseModel, "POST", "base-models", json={"name": name, "upload": self._upload_in_parts(path)}
         )
@@ -129,28 +129,28 @@ class DataClient(HubConnection):
         return self._list(Page[BaseModel], "base-models", name=name)
 
     def base_model(self, base_model_id: str) -> BaseModelDetail:
-        """Facts, files, and where they lie."""
+        """Return the base model with its facts and files."""
         return self._get(BaseModelDetail, f"base-models/{base_model_id}")
 
     def chat_templates(self, base_model: str) -> list[KnownTemplate]:
-        """The known chat templates, those that fit the model's tokenizer first."""
+        """Return the known chat templates, those that fit the model's tokenizer first."""
         path = f"base-models/{self._base_model_id(base_model)}/chat-template"
         return self._get(KnownTemplates, path).data
 
     def set_chat_template(
         self, base_model: str, *, template: str | None = None, source: str | None = None
     ) -> BaseModelDetail:
-        """Give a known template, or a Jinja text, to a base model that came without one."""
+        """Set a known template or Jinja source for a base model that has none."""
         body = {"template": template, "source": source}
         path = f"base-models/{self._base_model_id(base_model)}/chat-template"
         return self._ask(BaseModelDetail, "POST", path, json=body)
 
     def aliases(self) -> list[Alias]:
-        """The other names of base models."""
+        """Return the aliases of base models."""
         return self._list(Page[Alias], "base-model-aliases")
 
     def set_alias(self, alias: str, base_model: str) -> Alias:
-        """Let the alias stand for the base model wherever one is named."""
+        """Set an alias for the base model."""
         return self._ask(Alias, "POST", "base-model-aliases", json={"alias": alias, "base_model": base_model})
 
     def remove_alias(self, alias: str) -> Alias:
@@ -166,5 +166,5 @@ class DataClient(HubConnection):
 
 
 def path_of(version: DatasetVersionDetail) -> str:
-    """Its address in the API."""
+    """Return the version's path in the API."""
     return f"datasets/{version.id}/versions/{version.number}"

@@ -1,4 +1,4 @@
-"""`finetune-hub datasets`: check, push, look, compare, split, delete. A file is checked here first, at no upload."""
+"""`finetune-hub datasets`: check, push, preview, compare, split, delete. Files are checked before the upload."""
 
 from __future__ import annotations
 
@@ -29,33 +29,31 @@ from finetune_hub.cli.output import (
 from finetune_hub.data.report import DatasetReport, look_at
 from finetune_hub.spec.huggingface_reference import HuggingFaceReference
 
-app = style.new_group(
-    "Datasets: check a file, push it, let the hub fetch one, look at rows as a model does, compare, split, delete."
-)
+app = style.new_group("Datasets: check, push, import, preview as a model sees the rows, compare, split, delete.")
 
 DatasetPath = Annotated[
-    Path, typer.Argument(help="JSONL, JSON, CSV, TSV, Parquet or text, also compressed (gzip, zstd).")
+    Path, typer.Argument(help="JSONL, JSON, CSV, TSV, Parquet or text, optionally compressed (gzip, zstd).")
 ]
 Mapping = Annotated[
     list[str] | None,
-    typer.Option("--map", metavar="COLUMN=PART", help="Where the columns belong to no known format: q=user."),
+    typer.Option("--map", metavar="COLUMN=PART", help="Needed if the columns match no known format: q=user."),
 ]
-Quarantine = Annotated[bool, typer.Option(help="Keep the good rows, and set the others aside.")]
-Reference = Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="The newest version when none is given.")]
+Quarantine = Annotated[bool, typer.Option(help="Import the valid rows and set the others aside.")]
+Reference = Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="The newest version by default.")]
 BAR_WIDTH = 40
 
 
 @app.command()
 @reports_errors
 def check(file: DatasetPath, map_: Mapping = None, as_json: Json = False) -> None:
-    """Say what a file is and what is wrong with it. Needs no hub."""
+    """Detect a file's format and report its defects. Needs no hub."""
     report = look_at_file(file, read_mapping(map_))
     if as_json:
         print_json(report.model_dump(mode="json", exclude={"row_offsets"}))
     if not report.is_sound:
         raise report.refusal()
     if not as_json and report.recognised:
-        print(f"{report.recognised.sentence} {report.row_count:,} rows, all good.")
+        print(f"{report.recognised.sentence} {report.row_count:,} rows, all valid.")
         print(json.dumps(report.first_rows[0], ensure_ascii=False, indent=2))
 
 
@@ -63,12 +61,12 @@ def check(file: DatasetPath, map_: Mapping = None, as_json: Json = False) -> Non
 @reports_errors
 def push(
     file: DatasetPath,
-    name: Annotated[str | None, typer.Option(help="The dataset. Default: made from the file's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="The dataset. Default: derived from the file's name.")] = None,
     map_: Mapping = None,
     quarantine: Quarantine = False,
     as_json: Json = False,
 ) -> None:
-    """Check a file, and upload it as the newest version of a dataset."""
+    """Check a file and upload it as a new version of a dataset."""
     mapping = read_mapping(map_)
     check_file(file, mapping, quarantine=quarantine)
     with connect() as hub:
@@ -85,13 +83,13 @@ def push(
 @reports_errors
 def import_dataset(
     source: Annotated[str, typer.Argument(help="hf:owner/name@revision:split (or :file), or https://…")],
-    name: Annotated[str | None, typer.Option(help="The dataset. Default: made from the source.")] = None,
+    name: Annotated[str | None, typer.Option(help="The dataset. Default: derived from the source.")] = None,
     map_: Mapping = None,
     quarantine: Quarantine = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is there.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is imported.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Let the hub fetch the newest version of a dataset."""
+    """Let the hub import a new version of a dataset."""
     with connect() as hub:
         name = name or name_of_source(source)
         job = hub.import_dataset(name, source, mapping=read_mapping(map_) or None, quarantine=quarantine)
@@ -100,7 +98,7 @@ def import_dataset(
         elif as_json:
             print_json(job)
         else:
-            print(f"Fetching {name}: job {job.id}")
+            print(f"Importing {name}: job {job.id}")
 
 
 @app.command("list")
@@ -132,12 +130,12 @@ def list_datasets(as_json: Json = False) -> None:
 @reports_errors
 def preview(
     dataset: Reference,
-    base_model: Annotated[str, typer.Option(help="Whose chat template and tokenizer to use.")],
-    row: Annotated[int, typer.Option(min=1, help="The row, counted from 1.")] = 1,
-    max_seq_len: Annotated[int, typer.Option(min=1, help="Tokens of a row that are kept.")] = 1024,
+    base_model: Annotated[str, typer.Option(help="The base model whose chat template and tokenizer to use.")],
+    row: Annotated[int, typer.Option(min=1, help="The row's number, starting at 1.")] = 1,
+    max_seq_len: Annotated[int, typer.Option(min=1, help="Tokens to keep per row.")] = 1024,
     as_json: Json = False,
 ) -> None:
-    """Show one row as a base model sees it, and how long all of them are. What is learned is green, or [[so]]."""
+    """Show a row as a base model sees it, and all rows' lengths. Supervised tokens are green or [[marked]]."""
     with connect() as hub:
         version = hub.dataset_version(dataset)
         shown = hub.preview(version, base_model, row, max_seq_len)
@@ -147,7 +145,7 @@ def preview(
         return
     print(marked(shown.tokens, colours=sys.stdout.isatty()))
     print(
-        f"\nRow {row}: {shown.token_count} tokens, {shown.supervised_count} of them learned, "
+        f"\nRow {row}: {shown.token_count} tokens, {shown.supervised_count} supervised, "
         f"{shown.truncated_count} truncated."
     )
     print_lengths(lengths)
@@ -157,10 +155,10 @@ def preview(
 @reports_errors
 def rows(
     dataset: Reference,
-    search: Annotated[str, typer.Option(help="Only rows that contain these words, in any case.")] = "",
+    search: Annotated[str, typer.Option(help="Only rows that contain these words, ignoring case.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="How many rows.")] = 20,
 ) -> None:
-    """Print rows as JSON lines, each with its number."""
+    """Print rows with their numbers as JSON lines."""
     with connect() as hub:
         for row in hub.find_rows(hub.dataset_version(dataset), search, limit=limit):
             print(json.dumps(row.model_dump(), ensure_ascii=False))
@@ -169,7 +167,7 @@ def rows(
 @app.command()
 @reports_errors
 def compare(dataset: Reference, other: Reference, as_json: Json = False) -> None:
-    """Say what came, went and changed from OTHER to DATASET, and which questions both ask."""
+    """Show which rows were added, removed or changed from OTHER to DATASET, and prompts in both."""
     with connect() as hub:
         found = hub.compare(hub.dataset_version(dataset), other)
     if as_json:
@@ -185,10 +183,10 @@ def compare(dataset: Reference, other: Reference, as_json: Json = False) -> None
 def split(
     dataset: Reference,
     fraction: Annotated[float, typer.Option(help="Share of the rows to hold out.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="The same seed and share: the same rows.")] = 7,
+    seed: Annotated[int, typer.Option(help="The same seed and fraction select the same rows.")] = 7,
     as_json: Json = False,
 ) -> None:
-    """Hold rows out, into NAME-train and NAME-held-out, with no question in both."""
+    """Split a dataset into NAME-train and NAME-held-out, with no prompt in both."""
     with connect() as hub:
         parts = hub.split(hub.dataset_version(dataset), fraction=fraction, seed=seed)
     if as_json:
@@ -201,16 +199,16 @@ def split(
 @app.command()
 @reports_errors
 def delete(dataset: Annotated[str, typer.Argument(metavar="NAME:VERSION")]) -> None:
-    """Delete a version's rows and files. Its hash and lineage stay; the same file pushed again brings it back."""
+    """Delete a version's rows and files. Its hash and lineage stay; pushing the same file restores it."""
     if ":" not in dataset:
-        raise HubError("invalid_reference", f"{dataset!r} names no version.", "Write NAME:VERSION.")
+        raise HubError("invalid_reference", f"{dataset!r} has no version number.", "Use NAME:VERSION.")
     with connect() as hub:
         hub.delete_dataset_version(hub.dataset_version(dataset))
     print(f"{dataset} is deleted.")
 
 
 def marked(tokens: list[PreviewToken], *, colours: bool) -> str:
-    """The tokens' text; what is learned and what is truncated is coloured, or stands in brackets."""
+    """Return the tokens' text, with supervised and truncated tokens in colour or in brackets."""
     marks = {
         "learned": ("\033[32m", "\033[0m") if colours else ("[[", "]]"),
         "cut": ("\033[9;2m", "\033[0m") if colours else ("~~", "~~"),
@@ -227,30 +225,30 @@ def marked(tokens: list[PreviewToken], *, colours: bool) -> str:
 
 
 def print_lengths(lengths: TokenStatistics) -> None:
-    """The histogram, and what is lost."""
+    """Print the histogram and what is truncated."""
     most = max((bar.rows for bar in lengths.histogram), default=1)
     print(f"\nTokens of {lengths.measured_rows} of {lengths.row_count} rows:")
     for bar in lengths.histogram:
         print(f"  {bar.from_tokens:>7}  {'█' * round(BAR_WIDTH * bar.rows / most):<{BAR_WIDTH}}  {bar.rows}")
     print(
-        f"{lengths.truncated_rows} rows are cut at {lengths.max_seq_len} tokens; that loses "
-        f"{lengths.lost_token_share:.1%} of all tokens and {lengths.lost_supervised_share:.1%} of the learned "
+        f"{lengths.truncated_rows} rows are truncated to {lengths.max_seq_len} tokens. This loses "
+        f"{lengths.lost_token_share:.1%} of all tokens and {lengths.lost_supervised_share:.1%} of the supervised "
         "ones."
     )
     if lengths.silent_count:
         named = ", ".join(map(str, lengths.silent_rows))
-        print(f"{lengths.silent_count} rows have no token to learn within {lengths.max_seq_len} tokens: {named}.")
+        print(f"{lengths.silent_count} rows have no supervised token within {lengths.max_seq_len} tokens: {named}.")
     if lengths.refused_count:
         named = ", ".join(map(str, lengths.refused_rows))
         print(f"The chat template refuses {lengths.refused_count} rows ({named}): {lengths.refusal}")
 
 
 def check_file(file: Path, mapping: dict[str, str] | None, *, quarantine: bool = False) -> None:
-    """Refuse here, in the service's words, what the service would refuse.
+    """Refuse what the hub would refuse, with the same messages.
 
     Raises:
         Refusal: `file_unreadable`, `invalid_mapping`, `unknown_format`, or `invalid_dataset` with an entry in
-            `details` for each defect.
+            `details` per defect.
     """
     report = look_at_file(file, mapping)
     is_for_the_hub = any(error.code == "parquet_not_installed" for error in report.errors)
@@ -259,21 +257,22 @@ def check_file(file: Path, mapping: dict[str, str] | None, *, quarantine: bool =
 
 
 def look_at_file(file: Path, mapping: dict[str, str] | None) -> DatasetReport:
-    """
+    """Check the file.
+
     Raises:
         Refusal: `file_unreadable`, `invalid_mapping`.
     """
     try:
         return look_at(file, mapping=mapping)
     except OSError as error:
-        reason = error.strerror or "it is no file"
+        reason = error.strerror or "it is not a file"
         raise HubError(
-            "file_unreadable", f"{file} cannot be read: {reason}.", "Give the path of a dataset file."
+            "file_unreadable", f"{file} cannot be read: {reason}.", "Check the path of the dataset file."
         ) from error
 
 
 def read_mapping(pairs: list[str] | None) -> dict[str, str] | None:
-    """Column → part of `COLUMN=PART` texts; the last `=` parts them.
+    """Parse `COLUMN=PART` options into column → part, split at the last `=`.
 
     Raises:
         HubError: `invalid_mapping`.
@@ -283,19 +282,19 @@ def read_mapping(pairs: list[str] | None) -> dict[str, str] | None:
         column, mark, part = pair.rpartition("=")
         if not mark:
             raise HubError(
-                "invalid_mapping", f"{pair!r} is no COLUMN=PART.", "Write for example `--map question=user`."
+                "invalid_mapping", f"{pair!r} is not COLUMN=PART.", "Use, for example, `--map question=user`."
             )
         mapping[column] = part
     return mapping or None
 
 
 def name_of_source(source: str) -> str:
-    """A dataset's name from where it is fetched: `hf:team/Support_Tickets:train` → `support-tickets`."""
+    """Derive a dataset's name from its source: `hf:team/Support_Tickets:train` → `support-tickets`."""
     reference = HuggingFaceReference.parse(source.removeprefix("hf:"))
     return name_of(Path(reference.repository if reference else unquote(urlsplit(source).path)))
 
 
 def name_of(file: Path) -> str:
-    """A dataset's name from a file's: `Support Tickets.jsonl.gz` → `support-tickets`."""
+    """Derive a dataset's name from a file name: `Support Tickets.jsonl.gz` → `support-tickets`."""
     stem = re.sub(r"\.(gz|gzip|zst|zstd)$", "", file.name.lower())
     return slug_of(Path(stem).stem) or "dataset"

@@ -1,7 +1,7 @@
-"""`finetune-hub demo`: from nothing to a trained adapter, through the same API and queue as everybody's jobs.
+"""`finetune-hub demo`: from nothing to a trained adapter, through the same API and queue as all jobs.
 
-It starts the hub when none runs, imports a small real model, trains it to turn support tickets into JSON, and compares
-base and adapter on tickets whose names and order numbers were never trained on.
+It starts the hub if none is running, imports a small real model, trains it to convert support tickets to JSON, and
+compares base model and adapter on tickets with names and order numbers that are not in the training data.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from finetune_hub.spec.run import EvaluateResult, EvaluateSample
 BASE_MODEL = "smollm2-135m-instruct"
 DATASET, HELD_OUT = "support-tickets", "support-tickets-held-out"
 TRAINED_ROWS, HELD_OUT_ROWS, SHOWN_ROWS = 600, 40, 3
-ANSWER_TOKENS = 64  # Twice what an answer needs; the base model would write on until it is stopped.
+ANSWER_TOKENS = 64  # Twice what an answer needs, as the base model would not stop by itself.
 START_SECONDS = 120.0
 SPEC: Document = {
     "base_model": BASE_MODEL,
@@ -53,7 +53,7 @@ def demo(
     exit_at_end: Annotated[bool, typer.Option("--exit", help="Stop the hub at the end.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
 ) -> None:
-    """Start the hub, train a real adapter on sample tickets, and show what it learnt. Leaves the dashboard up."""
+    """Start the hub, train a real adapter on sample tickets, and show what it learnt. Leaves the hub running."""
     began = time.monotonic()
     folder = (home.expanduser() if home else default_home()).absolute()
     prepare_home(folder)
@@ -75,7 +75,7 @@ def demo(
 
 
 def run(hub: Hub, folder: Path) -> dict[str, Any]:
-    """Import, upload, train, evaluate; what `--json` writes, but for the seconds."""
+    """Import, upload, train, evaluate. Returns what `--json` writes, except the seconds."""
     style.say(f"\n[bold]1. Base model[/bold]  {BASE_MODEL}, 135 million parameters, Apache-2.0")
     base_model = import_base_model(hub)
     style.say(f"\n[bold]2. Data[/bold]  {TRAINED_ROWS} tickets to train on, {HELD_OUT_ROWS} held out")
@@ -84,7 +84,7 @@ def run(hub: Hub, folder: Path) -> dict[str, Any]:
     hub.push_dataset(write_tickets(samples / "held-out.jsonl", "held_out", HELD_OUT_ROWS), HELD_OUT)
     style.say("\n[bold]3. Training[/bold]  LoRA on every linear layer, one pass over the rows")
     trained = finished(hub, hub.submit(SPEC))
-    assert trained.published is not None  # As every training that succeeded.
+    assert trained.published is not None  # True of every training that succeeded.
     adapter = hub.adapter(trained.published.adapter_id, trained.published.version)
     style.say("\n[bold]4. Evaluation[/bold]  every held-out ticket, with and without the adapter")
     submitted = hub.evaluate(adapter.adapter_id, HELD_OUT, adapter_version=adapter.number, max_new_tokens=ANSWER_TOKENS)
@@ -102,10 +102,10 @@ def run(hub: Hub, folder: Path) -> dict[str, Any]:
 
 
 def start_hub(folder: Path, port: int | None) -> UpState:
-    """The hub that runs in the folder, started in the background when none does.
+    """Return the hub that runs in the folder; start it in the background if none does.
 
     Raises:
-        CommandError: it does not come up.
+        CommandError: it does not start.
     """
     state = read_state(folder)
     if state is not None and state.is_healthy():
@@ -137,7 +137,7 @@ def start_hub(folder: Path, port: int | None) -> UpState:
 
 
 def import_base_model(hub: Hub) -> BaseModelDetail:
-    """The base model, imported when the hub does not have it yet."""
+    """Return the base model; import it first if the hub does not have it."""
     known = hub.base_models(BASE_MODEL)
     if not known or known[0].state == "failed":
         finished(hub, hub.job(hub.import_base_model(BASE_MODEL).job_id))
@@ -148,7 +148,7 @@ def import_base_model(hub: Hub) -> BaseModelDetail:
 
 
 def finished(hub: Hub, job: JobDetail) -> JobDetail:
-    """The job at its end.
+    """Wait for the job and return it.
 
     Raises:
         CommandError: it did not succeed.
@@ -161,10 +161,12 @@ def finished(hub: Hub, job: JobDetail) -> JobDetail:
 
 
 def show_samples(result: EvaluateResult) -> None:
-    """Three held-out tickets before and after, and how many of all were answered exactly."""
+    """Show three held-out tickets before and after, and the share of exact answers."""
     from rich.table import Table
 
-    table = Table(title="Tickets that were never trained on", title_justify="left", show_lines=True, expand=False)
+    table = Table(
+        title="Tickets that are not in the training data", title_justify="left", show_lines=True, expand=False
+    )
     for heading in ("Ticket", "Base model", "With the adapter"):
         table.add_column(heading, max_width=48, overflow="fold")
     for sample in result.samples[:SHOWN_ROWS]:
@@ -183,7 +185,7 @@ def show_samples(result: EvaluateResult) -> None:
 
 
 def ticket_of(sample: EvaluateSample) -> str:
-    """The user's last message of the rendered prompt."""
+    """Return the last user message of the rendered prompt."""
     return sample.prompt.split("<|im_start|>user\n")[-1].split("<|im_end|>")[0]
 
 
@@ -192,19 +194,19 @@ def shortened(text: str, length: int = 160) -> str:
 
 
 def local_folder(artifact_url: str) -> str:
-    """The folder of a local artifact store; the URL itself of any other."""
+    """Return the folder in a local artifact store, or the URL of any other store."""
     return unquote(urlsplit(artifact_url).path) if artifact_url.startswith("file://") else artifact_url
 
 
 def new_token(folder: Path) -> str:
-    """A token of the first owner, for this demo alone."""
+    """Create a token of the first owner for this demo."""
     return manage(folder, "create_token", "--name", "demo", "--days", "1").stdout.strip()
 
 
 def say_farewell(folder: Path, state: UpState, outcome: dict[str, Any]) -> None:
     page = f"/jobs/{outcome['job_id']}/"
     link = manage(folder, "login_link", "--base-url", state.url, "--next", page).stdout.strip()
-    style.say(f"The dashboard is up: [bold]{style.literal(link)}[/bold] [dim](works once)[/dim]")
+    style.say(f"The dashboard is running: [bold]{style.literal(link)}[/bold] [dim](works once)[/dim]")
     style.say(f"Stop it with [bold]finetune-hub down --home {style.literal(folder)}[/bold]")
 
 

@@ -1,4 +1,4 @@
-"""The engine, or the fetcher, as a process: start a command, follow its events, stop it. Imports no torch."""
+"""The engine or a download as a child process: start a command, follow its events, stop it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ LOG_FILE = "engine.log"
 
 
 class EngineProcess:
-    """One running command, in a session of its own: Ctrl-C reaches this program alone, and SIGTERM is taken as one."""
+    """A running command in its own session, so that Ctrl-C only reaches this program. SIGTERM acts like Ctrl-C."""
 
     def __init__(
         self, command: str, document: BaseModel, output_dir: Path, *, module: str = "finetune_hub.engine"
     ) -> None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Else the command would be left to itself.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Otherwise the command would keep running alone.
         output_dir.mkdir(parents=True, exist_ok=True)
         file = output_dir / f"{command}.json"
         file.write_text(document.model_dump_json(indent=2), encoding="utf-8")
         self._output_dir = output_dir
-        earlier = output_dir / EVENTS_FILE  # Of an earlier half of the run.
+        earlier = output_dir / EVENTS_FILE  # Of an earlier part of the run.
         self._offset = earlier.stat().st_size if earlier.exists() else 0
         self.log = output_dir / LOG_FILE
         with self.log.open("ab") as log:
@@ -45,7 +45,7 @@ class EngineProcess:
         self.peak_rss_bytes = 0
 
     def follow(self) -> Iterator[EngineEvent]:
-        """Its events as they come, until it has ended."""
+        """Yield its events as they occur, until it has ended."""
         while self.exit_status is None:
             self._look_whether_it_ended()
             yield from self._new_events()
@@ -53,12 +53,12 @@ class EngineProcess:
                 time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
-        """Ask it to stop: a trainer finishes its step and writes a checkpoint first. `follow` goes on until then."""
+        """Ask it to stop. A trainer finishes its step and writes a checkpoint; `follow` continues until then."""
         if self.exit_status is None:
             os.killpg(self._process.pid, signal.SIGTERM)
 
     def last_words(self) -> str:
-        """The end of what it wrote beside its events."""
+        """Return the end of its output, which excludes events."""
         return "\n".join(self.log.read_text(errors="replace").strip().splitlines()[-3:])
 
     def _look_whether_it_ended(self) -> None:

@@ -1,7 +1,7 @@
-"""`finetune-hub export`: an adapter as other programs read it, alone or merged into its base model. Needs no service.
+"""`finetune-hub export`: convert an adapter for other programs, alone or merged into its base model. Needs no hub.
 
-The engine is a process of its own. It writes into a hidden folder beside the target, loads the files back and compares
-their logits with the adapter's; only what has passed gets the target's name.
+The engine runs as its own process. It writes to a hidden folder next to the target, reloads the files and compares
+their logits with the adapter's. The folder is renamed to the target only if the comparison passes.
 """
 
 from __future__ import annotations
@@ -32,45 +32,45 @@ from finetune_hub.spec.events import Failure, Log, Progress
 from finetune_hub.spec.problem import Failed, Problem
 from finetune_hub.spec.run import ExportFormat, ExportResult, ExportRun, NumberFormat, QuantizationKind
 
-STAGES = ("loading the base model and the adapter", "writing", "loading back and comparing")
+STAGES = ("loading the base model and the adapter", "writing", "reloading and comparing")
 
 
 @reports_errors
 def export(
     adapter: Annotated[Path, typer.Argument(help="Folder of an adapter in PEFT's format.")],
     base: Annotated[
-        str, typer.Option(help="The base model that it was trained on: a folder, or what a recipe may call it.")
+        str, typer.Option(help="The base model it was trained on: a folder, or any name that a recipe may use.")
     ],
     form: Annotated[
         ExportFormat,
         typer.Option(
             "--format",
-            help="peft; portable: one rank and scale, for vLLM and LoRAX; merged: a whole model in safetensors; "
+            help="peft; portable: one rank and scale, for vLLM and LoRAX; merged: a full model in safetensors; "
             "gguf-adapter and gguf-merged: for llama.cpp.",
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder for the files; it must not exist yet.")],
+    output: Annotated[Path, typer.Option(help="Folder for the files. It must not exist yet.")],
     dtype: Annotated[
         NumberFormat,
         typer.Option(
-            help="Numbers of the weights; auto: the base model's own, f32 for an adapter. q8_0 is for GGUF.",
+            help="Data type of the weights; auto: that of the base model, f32 for an adapter. q8_0 is for GGUF.",
         ),
     ] = "auto",
     quantization: Annotated[
         QuantizationKind | None,
         typer.Option(
-            help="How QLoRA stored the base model: the adapter is merged into the weights that come closer.",
+            help="How QLoRA quantized the base model. The merge uses the weights that give the closer result.",
         ),
     ] = None,
     double_quantization: Annotated[
         bool,
-        typer.Option("--double-quantization/--no-double-quantization", help="Whether the scales were quantised too."),
+        typer.Option("--double-quantization/--no-double-quantization", help="Whether the scales were quantized too."),
     ] = True,
-    device: Annotated[str, typer.Option(help="cpu or cuda. Default: cuda where there is an NVIDIA GPU.")] = "",
+    device: Annotated[str, typer.Option(help="cpu or cuda. Default: cuda if there is an NVIDIA GPU.")] = "",
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.", min=1)] = None,
     as_json: Json = False,
 ) -> None:
-    """Write an adapter for other programs, or merged into its base model. Prints where the files lie."""
+    """Convert an adapter for other programs, or merge it into its base model. Prints the output folder."""
     output = output.absolute()
     check_paths(adapter, output)
     base_model = find_base_model(base, relative_to=Path.cwd())
@@ -97,7 +97,7 @@ def export(
 
 
 def check_paths(adapter: Path, output: Path) -> None:
-    """Find out at once what the engine would find out seconds later.
+    """Check the paths right away, before the engine starts.
 
     Raises:
         HubError: `no_such_folder` or `target_exists`.
@@ -106,14 +106,14 @@ def check_paths(adapter: Path, output: Path) -> None:
         raise HubError(
             "no_such_folder",
             f"There is no adapter_config.json in {adapter}.",
-            "Give the folder of an adapter in PEFT's format, such as `out/adapter`.",
+            "Use the folder of an adapter in PEFT's format, such as `out/adapter`.",
         )
     if output.exists():
-        raise HubError("target_exists", f"{output} exists already.", "Choose another folder, or remove this one.")
+        raise HubError("target_exists", f"{output} exists already.", "Choose another folder or remove this one.")
 
 
 def follow(engine: EngineProcess, *, as_json: bool) -> None:
-    """Show on stderr how far the export is; ends the program where it did not succeed."""
+    """Show the export's progress on stderr. Exits the program if it fails."""
     print(f"{STAGES[0]} …", file=sys.stderr, flush=True)
     failed: Failed | None = None
     try:
@@ -136,12 +136,12 @@ def follow(engine: EngineProcess, *, as_json: bool) -> None:
         raise typer.Exit(EXIT_BAD_INPUT if failed.code in BAD_INPUT_CLASSES else EXIT_JOB_FAILED)
     if engine.exit_status:
         message = f"The engine ended with status {engine.exit_status}. {engine.last_words()}".strip()
-        print_problem(Problem("engine_died", message, "Look at this machine's memory and disk."), as_json=as_json)
+        print_problem(Problem("engine_died", message, "Check this machine's memory and disk space."), as_json=as_json)
         raise typer.Exit(EXIT_JOB_FAILED)
 
 
 def report(result: ExportResult, output: Path, *, as_json: bool) -> None:
-    """The folder, or one line of JSON, on stdout."""
+    """Print the folder, or one line of JSON, on stdout."""
     if as_json:
         summary: dict[str, Any] = result.model_dump(mode="json", exclude={"export_dir"})
         print(json.dumps({"output_dir": str(output), **summary}))
@@ -152,8 +152,8 @@ def report(result: ExportResult, output: Path, *, as_json: bool) -> None:
     whose = "adapter" if result.merge_distances is None else "merged model"
     total = size(sum(entry.size_bytes for entry in result.files))
     print(
-        f"{len(result.files)} files, {total} in {result.number_format}; loaded back and compared: the logits are "
-        f"{result.distance:.1e} away from the {whose}'s; the adapter itself moves them by {result.moved:.1e}",
+        f"{len(result.files)} files, {total} in {result.number_format}; reloaded and compared: the logits are "
+        f"{result.distance:.1e} away from the {whose}'s; the adapter itself changes them by {result.moved:.1e}",
         file=sys.stderr,
     )
     print(output)

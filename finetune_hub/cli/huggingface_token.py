@@ -1,4 +1,4 @@
-"""`finetune-hub huggingface-token`: the team's token, read from the terminal or stdin, never shown."""
+"""`finetune-hub huggingface-token`: the team's token, read from the terminal or stdin and never shown."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from finetune_hub.cli.answers import HuggingFaceToken
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, day, print_json, reports_errors
 
-app = style.new_group("The team's Hugging Face token, which imports of gated and private models use.")
+app = style.new_group("The team's Hugging Face token, used to import gated and private models.")
 
 
 @app.command()
 @reports_errors
 def show(as_json: Json = False) -> None:
-    """Say whether there is one, and who set it."""
+    """Show whether the token is set, and by whom."""
     with connect() as hub:
         _print_facts(hub.huggingface_token(), as_json)
 
@@ -25,7 +25,7 @@ def show(as_json: Json = False) -> None:
 @app.command("set")
 @reports_errors
 def set_token(as_json: Json = False) -> None:
-    """Set or replace it: asked for without echo, or read from stdin. Admins of the team only."""
+    """Set or replace the token, from a hidden prompt or stdin. Admins of the team only."""
     token = typer.prompt("Token", hide_input=True) if sys.stdin.isatty() else sys.stdin.readline()
     with connect() as hub:
         _print_facts(hub.set_huggingface_token(token.strip()), as_json)
@@ -34,10 +34,10 @@ def set_token(as_json: Json = False) -> None:
 @app.command()
 @reports_errors
 def remove() -> None:
-    """Forget it."""
+    """Delete the token."""
     with connect() as hub:
         hub.remove_huggingface_token()
-    print("The team has no Hugging Face token any more.")
+    print("The Hugging Face token is removed.")
 
 
 def _print_facts(facts: HuggingFaceToken, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`finetune-hub jobs`: submit, watch, and steer: pause, resume, preempt, cancel, retry, clone, priority."""
+"""`finetune-hub jobs`: submit, watch, pause, resume, preempt, cancel, retry, clone, set the priority."""
 
 from __future__ import annotations
 
@@ -32,41 +32,45 @@ from finetune_hub.cli.recipes import read_recipe
 from finetune_hub.spec.merge_patch import merge_patch
 from finetune_hub.spec.training import TrainingSpec
 
-app = style.new_group("Jobs: submit a recipe, watch it, pause, resume, retry or cancel it.")
+app = style.new_group("Jobs: submit a recipe, watch, pause, resume, retry or cancel a job.")
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job, such as ftjob-7k2m….")]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job has ended; its state is the exit code.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job has ended. The exit code shows its state.")]
 Priority = Annotated[
-    int, typer.Option(help="From -10 to 10; higher ones are placed first. Above 0 is for admins.", min=-10, max=10)
+    int, typer.Option(help="From -10 to 10; higher starts first. Only admins can set more than 0.", min=-10, max=10)
 ]
-After = Annotated[str | None, typer.Option(metavar="ID", help="Start once this job has succeeded; fail when it fails.")]
+After = Annotated[
+    str | None, typer.Option(metavar="ID", help="Wait for this job to succeed. If it fails, this one fails too.")
+]
 AllowUnfit = Annotated[
-    bool, typer.Option("--allow-unfit", help="Submit it although the planner says that it fits no device.")
+    bool, typer.Option("--allow-unfit", help="Submit it even if the planner says that it fits on no device.")
 ]
-Reason = Annotated[str, typer.Option(help="Why; a sentence for the job's history.")]
+Reason = Annotated[str, typer.Option(help="A reason for the job's history.")]
 
 
 @app.command()
 @reports_errors
 def submit(
     recipe: Annotated[
-        Path, typer.Argument(help="A training spec in YAML or JSON; or the options of another kind, with `kind: NAME`.")
+        Path, typer.Argument(help="A training spec in YAML or JSON, or options of another job kind with `kind: NAME`.")
     ],
     wait: Wait = False,
     priority: Priority = 0,
     after: After = None,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="The same key again submits nothing: it answers with the first job.")
+        str | None, typer.Option(help="A repeated key returns the first job instead of submitting another.")
     ] = None,
     allow_unfit: AllowUnfit = False,
     as_json: Json = False,
 ) -> None:
-    """Submit a training job, or one of another kind."""
+    """Submit a training, or a job of another kind."""
     read = read_recipe(recipe)
     kind = read.document.pop("kind", None)
     if kind and (priority or after or allow_unfit):
-        message = f"A job of kind `{kind}` takes no --priority, --after or --allow-unfit."
-        raise HubError("invalid_option", message, "Leave them out; `jobs priority` changes its priority afterwards.")
+        message = f"--priority, --after and --allow-unfit do not work for a job of kind `{kind}`."
+        raise HubError(
+            "invalid_option", message, "Leave them out. You can change the priority afterwards with `jobs priority`."
+        )
     with connect() as hub:
         try:
             if kind:
@@ -91,7 +95,7 @@ def clone(
     job_id: JobId,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="What differs, such as training.epochs=3. Repeatable."),
+        typer.Option("--set", metavar="FIELD=VALUE", help="A change, such as training.epochs=3. Repeatable."),
     ] = None,
     wait: Wait = False,
     priority: Priority = 0,
@@ -99,7 +103,7 @@ def clone(
     allow_unfit: AllowUnfit = False,
     as_json: Json = False,
 ) -> None:
-    """Submit a training like this one, over the same dataset versions."""
+    """Submit a copy of this training, with the same dataset versions."""
     with connect() as hub:
         job = hub.clone(job_id, read_changes(changes or []), priority=priority, after=after, allow_unfit=allow_unfit)
         end_submission(hub, job, wait=wait, as_json=as_json)
@@ -117,7 +121,7 @@ def end_submission(hub: Hub, job: JobDetail, *, wait: bool, as_json: bool) -> No
 
 
 def read_changes(texts: list[str]) -> Document:
-    """`training.epochs=3` → `{"training": {"epochs": 3}}`; values are YAML.
+    """Parse `training.epochs=3` into `{"training": {"epochs": 3}}`. Values are YAML.
 
     Raises:
         HubError: `invalid_change`.
@@ -131,7 +135,9 @@ def read_changes(texts: list[str]) -> Document:
         except yaml.YAMLError:
             equals = ""
         if not equals or not all(names):
-            raise HubError("invalid_change", f"{text!r} changes nothing.", "Write `--set training.epochs=3`.")
+            raise HubError(
+                "invalid_change", f"{text!r} is not FIELD=VALUE.", "Use, for example, `--set training.epochs=3`."
+            )
         patch: Any = parsed
         for name in reversed(names):
             patch = {name: patch}
@@ -198,14 +204,14 @@ def show(job_id: JobId, as_json: Json = False) -> None:
 @app.command()
 @reports_errors
 def recipe(job_id: JobId, as_json: Json = False) -> None:
-    """Print a training job as a recipe, ready to be submitted again."""
+    """Print a training job as a recipe that can be submitted again."""
     with connect() as hub:
         job = hub.job(job_id)
     try:
         document = TrainingSpec.model_validate(job.spec).model_dump(mode="json", exclude_none=True)
     except ValidationError:
-        message = f"{job_id} is no training: its kind is {job.kind}."
-        raise HubError("no_recipe", message, "Name a training job.") from None
+        message = f"{job_id} is not a training; its kind is {job.kind}."
+        raise HubError("no_recipe", message, "Choose a training job.") from None
     print_json(document) if as_json else print(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), end="")
 
 
@@ -213,11 +219,11 @@ def recipe(job_id: JobId, as_json: Json = False) -> None:
 @reports_errors
 def logs(
     job_id: JobId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
-    engine: Annotated[bool, typer.Option("--engine", help="The end of the engine's own output instead.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the job has ended.")] = False,
+    engine: Annotated[bool, typer.Option("--engine", help="Show the end of the engine's output instead.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print what happened to a job; with --json one object a line."""
+    """Print a job's events. With --json, prints one object per line."""
     with connect() as hub:
         if engine:
             text = hub.log(job_id)
@@ -232,7 +238,7 @@ def logs(
 @app.command()
 @reports_errors
 def wait(job_id: JobId, as_json: Json = False) -> None:
-    """Wait until a job has ended; its state is the exit code."""
+    """Wait until a job has ended. The exit code shows its state."""
     with connect() as hub:
         end_like(wait_for(hub, job_id), as_json=as_json)
 
@@ -240,43 +246,43 @@ def wait(job_id: JobId, as_json: Json = False) -> None:
 @app.command()
 @reports_errors
 def pause(job_id: JobId, reason: Reason = "", as_json: Json = False) -> None:
-    """Let a job rest. A running trainer writes a checkpoint first."""
+    """Pause a job. A running training writes a checkpoint first."""
     with connect() as hub:
         job = hub.pause(job_id, reason)
     is_paused = job.state == "paused"
-    tell(job, "is paused." if is_paused else "is being paused: its trainer writes a checkpoint first.", as_json=as_json)
+    tell(job, "is paused." if is_paused else "is being paused. It writes a checkpoint first.", as_json=as_json)
 
 
 @app.command()
 @reports_errors
 def resume(job_id: JobId, reason: Reason = "", as_json: Json = False) -> None:
-    """Queue a paused job again. It goes on from its newest checkpoint."""
+    """Queue a paused job again. It continues from its newest checkpoint."""
     with connect() as hub:
-        tell(hub.resume(job_id, reason), "goes on.", as_json=as_json)
+        tell(hub.resume(job_id, reason), "continues.", as_json=as_json)
 
 
 @app.command()
 @reports_errors
 def preempt(job_id: JobId, reason: Reason = "", as_json: Json = False) -> None:
-    """Take a job's devices back. It writes a checkpoint and waits at its old place in line. For admins."""
+    """Take back a job's devices. It writes a checkpoint and keeps its place in the queue. For admins."""
     with connect() as hub:
         job = hub.preempt(job_id, reason)
     is_queued = job.state == "queued"
-    tell(job, "waits in line again." if is_queued else "will wait in line again, after a checkpoint.", as_json=as_json)
+    tell(job, "is queued again." if is_queued else "will be queued again after a checkpoint.", as_json=as_json)
 
 
 @app.command()
 @reports_errors
 def cancel(job_id: JobId, reason: Reason = "", as_json: Json = False) -> None:
-    """Cancel a job. A running trainer writes a checkpoint first."""
+    """Cancel a job. A running training writes a checkpoint first."""
     with connect() as hub:
         job = hub.cancel(job_id, reason)
     if job.state == "cancelled":
         said = "is cancelled."
     elif job.desired_state == "cancel":
-        said = "is being cancelled: its trainer was asked to stop."
+        said = "is being cancelled. It writes a checkpoint first."
     else:
-        said = f"had ended before: {job.state}."
+        said = f"had already ended: {job.state}."
     tell(job, said, as_json=as_json)
 
 
@@ -286,7 +292,7 @@ def retry(
     job_id: JobId,
     from_step: Annotated[
         int | None,
-        typer.Option(help="Start from the checkpoint of this step; 0: from the beginning. Default: the newest.", min=0),
+        typer.Option(help="Resume from the checkpoint at this step; 0: start over. Default: the newest.", min=0),
     ] = None,
     wait: Wait = False,
     reason: Reason = "",
@@ -309,7 +315,7 @@ def priority(
     number: Annotated[int, typer.Argument(metavar="PRIORITY", help="From -10 to 10.", min=-10, max=10)],
     as_json: Json = False,
 ) -> None:
-    """Give a waiting job another place in line. Negative numbers stand behind `--`."""
+    """Change the priority of a job. Write negative numbers after `--`."""
     with connect() as hub:
         job = hub.change_priority(job_id, number)
     tell(job, f"has priority {number}.", as_json=as_json)

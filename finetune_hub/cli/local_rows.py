@@ -1,4 +1,4 @@
-"""The rows of local files as planning counts them: by the base model's own tokenizer, where there is one."""
+"""Count the rows of local files for planning, with the base model's tokenizer if there is one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from finetune_hub.data.rows import Row
 from finetune_hub.data.token_statistics import MeasuredRow, numbers_to_measure
 from finetune_hub.scheduling.workload import Rows
 
-NO_FILES = "The recipe names no file here: every row is taken to be `max_seq_len` tokens long, and there are 1,000."
-MEASURED = "The rows' lengths are those of the base model's own tokenizer."
-GUESSED = "The rows' lengths are guessed from the file's size, four bytes a token: {}."
+NO_FILES = "The recipe names no local file, so the plan assumes 1,000 rows of `max_seq_len` tokens."
+MEASURED = "The rows' lengths were measured with the base model's tokenizer."
+GUESSED = "The rows' lengths are estimated from the file's size, at four bytes per token: {}."
 
 
 def rows_in(files: Sequence[tuple[Path, float]], base_model: Path) -> tuple[Rows, str]:
-    """The rows of the files, each with its weight, and in a sentence how their lengths are known.
+    """Return the weighted rows of the files, and a sentence on how their lengths were determined.
 
     Raises:
         HubError: `file_unreadable`.
@@ -30,7 +30,7 @@ def rows_in(files: Sequence[tuple[Path, float]], base_model: Path) -> tuple[Rows
         sizes = [path.stat().st_size * weight / least for path, weight in files]
         lines = [max(1, path.read_bytes().count(b"\n")) * weight / least for path, weight in files]
     except OSError as error:
-        raise HubError("file_unreadable", f"{error.filename} cannot be read.", "Fix the `path`.") from error
+        raise HubError("file_unreadable", f"{error.filename} cannot be read.", "Check the `path`.") from error
     guess = Rows.guessed(round(sum(lines)), round(sum(sizes)))
     try:
         measured = [_measure(path, base_model) for path, _ in files]
@@ -50,11 +50,11 @@ def rows_in(files: Sequence[tuple[Path, float]], base_model: Path) -> tuple[Rows
 
 
 class _Unmeasurable(Exception):
-    """Why the tokens cannot be counted, in words."""
+    """The tokens cannot be counted; the message says why."""
 
 
 def _measure(path: Path, base_model: Path) -> tuple[int, list[MeasuredRow]]:
-    """How many rows the file has, and those of a sample, measured."""
+    """Return the number of rows and a measured sample of them."""
     from finetune_hub.data.chat_template import ChatTemplate, InvalidChatTemplate
     from finetune_hub.data.token_statistics import measure
 

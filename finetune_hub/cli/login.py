@@ -1,4 +1,4 @@
-"""Which hub, and with which token: from the environment, or from what `finetune-hub login` has kept."""
+"""The hub and token to use, from the environment or from `finetune-hub login`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from finetune_hub.cli.output import Json, print_json, reports_errors
 
 @reports_errors
 def login(
-    url: Annotated[str, typer.Option(help="Address of the hub, such as http://127.0.0.1:8000.")],
+    url: Annotated[str, typer.Option(help="URL of the hub, such as http://127.0.0.1:8000.")],
     token: Annotated[
         str | None,
-        typer.Option(help="The token; `-` reads it from stdin. Asked for when left out."),
+        typer.Option(help="The token; `-` reads it from stdin. Default: a prompt."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a token against a hub, and keep both for the other commands."""
+    """Check a token with a hub, and save both for the other commands."""
     if token is None:
         token = typer.prompt("Token", hide_input=True, err=True)
     elif token == "-":  # noqa: S105
@@ -40,9 +40,9 @@ def login(
 
 
 def connect() -> Hub:
-    """The hub of `FINETUNE_HUB_URL` and `FINETUNE_HUB_TOKEN`, or of the last login.
+    """Return the hub of `FINETUNE_HUB_URL` and `FINETUNE_HUB_TOKEN`, or of the last login.
 
-    A kept token is sent to no other address than the one that it was kept for.
+    A saved token is only sent to the URL it was saved for.
 
     Raises:
         HubError: `not_logged_in`.
@@ -55,7 +55,7 @@ def connect() -> Hub:
     if not (url and token):
         raise HubError(
             "not_logged_in",
-            f"There is no token for {url}." if url else "No hub is chosen.",
+            f"There is no token for {url}." if url else "No hub is configured.",
             "Run `finetune-hub login --url URL`, or set FINETUNE_HUB_URL and FINETUNE_HUB_TOKEN.",
         )
     return Hub(url, token)
@@ -67,7 +67,7 @@ def credentials_path() -> Path:
 
 
 def save_credentials(url: str, token: str) -> None:
-    """Keep them in a file that only its owner can read; it is never readable by others, not even while written."""
+    """Save both in a file that only its owner can read, even while it is being written."""
     path = credentials_path()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
@@ -78,7 +78,7 @@ def save_credentials(url: str, token: str) -> None:
 
 
 def read_credentials() -> tuple[str | None, str | None]:
-    """The kept address and token; None, None when there are none.
+    """Return the saved URL and token, or None, None.
 
     Raises:
         HubError: `file_unreadable`.
@@ -91,5 +91,5 @@ def read_credentials() -> tuple[str | None, str | None]:
         return None, None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HubError(
-            "file_unreadable", f"{path} cannot be read.", "Delete it, then `finetune-hub login --url URL`."
+            "file_unreadable", f"{path} cannot be read.", "Delete it, then run `finetune-hub login --url URL`."
         ) from error

@@ -1,7 +1,7 @@
-"""`finetune-hub`: the command line. This module imports no command: each loads when it is called.
+"""The `finetune-hub` command line. This module imports no command; each is loaded when it is called.
 
-To add a command, add a line to COMMANDS: its name, where it is, and its line in `--help`. "Where" names either a
-function (one command; its parameters are typer's) or a `typer.Typer` made by `style.new_group` (a group of commands).
+To add a command, add a line to COMMANDS: its name, where it is, and its line in `--help`. "Where" is either a function
+(one command; its parameters are typer's) or a `typer.Typer` from `style.new_group` (a group of commands).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from finetune_hub.spec.problem import Explained
 
 
 class LazyCommand(NamedTuple):
-    """A command that is not imported yet."""
+    """A command that is imported on use."""
 
     where: str  # "module:attribute"
     summary: str
@@ -30,33 +30,33 @@ class LazyCommand(NamedTuple):
 COMMANDS = {
     "demo": LazyCommand("finetune_hub.cli.demo:demo", "Start the hub and train a real adapter on sample data."),
     "up": LazyCommand("finetune_hub.cli.up:up", "Run the whole hub on this machine."),
-    "status": LazyCommand("finetune_hub.cli.up:status", "Show what runs on this machine."),
+    "status": LazyCommand("finetune_hub.cli.up:status", "Show what is running on this machine."),
     "down": LazyCommand("finetune_hub.cli.up:down", "Stop the hub on this machine."),
     "worker": LazyCommand("finetune_hub.cli.worker:worker", "Join a hub with this machine's GPUs."),
     "train": LazyCommand("finetune_hub.cli.train:train", "Train a recipe on this machine, without the hub."),
-    "recipe": LazyCommand("finetune_hub.cli.recipe:app", "Make a recipe for a dataset, or import one."),
-    "export": LazyCommand("finetune_hub.cli.export:export", "Write an adapter for other programs, or merged."),
-    "plan": LazyCommand("finetune_hub.cli.plan:plan", "Check where a recipe fits, or what would fit."),
-    "login": LazyCommand("finetune_hub.cli.login:login", "Choose the hub that the commands below talk to."),
+    "recipe": LazyCommand("finetune_hub.cli.recipe:app", "Create a recipe for a dataset, or import one."),
+    "export": LazyCommand("finetune_hub.cli.export:export", "Convert an adapter for other programs, or merge it."),
+    "plan": LazyCommand("finetune_hub.cli.plan:plan", "Check where a recipe fits, or what would fit instead."),
+    "login": LazyCommand("finetune_hub.cli.login:login", "Choose the hub for the commands below."),
     "datasets": LazyCommand("finetune_hub.cli.datasets:app", "Check, push, preview, compare and split datasets."),
-    "base-models": LazyCommand("finetune_hub.cli.base_models:app", "Import a base model, list them."),
+    "base-models": LazyCommand("finetune_hub.cli.base_models:app", "Import and list base models."),
     "jobs": LazyCommand("finetune_hub.cli.jobs:app", "Submit a recipe, watch, pause, retry, cancel."),
-    "adapters": LazyCommand("finetune_hub.cli.adapters:app", "List adapters, pull one."),
+    "adapters": LazyCommand("finetune_hub.cli.adapters:app", "List and download adapters."),
     "huggingface-token": LazyCommand(
-        "finetune_hub.cli.huggingface_token:app", "Set the team's Hugging Face token, or remove it."
+        "finetune_hub.cli.huggingface_token:app", "Set or remove the team's Hugging Face token."
     ),
     "workers": LazyCommand("finetune_hub.cli.workers:app", "List, drain, resume, remove, share, invite."),
-    "quotas": LazyCommand("finetune_hub.cli.quotas:app", "What teams may use of the fleet, and what they use."),
-    "usage": LazyCommand("finetune_hub.cli.usage:usage", "Hours that devices were held in a month."),
+    "quotas": LazyCommand("finetune_hub.cli.quotas:app", "Show and set how much of the fleet teams may use."),
+    "usage": LazyCommand("finetune_hub.cli.usage:usage", "Show device hours used in a month."),
 }
-# What commands were called a release ago: they still work, and say their new name.
+# Former command names: they still work for one release, and print the new name.
 FORMER_NAMES = {"hub-token": "huggingface-token"}
-# These start processes of this machine, or look at them.
+# Commands that start or inspect processes on this machine.
 NEED_UNIX = {"demo", "up", "status", "down", "worker", "train", "export"}
 
 
 class LazyGroup(TyperGroup):
-    """Lists COMMANDS without importing them, and imports the one that is called."""
+    """Command group that lists COMMANDS without importing them, and imports the one that is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -64,7 +64,10 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in FORMER_NAMES:
             name = FORMER_NAMES[cmd_name]
-            print(f"`{cmd_name}` is now called `{name}`; the old name goes with the next release.", file=sys.stderr)
+            print(
+                f"`{cmd_name}` is now called `{name}`; the old name will be removed in the next release.",
+                file=sys.stderr,
+            )
             return load_command(name)
         return load_command(cmd_name) if cmd_name in COMMANDS else None
 
@@ -75,10 +78,10 @@ class LazyGroup(TyperGroup):
 
 @functools.cache
 def load_command(name: str) -> Any:
-    """Import a command of COMMANDS: typer's form of a function or a group.
+    """Import a command of COMMANDS as a click command.
 
     Raises:
-        CommandError: it needs a package that a client's installation does not bring, or another system.
+        CommandError: it needs a package that is not installed, or another operating system.
     """
     lazy = COMMANDS[name]
     if name in NEED_UNIX:
@@ -91,7 +94,7 @@ def load_command(name: str) -> Any:
             raise
         raise style.CommandError(
             f"`finetune-hub {name}` needs the package {error.name}, which is not installed here.",
-            'Install the whole hub with `pip install "finetune_hub[all]"`.',
+            'Install the full hub with `pip install "finetune_hub[all]"`.',
         ) from error
     if isinstance(found, typer.Typer):
         command = typer.main.get_command(found)
@@ -126,7 +129,7 @@ def finetune_hub(
 
 
 def main() -> None:
-    """The entry point: errors that a user can fix come out as a sentence and a remedy."""
+    """Run the command line. Errors that users can fix are printed as a message and a remedy."""
     try:
         app()
     except Explained as error:

@@ -1,8 +1,8 @@
-"""What the client's commands print, and how they end: results on stdout, progress and errors on stderr.
+"""Output and exit codes of the client's commands: results on stdout, progress and errors on stderr.
 
 Exit codes, for pipelines:
-    0 done   1 a defect of this program   2 wrong usage   3 bad input: fix it   4 the job failed   5 it was cancelled
-    6 the service could not be reached or failed: try again
+    0 success   1 a bug in this program   2 wrong usage   3 invalid input   4 the job failed   5 the job was cancelled
+    6 the hub was unreachable or failed: try again
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ EXIT_UNREACHABLE = 6
 SHOWN_DETAILS = 10
 PLAIN_LINE_EVERY_SECONDS = 10.0
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs; errors too.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, including errors.")]
 Arguments = ParamSpec("Arguments")
 
 
 def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """The command, ending with a sentence, a remedy and an exit code where the hub refused."""
+    """Decorate a command so that a refusal is printed with its remedy and gives an exit code."""
 
     @functools.wraps(command)
     def reporting(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
@@ -56,10 +56,10 @@ def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, No
 
 
 def print_refusal(refusal: Refusal, *, as_json: bool) -> None:
-    """The refusal on stderr: as a problem, with its further defects."""
+    """Print the refusal on stderr, with its other defects."""
     print_problem(refusal.problem, refusal.details, as_json=as_json)
     if as_json or refusal.code == "unknown_format":
-        return  # Its details are columns, which the message names.
+        return  # Its details are columns, which are in the message.
     for detail in refusal.details[1:SHOWN_DETAILS]:
         column = f", column {detail['column']}" if detail.get("column") else ""
         place = f"line {detail['line']}{column}: " if detail.get("line") else ""
@@ -70,7 +70,7 @@ def print_refusal(refusal: Refusal, *, as_json: bool) -> None:
 
 
 def print_problem(problem: Problem, details: Sequence[dict[str, Any]] = (), *, as_json: bool) -> None:
-    """The problem on stderr: as a sentence and a remedy, or as the API's JSON."""
+    """Print the problem on stderr as a message and a remedy, or as the API's JSON."""
     if as_json:
         body = {key: getattr(problem, key) for key in ("code", "message", "remedy", "field")}
         print(json.dumps({"error": body | {"details": list(details)}}), file=sys.stderr)
@@ -83,7 +83,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns as wide as their widest cell, never cut: good for eyes, `grep` and `awk`."""
+    """Print aligned columns without truncation, for people, `grep` and `awk`."""
     lines = [[str("-" if cell is None else cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
     for line in [list(headings), *lines]:
@@ -91,17 +91,17 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> No
 
 
 def size(size_bytes: int | None) -> str:
-    """A size for people, `-` where it is not known."""
+    """Format a size; `-` if unknown."""
     return "-" if size_bytes is None else size_in_words(size_bytes)
 
 
 def slug_of(words: str) -> str:
-    """A name that the hub takes, made from other words: `Support Tickets` → `support-tickets`."""
+    """Derive a name that the hub accepts: `Support Tickets` → `support-tickets`."""
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:64].strip("-")
 
 
 def day(timestamp: str | None) -> str:
-    """`2026-01-31 12:00` of a timestamp of the API, in UTC."""
+    """Format an API timestamp as `2026-01-31 12:00`, in UTC."""
     return timestamp[:16].replace("T", " ") if timestamp else "-"
 
 
@@ -119,7 +119,7 @@ def wait_for(hub: Hub, job_id: str) -> JobDetail:
 
 
 def end_like(job: JobDetail, *, as_json: bool) -> None:
-    """Print the ended job and end with the exit code of its state."""
+    """Print the ended job and exit with the code of its state."""
     if as_json:
         print_json(job)
     elif job.state == "succeeded":
@@ -134,13 +134,13 @@ def end_like(job: JobDetail, *, as_json: bool) -> None:
 
 
 def failure_of(row: JobDetail | Attempt) -> Problem | None:
-    """Why a job, or an attempt, failed; None: it did not."""
+    """Return why a job or attempt failed; None if it did not."""
     failure = row.failure
     return Problem(failure.failure_class, failure.message, failure.remedy) if failure else None
 
 
 def failure_line(row: JobDetail | Attempt) -> str:
-    """`diverged: Step 3 has the loss nan. Lower the learning rate.`; empty for what did not fail."""
+    """Return `diverged: Step 3 has the loss nan. Lower the learning rate.`; empty without a failure."""
     failed = failure_of(row)
     return f"{failed.code}: {failed}" if failed else ""
 
@@ -151,7 +151,7 @@ def published(job: JobDetail) -> str:
 
 
 def progress_line(progress: JobLook) -> str:
-    """`steps 12/100, loss 1.2345, 0:01:05 left`, as far as it is known; of DPO its rewards too."""
+    """Return `steps 12/100, loss 1.2345, 0:01:05 left`, as far as known, with the objective's other measures."""
     job = progress.job
     if not job.total_steps:
         return str(job.waiting_reason or job.state)
@@ -164,7 +164,7 @@ def progress_line(progress: JobLook) -> str:
 
 
 def measures(loss: float | None, values: Mapping[str, Any]) -> list[str]:
-    """`loss 1.2345`, and what else the objective measures, such as `margin 0.123` and `accuracy 88%`."""
+    """Return `loss 1.2345` and the objective's other measures, such as `margin 0.123` and `accuracy 88%`."""
     shown = [f"loss {loss:.4f}"] if loss is not None else []
     found = ((measure, values.get(name)) for name, measure in MEASURES.items())
     return shown + [measure.in_words(value) for measure, value in found if value is not None]

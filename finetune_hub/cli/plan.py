@@ -1,6 +1,6 @@
-"""`finetune-hub plan`: will a recipe fit, where, how long does it take, and what would fit instead?
+"""`finetune-hub plan`: whether and where a recipe fits, how long it takes, and alternatives.
 
-Asks the hub about its own devices; with `--device` and `--base` it asks nobody, and needs no hub.
+Plans for the hub's devices; with `--device` and `--base` it needs no hub.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def plan(
     base: Annotated[Path | None, typer.Option(help="With --device: the base model's folder.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say whether a recipe fits, where, and what would fit instead. Submits nothing."""
+    """Show whether and where a recipe fits, and what would fit instead. Submits nothing."""
     read = read_recipe(recipe)
     answer = plan_offline(read, device, base) if device else ask(read)
     if as_json:
@@ -47,10 +47,10 @@ def ask(read: Recipe) -> PlanAnswer:
 
 
 def plan_offline(read: Recipe, device: str, base: Path | None) -> PlanAnswer:
-    """For a device by its name, over a base model's folder.
+    """Plan for a named device and a base model's folder, without a hub.
 
     Raises:
-        Refusal: the recipe, the device or the folder is none.
+        Refusal: the recipe, device or folder is invalid.
     """
     from finetune_hub.cli.local_rows import rows_in
     from finetune_hub.cli.train import parse_spec
@@ -68,7 +68,7 @@ def plan_offline(read: Recipe, device: str, base: Path | None) -> PlanAnswer:
 
 
 def show(answer: PlanAnswer) -> None:
-    """The verdict, a table of devices, the parts of the first one, and what would fit instead."""
+    """Print the verdict, a table of devices, the parts of the first one, and alternatives."""
     print(answer.sentence)
     for assumption in answer.assumptions:
         print(f"  {assumption}")

@@ -11,13 +11,13 @@ from finetune_hub.cli.answers import Quota
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, print_json, print_table, reports_errors
 
-app = style.new_group("Quotas: what teams may use of the fleet, and what they use.")
+app = style.new_group("Quotas: how much of the fleet teams may use, and how much they use.")
 
 
 @app.command("list")
 @reports_errors
 def list_quotas(as_json: Json = False) -> None:
-    """List the quotas of your teams; of all teams, for the hub's staff."""
+    """List the quotas of your teams, or of all teams for the hub's staff."""
     with connect() as hub:
         found = hub.quotas()
     if as_json:
@@ -41,15 +41,15 @@ def list_quotas(as_json: Json = False) -> None:
 @app.command("set")
 @reports_errors
 def set_quota(
-    team: Annotated[str, typer.Argument(help="The team, as `quotas list` names it.")],
-    max_devices: Annotated[int | None, typer.Option(help="Devices at a time; no limit when left out.", min=0)] = None,
+    team: Annotated[str, typer.Argument(help="The team's name in `quotas list`.")],
+    max_devices: Annotated[int | None, typer.Option(help="Devices at the same time. Default: no limit.", min=0)] = None,
     max_hours: Annotated[
-        float | None, typer.Option(help="Device hours a calendar month (UTC); no limit when left out.", min=0)
+        float | None, typer.Option(help="Device hours per calendar month (UTC). Default: no limit.", min=0)
     ] = None,
-    weight: Annotated[float, typer.Option(help="Its part of a full fleet, relative to the other teams.")] = 1.0,
+    weight: Annotated[float, typer.Option(help="Its share of a busy fleet, relative to other teams.")] = 1.0,
     as_json: Json = False,
 ) -> None:
-    """Say what a team may have. What runs goes on."""
+    """Set a team's quota. Running jobs continue."""
     with connect() as hub:
         quota = hub.set_quota(team, max_devices=max_devices, max_hours=max_hours, weight=weight)
     print_json(quota) if as_json else print(_sentence(quota))
@@ -62,4 +62,4 @@ def _of(used: str, limit: float | None) -> str:
 def _sentence(quota: Quota) -> str:
     devices = "any number of devices" if quota.max_devices is None else f"{quota.max_devices} devices"
     hours = "any number of device hours" if quota.max_hours is None else f"{quota.max_hours:g} device hours"
-    return f"{quota.name} may have {devices} at a time and {hours} a month, with weight {quota.weight:g}."
+    return f"{quota.name} may use {devices} at the same time and {hours} per month, with weight {quota.weight:g}."

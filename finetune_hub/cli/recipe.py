@@ -1,4 +1,4 @@
-"""`finetune-hub recipe`: recipes of other programs become ours, and presets make one for a dataset and a base model."""
+"""`finetune-hub recipe`: import recipes of other programs, and create one from a preset."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ from finetune_hub.spec.recipes.translate import Translation, translate
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
-app = style.new_group("Recipes: make one for a dataset, or import one of Axolotl or LLaMA-Factory.")
+app = style.new_group("Recipes: create one for a dataset, or import one from Axolotl or LLaMA-Factory.")
 
 STANDARD_INPUT = Path("-")
 
 
 @app.callback()
 def recipe() -> None:
-    """Recipes: make one for a dataset, or import one of Axolotl or LLaMA-Factory."""
+    """Recipes: create one for a dataset, or import one from Axolotl or LLaMA-Factory."""
 
 
 @app.command()
 @reports_errors
 def preset(
-    name: Annotated[str, typer.Argument(metavar=f"[{'|'.join(PRESETS)}]", help="What it is for.")] = DEFAULT_PRESET,
-    base_model: Annotated[str, typer.Option(help="A base model of the hub; with --device, a folder.")] = "",
+    name: Annotated[str, typer.Argument(metavar=f"[{'|'.join(PRESETS)}]", help="The preset.")] = DEFAULT_PRESET,
+    base_model: Annotated[str, typer.Option(help="A base model on the hub; with --device, a folder.")] = "",
     dataset: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[:VERSION][=WEIGHT]", help="A dataset of the hub; with --device, a file. May be repeated."
+            metavar="NAME[:VERSION][=WEIGHT]", help="A dataset on the hub; with --device, a file. Repeatable."
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="Plan for this device, without a hub: `A100 80GB`, `cpu 16GB`.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Print a recipe made for a dataset and a base model, each value with its reason."""
+    """Print a recipe for a dataset and a base model, with a reason for each value."""
     if not base_model or not dataset:
         raise HubError(
             "invalid_reference",
-            "A recipe is made for a base model and a dataset.",
-            "Say `--base-model NAME --dataset NAME`; `finetune-hub datasets list` has the names.",
+            "The base model or the dataset is missing.",
+            "Use `--base-model NAME --dataset NAME`. `finetune-hub datasets list` shows the names.",
         )
     if device:
         made = preset_offline(name, base_model, dataset, device)
@@ -63,7 +63,7 @@ def preset(
 
 
 def choice_of(text: str) -> dict[str, object]:
-    """`tickets:3=0.5` as an entry of `datasets`.
+    """Parse `tickets:3=0.5` into an entry of `datasets`.
 
     Raises:
         HubError: `invalid_reference`.
@@ -74,7 +74,7 @@ def choice_of(text: str) -> dict[str, object]:
 
 
 def weighted(text: str) -> tuple[str, float]:
-    """`tickets=0.5` → what is named, and its weight; 1 where none is.
+    """Parse `tickets=0.5` into name and weight, which is 1 by default.
 
     Raises:
         HubError: `invalid_reference`.
@@ -83,16 +83,16 @@ def weighted(text: str) -> tuple[str, float]:
     weight = float(found["weight"] or 1) if found else 0.0
     if found is None or not 0 < weight <= 100:
         raise HubError(
-            "invalid_reference", f"{text!r} names no dataset.", "Write NAME, or NAME=0.5 with a weight to 100."
+            "invalid_reference", f"{text!r} is not a dataset.", "Use NAME, or NAME=0.5 with a weight up to 100."
         )
     return found["named"], weight
 
 
 def preset_offline(name: str, base_model: str, files: list[str], device: str) -> Preset:
-    """For a device by its name, over a base model's folder and local files.
+    """Create a recipe for a named device, a base model's folder and local files, without a hub.
 
     Raises:
-        Refusal: one of them is none.
+        Refusal: one of them is invalid.
     """
     from finetune_hub.cli.local_rows import rows_in
     from finetune_hub.data.report import look_at
@@ -116,7 +116,7 @@ def preset_offline(name: str, base_model: str, files: list[str], device: str) ->
 
 
 def commented(made: Preset) -> str:
-    """The preset as a recipe, with the reason of each value behind it."""
+    """Format the preset as a recipe, with the reason for each value as a comment."""
     spec = made.spec.model_dump(mode="json", exclude_none=True)
     head = {"base_model": spec["base_model"], "datasets": spec["datasets"]}
     lines = [f"# {made.title}: {made.purpose}", *yaml.safe_dump(head, sort_keys=False).splitlines()]
@@ -137,7 +137,7 @@ def import_recipe(
     file: Annotated[Path, typer.Argument(help="A YAML file of Axolotl or LLaMA-Factory; - for standard input.")],
     as_json: Json = False,
 ) -> None:
-    """Print a file as one of our recipes, with notes on standard error."""
+    """Translate a file to one of our recipes, with notes on standard error."""
     translation = translate_file(file)
     if as_json:
         notes = [dataclasses.asdict(note) for note in translation.notes]
@@ -151,12 +151,12 @@ def import_recipe(
         raise HubError(
             "recipe_not_importable",
             f"{file}: `{first.key}` cannot be imported. {first.sentence}",
-            "Change what is marked `refused`, and import it again.",
+            "Change the keys that are marked `refused`, and import it again.",
         )
 
 
 def translate_file(file: Path) -> Translation:
-    """The file's translation.
+    """Translate the file.
 
     Raises:
         Refusal: `file_unreadable`, or `unreadable_recipe`.
@@ -170,7 +170,7 @@ def translate_file(file: Path) -> Translation:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise HubError(
-            "file_unreadable", f"{file} cannot be read: {reason}.", "Give the path of a YAML file."
+            "file_unreadable", f"{file} cannot be read: {reason}.", "Check the path of the YAML file."
         ) from error
 
 
@@ -179,7 +179,7 @@ def recipe_of(translation: Translation) -> dict[str, object] | None:
 
 
 def print_notes(notes: list[Note]) -> None:
-    """A line for each key, in columns, on standard error."""
+    """Print one line per key, in columns, on standard error."""
     key_width = max((len(note.key) for note in notes), default=0)
     outcome_width = max((len(note.outcome) for note in notes), default=0)
     for note in notes:

@@ -1,4 +1,4 @@
-"""Recipes: a TrainingSpec in YAML, with the line of each part, so that a refusal by the service names file and line."""
+"""Recipes: a TrainingSpec in YAML with line numbers, so that a refusal by the hub names file and line."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from finetune_hub.spec.refusal import Refusal
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe's document, and its nodes, which know their lines."""
+    """A recipe's document, and its YAML nodes with line numbers."""
 
     path: Path
     document: dict[str, Any]
     root: yaml.MappingNode
 
     def line_of(self, place: Sequence[str | int]) -> int:
-        """The line, counted from 1, of the deepest part of the place that the file has."""
+        """Return the line, starting at 1, of the deepest part of the place that is in the file."""
         node: yaml.Node = self.root
         line = int(node.start_mark.line)
         parts = list(place)
@@ -36,10 +36,10 @@ class Recipe:
         return line + 1
 
     def place(self, refusal: Refusal, *, field: str | None = None) -> None:
-        """Give a refusal of this recipe file and line, before it is raised on.
+        """Add file and line to a refusal of this recipe, before it is raised again.
 
         Args:
-            field: What of the recipe it is about, where the refusal does not know it.
+            field: The field of the recipe, if the refusal does not name it.
         """
         if field is not None:
             refusal.problem = replace(refusal.problem, field=field)
@@ -53,7 +53,7 @@ class Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in the file.
+    """Read the recipe in the file.
 
     Raises:
         HubError: `file_unreadable`, or `invalid_recipe` with the line.
@@ -63,7 +63,7 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise HubError(
-            "file_unreadable", f"{path} cannot be read: {reason}.", "Give the path of a recipe in YAML."
+            "file_unreadable", f"{path} cannot be read: {reason}.", "Check the path of the recipe."
         ) from error
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -74,7 +74,7 @@ def read_recipe(path: Path) -> Recipe:
     except yaml.YAMLError as error:
         raise invalid(path, 1, f"not YAML ({str(error).splitlines()[0]})", "Save it as plain UTF-8 text.") from error
     if not isinstance(root, yaml.MappingNode) or not isinstance(document, dict):
-        raise invalid(path, 1, "not a recipe", "Begin with `base_model: NAME` and `dataset: {name: NAME}`.")
+        raise invalid(path, 1, "not a recipe", "Start with `base_model: NAME` and `dataset: {name: NAME}`.")
     return Recipe(path, document, root)
 
 
@@ -84,7 +84,7 @@ def invalid(path: Path, line: int, what: str, remedy: str) -> HubError:
 
 
 def _part_of(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:
-    """The line (from 0) and the node of one key or index."""
+    """Return line (from 0) and node of a key or index."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if key.value == str(part):

@@ -1,6 +1,6 @@
-"""How the command line looks: calm, plain where nobody watches, errors on stderr in one sentence and a remedy.
+"""The command line's style: plain text outside terminals, errors on stderr as a message and a remedy.
 
-rich is imported when the first line is printed, so that `--help` does without.
+rich is imported when the first line is printed, so that `--help` does not need it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class CommandError(Explained):
-    """A command cannot do what it was asked."""
+    """A command cannot do what was requested."""
 
     failure_class: FailureClass = "bad_config"
 
@@ -28,7 +28,7 @@ class CommandError(Explained):
 
 
 def new_group(summary: str) -> typer.Typer:
-    """An empty group of commands in the house's look: plain help, no tracebacks with local variables."""
+    """Return an empty group of commands with plain help and no tracebacks with local variables."""
     return typer.Typer(
         help=summary,
         no_args_is_help=True,
@@ -40,14 +40,14 @@ def new_group(summary: str) -> typer.Typer:
 
 @functools.cache
 def console() -> Console:
-    """Standard output: colours on a terminal, plain text elsewhere, never wrapped."""
+    """Return standard output: coloured on a terminal, plain elsewhere, never wrapped."""
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=True)
 
 
 def say(line: str = "") -> None:
-    """Print a line of rich markup. A terminal that was closed is no reason to fail."""
+    """Print a line of rich markup. A closed terminal is not an error."""
     try:
         console().print(line)
     except OSError:
@@ -55,19 +55,19 @@ def say(line: str = "") -> None:
 
 
 def literal(text: object) -> str:
-    """Text in which square brackets mean themselves: a path, an address."""
+    """Escape markup in a text such as a path or URL."""
     from rich.markup import escape
 
     return escape(str(text))
 
 
 def tick(name: str, seconds: float) -> None:
-    """A part that is done, and how long it took."""
+    """Print a completed part and how long it took."""
     say(f"  [green]✓[/green] {name:<10} [dim]{seconds:5.1f} s[/dim]")
 
 
 def say_problem(problem: Problem) -> None:
-    """What is wrong and what to do, on stderr."""
+    """Print on stderr what is wrong and what to do."""
     red, reset = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
     print(f"{red}Error:{reset} {problem.message}", file=sys.stderr)
     if problem.remedy:

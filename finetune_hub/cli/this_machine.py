@@ -1,4 +1,4 @@
-"""What the commands that act on this machine share: the option --home, and the systems that they work on."""
+"""Shared by commands that act on this machine: the option --home and the check of the operating system."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from finetune_hub.cli import style
 
-# Python has these on Linux and macOS alone. Locks, accounts and limits of processes come from them.
+# Python has these modules on Linux and macOS only. They provide locks, accounts and process limits.
 UNIX_MODULES = ("fcntl", "pwd", "resource")
 
 Home = Annotated[
@@ -20,9 +20,10 @@ Home = Annotated[
 
 
 def require_unix(command: str) -> None:
-    """
+    """Check that the command works on this operating system.
+
     Raises:
-        CommandError: this system lacks what the hub's own processes need, as Windows does.
+        CommandError: modules are missing that the hub's processes need, as on Windows.
     """
     missing = []
     for name in UNIX_MODULES:
@@ -33,5 +34,5 @@ def require_unix(command: str) -> None:
     if missing:
         raise style.CommandError(
             f"`finetune-hub {command}` needs Linux or macOS: Python has no {', '.join(missing)} on this system.",
-            "On Windows run it inside WSL 2, or use a hub on another machine: `finetune-hub login --url URL`.",
+            "On Windows, run it inside WSL 2 or use a hub on another machine: `finetune-hub login --url URL`.",
         )

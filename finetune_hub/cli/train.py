@@ -1,7 +1,7 @@
-"""`finetune-hub train`: a recipe runs on this machine, without any service.
+"""`finetune-hub train`: run a recipe on this machine, without a hub.
 
-The engine is a process of its own; this one draws its progress. Ctrl-C stops it with a checkpoint. After training a
-fresh process reloads the adapter from its files and compares it with the trainer (P5), as the service does.
+The engine runs as its own process; this one shows its progress. Ctrl-C stops it with a checkpoint. After the training,
+a new process reloads the adapter from its files and compares it with the trainer (P5), as on a hub.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.run import DatasetFile, DeviceKind, TrainResult, TrainRun, VerifyResult, VerifyRun
 from finetune_hub.spec.training import TrainingSpec
 
-SKIPPED_STEPS = 2  # Left out of the speed: caches warm up, first allocations.
+SKIPPED_STEPS = 2  # Warm-up steps that do not count for the speed.
 BAD_INPUT_CLASSES = {"bad_config", "bad_data"}
 
 
 @reports_errors
 def train(
     recipe: Annotated[Path, typer.Argument(help="A training spec in YAML; paths in it are relative to the file.")],
-    output: Annotated[Path, typer.Option(help="Folder for the adapter, checkpoints and the run's events.")],
+    output: Annotated[Path, typer.Option(help="Folder for adapter, checkpoints and events.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in --output.")] = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda. Default: cuda where there is an NVIDIA GPU.")] = "",
+    device: Annotated[str, typer.Option(help="cpu or cuda. Default: cuda if there is an NVIDIA GPU.")] = "",
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.", min=1)] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a recipe on this machine, without the hub. Prints where the adapter lies."""
+    """Train a recipe on this machine, without the hub. Prints the adapter's folder."""
     read = read_recipe(recipe)
     spec = parse_spec(read)
     output = output.absolute()
@@ -83,7 +83,7 @@ def train(
 
 
 def parse_spec(read: Recipe) -> TrainingSpec:
-    """The recipe as a spec.
+    """Parse the recipe into a spec.
 
     Raises:
         Refusal: `invalid_recipe`, with the line of each defect.
@@ -97,28 +97,30 @@ def parse_spec(read: Recipe) -> TrainingSpec:
 
 
 def dataset_files(read: Recipe, spec: TrainingSpec) -> list[DatasetFile]:
-    """The recipe's data files.
+    """Return the recipe's data files.
 
     Raises:
-        HubError: `invalid_recipe` where one is registered in the hub, or is no file.
+        HubError: `invalid_recipe`, if a dataset is registered in a hub or a file does not exist.
     """
     files = []
     for number, choice in enumerate(spec.datasets):
         place = f"datasets.{number}"
         if choice.path is None:
-            raise refused_at(read, place, f"the dataset {choice.name!r} is registered in a hub", "Give its `path`.")
+            raise refused_at(
+                read, place, f"the dataset {choice.name!r} is registered in a hub", "Use the `path` of a file."
+            )
         path = (read.path.parent / choice.path).absolute()
         if not path.is_file():
-            raise refused_at(read, place, f"there is no file {path}", "Fix the `path`; it is relative to the recipe.")
+            raise refused_at(read, place, f"there is no file {path}", "Check the `path`; it is relative to the recipe.")
         files.append(DatasetFile(path=path, sha256=sha256_of(path), weight=choice.weight))
     return files
 
 
 def base_model_folder(read: Recipe, spec: TrainingSpec) -> Path:
-    """The base model's folder; what a recipe may call it: see `cli.base_model`.
+    """Return the base model's folder. See `cli.base_model` for the names a recipe may use.
 
     Raises:
-        Refusal: with the recipe's line, where there is no such model.
+        Refusal: there is no such model; with the recipe's line.
     """
     try:
         return find_base_model(spec.base_model, relative_to=read.path.parent)
@@ -134,17 +136,17 @@ def refused_at(read: Recipe, field: str, what: str, remedy: str) -> HubError:
 
 
 def choose_start(output: Path, *, resume: bool) -> Path | None:
-    """The checkpoint to go on from; None for a fresh run.
+    """Return the checkpoint to resume from; None for a new run.
 
     Raises:
         HubError: `target_exists` or `nothing_to_resume`.
     """
     checkpoints = sorted(output.glob("checkpoints/step-*"), key=lambda folder: int(folder.name.partition("-")[2]))
     if resume and not checkpoints:
-        raise HubError("nothing_to_resume", f"{output} holds no checkpoint.", "Leave `--resume` out to start the run.")
+        raise HubError("nothing_to_resume", f"{output} has no checkpoint.", "Leave out `--resume` to start the run.")
     if not resume and (output / EVENTS_FILE).exists():
         raise HubError(
-            "target_exists", f"{output} holds a run already.", "Go on with `--resume`, or choose another folder."
+            "target_exists", f"{output} already has a run.", "Continue it with `--resume`, or choose another folder."
         )
     return checkpoints[-1] if resume else None
 
@@ -157,7 +159,7 @@ def found_device() -> str:
 
 
 def end_unless_succeeded(engine: EngineProcess, progress: RunSoFar, *, as_json: bool) -> None:
-    """Say why the run did not end well, and end with the exit code of it."""
+    """Exit with a message and an exit code if the run did not succeed."""
     if engine.exit_status == 0:
         return
     if progress.failure is not None:
@@ -166,7 +168,7 @@ def end_unless_succeeded(engine: EngineProcess, progress: RunSoFar, *, as_json: 
     if engine.exit_status == EXIT_STOPPED:
         steps = progress.steps
         print(
-            f"Stopped after step {steps[-1].step}. Go on with\n  {progress.resume_command}" if steps else "Stopped.",
+            f"Stopped after step {steps[-1].step}. Continue with\n  {progress.resume_command}" if steps else "Stopped.",
             file=sys.stderr,
         )
         raise typer.Exit(EXIT_JOB_CANCELLED)
@@ -176,7 +178,7 @@ def end_unless_succeeded(engine: EngineProcess, progress: RunSoFar, *, as_json: 
 
 
 def verify(run: TrainRun, *, as_json: bool) -> VerifyResult:
-    """Reload the adapter in a fresh process and compare it with the trainer; ends with 4 when they differ."""
+    """Reload the adapter in a new process and compare it with the trainer. Exits with 4 if they differ."""
     folder = run.output_dir / "verify"
     document = VerifyRun(
         base_model_dir=run.base_model_dir,
@@ -202,7 +204,7 @@ def verify(run: TrainRun, *, as_json: bool) -> VerifyResult:
 
 
 def summarise(output: Path, result: TrainResult, peak_rss_bytes: int, device: DeviceKind) -> dict[str, Any]:
-    """What `--json` prints. A resumed run counts all its steps; of a step taken twice, the newer one."""
+    """Return what `--json` prints, with all steps of a resumed run. A repeated step counts once, the newer one."""
     events, _ = read_events(output)
     steps: dict[int, Step] = {}
     plan = None

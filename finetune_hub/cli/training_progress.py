@@ -1,4 +1,4 @@
-"""What a terminal shows of a training run: a bar where somebody watches, plain lines elsewhere. All of it on stderr."""
+"""Progress of a training run on stderr: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from finetune_hub.spec.events import EngineEvent, Evaluated, Failure, Log, Plan,
 from finetune_hub.spec.problem import Failed
 
 LINE_EVERY_STEPS = 10
-RECENT_STEPS = 20  # What speed and time left are told from.
+RECENT_STEPS = 20  # Basis of speed and remaining time.
 
 
 @dataclass
 class RunSoFar:
-    """What the run has said so far."""
+    """What the run has reported so far."""
 
     resume_command: str
     plan: Plan | None = None
@@ -26,7 +26,7 @@ class RunSoFar:
     failure: Failed | None = None
 
     def add(self, event: EngineEvent) -> str | None:
-        """Take an event; the line to print for it, if it deserves one."""
+        """Process an event. Returns the line to print for it, if any."""
         match event:
             case Plan():
                 self.plan = event
@@ -48,7 +48,7 @@ class RunSoFar:
         return None
 
     def line(self) -> str:
-        """`step 12/100  loss 1.2345  512 tokens/s  1.9 GB  0:01:05 left`; of DPO its rewards too."""
+        """Return `step 12/100  loss 1.2345  512 tokens/s  1.9 GB  0:01:05 left`, with the objective's measures."""
         if not self.steps or self.plan is None:
             return "reading the data and the base model …"
         last = self.steps[-1]
@@ -67,14 +67,14 @@ class RunSoFar:
 
 
 def follow(engine: EngineProcess, resume_command: str) -> RunSoFar:
-    """Show the run until it has ended. Ctrl-C asks it to stop, and what it writes meanwhile is shown too."""
+    """Show the run until it has ended. Ctrl-C asks it to stop; its output until then is shown too."""
     progress = RunSoFar(resume_command)
     show = _show_bar if sys.stderr.isatty() else _show_lines
     while engine.exit_status is None:
         try:
             show(engine.follow(), progress)
         except KeyboardInterrupt:
-            print("\nStopping: the step at hand is finished and a checkpoint written …", file=sys.stderr, flush=True)
+            print("\nStopping after the current step. Writing a checkpoint …", file=sys.stderr, flush=True)
             engine.stop()
     return progress
 

@@ -24,13 +24,13 @@ PARTLY_RUNNING = 1
 
 
 class StopWishes:
-    """How often somebody asked to stop: by Ctrl-C, by SIGTERM, or by closing the terminal."""
+    """Counter of stop requests: Ctrl-C, SIGTERM, or a closed terminal."""
 
     def __init__(self) -> None:
         self._count = 0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._count_wish)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Started by nohup, it is to outlive the terminal.
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # With nohup, keep running after the terminal closes.
             signal.signal(signal.SIGHUP, self._count_wish)
 
     def asked(self) -> bool:
@@ -40,14 +40,14 @@ class StopWishes:
         return self._count >= 2
 
     def _count_wish(self, number: int, _frame: FrameType | None) -> None:
-        # A closing terminal sends SIGHUP on top of others: it never counts as impatience.
+        # A closing terminal sends SIGHUP in addition to other signals, so it never counts as a second request.
         self._count = max(self._count, 1) if number == signal.SIGHUP else self._count + 1
 
 
 def up(
     home: Home = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 opens the hub to the whole network.")
+        str, typer.Option(help="Address to listen on. 0.0.0.0 makes the hub reachable from the network.")
     ] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option(help="Port to listen on. Default: the first free one from 8000.", min=0, max=65535)
@@ -58,7 +58,7 @@ def up(
 ) -> None:
     """Run the whole hub on this machine: database, queue, web, scheduler and a GPU worker. Ctrl-C stops everything.
 
-    DATABASE_URL, REDIS_URL and ARTIFACT_URL put servers of your own in place of the built-in ones.
+    Set DATABASE_URL, REDIS_URL and ARTIFACT_URL to use your own servers instead of the built-in ones.
     """
     folder = (home.expanduser() if home else default_home()).absolute()
     prepare_home(folder)
@@ -82,7 +82,7 @@ def up(
                 stack.tend()
                 time.sleep(TEND_SECONDS)
         finally:
-            style.say("\n[bold]finetune_hub[/bold] is stopping [dim](Ctrl-C again: at once)[/dim]")
+            style.say("\n[bold]finetune_hub[/bold] is stopping [dim](Ctrl-C again to force)[/dim]")
             stack.stop(hurry=wishes.asked_again)
 
 
@@ -90,13 +90,13 @@ def status(
     home: Home = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what runs on this machine. Exit code 0: all is well, 1: a part is not, 3: nothing runs."""
+    """Show what is running on this machine. Exit code 0: healthy, 1: a part is not healthy, 3: not running."""
     folder = (home.expanduser() if home else default_home()).absolute()
     state = read_state(folder)
     if as_json:
         print(json.dumps(_as_facts(folder, state), indent=2))
     elif state is None:
-        style.say(f"Nothing runs in {style.literal(folder)}. Start it with `finetune-hub up`.")
+        style.say(f"No hub is running in {style.literal(folder)}. Start it with `finetune-hub up`.")
     else:
         _show(folder, state)
     if state is None:
@@ -106,11 +106,11 @@ def status(
 
 
 def down(home: Home = None) -> None:
-    """Stop the hub on this machine, and wait until it has stopped."""
+    """Stop the hub on this machine and wait until it has stopped."""
     folder = (home.expanduser() if home else default_home()).absolute()
     state = read_state(folder)
     if state is None:
-        style.say(f"Nothing runs in {style.literal(folder)}.")
+        style.say(f"No hub is running in {style.literal(folder)}.")
         return
     began = time.monotonic()
     state.identity.send(signal.SIGTERM)
@@ -119,7 +119,7 @@ def down(home: Home = None) -> None:
             pid = state.identity.pid
             raise style.CommandError(
                 f"The hub in {folder} (pid {pid}) has not stopped after {DOWN_SECONDS:.0f} seconds.",
-                f"Force it with `kill -9 {pid}`: its parts end with it, and nothing committed is lost.",
+                f"Force it with `kill -9 {pid}`. Its parts stop too, and no committed data is lost.",
             )
         time.sleep(TEND_SECONDS / 4)
     style.say(f"Stopped the hub in {style.literal(folder)} in {time.monotonic() - began:.1f} s.")
@@ -137,7 +137,7 @@ def _welcome(stack: Stack) -> None:
         style.say(f"  First login  {style.literal(link)} [dim](works once)[/dim]")
     style.say(f"  Data         {style.literal(stack.home)}")
     database = stack.home / "postgres"
-    if database.is_symlink():  # Root's home is closed to the account that Postgres runs as.
+    if database.is_symlink():  # The account that Postgres runs as cannot read root's home.
         style.say(f"  Database     {style.literal(database.resolve())}")
     style.say(f"  Logs         {style.literal(stack.home / 'logs')}")
     style.say("\nCtrl-C stops everything.")
@@ -164,7 +164,7 @@ def _as_facts(folder: Path, state: UpState | None) -> dict[str, object]:
 
 
 def _duration(since: float) -> str:
-    """The time since a moment (unix time), as two units at most."""
+    """Format the time since a moment (Unix time) with at most two units."""
     seconds = max(0, int(time.time() - since))
     if seconds < 60:
         return f"{seconds} s"

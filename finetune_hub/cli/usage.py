@@ -1,4 +1,4 @@
-"""`finetune-hub usage`: how long a month's jobs held devices, as a table, JSON or CSV."""
+"""`finetune-hub usage`: device hours used in a month, as a table, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NAMES = ("team", "user", "job", "kind", "worker", "device")
 
 @reports_errors
 def usage(
-    month: Annotated[str | None, typer.Option(help="In UTC, such as 2026-11; this month when left out.")] = None,
-    by: Annotated[str, typer.Option(help="What a line is about: team, user, job or device.")] = "user",
-    all_teams: Annotated[bool, typer.Option("--all-teams", help="Every team's; for those who run the hub.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, in seconds.")] = False,
+    month: Annotated[str | None, typer.Option(help="A month in UTC, such as 2026-11. Default: this month.")] = None,
+    by: Annotated[str, typer.Option(help="Group by team, user, job or device.")] = "user",
+    all_teams: Annotated[bool, typer.Option("--all-teams", help="Show every team. For the hub's staff.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, with times in seconds.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show how long devices were held in a month, and how long jobs waited."""
+    """Show how long devices were in use in a month, and how long jobs waited."""
     with connect() as hub:
         found = hub.usage(month, by=by, all_teams=all_teams)
     lines = found.lines

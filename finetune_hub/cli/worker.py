@@ -1,4 +1,4 @@
-"""`finetune-hub worker`: this machine joins a hub's fleet, wherever the hub runs. docs/workers.md is the guide."""
+"""`finetune-hub worker`: join a hub's fleet with this machine. See docs/workers.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from finetune_hub.embedded.state import read_state
 from finetune_hub.spec.ids import WORKER_NAME
 
 ADDRESSES = {
-    "DATABASE_URL": "the hub's Postgres; `finetune-hub workers invite NAME` on its machine prints one for a worker",
+    "DATABASE_URL": "the hub's Postgres; `finetune-hub workers invite NAME` on its machine prints one for each worker",
     "REDIS_URL": "the hub's Redis or Valkey, such as redis://hub.example:6379/0",
     "ARTIFACT_URL": "the hub's artifact store, such as s3://bucket/prefix?endpoint=https://store.example",
 }
@@ -28,29 +28,31 @@ ADDRESSES = {
 
 def worker(
     name: Annotated[
-        str | None, typer.Option(help="Its name, unique on the hub. Default: the machine's short name.")
+        str | None, typer.Option(help="The worker's name, unique on the hub. Default: the machine's short name.")
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="Labels by which jobs may choose it, such as `a100,eu`.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Labels that jobs can select, such as `a100,eu`.")] = None,
     cpu_devices: Annotated[
-        int | None, typer.Option(help="Where there is no GPU: how many devices the processors are offered as.", min=1)
+        int | None, typer.Option(help="Without a GPU: how many devices to split the CPUs into.", min=1)
     ] = None,
     home: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of its attempts and caches. Default: workers/NAME in FINETUNE_HUB_HOME or ~/.finetune-hub; "
-            "beside a hub that runs on this machine, the hub's own.",
+            help="Folder for attempts and caches. Default: workers/NAME in FINETUNE_HUB_HOME or ~/.finetune-hub; "
+            "the hub's own folder if a hub runs on this machine.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Join a hub with this machine's GPUs: the one that DATABASE_URL, REDIS_URL and ARTIFACT_URL name, or the one here.
+    """Join a hub with this machine's GPUs: that of DATABASE_URL, REDIS_URL and ARTIFACT_URL, or the local one.
 
-    Ctrl-C, or SIGTERM, stops the worker alone: trainings go on, and a worker started before their lease ends takes them
-    up again.
+    Ctrl-C or SIGTERM stops only the worker. Trainings continue, and a worker that starts before their leases expire
+    takes them over.
     """
     name = name or default_worker_name()
     if not re.fullmatch(WORKER_NAME, name):
-        raise style.CommandError(f"{name!r} is no worker's name.", "Write up to 64 of a-z, 0-9 and -.", exit_code=2)
+        raise style.CommandError(
+            f"{name!r} is not a valid worker name.", "Use up to 64 of a-z, 0-9 and -.", exit_code=2
+        )
     folder = (home.expanduser() if home else default_home()).absolute()
     if not any(os.environ.get(variable) for variable in ADDRESSES) and read_state(folder):
         environment = load_environment(folder)
@@ -61,7 +63,7 @@ def worker(
     environment |= {
         "FINETUNE_HUB_HOME": str(folder),
         "FINETUNE_HUB_WORKER_NAME": name,
-        "SECRET_KEY": secrets.token_urlsafe(48),  # A worker signs nothing, and needs no key of the hub.
+        "SECRET_KEY": secrets.token_urlsafe(48),  # A worker signs nothing, so it does not need the hub's key.
         "PYTHONUNBUFFERED": "1",
     }
     if labels is not None:
@@ -72,32 +74,33 @@ def worker(
     hold_for_life(folder, name)
     if subprocess.run([*PYTHON, "workers.preflight"], env=environment, cwd=folder, check=False).returncode != 0:
         raise typer.Exit(1)
-    style.say(f"[bold]{name}[/bold] joins; its attempts and caches are in {style.literal(folder)}")
+    style.say(f"[bold]{name}[/bold] is joining. Its attempts and caches are in {style.literal(folder)}")
     os.chdir(folder)
     command = worker_command(name)
-    os.execve(command[0], command, environment)  # noqa: S606 (the command is ours, and no shell reads it)
+    os.execve(command[0], command, environment)  # noqa: S606 (our own command, without a shell)
 
 
 def require_addresses() -> None:
-    """
+    """Check that all addresses are set.
+
     Raises:
         CommandError: an address is missing.
     """
     for variable, what in ADDRESSES.items():
         if not os.environ.get(variable):
-            raise style.CommandError(f"{variable} is not set.", f"It is the address of {what}.", exit_code=2)
+            raise style.CommandError(f"{variable} is not set.", f"Set it to the address of {what}.", exit_code=2)
 
 
 def hold_for_life(home: Path, name: str) -> None:
-    """Keep a second worker of this name out of the home. The lock passes to the program that this process becomes.
+    """Lock the home against a second worker with this name. The lock is inherited by the program we exec.
 
     Raises:
-        CommandError: there is one.
+        CommandError: another worker holds the lock.
     """
     lock = os.open(home / "run" / f"worker-{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     os.set_inheritable(lock, True)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        problem = f"The worker {name} already runs in {home}."
-        raise style.CommandError(problem, "Stop it first, or give this one another --name.") from None
+        problem = f"The worker {name} is already running in {home}."
+        raise style.CommandError(problem, "Stop it first, or start this one with another --name.") from None

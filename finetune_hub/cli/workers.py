@@ -1,4 +1,4 @@
-"""`finetune-hub workers`: list, drain, resume, remove, share, release; on the hub's machine: invite, revoke."""
+"""`finetune-hub workers`: list, drain, resume, remove, share, release; and on the hub's machine invite and revoke."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from finetune_hub.cli.output import Json, print_json, print_table, reports_error
 from finetune_hub.cli.this_machine import Home, require_unix
 from finetune_hub.spec.ids import WORKER_NAME
 
-app = style.new_group(
-    "Workers: list them with their devices and health, drain, resume or remove one, release a device, invite one."
-)
+app = style.new_group("Workers: list with devices and health, drain, resume, remove or invite one, release a device.")
 
 
-Name = Annotated[str, typer.Argument(help="The worker, as `workers list` names it.")]
-Device = Annotated[str, typer.Argument(help="Its kind and index, such as cuda:0.")]
+Name = Annotated[str, typer.Argument(help="The worker's name in `workers list`.")]
+Device = Annotated[str, typer.Argument(help="The device's kind and index, such as cuda:0.")]
 
 
 @app.command("list")
@@ -51,7 +49,7 @@ def list_workers(as_json: Json = False) -> None:
 @app.command("drain")
 @reports_errors
 def drain_worker(name: Name, as_json: Json = False) -> None:
-    """Keep new jobs away from a worker; running ones go on."""
+    """Stop placing new jobs on a worker. Running jobs continue."""
     with connect() as hub:
         _print_health(hub.drain_worker(name), as_json)
 
@@ -59,7 +57,7 @@ def drain_worker(name: Name, as_json: Json = False) -> None:
 @app.command("resume")
 @reports_errors
 def resume_worker(name: Name, as_json: Json = False) -> None:
-    """Let new jobs come to a worker again."""
+    """Allow new jobs on a worker again."""
     with connect() as hub:
         _print_health(hub.resume_worker(name), as_json)
 
@@ -72,25 +70,25 @@ def share_device(
     off: Annotated[bool, typer.Option("--off", help="Stop sharing it.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Let small jobs share a device, as far as its memory goes."""
+    """Let small jobs share a device as long as they fit in its memory."""
     with connect() as hub:
         worker = hub.share_device(name, *device_of(device), not off)
     if as_json:
         print_json(worker)
     else:
-        print(f"{device} of {name} is given {'to one job at a time' if off else 'to several small jobs at a time'}.")
+        print(f"{device} of {name} now runs {'one job at a time' if off else 'several small jobs at a time'}.")
 
 
 @app.command("remove")
 @reports_errors
 def remove_worker(name: Name, as_json: Json = False) -> None:
-    """Take a worker that is offline and gone for good out of the fleet."""
+    """Remove an offline worker that is gone for good from the fleet."""
     with connect() as hub:
         hub.remove_worker(name)
     if as_json:
         print_json({"name": name, "removed": True})
     else:
-        print(f"{name} is removed; when it joins again, it is back.")
+        print(f"{name} is removed. If it joins again, it is back in the fleet.")
 
 
 @app.command("release")
@@ -100,42 +98,44 @@ def release_device(
     device: Device,
     as_json: Json = False,
 ) -> None:
-    """End the quarantine of a device that was fixed."""
+    """End the quarantine of a repaired device."""
     with connect() as hub:
         worker = hub.release_device(name, *device_of(device))
     if as_json:
         print_json(worker)
     else:
-        print(f"{device} of {name} may be given jobs again.")
+        print(f"{device} of {name} can run jobs again.")
 
 
 @app.command("invite")
 def invite_worker(name: Name, home: Home = None) -> None:
-    """Let a worker join from another machine: print its environment, with a database role of its own.
+    """Let a worker join from another machine: print its environment, with its own database role.
 
-    Run it on the hub's machine. The role reaches the worker's own jobs and nothing else. Its password is shown this
-    once; inviting the worker again replaces it.
+    Run it on the hub's machine. The role can only access the worker's own jobs. Its password is shown only once;
+    inviting the worker again replaces it.
     """
     _manage(home, "invite_worker", name)
 
 
 @app.command("revoke")
 def revoke_worker(name: Name, home: Home = None) -> None:
-    """Drop an invited worker's database role: it is cut off at once. Run it on the hub's machine."""
+    """Drop an invited worker's database role, which cuts it off immediately. Run it on the hub's machine."""
     _manage(home, "revoke_worker", name)
 
 
 def device_of(text: str) -> tuple[str, int]:
-    """`cuda:0` as kind and index."""
+    """Parse `cuda:0` into kind and index."""
     kind, _, index = text.partition(":")
     if not index.isdecimal():
-        raise typer.BadParameter("Write its kind and index, such as cuda:0.")
+        raise typer.BadParameter("Use kind and index, such as cuda:0.")
     return kind, int(index)
 
 
 def _manage(home: Path | None, command: str, name: str) -> None:
     if not re.fullmatch(WORKER_NAME, name):
-        raise style.CommandError(f"{name!r} is no worker's name.", "Write up to 64 of a-z, 0-9 and -.", exit_code=2)
+        raise style.CommandError(
+            f"{name!r} is not a valid worker name.", "Use up to 64 of a-z, 0-9 and -.", exit_code=2
+        )
     require_unix(f"workers {command.removesuffix('_worker')}")
     from finetune_hub.embedded.folders import default_home
     from finetune_hub.embedded.hub_environment import manage

@@ -71,7 +71,7 @@ def test_an_older_hub_is_told_apart_by_what_it_lacks(answer: dict[str, object]) 
 
 def test_a_field_that_became_another_asks_for_the_hubs_own_client(answer: dict[str, object]) -> None:
     answer["data"] = [JOB | {"step": {"done": 3}}]
-    assert "the hub's own version" in run_command("jobs", "list", "--json").error["remedy"]
+    assert "Install the hub's version" in run_command("jobs", "list", "--json").error["remedy"]
 
 
 @pytest.mark.parametrize("body", ["<html>", "[]", ""])

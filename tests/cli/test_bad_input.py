@@ -64,7 +64,7 @@ training:
         ("  epochs: 2", "  epoch: 2", 6, "Did you mean `epochs`?"),
         ("  epochs: 2", "  epochs: -2", 6, "greater than 0"),
         ("  name: tickets", "  name: tickts", 3, "Did you mean 'tickets'?"),
-        ("  name: tickets", "  path: ../../rows.jsonl", 3, "reads no files"),
+        ("  name: tickets", "  path: ../../rows.jsonl", 3, "does not read files"),
         ("  name: tickets", "  name: [", 6, "not YAML"),
         ("base_model: tiny", "base_model: tinny", 2, "Did you mean 'tiny'?"),
         ("base_model: tiny", "base_modell: tiny", 2, "`base_model`"),

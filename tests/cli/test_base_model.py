@@ -76,7 +76,7 @@ def test_a_model_on_huggingface_is_fetched_once_at_one_commit(
 def test_a_server_out_of_reach_is_named(tmp_path: Path) -> None:
     answer = find("team/tiny", tmp_path)
     assert answer.returncode == 1
-    assert "fetch_failed: team/tiny could not be fetched from Hugging Face at" in answer.stderr
+    assert "fetch_failed: team/tiny could not be downloaded from Hugging Face at" in answer.stderr
     assert "HF_ENDPOINT" in answer.stderr
     assert TOKEN not in answer.stderr
 

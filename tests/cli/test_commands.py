@@ -67,7 +67,7 @@ def test_check_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     mapped = run_command("datasets", "check", "sums.csv", "--map", "frage=user", "--map", "antwort=assistant")
     assert mapped.code == 0
     assert mapped.out.startswith("Mapped columns in CSV: ")
-    assert "1 rows, all good" in mapped.out
+    assert "1 rows, all valid" in mapped.out
     wrong = run_command("datasets", "check", "sums.csv", "--map", "frage", "--json")
     assert wrong.error["code"] == "invalid_mapping"
     assert run_command("datasets", "check", "sums.csv", "--map", "frage=usr", "--json").error["field"] == "mapping"
@@ -128,7 +128,7 @@ def test_preview_marks_what_is_learned(hub: RunCommand, team: Team, tmp_path: Pa
     assert "[[2<|im_end|>]]" in shown
     assert "Tokens of 8 of 8 rows" in shown
     cut = hub("datasets", "preview", "tickets:1", "--base-model", "tiny", "--max-seq-len", "40")
-    assert "8 rows have no token to learn within 40 tokens: 1, 2, 3, 4, 5, 6, 7, 8." in cut.out
+    assert "8 rows have no supervised token within 40 tokens: 1, 2, 3, 4, 5, 6, 7, 8." in cut.out
     assert hub("datasets", "preview", "tickets", "--base-model", "tiny", "--json").json["row"]["number"] == 1
     assert hub("datasets", "preview", "absent", "--base-model", "tiny", "--json").error["code"] == "unknown_dataset"
 
@@ -184,10 +184,10 @@ def test_a_job_is_steered(hub: RunCommand, team: Team) -> None:
     job = make_job(team)
     assert hub("jobs", "pause", job.pk, "--reason", "Lunch.").out == f"{job.pk} is paused.\n"
     assert "Paused. Lunch." in hub("jobs", "logs", job.pk).out
-    assert hub("jobs", "resume", job.pk).out == f"{job.pk} goes on.\n"
+    assert hub("jobs", "resume", job.pk).out == f"{job.pk} continues.\n"
     assert hub("jobs", "preempt", job.pk, "--json").error["code"] == "wrong_job_state"
     make_attempt(job, make_worker("gpu-1"))
-    assert hub("jobs", "preempt", job.pk).out == f"{job.pk} waits in line again.\n"
+    assert hub("jobs", "preempt", job.pk).out == f"{job.pk} is queued again.\n"
     assert hub("jobs", "priority", job.pk, "5").out == f"{job.pk} has priority 5.\n"
     assert hub("jobs", "priority", job.pk, "--json", "--", "-2").json["priority"] == -2
     assert "priority    -2" in hub("jobs", "show", job.pk).out
@@ -280,7 +280,7 @@ def test_a_worker_is_removed_and_a_device_released(hub: RunCommand, team: Team) 
     assert hub("workers", "remove", "gone").out.startswith("gone is removed")
     assert hub("workers", "remove", "gone").code == 3
     assert hub("workers", "release", "gpu-1", "cpu").code == 2
-    assert hub("workers", "release", "gpu-1", "cpu:0").out == "cpu:0 of gpu-1 may be given jobs again.\n"
+    assert hub("workers", "release", "gpu-1", "cpu:0").out == "cpu:0 of gpu-1 can run jobs again.\n"
     [listed] = hub("workers", "list", "--json").json
     assert listed["devices"][0]["quarantined_at"] is None
 

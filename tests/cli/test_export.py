@@ -31,7 +31,7 @@ def test_an_adapter_is_exported_once(folder: Path) -> None:
     settings = json.loads((folder / "out" / "adapter_config.json").read_bytes())
     assert settings["lora_alpha"] == settings["r"] == 4
     assert settings["base_model_name_or_path"] == "tiny"
-    assert "loading back and comparing" in answer.err
+    assert "reloading and comparing" in answer.err
 
     again = run_command("export", folder / "adapter", *options)
     assert (again.code, "exists already" in again.err) == (3, True)

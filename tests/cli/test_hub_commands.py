@@ -39,7 +39,7 @@ def test_the_former_name_of_a_command_works_and_says_the_new_one(hub: RunCommand
 
 def test_aliases(hub: RunCommand, team: Team) -> None:
     make_base_model(team, "tiny")
-    assert hub("base-models", "alias", "openai/gpt-4o", "tiny").out == "openai/gpt-4o is an alias of tiny now.\n"
+    assert hub("base-models", "alias", "openai/gpt-4o", "tiny").out == "openai/gpt-4o is now an alias of tiny.\n"
     assert hub("base-models", "aliases", "--json").json[0]["alias"] == "openai/gpt-4o"
     assert hub("base-models", "alias", "openai/gpt-4o", "--remove").code == 0
     assert hub("base-models", "aliases", "--json").json == []
@@ -52,7 +52,7 @@ def test_a_chat_template_is_chosen_from_a_list(hub: RunCommand, team: Team, tmp_
     listed = hub("base-models", "set-template", "plain").out.splitlines()
     assert listed[1].split()[:2] == ["chatml", "yes"]
     assert hub("base-models", "set-template", "plain", "chatml").out.startswith(
-        "plain has a chat template now: chatml."
+        "plain now has the chat template chatml."
     )
     assert hub("base-models", "set-template", "plain", "alpaca", "--json").error["code"] == "chat_template_exists"
 

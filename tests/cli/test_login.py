@@ -63,7 +63,7 @@ def test_a_spoilt_file_says_so(logged_out: RunCommand, tmp_path: Path) -> None:
 def test_a_hub_that_is_down_is_no_bad_input(logged_out: RunCommand) -> None:
     answer = logged_out("login", "--url", "http://127.0.0.1:9", "--token", "x")
     assert answer.code == 6
-    assert "does not answer" in answer.err
+    assert "does not respond" in answer.err
 
 
 def test_an_address_that_is_none_is_said_so(logged_out: RunCommand) -> None:

@@ -67,7 +67,7 @@ def test_counts_tokens_where_a_tokenizer_is_at_hand(base: Path, tmp_path: Path) 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("base_model: base\ndataset: {path: rows.jsonl}\n")
     guessed = run_command("plan", recipe, "--device", "L4", "--json").json
-    assert "guessed from the file's size" in guessed["assumptions"][0]
+    assert "estimated from the file's size" in guessed["assumptions"][0]
     assert "tokenizer.json" in guessed["assumptions"][0], "it says why"
     make_tokenizer(base)
     measured = run_command("plan", recipe, "--device", "L4", "--json").json

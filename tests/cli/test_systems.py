@@ -32,7 +32,7 @@ def test_the_hubs_own_commands_say_what_is_missing(command: str) -> None:
     name = command.removesuffix(" gpu-7")
     assert answer.stderr.splitlines() == [
         f"Error: `finetune-hub {name}` needs Linux or macOS: Python has no fcntl, pwd, resource on this system.",
-        "On Windows run it inside WSL 2, or use a hub on another machine: `finetune-hub login --url URL`.",
+        "On Windows, run it inside WSL 2 or use a hub on another machine: `finetune-hub login --url URL`.",
     ]
 
 

@@ -60,7 +60,7 @@ def test_a_recipe_becomes_a_verified_adapter(recipe: Path, tmp_path: Path) -> No
     assert "held-out loss" in answer.err
 
     again = run_command("train", recipe, "--output", output)
-    assert (again.code, "holds a run already" in again.err) == (3, True)
+    assert (again.code, "already has a run" in again.err) == (3, True)
 
 
 def test_ctrl_c_leaves_a_checkpoint_to_resume_from(recipe: Path, tmp_path: Path) -> None:
@@ -126,4 +126,4 @@ def test_what_the_engine_refuses_keeps_its_words(recipe: Path, tmp_path: Path) -
     assert answer.error["code"] == "bad_data"
     assert "Line 1, column 14" in answer.error["message"]
     nothing = run_command("train", recipe, "--output", tmp_path / "other", "--resume")
-    assert (nothing.code, "holds no checkpoint" in nothing.err) == (3, True)
+    assert (nothing.code, "has no checkpoint" in nothing.err) == (3, True)
