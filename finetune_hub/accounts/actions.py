@@ -1,6 +1,6 @@
-"""The verbs of people: the first owner, members and their roles, tokens, and one-time login links.
+"""Actions on accounts: the first owner, members and roles, tokens, and one-time login links.
 
-Each asks `rights` whether its actor may, and is recorded as an `AuditEvent`.
+Each action checks its actor's right (`rights`) and is recorded as an `AuditEvent`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_USERNAME_LENGTH = 150
 
 
 class LoginLinkTokens(PasswordResetTokenGenerator):
-    """One-time tokens: the user's last login is part of the hash, so the first use spends the link."""
+    """One-time tokens. The user's last login is part of the hash, so the first use invalidates the link."""
 
     key_salt = "finetune_hub.accounts.login-link"
 
@@ -48,14 +48,14 @@ login_link_tokens = LoginLinkTokens()
 
 
 def login_link(user: User, *, next_page: str = "/", base_url: str | None = None) -> str:
-    """A link that signs the user in once, within `PASSWORD_RESET_TIMEOUT`."""
+    """Return a link that signs the user in once, within `PASSWORD_RESET_TIMEOUT`."""
     path = reverse("login-link", args=[user.pk, login_link_tokens.make_token(user)])
     return f"{(base_url or settings.PUBLIC_URL).rstrip('/')}{path}?{urlencode({'next': next_page})}"
 
 
 @transaction.atomic
 def ensure_owner(username: str = "owner", *, team_slug: str = "team") -> Membership:
-    """The first user, an admin of the first team and of the fleet; made when missing, found otherwise."""
+    """Return the first user, an admin of the first team and staff; create them if missing."""
     user, created = User.objects.get_or_create(username=username, defaults={"is_staff": True, "is_superuser": True})
     if created:
         user.set_unusable_password()
@@ -70,10 +70,10 @@ def ensure_owner(username: str = "owner", *, team_slug: str = "team") -> Members
 
 @transaction.atomic
 def add_member(team: Team, username: str, *, role: Role, actor: User, email: str = "") -> tuple[Membership, str | None]:
-    """Add a user to the team; a name that nobody has yet becomes a user, with this e-mail address.
+    """Add a user to the team. An unknown username creates a user with this e-mail address.
 
-    Returns the membership, and for who never signed in a one-time login link to hand over. Adding such a person again
-    makes a fresh link, spends the ones before, and changes nothing else.
+    Returns the membership and, for a user who has never signed in, a one-time login link to hand over. Adding such a
+    user again only creates a new link, which invalidates earlier ones.
 
     Raises:
         Refusal: `forbidden`, `invalid_username`, `invalid_email`, `already_member`, `invited_elsewhere`.
@@ -88,11 +88,11 @@ def add_member(team: Team, username: str, *, role: Role, actor: User, email: str
     )
     is_invited = user.awaits_first_sign_in()
     if is_invited and user.memberships.exclude(team=team).exists():
-        # That team's admin may hold a link into this account, which would then open our team too.
+        # The other team's admin may have a login link for this account, which would then give access to our team.
         raise Refusal(
             "invited_elsewhere",
             f"{username} was invited by another team and has never signed in.",
-            "Add them when they have, or choose another username.",
+            "Add them after their first sign-in, or choose another username.",
             field="username",
             kind="conflict",
         )
@@ -102,7 +102,7 @@ def add_member(team: Team, username: str, *, role: Role, actor: User, email: str
     elif not is_invited:
         raise Refusal(
             "already_member",
-            f"{username} is in the team already, as {membership.role}.",
+            f"{username} is already in the team, as {membership.role}.",
             "Change the role in the list of members.",
             field="username",
             kind="conflict",
@@ -112,7 +112,7 @@ def add_member(team: Team, username: str, *, role: Role, actor: User, email: str
 
 @transaction.atomic
 def change_role(membership: Membership, role: Role, *, actor: User) -> Membership:
-    """Give the member another role; the same one again changes nothing.
+    """Change the member's role. Setting the same role has no effect.
 
     Raises:
         Refusal: `forbidden`, `last_admin`, `not_found`.
@@ -132,7 +132,7 @@ def change_role(membership: Membership, role: Role, *, actor: User) -> Membershi
 
 @transaction.atomic
 def remove_member(membership: Membership, *, actor: User) -> None:
-    """Take the member out of the team. Their tokens of this team are revoked, for good; their jobs stay.
+    """Remove the member from the team. Their tokens of this team are revoked permanently; their jobs stay.
 
     Raises:
         Refusal: `forbidden`, `last_admin`, `not_found`.
@@ -147,7 +147,7 @@ def remove_member(membership: Membership, *, actor: User) -> None:
 
 
 def check_username(username: str) -> str:
-    """The name in its normal form.
+    """Return the normalized username.
 
     Raises:
         Refusal: `invalid_username`.
@@ -157,20 +157,21 @@ def check_username(username: str) -> str:
         UnicodeUsernameValidator()(normal)
     except ValidationError:
         is_valid = False
-    else:  # "." and ".." would not survive in an address.
+    else:  # "." and ".." do not work in a URL.
         is_valid = len(normal) <= MAX_USERNAME_LENGTH and any(map(str.isalnum, normal))
     if not is_valid:
         raise Refusal(
             "invalid_username",
-            f"{username!r} cannot be a username.",
-            f"Use letters, digits and `@ . + - _`, at most {MAX_USERNAME_LENGTH} of them.",
+            f"{username!r} is not a valid username.",
+            f"Use at most {MAX_USERNAME_LENGTH} letters, digits and `@ . + - _`.",
             field="username",
         )
     return normal
 
 
 def check_email(email: str) -> None:
-    """
+    """Check that the e-mail address is valid.
+
     Raises:
         Refusal: `invalid_email`.
     """
@@ -179,36 +180,36 @@ def check_email(email: str) -> None:
     except ValidationError as error:
         raise Refusal(
             "invalid_email",
-            f"{email!r} is no e-mail address.",
-            "Write name@example.org, or leave it out.",
+            f"{email!r} is not an e-mail address.",
+            "Use the form name@example.org, or leave it out.",
             field="email",
         ) from error
 
 
 def _fresh_login_link(user: User) -> str:
-    """A link to setting a password. The unusable one is part of its hash, so another one spends all earlier links."""
+    """Return a link to set a password. Resetting the unusable password, part of the hash, invalidates earlier links."""
     user.set_unusable_password()
     user.save(update_fields=["password"])
     return login_link(user, next_page=reverse("account"))
 
 
 def _lock(team: Team) -> None:
-    """Let one change of the team's members wait for another: only so is the last admin known to be the last."""
+    """Serialize changes of the team's members, so that the check for the last admin is reliable."""
     Team.objects.select_for_update(no_key=True).get(pk=team.pk)
 
 
 def _lock_membership(membership: Membership) -> Membership:
-    """The membership as it is now, while nobody else changes the team's members."""
+    """Return the current membership, with the team's members locked against changes."""
     _lock(membership.team)
     found = Membership.objects.select_related("user", "team").filter(pk=membership.pk).first()
     if found is None:
-        message = f"{membership.user.username} is not in the team any more."
-        raise Refusal("not_found", message, "Look at the list of members again.", kind="missing")
+        message = f"{membership.user.username} is no longer in the team."
+        raise Refusal("not_found", message, "Reload the list of members.", kind="missing")
     return found
 
 
 def _keep_an_admin(membership: Membership) -> None:
-    """Refuse to take the last admin's role; call it under the team's lock."""
+    """Refuse to change the role of the last admin. Call it under the team's lock."""
     if membership.role != Role.ADMIN:
         return
     others = Membership.objects.filter(team=membership.team, role=Role.ADMIN, user__is_active=True)
@@ -216,7 +217,7 @@ def _keep_an_admin(membership: Membership) -> None:
         raise Refusal(
             "last_admin",
             f"{membership.user.username} is the last admin of the team.",
-            "Make another member admin first.",
+            "Make another member an admin first.",
             field="role",
             kind="conflict",
         )
@@ -226,7 +227,7 @@ def _keep_an_admin(membership: Membership) -> None:
 
 
 def set_password(user: User, password: str, *, actor: User) -> None:
-    """Let the user sign in with this password from now on. Every session that they have ends.
+    """Set the user's password. All their sessions end.
 
     Raises:
         Refusal: `forbidden`.
@@ -249,12 +250,12 @@ def create_token(
     lifetime: timedelta | None = timedelta(days=90),
     made_with: ApiToken | None = None,
 ) -> tuple[ApiToken, str]:
-    """A token and its secret, which is shown now and never again.
+    """Create a token. Returns it and its secret, which is never shown again.
 
     Args:
-        scopes: all that the user's role in the team allows when left out.
+        scopes: default: all that the user's role in the team allows.
         lifetime: None: it does not expire.
-        made_with: the token that asks for this one, which gets no scope and no day more than it.
+        made_with: the requesting token, whose scopes and expiry are upper limits.
 
     Raises:
         Refusal: `forbidden`, `invalid_scopes`, `scope_not_allowed`.
@@ -280,7 +281,7 @@ def create_token(
 
 @transaction.atomic
 def revoke_token(token: ApiToken, *, actor: User) -> None:
-    """Make the token open nothing from now on; asking twice changes nothing.
+    """Revoke the token. Repeating it has no effect.
 
     Raises:
         Refusal: `forbidden`.
@@ -291,7 +292,7 @@ def revoke_token(token: ApiToken, *, actor: User) -> None:
 
 
 def check_scopes(scopes: Collection[str], grantable: Collection[Scope]) -> list[Scope]:
-    """The scopes in their order, each once.
+    """Return the scopes in their order, each once.
 
     Raises:
         Refusal: `invalid_scopes`, `scope_not_allowed`.
@@ -299,15 +300,15 @@ def check_scopes(scopes: Collection[str], grantable: Collection[Scope]) -> list[
     if not scopes or not set(scopes) <= set(Scope.values):
         raise Refusal(
             "invalid_scopes",
-            f"{', '.join(scopes) or 'Nothing'} is no set of scopes.",
-            f"Choose among {', '.join(Scope.values)}, one at least.",
+            f"{', '.join(scopes) or 'Nothing'} is not a valid set of scopes.",
+            f"Choose at least one of {', '.join(Scope.values)}.",
             field="scopes",
         )
     if missing := sorted(set(scopes) - set(grantable)):
         raise Refusal(
             "scope_not_allowed",
-            f"You cannot hand out the scope {', '.join(missing)}: you do not have it yourself.",
-            f"Choose among {', '.join(grantable)}." if grantable else "Ask an admin of the team for another role.",
+            f"You cannot grant the scope {', '.join(missing)}, because you do not have it.",
+            f"Choose from {', '.join(grantable)}." if grantable else "Ask an admin of the team for another role.",
             field="scopes",
             kind="forbidden",
         )
@@ -315,7 +316,7 @@ def check_scopes(scopes: Collection[str], grantable: Collection[Scope]) -> list[
 
 
 def _first_of(*moments: datetime | None) -> datetime | None:
-    """The earliest; None, which means never, only when all are."""
+    """Return the earliest; None, which means never, only if all are None."""
     return min((moment for moment in moments if moment), default=None)
 
 
@@ -323,5 +324,5 @@ def _first_of(*moments: datetime | None) -> datetime | None:
 
 
 def record(verb: Verb, subject: str, *, team: Team | None, actor: User) -> None:
-    """Note what was done, in the transaction that does it. No team: it concerns the workers, which all teams share."""
+    """Add an audit event in the action's transaction. Events about workers, which all teams share, have no team."""
     AuditEvent.objects.create(verb=verb, subject=subject, team=team, actor=actor)

@@ -1,4 +1,4 @@
-"""A team's Hugging Face token, for gated and private repositories: set, used, never shown again."""
+"""A team's Hugging Face token, for gated and private repositories. It is never shown again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUBJECT = "the Hugging Face token"
 
 @transaction.atomic
 def set_huggingface_token(team: Team, token: str, *, actor: User) -> HuggingFaceToken:
-    """Keep the token, in place of the one before.
+    """Set or replace the token.
 
     Raises:
         Refusal: `forbidden`, `invalid_huggingface_token`.
@@ -26,7 +26,7 @@ def set_huggingface_token(team: Team, token: str, *, actor: User) -> HuggingFace
     if not token or len(token) > MAX_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
         raise Refusal(
             "invalid_huggingface_token",
-            "This cannot be a Hugging Face token.",
+            "This is not a Hugging Face token.",
             "Copy one with the role `read` from https://huggingface.co/settings/tokens; it begins with `hf_`.",
             field="token",
         )
@@ -37,7 +37,7 @@ def set_huggingface_token(team: Team, token: str, *, actor: User) -> HuggingFace
 
 @transaction.atomic
 def remove_huggingface_token(team: Team, *, actor: User) -> None:
-    """Forget the token; none is none.
+    """Delete the token, if there is one.
 
     Raises:
         Refusal: `forbidden`.
@@ -49,7 +49,7 @@ def remove_huggingface_token(team: Team, *, actor: User) -> None:
 
 
 def open_huggingface_token(team: Team) -> str | None:
-    """The token itself, for the process that fetches; None: the team has none.
+    """Return the token itself, for the download process; None if the team has none.
 
     Raises:
         Refusal: `huggingface_token_unreadable`.
@@ -60,6 +60,6 @@ def open_huggingface_token(team: Team) -> str | None:
     except Unreadable as error:
         raise Refusal(
             "huggingface_token_unreadable",
-            "The team's Hugging Face token was kept under another SECRET_KEY and cannot be read.",
-            "Have an admin of the team set it again, on the Team page or with `finetune-hub huggingface-token set`.",
+            "The team's Hugging Face token was encrypted with another SECRET_KEY and cannot be read.",
+            "Ask an admin of the team to set it again, on the Team page or with `finetune-hub huggingface-token set`.",
         ) from error

@@ -1,4 +1,4 @@
-"""Who may do what: users, teams, memberships with a role, API tokens with scopes, and a record of who changed what."""
+"""Users, teams, memberships with roles, API tokens with scopes, and the audit log."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from finetune_hub.spec.ids import new_id
 
 
 class User(AbstractUser):
-    """A person. What they may do hangs on their memberships: see `rights`."""
+    """A person. Their rights depend on their memberships: see `rights`."""
 
     acting_with: ApiToken | None = None
-    """The token that they are here by, which limits what they may do; None: they signed in, or are at a shell."""
+    """The token of the current request, which limits the rights; None: signed in or at a shell."""
 
     def awaits_first_sign_in(self) -> bool:
-        """Invited and never here: nothing is theirs yet, so the admin who invites them may hold their login link."""
+        """Return whether the user never signed in. They own nothing yet, so an inviting admin may have their link."""
         return self.last_login is None and not self.has_usable_password() and not self.is_staff
 
 
@@ -33,7 +33,7 @@ class TeamQuerySet(models.QuerySet["Team"]):
 
 
 class Team(models.Model):
-    """The owner of datasets, base models, jobs and adapters. An outsider does not see that they exist."""
+    """The owner of datasets, base models, jobs and adapters, whose existence is hidden from outsiders."""
 
     slug = models.SlugField(unique=True)
     name = models.CharField(max_length=100)
@@ -46,8 +46,8 @@ class Team(models.Model):
 
 
 class Role(models.TextChoices):
-    VIEWER = "viewer", "Viewer: looks"
-    MEMBER = "member", "Member: submits"
+    VIEWER = "viewer", "Viewer: can look"
+    MEMBER = "member", "Member: can submit jobs"
     ADMIN = "admin", "Admin: manages members and workers"
 
 
@@ -55,10 +55,10 @@ SUBMITTING_ROLES = [Role.MEMBER, Role.ADMIN]
 
 
 class Scope(models.TextChoices):
-    """What a token may be used for, within what its user may do at that time."""
+    """What a token may be used for, within its user's current rights."""
 
-    READ = "read", "read: look at everything of the team"
-    WRITE = "write", "write: submit, upload, cancel, make tokens"
+    READ = "read", "read: look at all data of the team"
+    WRITE = "write", "write: submit, upload, cancel, create tokens"
     ADMIN = "admin", "admin: manage members and workers"
     METRICS = "metrics", "metrics: let Prometheus read /metrics"
 
@@ -79,7 +79,7 @@ class Membership(models.Model):
         return f"{self.user} in {self.team} as {self.role}"
 
     def grantable_scopes(self) -> list[Scope]:
-        """The scopes that a token of this user may have in this team."""
+        """Return the scopes that a token of this user may have in this team."""
         scopes = [Scope.READ]
         if self.role in SUBMITTING_ROLES:
             scopes.append(Scope.WRITE)
@@ -90,7 +90,7 @@ class Membership(models.Model):
 
 class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
     def of(self, user: User) -> ApiTokenQuerySet:
-        """The user's tokens for a list: those not revoked, newest first, expired ones among them."""
+        """Return the user's tokens that are not revoked, including expired ones, newest first."""
         return self.filter(user=user, revoked_at=None).select_related("team").order_by("-created_at", "-pk")
 
     def usable(self) -> ApiTokenQuerySet:
@@ -99,12 +99,12 @@ class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
         )
 
     def matching(self, secret: str) -> ApiToken | None:
-        """The usable token with this secret, its user and team fetched along."""
+        """Return the usable token with this secret, with its user and team."""
         return self.usable().select_related("user", "team").filter(secret_sha256=sha256_of_secret(secret)).first()
 
 
 class ApiToken(models.Model):
-    """A key for the API, bound to one user, one team and some scopes. Only the hash of its secret is stored."""
+    """An API token for one user, one team and some scopes. Only the hash of its secret is stored."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "tok"))
     user = models.ForeignKey(User, models.CASCADE, related_name="api_tokens")
@@ -134,13 +134,13 @@ class ApiToken(models.Model):
         return self.expires_at is not None and self.expires_at <= timezone.now()
 
     def record_use(self) -> None:
-        """Note the day's use; at most one write a minute, so that a busy client costs nothing."""
+        """Record the use, with at most one write per minute, so that busy clients are cheap."""
         stale = models.Q(last_used_at=None) | models.Q(last_used_at__lt=timezone.now() - timedelta(minutes=1))
         ApiToken.objects.filter(stale, pk=self.pk).update(last_used_at=Now())
 
 
 class HuggingFaceToken(models.Model):
-    """A team's Hugging Face token, sealed: see `sealing`."""
+    """A team's encrypted Hugging Face token: see `sealing`."""
 
     team = models.OneToOneField(Team, models.CASCADE, primary_key=True, related_name="huggingface_token")
     sealed = models.TextField()
@@ -148,14 +148,14 @@ class HuggingFaceToken(models.Model):
     set_at = models.DateTimeField(auto_now=True)
 
     class Meta:
-        db_table = "accounts_hubtoken"  # Its first name, which workers of an older release and their roles know.
+        db_table = "accounts_hubtoken"  # The former name, which older workers and their database roles use.
 
     def __str__(self) -> str:
         return f"Hugging Face token of {self.team}"
 
 
 class Verb(models.TextChoices):
-    """What was done, so that "alice <label> <subject>" is a sentence. The table takes any: a new one is a line here."""
+    """What was done: "alice <label> <subject>" is a sentence. The column takes any text; add new verbs here."""
 
     MEMBER_ADDED = "member_added", "added"
     ROLE_CHANGED = "role_changed", "changed the role of"
@@ -165,13 +165,13 @@ class Verb(models.TextChoices):
     WORKER_DRAINED = "worker_drained", "drained"
     WORKER_RESUMED = "worker_resumed", "resumed"
     DEVICE_SHARED = "device_shared", "let small jobs share"
-    DEVICE_UNSHARED = "device_unshared", "let jobs no longer share"
+    DEVICE_UNSHARED = "device_unshared", "stopped jobs from sharing"
     QUOTA_CHANGED = "quota_changed", "changed the quota to"
-    # These two are kept in the database by their first names: rows of the log are never changed.
+    # The database has the former names of these two, as rows of the log are never changed.
     HUGGINGFACE_TOKEN_SET = "hub_token_set", "set"
     HUGGINGFACE_TOKEN_REMOVED = "hub_token_removed", "removed"
     WORKER_INVITED = "worker_invited", "invited the worker"
-    WORKER_REVOKED = "worker_revoked", "cut off the worker"
+    WORKER_REVOKED = "worker_revoked", "revoked the worker"
     WORKER_REMOVED = "worker_removed", "removed the worker"
     DEVICE_RELEASED = "device_released", "released the device"
     CHAT_CONNECTED = "chat_connected", "connected the chat room at"
@@ -180,9 +180,9 @@ class Verb(models.TextChoices):
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
     def seen_by(self, team: Team) -> AuditEventQuerySet:
-        """What happened in the team and to the workers, newest first.
+        """Return the events of the team and of the workers, newest first.
 
-        Adds `actor_is_known`: whoever drained a worker may be of another team, which has no names here.
+        Adds `actor_is_known`: an actor from another team, who drained a worker, stays anonymous.
         """
         members = Membership.objects.filter(team=team, user=models.OuterRef("actor"))
         return (
@@ -194,7 +194,7 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
 
 
 class AuditEvent(models.Model):
-    """Who changed what and when. Rows are only ever added: a trigger refuses the rest."""
+    """Who changed what and when. Append-only: a trigger refuses updates and deletes."""
 
     team = models.ForeignKey(Team, models.PROTECT, null=True, related_name="audit_events", help_text="None: the fleet.")
     actor = models.ForeignKey(User, models.PROTECT, related_name="audit_events")
@@ -212,7 +212,7 @@ class AuditEvent(models.Model):
 
     @property
     def deed(self) -> str:
-        """The verb in a sentence; one that only another release knows, by its name."""
+        """The verb in a sentence; for a verb of another release, its name."""
         return Verb(self.verb).label if self.verb in Verb.values else self.verb.replace("_", " ")
 
 
@@ -221,5 +221,5 @@ def new_token_secret() -> str:
 
 
 def sha256_of_secret(secret: str) -> str:
-    """High-entropy secrets need no slow hash: there is nothing to guess."""
+    """Hash a secret. High-entropy secrets need no slow hash, as they cannot be guessed."""
     return hashlib.sha256(secret.encode()).hexdigest()

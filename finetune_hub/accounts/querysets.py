@@ -1,4 +1,4 @@
-"""What every team-owned table shares: rows are seen by the team's members and by nobody else."""
+"""Queryset shared by team-owned tables: only the team's members can see rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Row = TypeVar("Row", bound=models.Model)
 
 class TeamOwnedQuerySet(models.QuerySet[Row]):
     def visible_to(self, user: User | AnonymousUser) -> Self:
-        """The rows of the user's teams; an outsider gets none, so a page answers 404."""
+        """Return the rows of the user's teams. Outsiders get none, so a page answers 404."""
         if isinstance(user, AnonymousUser):
             return self.none()
         return self.filter(team__memberships__user=user)

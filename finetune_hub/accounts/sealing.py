@@ -1,6 +1,6 @@
-"""Secrets that must be read again, such as a team's Hugging Face token: sealed with a key made from SECRET_KEY.
+"""Encryption of secrets that must be read again, such as Hugging Face tokens, with a key derived from SECRET_KEY.
 
-Fernet: AES-128-CBC with HMAC-SHA-256. Whoever has the database alone reads nothing.
+Uses Fernet: AES-128-CBC with HMAC-SHA-256. The database alone does not reveal the secrets.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from django.conf import settings
 
 
 class Unreadable(Exception):
-    """The secret was sealed under another SECRET_KEY."""
+    """The secret was encrypted with another SECRET_KEY."""
 
 
 def seal(secret: str) -> str:
-    """The secret, to be stored."""
+    """Encrypt the secret for storage."""
     return _fernet().encrypt(secret.encode()).decode()
 
 
 def unseal(sealed: str) -> str:
-    """The secret again.
+    """Decrypt the secret.
 
     Raises:
         Unreadable: SECRET_KEY has changed.

@@ -1,4 +1,4 @@
-"""The verbs of the catalogue: add a version to a dataset. Importing a base model is a job: see `jobs.kinds`."""
+"""Actions of the catalog: add a dataset version. For imports of base models, which are jobs, see `jobs.kinds`."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ OnError = Literal["refuse", "quarantine"]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where rows come from that nobody uploaded: split off another version, or fetched."""
+    """The origin of rows that were not uploaded: a split or an import."""
 
     parent: DatasetVersion | None = None
-    words: str = ""  # How they were split off.
-    source: str = ""  # Where they were fetched from, pinned.
+    words: str = ""  # How they were split.
+    source: str = ""  # Where they were imported from, pinned to a revision.
     license: str = ""
 
 
@@ -41,7 +41,7 @@ _name = TypeAdapter(Name)
 
 
 def check_name(name: str, *, field: str = "name") -> str:
-    """The name itself, when it may name a dataset, a base model or an adapter.
+    """Check a name of a dataset, base model or adapter, and return it.
 
     Raises:
         Refusal: `invalid_name`.
@@ -51,7 +51,7 @@ def check_name(name: str, *, field: str = "name") -> str:
     except ValidationError as error:
         raise Refusal(
             "invalid_name",
-            f"{name!r} cannot be used as a name.",
+            f"{name!r} is not a valid name.",
             "Use lower-case letters and digits with single '-', '.' or '_' between them, such as 'support-tickets'.",
             field=field,
         ) from error
@@ -67,7 +67,7 @@ def add_dataset_version(
     mapping: Mapping[str, str] | None = None,
     on_error: OnError = "refuse",
 ) -> DatasetVersion:
-    """Make what the user uploaded the newest version of the named dataset; see `keep_dataset_version`.
+    """Add the uploaded file as the newest version of the named dataset; see `keep_dataset_version`.
 
     Raises:
         Refusal: `forbidden`, and those of `keep_dataset_version`.
@@ -87,19 +87,19 @@ def keep_dataset_version(
     on_error: OnError = "refuse",
     origin: Origin = UPLOADED,
 ) -> DatasetVersion:
-    """Read the file, keep its rows, and make them the newest version of the named dataset, which is created when new.
+    """Read the file and store its rows as the newest version of the dataset, which is created if missing.
 
-    The same rows again are the version that they already are, whatever file they came in; a deleted one comes back.
-    Whether the user may was asked by whoever calls: a worker does when what they asked for has arrived.
+    If a version with the same rows exists, it is returned, whatever file they came in; a deleted version is restored.
+    The caller checks the user's right: workers also call this when an import has finished.
 
     Args:
-        mapping: Column → part, where the columns belong to no known format.
-        on_error: `quarantine` goes on with the good rows and sets the others aside.
-        origin: Where the file comes from.
+        mapping: Column → part, if the columns match no known format.
+        on_error: `quarantine` imports the valid rows and sets the others aside.
+        origin: Where the rows come from.
 
     Raises:
-        Refusal: `invalid_name`, `invalid_mapping`, `unknown_format`, or `invalid_dataset` with an entry in `details`
-            for each defect.
+        Refusal: `invalid_name`, `invalid_mapping`, `unknown_format`, or `invalid_dataset` with one entry in `details`
+            per defect.
     """
     check_name(name)
     workshop = settings.HOME / "tmp"
@@ -156,7 +156,7 @@ def _create_version(
 
 
 def _put_files(version: DatasetVersion, original: Path, folder: Path) -> None:
-    """Store the rows; the upload and what was set aside too, where they are those that the version names."""
+    """Store the rows, and the upload and rejected rows if they match the version."""
     store = shared_store(settings.ARTIFACT_URL)
     store.put(version.artifact_key, folder / ROWS_FILE)
     if version.original_key != version.artifact_key and sha256_of(original) == version.original_sha256:

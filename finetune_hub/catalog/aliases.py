@@ -1,4 +1,4 @@
-"""Aliases: other names of base models, so that a pipeline keeps the model names that it sends."""
+"""Aliases: other names of base models, so that clients can keep the model names that they send."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_LENGTH = 255
 
 @transaction.atomic
 def set_alias(team: Team, user: User, *, alias: str, base_model: str) -> BaseModelAlias:
-    """Let the alias stand for the team's base model of this name; an alias that is there is given to it.
+    """Set an alias for the team's base model with this name. An existing alias is changed.
 
     Raises:
         Refusal: `forbidden`, `invalid_alias`, `alias_is_a_name`, `unknown_base_model`.
@@ -23,16 +23,16 @@ def set_alias(team: Team, user: User, *, alias: str, base_model: str) -> BaseMod
     if not alias or len(alias) > MAX_LENGTH or not alias.isprintable() or alias != alias.strip():
         raise Refusal(
             "invalid_alias",
-            f"{alias!r} cannot be an alias.",
-            "Use printable characters without white space around them, such as 'gpt-4o-mini-2024-07-18'.",
+            f"{alias!r} is not a valid alias.",
+            "Use printable characters without leading or trailing white space, such as 'gpt-4o-mini-2024-07-18'.",
             field="alias",
         )
     models = BaseModel.objects.of_team(team)
     if models.filter(name=alias).exists():
         raise Refusal(
             "alias_is_a_name",
-            f"A base model of the team is named {alias!r} itself.",
-            "Choose an alias that no base model is named.",
+            f"The team has a base model named {alias!r}.",
+            "Choose an alias that is not the name of a base model.",
             field="alias",
             kind="conflict",
         )
@@ -51,7 +51,7 @@ def set_alias(team: Team, user: User, *, alias: str, base_model: str) -> BaseMod
 
 
 def remove_alias(alias: BaseModelAlias, user: User) -> None:
-    """Let the alias stand for nothing. Jobs that were submitted under it stay what they are.
+    """Remove the alias. Jobs that were submitted with it do not change.
 
     Raises:
         Refusal: `forbidden`.

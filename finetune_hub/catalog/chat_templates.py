@@ -1,4 +1,4 @@
-"""Giving a chat template to a base model that came without one: a file beside its tokenizer, and a new revision."""
+"""Set the chat template of a base model that has none: adds a file next to its tokenizer and changes its revision."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OWN = "own"
 def set_chat_template(
     base_model: BaseModel, user: User, *, name: str | None = None, source: str | None = None
 ) -> BaseModel:
-    """Give the model one of `KNOWN_TEMPLATES` by name, or a Jinja text; the model's revision becomes another one.
+    """Set one of `KNOWN_TEMPLATES` by name, or a Jinja source. This changes the model's revision.
 
     Raises:
         Refusal: `forbidden`, `invalid_request`, `unknown_chat_template`, `base_model_not_ready`,
@@ -58,20 +58,20 @@ def _require_room(model: BaseModel) -> None:
         raise Refusal(
             "base_model_not_ready",
             f"The base model {model.name!r} is not ready: {model.state}.",
-            "Wait for its import to end.",
+            "Wait until its import has finished.",
             kind="conflict",
         )
     if model.facts.get("chat_template_sha256"):
         raise Refusal(
             "chat_template_exists",
-            f"The base model {model.name!r} has a chat template, which adapters may have been trained with.",
+            f"The base model {model.name!r} already has a chat template, and adapters may have been trained with it.",
             "Import the model under another name to use another template.",
             kind="conflict",
         )
 
 
 def fitting_templates(base_model: BaseModel) -> dict[str, bool]:
-    """Known templates by name: whether the model's tokenizer knows all their marks as single tokens, those first.
+    """Return known templates → whether all their markers are single tokens of the model, those first.
 
     Raises:
         ArtifactError: the store does not have the tokenizer.
@@ -85,15 +85,18 @@ def fitting_templates(base_model: BaseModel) -> dict[str, bool]:
 def _source_of(name: str | None, source: str | None) -> str:
     if (name is None) == (source is None):
         raise Refusal(
-            "invalid_request", "Name a known template, or give one of your own.", "One of the two.", field="template"
+            "invalid_request",
+            "Send either `template` or `source`.",
+            "Name a known template or send your own.",
+            field="template",
         )
     if source is not None:
         return source
     if name not in KNOWN_TEMPLATES:
         raise Refusal(
             "unknown_chat_template",
-            f"No chat template is known as {name!r}.",
-            f"Take one of {', '.join(KNOWN_TEMPLATES)}, or give its Jinja text.",
+            f"There is no known chat template {name!r}.",
+            f"Use one of {', '.join(KNOWN_TEMPLATES)}, or send a Jinja template.",
             field="template",
         )
     return KNOWN_TEMPLATES[name].source
@@ -101,7 +104,7 @@ def _source_of(name: str | None, source: str | None) -> str:
 
 @contextmanager
 def _tokenizer_with(model: BaseModel, source: str, *, field: str) -> Iterator[tuple[Path, str]]:
-    """A folder with the tokenizer and the template, which was seen to work, and the template's hash."""
+    """Yield a folder with the tokenizer and the tested template, and the template's hash."""
     workshop = settings.HOME / "tmp"
     workshop.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=workshop) as temporary:

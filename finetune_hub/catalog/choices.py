@@ -1,4 +1,4 @@
-"""What a spec names, as rows of the team: its base model and its datasets; with a hint at the nearest names."""
+"""Look up the base model and datasets that a spec names, with a hint at similar names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetune_hub.spec.training import DatasetChoice
 
 
 def find_base_model(team: Team, name: str) -> BaseModel:
-    """The team's base model of this name or alias, ready for use.
+    """Return the team's base model with this name or alias, which must be ready.
 
     Raises:
         Refusal: `unknown_base_model`, `base_model_not_ready`.
@@ -31,7 +31,7 @@ def find_base_model(team: Team, name: str) -> BaseModel:
             f"The base model {name!r} is not ready: {base_model.state}.",
             "Wait for its import to end."
             if base_model.state == BaseModelState.IMPORTING
-            else "Its import failed: see the job, then import it again.",
+            else "Its import failed. See the job, then import it again.",
             field="base_model",
             kind="conflict",
         )
@@ -39,7 +39,7 @@ def find_base_model(team: Team, name: str) -> BaseModel:
 
 
 def find_dataset_version(team: Team, choice: DatasetChoice) -> DatasetVersion:
-    """The chosen version of the team's dataset; the newest when none is named.
+    """Return the chosen version of the team's dataset, by default the newest.
 
     Raises:
         Refusal: `unknown_dataset`, `path_not_allowed`.
@@ -47,8 +47,8 @@ def find_dataset_version(team: Team, choice: DatasetChoice) -> DatasetVersion:
     if choice.path is not None:
         raise Refusal(
             "path_not_allowed",
-            f"The service reads no files of its machine: {choice.path!r}.",
-            "Upload the file (`finetune-hub datasets push FILE`), then give its dataset's `name`.",
+            f"The hub does not read files of its machine: {choice.path!r}.",
+            "Upload the file (`finetune-hub datasets push FILE`), then use its dataset's `name`.",
             field="datasets",
         )
     versions = DatasetVersion.objects.alive().filter(dataset__team=team).select_related("dataset")
@@ -60,7 +60,7 @@ def find_dataset_version(team: Team, choice: DatasetChoice) -> DatasetVersion:
         raise Refusal(
             "unknown_dataset",
             f"The dataset {choice.name!r} has no version {choice.version}.",
-            f"Its newest is {max(version.number for version in named)}.",
+            f"Its newest version is {max(version.number for version in named)}.",
             field="datasets",
         )
     names = list(versions.order_by("dataset__name").values_list("dataset__name", flat=True).distinct())
@@ -73,6 +73,6 @@ def find_dataset_version(team: Team, choice: DatasetChoice) -> DatasetVersion:
 
 
 def did_you_mean(name: str, names: list[str]) -> str:
-    """A hint at the nearest names; empty when there are none at all."""
+    """Return a hint at similar names; empty if there are no names."""
     nearest = difflib.get_close_matches(name, names, n=3) or names[:3]
     return f"Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""

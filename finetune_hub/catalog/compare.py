@@ -1,4 +1,4 @@
-"""Two dataset versions compared, within what a web process may do; the answer stays, as versions never change."""
+"""Compare two dataset versions, limited to what a web process can do. Results are cached, as versions never change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_ROWS = 200_000
 
 
 def compare_versions(version: DatasetVersion, other: DatasetVersion) -> Comparison:
-    """What came, went and changed since the other version, and which questions are in both.
+    """Compare with the other version: rows added, removed and changed, and prompts in both.
 
     Raises:
         Refusal: `too_many_rows`, `dataset_deleted`.
@@ -26,7 +26,8 @@ def compare_versions(version: DatasetVersion, other: DatasetVersion) -> Comparis
 
 
 def require_comparable(version: DatasetVersion) -> None:
-    """
+    """Check that the version is small enough to compare.
+
     Raises:
         Refusal: `too_many_rows`, `dataset_deleted`.
     """
@@ -34,8 +35,8 @@ def require_comparable(version: DatasetVersion) -> None:
     if version.row_count > MAX_ROWS:
         raise Refusal(
             "too_many_rows",
-            f"{version} has {version.row_count:,} rows; the service looks through {MAX_ROWS:,} at most.",
-            "Download the files, and compare or part them on your machine.",
+            f"{version} has {version.row_count:,} rows; the limit for this is {MAX_ROWS:,}.",
+            "Download the files and compare or split them on your machine.",
         )
 
 

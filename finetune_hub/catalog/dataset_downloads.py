@@ -1,4 +1,4 @@
-"""The files of a dataset version on their way to a client: the rows, the upload as it came, and what was set aside."""
+"""Downloads of a dataset version: the rows, the original upload, and the rejected rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ORIGINAL = "original"
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """One file: what it is called on the client's side, and where it lies."""
+    """A file to download: its name for the client, and its key in the store."""
 
     name: str
     key: str
@@ -30,7 +30,7 @@ class Download:
 
 
 def downloads_of(version: DatasetVersion) -> dict[str, Download]:
-    """What can be downloaded of the version, by the name in the address."""
+    """Return the version's downloads by their name in the URL."""
     stem = f"{version.dataset.name}-v{version.number}"
     files = {ROWS_FILE: Download(f"{stem}.jsonl", version.artifact_key, version.size_bytes)}
     if version.original_key:
@@ -43,7 +43,8 @@ def downloads_of(version: DatasetVersion) -> dict[str, Download]:
 
 
 def find_download(version: DatasetVersion, name: str) -> Download:
-    """
+    """Return one of the version's downloads.
+
     Raises:
         Refusal: `unknown_file`, `dataset_deleted`.
     """

@@ -1,4 +1,4 @@
-"""Where a dataset can be fetched from, as one string.
+"""Sources of datasets, as one string.
 
 hf:owner/name@revision:part     on Hugging Face; the part is a file, or a split such as `train`
 https://host/path/rows.jsonl    anywhere on the public internet
@@ -31,7 +31,7 @@ class DatasetSource(BaseModel):
 
     @property
     def reference(self) -> HuggingFaceReference:
-        """What an `hf:` source names."""
+        """The reference of an `hf:` source."""
         reference = HuggingFaceReference.parse(self.value)
         assert reference is not None  # The source is checked.
         return reference
@@ -43,7 +43,7 @@ class DatasetSource(BaseModel):
 
 
 def parse_dataset_source(text: str) -> DatasetSource:
-    """The source that the text names.
+    """Parse the text into a source.
 
     Raises:
         Refusal: `unknown_source`.
@@ -55,9 +55,9 @@ def parse_dataset_source(text: str) -> DatasetSource:
         return DatasetSource(kind="url", value=text)
     raise Refusal(
         "unknown_source",
-        f"{text[:100]!r} names no source that datasets can be fetched from.",
-        "Write `hf:owner/name@revision`, with `:split` or `:path/of/a/file` behind it, or an address that begins with "
-        "https:// and holds no password.",
+        f"{text[:100]!r} is not a valid source of a dataset.",
+        "Use `hf:owner/name@revision`, optionally followed by `:split` or `:path/of/a/file`, or an https:// URL "
+        "without a password.",
         field="source",
     )
 

@@ -1,4 +1,4 @@
-"""What the store holds, as files on this machine: a base model's tokenizer, and the rows of a dataset version."""
+"""Local copies of stored files: a base model's tokenizer, and the rows of a dataset version."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ TOKENIZER_FILES = {
 
 
 def tokenizer_folder(base_model: BaseModel) -> Path:
-    """A local folder with the base model's tokenizer and template, fetched once and verified."""
+    """Return a local folder with the base model's tokenizer and template, downloaded once and verified."""
     entries = [entry for entry in base_model.manifest() if entry.path in TOKENIZER_FILES]
     target = settings.HOME / "cache" / "tokenizers" / base_model.revision
     return get_folder(shared_store(settings.ARTIFACT_URL), base_model.artifact_prefix, entries, target)
 
 
 def dataset_file(version: DatasetVersion) -> Path:
-    """A local copy of the dataset version; the store's own file when the store is local."""
+    """Return a local copy of the dataset version, or the store's own file if the store is local."""
     store = shared_store(settings.ARTIFACT_URL)
     prefix, name = version.artifact_key.rsplit("/", 1)
     folder = store.local_folder(prefix)

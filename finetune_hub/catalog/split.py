@@ -1,4 +1,4 @@
-"""Holding rows out of a dataset version: two datasets out of one, by a seed, with no question on both sides."""
+"""Split a dataset version by a seed into training and held-out rows, with no prompt on both sides."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ TRAIN, HELD_OUT = "-train", "-held-out"
 def split_version(
     version: DatasetVersion, user: User, *, fraction: float, seed: int
 ) -> tuple[DatasetVersion, DatasetVersion]:
-    """The rows to train on and those held out, as the newest versions of `NAME-train` and `NAME-held-out`.
+    """Add training and held-out rows as the newest versions of `NAME-train` and `NAME-held-out`.
 
-    The same fraction and seed again are the same two versions. Rows that ask the same go to one side together.
+    The same fraction and seed give the same two versions. Rows with the same prompt go to the same side.
 
     Raises:
         Refusal: `forbidden`, `invalid_fraction`, `too_few_rows`, `too_many_rows`, `dataset_deleted`, `invalid_name`.
@@ -33,7 +33,7 @@ def split_version(
     require_right(Right.SPLIT_DATASET, user, version.dataset.team)
     if not 0 < fraction < 1:
         raise Refusal(
-            "invalid_fraction", f"{fraction} is no share of the rows.", "Give one such as 0.1.", field="fraction"
+            "invalid_fraction", f"{fraction} is not between 0 and 1.", "Use a fraction such as 0.1.", field="fraction"
         )
     require_comparable(version)
     name = version.dataset.name
@@ -44,8 +44,8 @@ def split_version(
     if not 0 < len(chosen) < version.row_count:
         raise Refusal(
             "too_few_rows",
-            f"The rows of {version} cannot be parted: too few of them ask different things.",
-            "Add rows, or hold out a smaller share.",
+            f"{version} cannot be split: too few of its rows have different prompts.",
+            "Add rows or choose another fraction.",
             field="fraction",
         )
     workshop = settings.HOME / "tmp"

@@ -1,4 +1,4 @@
-"""Deleting a dataset version: its bytes go; hash and lineage stay, so that adapters still say what they come from."""
+"""Delete a dataset version's files. Its hash and lineage stay, so that adapters keep their lineage."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from finetune_hub.spec.refusal import Refusal
 
 @transaction.atomic
 def delete_version(version: DatasetVersion, user: User) -> DatasetVersion:
-    """Make the version a tombstone, and delete its files. Asking twice changes nothing.
+    """Make the version a tombstone and delete its files. Repeating it has no effect.
 
     Raises:
-        Refusal: `forbidden`; `dataset_in_use`: jobs that have not ended read it.
+        Refusal: `forbidden`; `dataset_in_use` if unfinished jobs use it.
     """
     require_right(Right.DELETE_DATASET, user, version.dataset.team)
     version = DatasetVersion.objects.select_for_update(of=("self",)).select_related("dataset").get(pk=version.pk)
@@ -29,8 +29,8 @@ def delete_version(version: DatasetVersion, user: User) -> DatasetVersion:
     if jobs:
         raise Refusal(
             "dataset_in_use",
-            f"{version} is read by jobs that have not ended: {', '.join(jobs[:5])}.",
-            "Wait for them, or cancel them first.",
+            f"{version} is used by unfinished jobs: {', '.join(jobs[:5])}.",
+            "Wait until they have ended, or cancel them first.",
             kind="conflict",
         )
     version.bury(user)
@@ -39,7 +39,8 @@ def delete_version(version: DatasetVersion, user: User) -> DatasetVersion:
 
 
 def require_alive(version: DatasetVersion) -> None:
-    """
+    """Check that the version is not deleted.
+
     Raises:
         Refusal: `dataset_deleted`.
     """
@@ -47,7 +48,7 @@ def require_alive(version: DatasetVersion) -> None:
         raise Refusal(
             "dataset_deleted",
             f"The rows of {version} were deleted on {version.deleted_at:%d %B %Y}.",
-            "Upload the same file again to bring it back.",
+            "Upload the same file again to restore the version.",
             kind="gone",
         )
 

@@ -1,7 +1,7 @@
-"""Uploads in parts: a large file arrives piece by piece, and goes on where it broke off.
+"""Resumable uploads of large files in parts.
 
-The parts lie on this machine, in one file that grows; its size is how far the upload is. Whoever begins one with the
-same fingerprint again gets the one that is under way. A day after its beginning an upload is forgotten.
+The parts are appended to one file on this machine, whose size is the upload's progress. Beginning an upload with the
+same fingerprint again returns the unfinished one. Uploads are deleted after one day.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHA256_MARK = "sha256:"
 
 
 def begin_upload(team: Team, user: User, *, file_name: str, size_bytes: int, fingerprint: str) -> Upload:
-    """The user's upload of this fingerprint, new or under way.
+    """Return the user's upload with this fingerprint, new or unfinished.
 
     Raises:
         Refusal: `forbidden`, `upload_too_large`, `too_many_uploads`.
@@ -39,7 +39,7 @@ def begin_upload(team: Team, user: User, *, file_name: str, size_bytes: int, fin
         raise Refusal(
             "upload_too_large",
             f"The upload is larger than {size_in_words(limit_bytes)}.",
-            "Have it put below the service's `models` folder, and import `folder:NAME`."
+            "Ask the people who run the hub to put it into the `models` folder, then import `folder:NAME`."
             if is_model
             else "Split the dataset into several files and name them all in the job.",
             field="size_bytes",
@@ -54,8 +54,8 @@ def begin_upload(team: Team, user: User, *, file_name: str, size_bytes: int, fin
     if mine.count() >= MAX_OPEN:
         raise Refusal(
             "too_many_uploads",
-            f"{MAX_OPEN} of your uploads are under way.",
-            "Finish them, or wait a day: then they are forgotten.",
+            f"You have {MAX_OPEN} unfinished uploads.",
+            "Finish them, or wait until they are deleted after one day.",
             kind="too_many",
         )
     return Upload.objects.create(
@@ -64,13 +64,13 @@ def begin_upload(team: Team, user: User, *, file_name: str, size_bytes: int, fin
 
 
 def received_bytes(upload: Upload) -> int:
-    """How far it is."""
+    """Return how many bytes were received."""
     path = path_of(upload)
     return path.stat().st_size if path.is_file() else 0
 
 
 def add_part(upload: Upload, user: User, offset: int, data: bytes) -> int:
-    """Put the part behind what was received; how much that is now. A part that was received before changes nothing.
+    """Append the part and return the bytes received. A repeated part has no effect.
 
     Raises:
         Refusal: `forbidden`, `wrong_offset`, `upload_too_large`.
@@ -79,23 +79,23 @@ def add_part(upload: Upload, user: User, offset: int, data: bytes) -> int:
     path = path_of(upload)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # Two clients at one upload append in turn.
+        fcntl.flock(file, fcntl.LOCK_EX)  # Serializes two clients of the same upload.
         received = file.tell()
         if offset + len(data) <= received:
             return received
         if offset != received:
             raise Refusal(
                 "wrong_offset",
-                f"The upload has {received:,} bytes, and this part begins at {offset:,}.",
-                f"Go on with {received}.",
+                f"The upload has {received:,} bytes, but this part begins at {offset:,}.",
+                f"Continue at {received}.",
                 field="offset",
                 kind="conflict",
             )
         if received + len(data) > upload.size_bytes:
             raise Refusal(
                 "upload_too_large",
-                f"The upload was to have {upload.size_bytes:,} bytes, and this part goes beyond.",
-                "Begin again with the size that the file has.",
+                f"The part exceeds the upload's announced size of {upload.size_bytes:,} bytes.",
+                "Begin a new upload with the file's actual size.",
                 field="offset",
                 kind="too_large",
             )
@@ -104,7 +104,7 @@ def add_part(upload: Upload, user: User, offset: int, data: bytes) -> int:
 
 
 def finished_file(upload: Upload, user: User) -> Path:
-    """The whole file. What is not what its fingerprint says is forgotten.
+    """Return the complete file. If it does not match its fingerprint, the upload is deleted.
 
     Raises:
         Refusal: `forbidden`, `upload_unfinished`, `upload_damaged`.
@@ -115,7 +115,7 @@ def finished_file(upload: Upload, user: User) -> Path:
         raise Refusal(
             "upload_unfinished",
             f"{received:,} of {upload.size_bytes:,} bytes were received.",
-            "Send the rest first.",
+            "Send the remaining parts first.",
             field="upload",
             kind="conflict",
         )
@@ -123,12 +123,14 @@ def finished_file(upload: Upload, user: User) -> Path:
     digest = upload.fingerprint.removeprefix(SHA256_MARK)
     if digest != upload.fingerprint and digest != sha256_of(path):
         _forget(upload)
-        raise Refusal("upload_damaged", "The file is not the one that was sent.", "Send it again.", field="upload")
+        raise Refusal(
+            "upload_damaged", "The received file does not match its SHA-256.", "Upload it again.", field="upload"
+        )
     return path
 
 
 def forget_upload(upload: Upload, user: User) -> None:
-    """Delete what was received.
+    """Delete the upload.
 
     Raises:
         Refusal: `forbidden`.

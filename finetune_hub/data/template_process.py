@@ -105,7 +105,7 @@ def sha256_of_working(template: ChatTemplate) -> str:
         InvalidChatTemplate: it does not.
     """
     if not any(template.encode(_SAMPLE).supervised):
-        raise NothingSupervised("Nothing of an answer would be learned.", "Let the template write it.")
+        raise NothingSupervised("No token of an answer would be supervised.", "Make the template render answers.")
     return template.sha256
 
 

@@ -231,7 +231,7 @@ def test_a_job_of_any_kind_is_asked_for(tmp_path: Path) -> None:
     something = Something(tmp_path)
     asked = {"team": something.team, "created_by": make_user("charlie"), "spec": {}, "base_model": something.job.over}
     for kind in KINDS.values():
-        with pytest.raises(Refusal, match="Only a member or an admin of the team submits its jobs"):
+        with pytest.raises(Refusal, match="Only members and admins of the team can submit its jobs"):
             create_job(type(kind), **asked)
     assert create_job(Training, **asked, parent=something.job).parent == something.job
 
@@ -258,7 +258,7 @@ def test_a_right_over_a_teams_things_is_asked_with_the_team() -> None:
     alice = make_user()
     team = make_team(alice, role=Role.ADMIN)
     for owner in (None, alice):
-        with pytest.raises(AssertionError, match="PAUSE_JOB is about something of a team"):
+        with pytest.raises(AssertionError, match="PAUSE_JOB needs a team, not a hub"):
             rights.may(Right.PAUSE_JOB, alice, owner)
     assert rights.may(Right.PAUSE_JOB, alice, team)
     assert not rights.may(Right.PAUSE_JOB, alice, make_team())
@@ -301,7 +301,7 @@ def test_page_and_api_say_the_same() -> None:
     page = browser.post(f"/jobs/{job.pk}/pause")
     answer = program.post(f"/api/jobs/{job.pk}/pause", {}, format="json")
     assert (page.status_code, answer.status_code) == (403, 403)
-    assert answer.json()["error"]["message"] == "Only a member or an admin of the team pauses its jobs."
+    assert answer.json()["error"]["message"] == "Only members and admins of the team can pause its jobs."
     for sentence in (answer.json()["error"]["message"], answer.json()["error"]["remedy"]):
         assert sentence in page.content.decode()
 
@@ -313,7 +313,7 @@ def test_an_action_does_no_more_than_the_token_is_for() -> None:
     team = make_team(alice, role=Role.ADMIN)
     alice.acting_with, _ = create_token(alice, team, name="ci", scopes=["read", "write"])
     rights.require_right(Right.PAUSE_JOB, alice, team)
-    with pytest.raises(Refusal, match="lacks the scope `admin`") as refused:
+    with pytest.raises(Refusal, match="does not have the scope `admin`") as refused:
         rights.require_right(Right.DRAIN_WORKER, alice)
     assert refused.value.code == "insufficient_scope"
     team.memberships.update(role=Role.VIEWER)

@@ -79,5 +79,5 @@ def test_the_command_takes_scopes() -> None:
     token = ApiToken.objects.matching(printed.getvalue().strip())
     assert token is not None
     assert token.scopes == ["read", "write"]
-    with pytest.raises(CommandError, match="Choose among read, write, admin"):
+    with pytest.raises(CommandError, match="Choose at least one of read, write, admin"):
         call_command("create_token", "--scopes", "all")

@@ -58,7 +58,7 @@ def test_a_split_is_two_datasets_with_lineage(version: DatasetVersion, team: Tea
     assert split_version(version, user, fraction=0.2, seed=7) == (train, held_out)
     assert split_version(version, user, fraction=0.2, seed=8)[1].number == 2
     alike = make_dataset_version(team, "alike", rows=[chat_row()] * 4)
-    with pytest.raises(Refusal, match="cannot be parted"):
+    with pytest.raises(Refusal, match="cannot be split"):
         split_version(alike, user, fraction=0.5, seed=7)
 
 
@@ -120,7 +120,7 @@ def test_a_version_does_not_change(version: DatasetVersion) -> None:
 
 def test_large_versions_are_not_compared_here(version: DatasetVersion, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "MAX_ROWS", 10)
-    with pytest.raises(Refusal, match="10 at most"):
+    with pytest.raises(Refusal, match="limit for this is 10"):
         compare.compare_versions(version, version)
 
 
@@ -153,7 +153,7 @@ def test_on_the_page(version: DatasetVersion, team: Team) -> None:
     assert "Row 6" in client.get(address("dataset-rows"), {"q": "question 3?"}).content.decode()
     response = client.post(address("dataset-split"), {"percent": "10", "seed": "7"}, follow=True)
     page = response.content.decode()
-    assert "tickets-held-out v1 has 4 rows held out" in page
+    assert "tickets-held-out v1 has the 4 held-out rows" in page
     assert "Split off" in page
     assert client.post(address("dataset-split"), {"percent": "x"}).status_code == 422
     page = client.post(address("dataset-delete"), follow=True).content.decode()

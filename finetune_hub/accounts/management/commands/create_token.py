@@ -1,4 +1,4 @@
-"""Print the secret of a new API token for the first owner, who is made when missing."""
+"""Print the secret of a new API token for the first owner, who is created if missing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Command(BaseCommand):
     help = __doc__ or ""
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--name", default="command line", help="what the token is for")
-        parser.add_argument("--days", type=int, default=90, help="how long it is valid")
+        parser.add_argument("--name", default="command line", help="name of the token")
+        parser.add_argument("--days", type=int, default=90, help="days until it expires")
         every = ",".join(Scope.values)
-        parser.add_argument("--scopes", default=every, help=f"what it may be used for, a list with commas: {every}")
+        parser.add_argument("--scopes", default=every, help=f"comma-separated scopes: {every}")
 
     def handle(self, *args: Any, **options: Any) -> None:
         owner = ensure_owner()

@@ -1,4 +1,4 @@
-"""Print a one-time login link for the first owner, who is made when missing."""
+"""Print a one-time login link for the first owner, who is created if missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--base-url", default=settings.PUBLIC_URL)
-        parser.add_argument("--next", default="/", help="the page to open after signing in")
+        parser.add_argument("--next", default="/", help="page to open after signing in")
 
     def handle(self, *args: Any, **options: Any) -> None:
         link = login_link(ensure_owner().user, next_page=options["next"], base_url=options["base_url"])
