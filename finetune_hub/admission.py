@@ -1,11 +1,11 @@
-"""How many requests a web process works on at once, how many wait, and when the others may come again.
+"""Admission control: how many requests a web process handles at once, how many wait, and when others may retry.
 
-    at work   at most `slots`: as many as the pool has database connections, so that none waits for one in the middle
+    at work   at most `slots`: no more than the connection pool has, so that none waits for a connection midway
     waiting   for a slot, at most `places` of them and at most `patience` seconds
-    others    503 with `Retry-After`: each of them is promised a moment of its own, spaced as requests end at present
+    others    503 with `Retry-After`: each gets its own time, spaced by the current rate of completed requests
 
-A promise keeps a crowd from coming back all at once: of 1,000 clients that obey the header, each finds room. A stream
-of events gives its slot back with its first words: from then on it waits for news, and works for moments only.
+The spacing keeps clients from retrying all at once: of 1,000 clients that obey the header, each finds a slot. An event
+stream releases its slot after its first chunk, because from then on it mostly waits.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_MEASURED_REQUESTS = (16, 64)  # At least and at most: the rate is that of so many which ended last.
-_USUAL_RATE = 20.0  # Requests a second, until some have been measured.
-_PROMISED_SHARE = 0.9  # Fewer are promised than end: others come meanwhile, and clients wake at whole seconds.
+_MEASURED_REQUESTS = (16, 64)  # The rate is measured over at least and at most so many completed requests.
+_USUAL_RATE = 20.0  # Requests per second, until enough have been measured.
+_PROMISED_SHARE = 0.9  # Leaves room for new requests and for rounding to whole seconds.
 _LONGEST_PROMISE_SECONDS = 60.0
 
 
 class Admission:
-    """An ASGI application that lets another one have so many requests at a time."""
+    """An ASGI application that limits another one's concurrent requests."""
 
     def __init__(
         self,
@@ -48,8 +48,8 @@ class Admission:
         self._places, self._patience, self._clock = places, patience, clock
         self._waiting = 0
         self._rate = _USUAL_RATE
-        self._ends: deque[float] = deque(maxlen=_MEASURED_REQUESTS[1])  # Since all slots are taken.
-        self._promised = 0.0  # The latest moment that somebody was told to come again.
+        self._ends: deque[float] = deque(maxlen=_MEASURED_REQUESTS[1])  # While all slots are taken.
+        self._promised = 0.0  # The latest time given in a `Retry-After`.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,7 +60,7 @@ class Admission:
             await _refuse(scope, send, self._next_moment())
 
     async def _enter(self) -> bool:
-        """Wait for a slot; False: there is no place to wait, or it took too long."""
+        """Wait for a slot. Returns False if there is no place to wait or it took too long."""
         if not self._slots.locked():
             await self._slots.acquire()
             return True
@@ -96,14 +96,14 @@ class Admission:
             leave()
 
     def _next_moment(self) -> float:
-        """Seconds after which the one who is refused now will find room."""
+        """Return in how many seconds a request that is refused now will find a slot."""
         now = self._clock()
         each = 1 / (_PROMISED_SHARE * self._rate)
         self._promised = max(self._promised + each, now + self._waiting / self._rate)
         return min(self._promised - now, _LONGEST_PROMISE_SECONDS)
 
     def _measure(self) -> None:
-        """A request ends: while all slots are taken, the time between two ends is what one of them takes."""
+        """Record a completed request. While all slots are taken, the time between completions gives the rate."""
         if not self._slots.locked():
             self._ends.clear()
             return
@@ -114,7 +114,7 @@ class Admission:
 
 async def _refuse(scope: Scope, send: Send, seconds: float) -> None:
     wait = str(max(1, math.ceil(seconds)))
-    message = "The hub is busy: more requests came at once than it takes."
+    message = "The hub is busy: there are too many requests at once."
     remedy = f"Try again in {wait} s."
     if scope["path"].startswith("/api/"):
         error: dict[str, Any] = {"code": CODE, "message": message, "remedy": remedy, "field": None, "details": []}

@@ -1,8 +1,8 @@
-"""The ASGI application that uvicorn serves: Django's, with as many requests at a time as it has connections for them.
+"""The ASGI application that uvicorn serves: Django with a limit on concurrent requests.
 
-It is told at its next word when the client has left.
-Django cancels a request whose client leaves. A cancellation that comes while a middleware is at work in its thread is
-lost there, and a stream then goes on for nobody until its job ends: uvicorn drops what it says in silence.
+It also cancels a response at its next chunk if the client has disconnected. Django cancels such a request itself, but a
+cancellation that arrives while a middleware runs in its thread is lost. A stream would then continue without a client
+until its job ends, because uvicorn silently drops its output.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from finetune_hub.admission import Admission
 from finetune_hub.event_streams import LOOKS_AT_ONCE, EventStreams
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "finetune_hub.settings")
-# A web process has a pool: for its requests, for what streams look up, and a few to spare.
+# The connection pool of a web process: for its requests, its streams, and a few spare connections.
 REQUESTS_AT_ONCE = environment.count("FINETUNE_HUB_REQUESTS_AT_ONCE", 16)
 os.environ["FINETUNE_HUB_DATABASE_POOL"] = str(REQUESTS_AT_ONCE + LOOKS_AT_ONCE + 4)
 WAITING_REQUESTS, WAITING_SECONDS = 64, 0.75
@@ -42,7 +42,7 @@ async def django(
 
     async def say(event: Mapping[str, Any]) -> None:
         if has_left:
-            raise asyncio.CancelledError  # What Django's handler takes for a client that has left.
+            raise asyncio.CancelledError  # Django's handler treats this as a disconnected client.
         await send(event)
 
     await handler(scope, listen, say)

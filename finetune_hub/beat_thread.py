@@ -1,4 +1,4 @@
-"""Celery's beat as a thread of a worker. A process of its own takes 0.1 GB for a clock; Celery's `--beat` forks one."""
+"""Celery's beat as a thread of a worker. A separate process, as with Celery's `--beat`, would take 0.1 GB."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1  # So soon it notices that it is to stop.
+LOOK_SECONDS = 1  # How soon it notices a stop request.
 STOP_SECONDS = 3.0
 
 
 class BeatThread(StartStopStep):
-    """The worker's option `--beat-thread`. A beat that fails ends the worker: whoever watches it starts it again."""
+    """The worker's option `--beat-thread`. If the beat fails, the worker exits, so that its supervisor restarts it."""
 
     def __init__(
         self, worker: Worker, *, beat_thread: bool = False, schedule_filename: str | None = None, **options: Any
@@ -29,7 +29,7 @@ class BeatThread(StartStopStep):
         self.schedule_filename = schedule_filename
 
     def create(self, worker: Worker) -> None:
-        from celery.beat import Service  # Web, which only sends, does without.
+        from celery.beat import Service  # Not needed in web processes, which only send.
 
         self.beat = Service(worker.app, max_interval=LOOK_SECONDS, schedule_filename=self.schedule_filename)
         self.thread = threading.Thread(target=self._run, name="beat", daemon=True)
@@ -39,12 +39,12 @@ class BeatThread(StartStopStep):
 
     def stop(self, worker: Worker) -> None:
         self.beat.stop()
-        self.thread.join(STOP_SECONDS)  # Without Redis it does not hear, and loses no more than when it last ran.
+        self.thread.join(STOP_SECONDS)  # Without Redis it does not react, and only loses its last run times.
 
     def _run(self) -> None:
         try:
             self.beat.app.set_current()
             self.beat.start()
         except BaseException:
-            log.exception("beat has failed, and this worker ends with it")
+            log.exception("beat failed, this worker exits")
             os._exit(1)

@@ -1,4 +1,4 @@
-"""Logs: JSON lines for machines, plain ones in a terminal. Both name the job and attempt they are about, and no secret.
+"""Logs: JSON lines for machines, plain lines in a terminal. Both include job and attempt ids and mask secrets.
 
 with about(job_id=job.pk, attempt_id=attempt.pk):
     log.info("claimed")
@@ -22,15 +22,15 @@ from typing import Any, Literal
 LogFormat = Literal["auto", "json", "plain"]
 
 MASK = "***"
-MIN_SECRET_LENGTH = 8  # Shorter texts stand in too many lines that are no secret.
-# What secrets look like, whoever logs them: the part in the last group goes.
+MIN_SECRET_LENGTH = 8  # Shorter texts also occur in lines without secrets.
+# Patterns of secrets. The part after the last group is masked.
 SECRET_SHAPES = re.compile(
     r"""(?x)
     (fth_|hf_)[A-Za-z0-9_-]{8,}               # tokens: ours, Hugging Face's
     | (/login/link/\d+/)[^/\s"'?]+            # one-time login links
     | (://[^:/@\s"']*:)[^@/\s"']+(?=@)        # passwords in URLs
     | ((?i:bearer\s+))[A-Za-z0-9._~+/=-]{8,}  # any Authorization header
-    | (https://[^\s"'/]+/(?:services|hooks|api/webhooks)/)[^\s"']+  # addresses of chat rooms, which are keys to them
+    | (https://[^\s"'/]+/(?:services|hooks|api/webhooks)/)[^\s"']+  # webhook URLs of chat rooms, which give access
     """
 )
 
@@ -39,7 +39,7 @@ _about: ContextVar[Mapping[str, Any]] = ContextVar("_about", default=MappingProx
 
 @contextmanager
 def about(**ids: Any) -> Iterator[None]:
-    """Whatever this thread logs meanwhile is about these; inner ones add to outer ones."""
+    """Add ids to everything that this thread logs within the block. Nested blocks add to outer ones."""
     token = _about.set({**_about.get(), **ids})
     try:
         yield
@@ -48,17 +48,17 @@ def about(**ids: Any) -> Iterator[None]:
 
 
 def mask_secrets(text: str, known: Sequence[str] = ()) -> str:
-    """The text without what looks like a secret, and without the known ones."""
+    """Mask what looks like a secret, and known secrets."""
     for secret in known:
         text = text.replace(secret, MASK)
     return SECRET_SHAPES.sub(lambda found: next(filter(None, found.groups()), "") + MASK, text)
 
 
 class Lines(logging.Formatter):
-    """A line a record; `secrets` are never printed.
+    """Formatter that prints one line per record and masks `secrets`.
 
     Args:
-        style: `auto` is plain where somebody watches, JSON elsewhere.
+        style: `auto` is plain on a terminal, JSON elsewhere.
     """
 
     def __init__(self, style: LogFormat = "auto", secrets: Sequence[str] = ()) -> None:

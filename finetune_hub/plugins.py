@@ -1,14 +1,14 @@
-"""Packages that add methods, objectives, measures and kinds of job of their own, without a change of ours.
+"""Plugins: packages that add their own methods, objectives, measures and job kinds without changing our code.
 
-`FINETUNE_HUB_PLUGINS` names them, between commas. Of each, these modules are imported where they are there, by the
-processes that need them; a module registers what it has by adding it to our registries.
+`FINETUNE_HUB_PLUGINS` is a comma-separated list of them. Processes import the modules that they need, if they exist;
+each module adds its parts to our registries.
 
     spec       `spec.methods.registry.METHODS`, `spec.objectives.registry.OBJECTIVES`, `spec.measures.MEASURES`
     engine     `engine.methods.ENGINE_METHODS`, `engine.objectives.registry.OBJECTIVES`
     jobs       `jobs.kinds.kind.KINDS`                      web and control processes, and workers
     workers    `workers.kinds.work.WORK`                    workers
 
-A plugin is code that runs with all rights of the hub: whoever can set the environment of its processes chooses it.
+A plugin's code runs with all rights of the hub. It is selected by whoever can set the environment of the processes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Room = Literal["spec", "engine", "jobs", "workers"]
 
 
 def names() -> list[str]:
-    """The packages, in the order in which they are named."""
+    """Return the packages in the given order."""
     return [name.strip() for name in os.environ.get("FINETUNE_HUB_PLUGINS", "").split(",") if name.strip()]
 
 
 def load(room: Room) -> None:
-    """Import what the plugins have for these processes; again it does nothing.
+    """Import the plugins' modules of this room. Repeating it has no effect.
 
     Raises:
         ModuleNotFoundError: `FINETUNE_HUB_PLUGINS` names a package that is not installed here.
@@ -40,7 +40,7 @@ def load(room: Room) -> None:
 
 
 def template_folders() -> list[Path]:
-    """Folders `templates` of the plugins, for the pages of their kinds of job."""
+    """Return the plugins' `templates` folders, for the pages of their job kinds."""
     specs = [importlib.util.find_spec(name) for name in names()]
     places = [place for spec in specs if spec for place in spec.submodule_search_locations or ()]
     return [folder for place in places if (folder := Path(place) / "templates").is_dir()]

@@ -1,4 +1,4 @@
-"""The one settings file. What differs between machines comes from the environment; `finetune-hub up` sets all of it."""
+"""The settings. What differs between machines comes from environment variables, all set by `finetune-hub up`."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ CSRF_TRUSTED_ORIGINS = [PUBLIC_URL] if PUBLIC_URL.startswith("https://") else []
 
 HOME = environment.folder("FINETUNE_HUB_HOME", Path("~/.finetune-hub"))
 ARTIFACT_URL = environment.text("ARTIFACT_URL", f"file://{HOME}/artifacts")
-# Downloads of single files lead to the S3 store itself, by an address that is good for as long as this.
+# Whether downloads of single files redirect to the S3 store, and how long such a URL is valid.
 REDIRECT_DOWNLOADS = environment.flag("FINETUNE_HUB_REDIRECT_DOWNLOADS", default=False)
 DOWNLOAD_ADDRESS_LIFETIME = timedelta(minutes=15)
 REDIS_URL = environment.text("REDIS_URL")
 WORKER_NAME = environment.text("FINETUNE_HUB_WORKER_NAME", "local")
-# Jobs may ask for workers by these words.
+# Jobs can select workers by these labels.
 WORKER_LABELS = environment.words("FINETUNE_HUB_WORKER_LABELS")
-# As how many devices a machine without a GPU lends its processors and its memory.
+# How many devices a machine without a GPU offers, which share its CPUs and memory.
 CPU_DEVICES = environment.count("FINETUNE_HUB_CPU_DEVICES", 1)
 
-# A lease ends this long after its last renewal; a worker renews it three times as often (P3).
+# A lease expires this long after its last renewal; a worker renews it three times as often (P3).
 LEASE = timedelta(seconds=environment.seconds("FINETUNE_HUB_LEASE_SECONDS", 60))
-# An assigned attempt that nobody claims in this time goes back to the queue.
+# An assigned attempt that is not claimed within this time goes back to the queue.
 CLAIM_WITHIN = timedelta(seconds=environment.seconds("FINETUNE_HUB_CLAIM_SECONDS", 30))
 # Control sends every worker a canary task; one not consumed for this long makes the worker unhealthy.
 CANARY_EVERY = timedelta(seconds=environment.seconds("FINETUNE_HUB_CANARY_SECONDS", 15))
 CANARY_MISSING_AFTER = timedelta(seconds=environment.seconds("FINETUNE_HUB_CANARY_MISSING_SECONDS", 60))
-# After SIGTERM a trainer has this long to write its checkpoint; then it is killed.
+# After SIGTERM, a trainer has this long to write its checkpoint before it is killed.
 STOP_GRACE = timedelta(seconds=environment.seconds("FINETUNE_HUB_STOP_GRACE_SECONDS", 60))
 RECONCILE_EVERY = timedelta(seconds=environment.seconds("FINETUNE_HUB_RECONCILE_SECONDS", 5))
-# Control writes, reads and deletes a file of the artifact store, sends what waits, and tidies up: each this often.
+# How often control probes the artifact store with a file, sends waiting notifications, and cleans up.
 PROBE_EVERY = timedelta(seconds=60)
 DELIVER_EVERY = timedelta(seconds=10)
 TIDY_EVERY = timedelta(seconds=environment.seconds("FINETUNE_HUB_TIDY_SECONDS", 3600))
-# Checkpoints and logs of jobs that ended so long ago go; stored files that no row points at go after a day.
+# How long to keep checkpoints and logs of ended jobs, and stored files that no row refers to.
 KEEP_CHECKPOINTS = timedelta(days=environment.days("FINETUNE_HUB_KEEP_CHECKPOINTS_DAYS", 30))
 KEEP_LOGS = timedelta(days=environment.days("FINETUNE_HUB_KEEP_LOGS_DAYS", 90))
 KEEP_ORPHANS = timedelta(days=1)
-# A worker whose disk has less room gets no job.
+# A worker with less free disk space gets no jobs.
 WORKER_MIN_FREE_BYTES = 2**30
 RETRY_DELAY = timedelta(seconds=environment.seconds("FINETUNE_HUB_RETRY_SECONDS", 2))
 
-# Chat servers of one's own network: lets webhooks go to private addresses, and over plain HTTP.
+# Allows webhooks to private addresses and over plain HTTP, for chat servers in your own network.
 PRIVATE_WEBHOOKS = environment.flag("FINETUNE_HUB_PRIVATE_WEBHOOKS", default=False)
-# E-mail leaves by this server; without one the hub sends none.
+# The mail server. Without one, the hub sends no e-mail.
 _mail_server = {
     "host": environment.optional("EMAIL_HOST"),
     "port": int(environment.optional("EMAIL_PORT") or 587),
@@ -66,7 +66,7 @@ _mail_server = {
 EMAIL_IS_SET_UP = bool(_mail_server["host"])
 if django.VERSION >= (6, 1):
     MAILERS = {"default": {"OPTIONS": _mail_server}}
-else:  # An older Django knows one server, by these names; a newer one warns of them.
+else:  # Older Django versions use these names, newer ones warn about them.
     EMAIL_HOST, EMAIL_PORT = _mail_server["host"], _mail_server["port"]
     EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _mail_server["username"], _mail_server["password"]
     EMAIL_USE_TLS, EMAIL_TIMEOUT = _mail_server["use_tls"], _mail_server["timeout"]
@@ -74,9 +74,9 @@ DEFAULT_FROM_EMAIL = environment.text("EMAIL_FROM", "finetune-hub@localhost")
 
 DATASET_UPLOAD_MAX_BYTES = 2 * 1024**3
 BASE_MODEL_UPLOAD_MAX_BYTES = 64 * 1024**3
-# Datasets are fetched from https:// addresses of the public internet; this opens the hub's own network, and http://.
+# Datasets are only imported from public https:// URLs; this also allows private addresses and http://.
 ALLOW_PRIVATE_URLS = environment.flag("FINETUNE_HUB_ALLOW_PRIVATE_URLS", default=False)
-# Every upload is a file from its first byte, large or small: what checks and stores it takes a path.
+# Store every upload in a file, whatever its size, as the checks need a path.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
 
 INSTALLED_APPS = [
@@ -143,7 +143,7 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
-PASSWORD_RESET_TIMEOUT = 24 * 3600  # A first-login link is good for a day, once.
+PASSWORD_RESET_TIMEOUT = 24 * 3600  # A first-login link is valid for a day.
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"
@@ -165,7 +165,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    # Of each user, and of each address that sends no token; counted by each web process.
+    # Per user, or per IP address without a token; counted in each web process.
     "DEFAULT_THROTTLE_CLASSES": ["rest_framework.throttling.UserRateThrottle"],
     "DEFAULT_THROTTLE_RATES": {"user": environment.rate("FINETUNE_HUB_API_RATE", "3000/minute")},
     "EXCEPTION_HANDLER": "finetune_hub.api.errors.render_error",
@@ -180,7 +180,7 @@ SPECTACULAR_SETTINGS = {
 
 CELERY_BROKER_URL = environment.celery_broker(REDIS_URL)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-# A publisher never hangs on a lost Redis: after one more try the poke is dropped; the reconciler sends another (P2).
+# Publishing never hangs without Redis: after one retry the wake-up is dropped; the reconciler sends another (P2).
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_connect_timeout": 2,
     "socket_timeout": 30,
@@ -196,7 +196,7 @@ CELERY_TASK_DEFAULT_QUEUE = "control"
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
-# Whoever reaches Redis could stop any worker by remote control; all that is left to say there is a poke (P2).
+# With remote control, anyone with access to Redis could stop workers. Only wake-ups are left (P2).
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BEAT_SCHEDULE = {
@@ -221,7 +221,7 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": "INFO"},
     "loggers": {
         "httpx": {"level": "WARNING"},
-        # They bring handlers of their own, which know no secrets.
+        # Replaces their own handlers, which do not mask secrets.
         **{name: {"handlers": [], "propagate": True} for name in ("django", "django.server", "uvicorn")},
         **{name: {"handlers": [], "propagate": True} for name in ("uvicorn.access", "uvicorn.error")},
     },

@@ -1,4 +1,4 @@
-"""Every address of the service: the dashboard's pages at the root, the API below `/api/`, and `/metrics`."""
+"""All URLs of the hub: the dashboard at the root, the API under `/api/`, and `/metrics`."""
 
 from __future__ import annotations
 

@@ -44,4 +44,4 @@ def test_a_worker_sends_its_own_rounds_and_stops(tmp_path: Path) -> None:
 def test_a_beat_that_fails_ends_its_worker(tmp_path: Path) -> None:
     ran = run_clock(tmp_path / "no such folder" / "schedule")
     assert ran.returncode == 1
-    assert "this worker ends with it" in ran.stderr
+    assert "this worker exits" in ran.stderr

@@ -1,8 +1,8 @@
-"""What Hugging Face holds: looked up once, pinned to a commit, and fetched by its own client.
+"""Downloads from Hugging Face: look up a repository, pin it to a commit, and download with its own client.
 
-`HF_ENDPOINT` names another server of the same kind, such as a mirror. A broken download is resumed from its last byte,
-also in another process: the client's own `hf_hub_download` starts such a file again. Files that Hugging Face gives a
-SHA-256 of are checked against it.
+`HF_ENDPOINT` selects another server, such as a mirror. An interrupted download resumes at its last byte, also in
+another process; the client's `hf_hub_download` would start the file again. Files are verified if Hugging Face gives
+their SHA-256.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ from finetune_hub.spec.refusal import Refusal
 
 RepositoryKind = Literal["model", "dataset"]
 Access = Literal["open", "gated", "private"]
-Login = str | Literal[False] | None  # False: none. None: whatever this machine's user is signed in with.
-Report = Callable[[int, int], None]  # Bytes that are there, and all of them.
+Login = str | Literal[False] | None  # False: no token. None: the token of this machine's user.
+Report = Callable[[int, int], None]  # Called with downloaded and total bytes.
 
 TIMEOUT_SECONDS = 30.0
 
 
 class HuggingFaceRefusal(Refusal):
-    """The hub does not give what was asked for."""
+    """Hugging Face refuses a request."""
 
     def __init__(self, code: str, message: str, remedy: str, *, may_pass: bool = False) -> None:
-        """
+        """Create the refusal.
+
         Args:
-            may_pass: Trying again may help: nothing is wrong with what was asked for.
+            may_pass: The error may be temporary, so that a retry can help.
         """
         super().__init__(code, message, remedy, failure_class="infrastructure" if may_pass else "bad_config")
 
 
 @dataclass(frozen=True, slots=True)
 class HuggingFaceFile:
-    """One file of a repository; what Hugging Face does not say is None."""
+    """A file of a repository. Unknown facts are None."""
 
     path: str
     size_bytes: int | None
@@ -61,7 +62,7 @@ class HuggingFaceRepository:
 
 
 def look_up(reference: HuggingFaceReference, kind: RepositoryKind, *, token: Login) -> HuggingFaceRepository:
-    """The repository as it is at the revision.
+    """Look up the repository at the revision.
 
     Raises:
         HuggingFaceRefusal: `unknown_repository`, `unknown_revision`, `repository_gated`, `huggingface_token_refused`,
@@ -95,7 +96,7 @@ def fetch_files(
     token: Login,
     report: Report = lambda done, total: None,
 ) -> None:
-    """Bring the files into the folder, going on where an earlier call was broken off.
+    """Download the files into the folder, resuming an interrupted call.
 
     Raises:
         HuggingFaceRefusal: as `look_up`, or `download_damaged`.
@@ -140,7 +141,7 @@ def _fetch(
         partial.unlink()
         raise HuggingFaceRefusal(
             "download_damaged",
-            f"{file.path} does not have the SHA-256 that Hugging Face names; it was thrown away.",
+            f"{file.path} does not match the SHA-256 from Hugging Face and was deleted.",
             "Try again.",
             may_pass=True,
         )
@@ -148,7 +149,7 @@ def _fetch(
 
 
 class _Counted(io.BufferedWriter):
-    """A file that is written on, and tells how large it is."""
+    """A file opened for appending that reports its size."""
 
     def __init__(self, path: Path, report: Callable[[int], None]) -> None:
         super().__init__(io.FileIO(path, "a"))
@@ -162,7 +163,7 @@ class _Counted(io.BufferedWriter):
 
 @contextmanager
 def _refusals(reference: HuggingFaceReference, kind: RepositoryKind) -> Iterator[None]:
-    """Turn what huggingface_hub raises into words; its own may quote headers, ours never do."""
+    """Convert exceptions of huggingface_hub to refusals. Its messages may contain headers, ours never do."""
     try:
         from huggingface_hub import errors
     except ModuleNotFoundError as missing:
@@ -179,50 +180,50 @@ def _refusals(reference: HuggingFaceReference, kind: RepositoryKind) -> Iterator
     except errors.GatedRepoError as gated:
         raise HuggingFaceRefusal(
             "repository_gated",
-            f"{name} is gated: Hugging Face gives it only to accounts that accepted its terms.",
-            f"Accept them at {page}, then have a team admin set the team's Hugging Face token (Team page, or "
-            "`finetune-hub huggingface-token set`) to one of that account. `finetune-hub train` reads HF_TOKEN.",
+            f"{name} is gated: only accounts that have accepted its terms can download it.",
+            f"Accept the terms at {page}, then ask a team admin to set a token of that account (Team page, or "
+            "`finetune-hub huggingface-token set`). `finetune-hub train` uses HF_TOKEN.",
         ) from gated
     except errors.RevisionNotFoundError as unknown:
         raise HuggingFaceRefusal(
             "unknown_revision",
             f"{name} has no revision {reference.revision!r}.",
-            f"Give a branch, tag or commit of {page}, or leave it out for the main branch.",
+            f"Use a branch, tag or commit of {page}, or leave it out for the main branch.",
         ) from unknown
     except errors.RepositoryNotFoundError as unknown:
         raise HuggingFaceRefusal(
             "unknown_repository",
-            f"Hugging Face has no {kind} {name}, or shows it to its members only.",
-            "Check the id; a private one needs the team's Hugging Face token (for `finetune-hub train`: HF_TOKEN).",
+            f"Hugging Face has no {kind} {name}, or it is private.",
+            "Check the id. A private one needs the team's Hugging Face token (for `finetune-hub train`: HF_TOKEN).",
         ) from unknown
     except errors.HFValidationError as invalid:
         raise HuggingFaceRefusal(
-            "unknown_repository", f"{name!r} is no id on Hugging Face.", "Write `owner/name`."
+            "unknown_repository", f"{name!r} is not a valid id on Hugging Face.", "Use `owner/name`."
         ) from invalid
     except errors.HfHubHTTPError as refused:
         status = refused.response.status_code
         if status in (401, 403):
             raise HuggingFaceRefusal(
                 "huggingface_token_refused",
-                f"Hugging Face refuses the token ({status}).",
-                "Set one that is valid and may read.",
+                f"Hugging Face rejects the token ({status}).",
+                "Set a valid token with read access.",
             ) from refused
         raise _unreachable(name, f"status {status}", endpoint) from refused
-    except Exception as broken:  # The client changes its HTTP library, and so its errors, from version to version.
+    except Exception as broken:  # The client's HTTP library and its errors vary between versions.
         raise _unreachable(name, type(broken).__name__, endpoint) from broken
 
 
 def _unreachable(name: str, why: str, endpoint: str) -> HuggingFaceRefusal:
     return HuggingFaceRefusal(
         "fetch_failed",
-        f"{name} could not be fetched from Hugging Face at {endpoint} ({why}).",
-        "Check the network and HF_ENDPOINT and try again: it goes on from here. Or give the folder of a copy.",
+        f"{name} could not be downloaded from Hugging Face at {endpoint} ({why}).",
+        "Check the network and HF_ENDPOINT, then try again to resume. Or use the folder of a local copy.",
         may_pass=True,
     )
 
 
 def _license_of(card: Any) -> str:
-    """The licence that a repository's card names; `other` goes by its own name."""
+    """Return the licence in a repository's card; for `other`, its own name."""
     if card is None:
         return ""
     found = card.get("license")

@@ -1,4 +1,4 @@
-"""Which files of a Hugging Face repository a base model or a dataset is made of, and which are refused."""
+"""Select the files of a base model or dataset in a Hugging Face repository, or refuse the repository."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from finetune_hub.artifacts.huggingface import HuggingFaceFile, HuggingFaceRefus
 from finetune_hub.spec.model_files import CONFIG_FILES, TOKENIZER_FILES, WEIGHTS_INDEX
 from finetune_hub.spec.sizes import size_in_words
 
-# What transformers would load, the first pattern that matches: some repositories hold the same weights twice.
+# The first matching pattern, as in transformers: some repositories have the same weights twice.
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "*.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-JOINABLE = {".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst"}  # Files of these may be one split together.
+JOINABLE = {".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst"}  # Several files of these types can form one split.
 NO_DATA = {"config.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json", "package.json", "state.json"}
 
 
 def model_files(repository: HuggingFaceRepository) -> list[HuggingFaceFile]:
-    """The files of a model: safetensors, config and tokenizer; or the one GGUF file that the reference names.
+    """Return a model's files: safetensors, config and tokenizer, or the GGUF file that the reference names.
 
     Raises:
         HuggingFaceRefusal: `unknown_file`, `unsafe_weights`, `no_weights`.
@@ -37,13 +37,13 @@ def model_files(repository: HuggingFaceRepository) -> list[HuggingFaceFile]:
             return [file for file in repository.files if file.path in wanted]
         if "adapter_config.json" in paths:
             raise HuggingFaceRefusal(
-                "no_weights", f"{name} is an adapter, no base model.", "Import the model it was made for."
+                "no_weights", f"{name} is an adapter, not a base model.", "Import the base model of the adapter."
             )
         raise HuggingFaceRefusal("no_weights", f"{name} has no config.json.", "Choose a model in transformers' format.")
     if pickle := next((path for path in paths if path.endswith(PICKLES)), None):
         raise HuggingFaceRefusal(
             "unsafe_weights",
-            f"{name} has its weights as a pickle ({pickle}), and reading one runs the code in it.",
+            f"{name} has pickled weights ({pickle}), and loading a pickle can run arbitrary code.",
             "Choose a revision with safetensors (many have one at `@refs/pr/N`), or convert a copy that you trust: "
             "`AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)`, then import that folder.",
         )
@@ -51,7 +51,7 @@ def model_files(repository: HuggingFaceRepository) -> list[HuggingFaceFile]:
 
 
 def dataset_files(repository: HuggingFaceRepository, *, max_bytes: int | None) -> list[HuggingFaceFile]:
-    """The files of a dataset that the reference names: one file, or those of a split, `train` if it names none.
+    """Return the dataset files that the reference names: one file, or those of a split, by default `train`.
 
     Raises:
         HuggingFaceRefusal: `unknown_file`, `upload_too_large`.
@@ -66,20 +66,20 @@ def dataset_files(repository: HuggingFaceRepository, *, max_bytes: int | None) -
             f"{name} has no file or split {part!r}." if part else f"{name} has no split `train`.",
             _one_of([file.path for file in data], name)
             if data
-            else f"It has no file that is read. The hub keeps many as Parquet: try `hf:{name}@refs/convert/parquet`.",
+            else f"No file has a supported format. A Parquet copy may exist: try `hf:{name}@refs/convert/parquet`.",
         )
     kinds = {(file.path.rpartition("/")[0], _data_kind(file.path)) for file in found}
     if len(kinds) > 1 or (len(found) > 1 and _data_kind(found[0].path) not in JOINABLE):
         raise HuggingFaceRefusal(
             "unknown_file",
-            f"{part or 'train'!r} is {len(found)} files of {name} that do not belong together.",
+            f"{part or 'train'!r} matches {len(found)} files of {name} that cannot be combined.",
             _one_of([file.path for file in found], name),
         )
     total_bytes = sum(file.size_bytes or 0 for file in found)
     if max_bytes is not None and total_bytes > max_bytes:
         raise HuggingFaceRefusal(
             "upload_too_large",
-            f"These files of {name} have {size_in_words(total_bytes)}; at most {size_in_words(max_bytes)} are fetched.",
+            f"These files of {name} have {size_in_words(total_bytes)}; the limit is {size_in_words(max_bytes)}.",
             _one_of([file.path for file in found], name),
         )
     return sorted(found, key=lambda file: file.path)
@@ -91,14 +91,14 @@ def _weights_of(paths: list[str]) -> list[str]:
 
 
 def _data_kind(path: str) -> str | None:
-    """`.parquet`, `.jsonl`, `.jsonl.gz` …; None for what holds no rows."""
+    """Return `.parquet`, `.jsonl`, `.jsonl.gz` …; None for a file without rows."""
     name = path.rpartition("/")[2]
     match = re.search(r"\.(jsonl|json|csv|tsv|parquet)(\.(gz|zst))?$", name)
     return match[0] if match and name not in NO_DATA else None
 
 
 def _split_of(files: list[HuggingFaceFile], part: str) -> list[HuggingFaceFile]:
-    """The files that carry the split in their path: `train` in `data/train-00000-of-00002.parquet`."""
+    """Return the files with the split in their path: `train` in `data/train-00000-of-00002.parquet`."""
     folder, _, split = part.rpartition("/")
     return [file for file in files if file.path.startswith(folder) and split in re.split(r"[^A-Za-z0-9]+", file.path)]
 
@@ -110,4 +110,4 @@ def _gguf_of(paths: list[str]) -> list[str]:
 def _one_of(paths: list[str], name: str) -> str:
     if not paths:
         return "Choose a model with safetensors, in transformers' format."
-    return f"Name a file of it: {', '.join(f'`hf:{name}:{path}`' for path in sorted(paths)[:5])}."
+    return f"Name one of its files: {', '.join(f'`hf:{name}:{path}`' for path in sorted(paths)[:5])}."

@@ -1,4 +1,4 @@
-"""The artifact store in a local folder: hard links where it can, copies where it must, always by rename."""
+"""The artifact store in a local folder. Uses hard links or else copies, and always renames atomically."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune_hub.spec.ids import new_id
 
 
 class LocalStore:
-    """Files below one root folder; the key is the path."""
+    """Artifact store in a root folder. The key is the path."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -39,7 +39,7 @@ class LocalStore:
     def keys(self, prefix: str, *, older_than: timedelta | None = None) -> Iterator[str]:
         put_before = None if older_than is None else time.time() - older_than.total_seconds()
         for path in sorted(self._path(prefix).rglob("*")):
-            # Linking changes none of a file's times but this one.
+            # Of a file's times, linking only changes ctime.
             if path.is_file() and (put_before is None or path.stat().st_ctime < put_before):
                 yield path.relative_to(self.root).as_posix()
 
@@ -58,13 +58,13 @@ class LocalStore:
 
 def missing(key: str) -> ArtifactError:
     return ArtifactError(
-        f"The artifact store has no {key}.", "It was deleted, or the store is not the one it was written to."
+        f"The artifact store has no {key}.",
+        "Check ARTIFACT_URL: the file was deleted, or this is not the store it was written to.",
     )
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Make `target` hold the bytes of `source`, durable, and never seen half-written. Stored files never change, so a
-    hard link is as good as a copy."""
+    """Copy `source` to `target` durably and atomically. Uses a hard link if possible, as stored files never change."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{new_id('part')}")
     try:
@@ -82,7 +82,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until the file or folder is on the disk."""
+    """Flush the file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Manifests: the files of an artifact with their sizes and hashes, so that what is read is what was written."""
+"""Manifests: an artifact's files with sizes and hashes, to verify what is read."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class ArtifactError(Explained):
 
 
 class CorruptArtifact(ArtifactError):
-    """A file is not what its manifest says."""
+    """A file does not match its manifest."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, "Fetch or publish it again.")
+        super().__init__(message, "Download or publish it again.")
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file, read in chunks."""
+    """Return the hex digest of a file, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -38,17 +38,17 @@ def sha256_of(path: Path) -> str:
 
 
 def entry_of(path: Path, *, below: Path) -> FileEntry:
-    """The manifest entry of the file as it is now."""
+    """Create the manifest entry of the file."""
     return FileEntry(path=path.relative_to(below).as_posix(), size_bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def manifest_of(folder: Path) -> list[FileEntry]:
-    """All files below the folder, sorted by path."""
+    """Return the entries of all files in the folder, sorted by path."""
     return [entry_of(path, below=folder) for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
 def verify_files(folder: Path, entries: Iterable[FileEntry]) -> None:
-    """Compare every file with its entry; files beside the manifest are ignored.
+    """Compare every file with its entry. Files that are not in the manifest are ignored.
 
     Raises:
         CorruptArtifact: a file is missing, or its size or hash differs.
@@ -65,6 +65,6 @@ def verify_files(folder: Path, entries: Iterable[FileEntry]) -> None:
 
 
 def manifest_digest(entries: Iterable[FileEntry]) -> str:
-    """One hash for a whole folder: the SHA-256 of its sorted `sha256  path` lines, as `sha256sum` prints them."""
+    """Return a hash of a whole folder: the SHA-256 of its sorted `sha256  path` lines, as `sha256sum` prints them."""
     lines = sorted(f"{entry.sha256}  {entry.path}\n" for entry in entries)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

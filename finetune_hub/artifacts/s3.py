@@ -1,4 +1,4 @@
-"""The artifact store in S3, or in anything that speaks its protocol. Credentials come from boto3's usual places."""
+"""The artifact store in S3 or a compatible service. Credentials come from boto3's usual places."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ FAILURES = (BotoCoreError, ClientError, boto3.exceptions.Boto3Error)
 
 
 class S3Store:
-    """Objects of one bucket below a prefix. Large files go in parts, and an upload that broke off is gone on with."""
+    """Artifact store under a prefix of a bucket. Large files are uploaded in parts, and interrupted uploads resume."""
 
     def __init__(self, client: S3Client, bucket: str, prefix: str = "") -> None:
         self.client, self.bucket, self.prefix = client, bucket, prefix.strip("/")
 
     @classmethod
     def from_url(cls, url: str) -> S3Store:
-        """`s3://bucket/prefix?endpoint=https://host`; without `endpoint` it is AWS."""
+        """Open `s3://bucket/prefix?endpoint=https://host`; AWS without `endpoint`."""
         parts = urlsplit(url)
         endpoint = parse_qs(parts.query).get("endpoint", [None])[0]
-        # A session of its own: boto3's default one is shared by all threads and must not be.
+        # Its own session, as boto3's default session is not thread-safe.
         client = boto3.Session().client("s3", endpoint_url=endpoint, config=Config(signature_version="s3v4"))
         return cls(client, parts.netloc, parts.path)
 
@@ -103,7 +103,7 @@ class S3Store:
         )
 
     def _put_in_parts(self, name: str, source: Path) -> None:
-        """Send the parts that the bucket does not have yet. What breaks off stays there, for the next try."""
+        """Upload the missing parts. After an interruption, the uploaded parts stay for the next attempt."""
         size_bytes = source.stat().st_size
         part_bytes = max(PART_BYTES, -(-size_bytes // PARTS_AT_MOST))
         upload_id = self._unfinished(name)
@@ -116,7 +116,7 @@ class S3Store:
                 file.seek((number - 1) * part_bytes)
                 body = file.read(part_bytes)
             tag = f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
-            if present.get(number) != tag:  # Where the store encrypts, tags are no MD5: the part is sent again.
+            if present.get(number) != tag:  # With encryption, tags are not MD5 and the part is sent again.
                 tag = self.client.upload_part(
                     Bucket=self.bucket, Key=name, UploadId=upload_id, PartNumber=number, Body=body
                 )["ETag"]
@@ -130,7 +130,7 @@ class S3Store:
         )
 
     def _unfinished(self, name: str) -> str | None:
-        """The newest upload of this object that broke off; None: there is none, or we may not ask."""
+        """Return the newest unfinished upload of this object; None if there is none or listing is not permitted."""
         try:
             found = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=name).get("Uploads", [])
         except ClientError:
@@ -139,7 +139,7 @@ class S3Store:
         return uploads[-1]["UploadId"] if uploads else None
 
     def _present_parts(self, name: str, upload_id: str) -> dict[int, str]:
-        """The parts that the bucket has of an upload, by number, each with its tag."""
+        """Return the uploaded parts: number → tag."""
         pages = self.client.get_paginator("list_parts").paginate(Bucket=self.bucket, Key=name, UploadId=upload_id)
         return {part["PartNumber"]: part["ETag"] for page in pages for part in page.get("Parts", [])}
 

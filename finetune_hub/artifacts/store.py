@@ -1,6 +1,6 @@
 """The artifact store: files under keys such as `jobs/ftjob-…/1/adapter/model.safetensors`, in a folder or in S3.
 
-Keys obey `check_relative_path`. A key is written once and whole: a reader never sees half a file.
+Keys must pass `check_relative_path`. A key is written once and atomically, so readers never see a partial file.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from finetune_hub.spec.files import FileEntry
 
 
 class ArtifactStore(Protocol):
-    """Where artifacts lie. Errors are `ArtifactError`."""
+    """A store of artifacts. Errors are `ArtifactError`."""
 
     def put(self, key: str, source: Path) -> None:
-        """Store the file's bytes under the key; they are durable when this returns."""
+        """Store the file under the key. It is durable when this returns."""
 
     def get(self, key: str, target: Path) -> None:
-        """Write the bytes to a local file, whole or not at all."""
+        """Write the bytes to a local file, atomically."""
 
     def open(self, key: str) -> BinaryIO:
-        """The bytes, for streaming to a client."""
+        """Open the file for streaming to a client."""
 
     def keys(self, prefix: str, *, older_than: timedelta | None = None) -> Iterator[str]:
-        """All keys below `prefix/`, sorted; with an age those alone that were put longer ago."""
+        """Yield all keys under `prefix/`, sorted; with `older_than`, only older ones."""
 
     def delete(self, key: str) -> None:
-        """Forget the key; nothing happens when it is not there."""
+        """Delete the key if it exists."""
 
     def local_folder(self, prefix: str) -> Path | None:
-        """The folder itself when the store is one on this machine: large files are then read where they lie."""
+        """Return the folder if the store is on this machine, so that large files are read in place."""
 
     def download_url(self, key: str, *, filename: str, lifetime: timedelta) -> str | None:
-        """An address at which anybody may fetch the bytes for a while; None: the store has no such thing."""
+        """Return a temporary public URL of the file; None if the store does not support this."""
 
 
 def open_store(url: str) -> ArtifactStore:
-    """The store of an `ARTIFACT_URL`: `file:///folder` or `s3://bucket/prefix?endpoint=http://…`.
+    """Open the store of an `ARTIFACT_URL`: `file:///folder` or `s3://bucket/prefix?endpoint=http://…`.
 
     Raises:
-        ArtifactError: the URL names no store.
+        ArtifactError: the URL is not that of a store.
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.path.startswith("/") and not parts.netloc:
@@ -57,8 +57,8 @@ def open_store(url: str) -> ArtifactStore:
 
         return S3Store.from_url(url)
     raise ArtifactError(
-        f"ARTIFACT_URL={url!r} names no store.",
-        "Write file:///absolute/folder or s3://bucket/prefix?endpoint=https://host.",
+        f"ARTIFACT_URL={url!r} is not the URL of a store.",
+        "Use file:///absolute/folder or s3://bucket/prefix?endpoint=https://host.",
     )
 
 
@@ -72,7 +72,7 @@ def put_folder(store: ArtifactStore, prefix: str, folder: Path, entries: Iterabl
 
 
 def get_folder(store: ArtifactStore, prefix: str, entries: Iterable[FileEntry], target: Path) -> Path:
-    """A local folder with the listed files, verified: the store's own when it is local, else a copy in `target`.
+    """Return a local folder with the listed files, verified: the store's own if it is local, or a copy in `target`.
 
     Raises:
         CorruptArtifact: a file does not match its entry.

@@ -1,9 +1,9 @@
 """Supervised child processes: started in order, restarted when they die, stopped in reverse order.
 
-The supervisor has no thread. Its owner calls `tend()` a few times a second from the thread that started the children:
-PR_SET_PDEATHSIG fires when that *thread* ends. Children get a session of their own, so that Ctrl-C in the terminal
-reaches only their owner, who stops them in order. Signals go to processes that we started and to no group: what a
-child has detached, such as a trainer's supervisor, lives on.
+The supervisor has no thread. Its owner calls `tend()` a few times per second from the thread that started the children,
+because PR_SET_PDEATHSIG fires when that *thread* ends. Children get their own session, so that Ctrl-C in the terminal
+only reaches the owner, which stops them in order. Signals go only to processes that we started, not to groups, so
+detached processes such as a trainer's supervisor keep running.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOG_MAX_BYTES = 10 * 1024**2
 LOGS_KEPT = 3
 BACK_OFF_FIRST_SECONDS = 0.5
 BACK_OFF_MAX_SECONDS = 30.0
-# A child that ran this long was healthy: its next restart waits the shortest time again.
+# A child that ran this long was healthy: the backoff starts again.
 HEALTHY_AFTER_SECONDS = 60.0
 POLL_SECONDS = 0.05
 
@@ -37,9 +37,9 @@ State = Literal["starting", "ready", "restarting", "stopped"]
 
 @dataclass(frozen=True)
 class Program:
-    """What to run as a child, and how to know that it is ready.
+    """A program to run as a child, and how to detect that it is ready.
 
-    `is_ready` gets what the child has written to its log since it started. `prepare` runs before every start.
+    `is_ready` gets the child's output since its start. `prepare` runs before every start.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Program:
     force_signal: signal.Signals = signal.SIGKILL
     stop_seconds: float = 10.0
     ready_seconds: float = 60.0
-    # How often it may die before it is ready for the first time.
+    # How often it may be started until it is ready for the first time.
     start_attempts: int = 1
 
 
 @dataclass
 class Child:
-    """A program and the process that runs it now."""
+    """A program and its current process."""
 
     program: Program
     log: Path
@@ -74,7 +74,7 @@ class Child:
     _restart_at: float = 0.0  # monotonic seconds
 
     def start(self) -> None:
-        """Start the process, as `program.account` where one is given; its output goes to the end of the log."""
+        """Start the process, as `program.account` if given. Its output is appended to the log."""
         program = self.program
         program.prepare()
         uid, gid = (program.account.uid, program.account.gid) if program.account else (-1, -1)
@@ -96,17 +96,17 @@ class Child:
         self._enter("starting")
 
     def exit_code(self) -> int | None:
-        """The code of a process that has ended, negative for a signal. None: it runs."""
+        """Return the exit code, negative for a signal; None while it runs."""
         return self._process.poll() if self._process else 0
 
     def output(self) -> str:
-        """What the process has written since it started."""
+        """Return the process's output since its start."""
         with self.log.open("rb") as stream:
             stream.seek(self._log_start_bytes)
             return stream.read().decode(errors="replace")
 
     def note_death(self, now: float) -> None:
-        """Plan the restart: 0.5 s after the first death, twice as long after each further one in a row."""
+        """Schedule the restart: 0.5 s after the first death, doubled after each further one in a row."""
         if time.time() - self.since > HEALTHY_AFTER_SECONDS:
             self._deaths_in_a_row = 0
         wait_seconds = min(BACK_OFF_FIRST_SECONDS * 2**self._deaths_in_a_row, BACK_OFF_MAX_SECONDS)
@@ -116,14 +116,14 @@ class Child:
         self._enter("restarting")
 
     def tend(self, now: float) -> bool:
-        """One look: notice a death, restart when its time has come, notice readiness. True: something changed."""
+        """Check once for death, a due restart, and readiness. Returns whether the state changed."""
         before = self.state
         if self.state == "restarting":
             if now >= self._restart_at:
                 self.restarts += 1
                 try:
                     self.start()
-                except OSError:  # No memory for a process, a full disk: a later attempt may do better.
+                except OSError:  # No memory or a full disk: a later attempt may succeed.
                     self.note_death(now)
         elif self.state != "stopped" and self.exit_code() is not None:
             self.note_death(now)
@@ -141,7 +141,7 @@ class Child:
             self._process.send_signal(self.program.force_signal)
 
     def stop(self, *, hurry: Callable[[], bool] = lambda: False) -> None:
-        """Ask the process to end, wait, force it after its grace or when `hurry` says so. Returns when it has ended."""
+        """Ask the process to stop and wait; force it after the grace period or if `hurry()`. Returns after its end."""
         self.ask_to_stop()
         deadline = time.monotonic() + self.program.stop_seconds
         while self.exit_code() is None and time.monotonic() < deadline and not hurry():
@@ -150,17 +150,17 @@ class Child:
         if self._process:
             try:
                 self._process.wait(timeout=5)
-            except subprocess.TimeoutExpired:  # A force signal gentler than SIGKILL did not do.
+            except subprocess.TimeoutExpired:  # A force signal other than SIGKILL was not enough.
                 self._process.kill()
                 self._process.wait()
         self.identity = None
         self._enter("stopped")
 
     def run_to_end(self, *, give_up: Callable[[], bool] = lambda: False) -> None:
-        """Run a program that ends by itself, such as a migration; stop it when `give_up` says so.
+        """Run a program that ends by itself, such as a migration. Stops it if `give_up()`.
 
         Raises:
-            ProgramFailed: it ended with another code than 0.
+            ProgramFailed: it ended with a code other than 0.
         """
         self.start()
         while (exit_code := self.exit_code()) is None and not give_up():
@@ -170,7 +170,7 @@ class Child:
         self.stop()
 
     def failure(self, reason: str) -> ProgramFailed:
-        """The error for a child that did not become ready, with the end of its log."""
+        """Create the error for a child that did not become ready, with the end of its log."""
         last_words = " / ".join(self.output().strip().splitlines()[-3:]) or "nothing"
         return ProgramFailed(name=self.program.name, reason=reason, last_words=last_words, log=self.log)
 
@@ -180,7 +180,7 @@ class Child:
 
 
 class Supervisor:
-    """Keeps children running until it is told to stop them."""
+    """Supervisor that keeps children running until `stop`."""
 
     def __init__(self, logs: Path) -> None:
         self.logs = logs
@@ -188,7 +188,7 @@ class Supervisor:
         self._guard: subprocess.Popen[bytes] | None = None
 
     def start(self, program: Program) -> Child:
-        """Start a program; it is not ready yet."""
+        """Start a program, without waiting until it is ready."""
         log = self.logs / f"{program.name}.log"
         rotate(log)
         child = Child(program, log)
@@ -198,10 +198,10 @@ class Supervisor:
         return child
 
     def wait_until_ready(self, child: Child, *, give_up: Callable[[], bool] = lambda: False) -> None:
-        """Tend all children until this one is ready, or `give_up` says so.
+        """Tend all children until this one is ready or `give_up()`.
 
         Raises:
-            ProgramFailed: it ended too often or took too long.
+            ProgramFailed: it died too often or took too long.
         """
         deadline = time.monotonic() + child.program.ready_seconds
         attempts = 1
@@ -217,7 +217,7 @@ class Supervisor:
             time.sleep(POLL_SECONDS)
 
     def tend(self) -> bool:
-        """One look at every child. True: something changed."""
+        """Check every child once. Returns whether a state changed."""
         now = time.monotonic()
         changes = [child.tend(now) for child in self.children]
         if any(changes) or (self._guard and self._guard.poll() is not None):
@@ -227,7 +227,7 @@ class Supervisor:
     def stop(
         self, *, hurry: Callable[[], bool] = lambda: False, report: Callable[[Child], None] = lambda _: None
     ) -> None:
-        """Stop all children, the last started first; all at once when `hurry` says so. Returns when they have ended."""
+        """Stop all children, the last started first, or all at once if `hurry()`. Returns when they have ended."""
         for child in reversed(self.children):
             if hurry():
                 for other in self.children:
@@ -241,7 +241,7 @@ class Supervisor:
             self._guard = None
 
     def _tell_guard(self) -> None:
-        """Give the guard the list of living children; start a guard when there is none or it was killed."""
+        """Send the guard the list of living children. Starts a guard if there is none or it was killed."""
         if self._guard is None or self._guard.poll() is not None:
             if self._guard and self._guard.stdin:
                 self._guard.stdin.close()
@@ -263,11 +263,11 @@ class Supervisor:
         try:
             self._guard.stdin.write(json.dumps(children).encode() + b"\n")
         except BrokenPipeError:
-            pass  # It was killed this moment: the next look starts another.
+            pass  # The guard was just killed; the next check starts another.
 
 
 def rotate(log: Path) -> None:
-    """Set a log aside that has grown too large: .1 is the newest of those kept. Makes an empty one, private."""
+    """Rotate a log that has grown too large (.1 is the newest old one), and create a private, empty one."""
     if log.exists() and log.stat().st_size > LOG_MAX_BYTES:
         for number in range(LOGS_KEPT - 1, 0, -1):
             older = log.with_name(f"{log.name}.{number}")

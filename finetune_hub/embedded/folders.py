@@ -1,10 +1,10 @@
-"""Where things lie in a home, who owns them, and who else may look: nobody.
+"""The layout of a home: folders, owners and permissions. Everything is private to its owner.
 
-HOME/            0700, or 0711 when root runs the hub and Postgres must pass through as another user
+HOME/            0700, or 0711 if root runs the hub, so that Postgres can pass through as another user
   secret_key  postgres_password      0600
   run/         up.json, environment.json, up.lock, sockets
   logs/        <part>.log, older ones .1 .2 .3
-  postgres/    the database (a link when root's home is closed to the user that Postgres runs as)
+  postgres/    the database (a link if the user that Postgres runs as cannot enter root's home)
   valkey/      the queue
   artifacts/   adapters and datasets
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from finetune_hub.embedded.errors import FolderUnusable
 
-# The kernel's limit for a unix socket's path is 108 bytes on Linux and 104 on macOS, with the closing zero.
+# The kernel limits a Unix socket's path to 108 bytes on Linux and 104 on macOS, including the final NUL.
 SOCKET_PATH_MAX_BYTES = 103
 
 
@@ -34,15 +34,15 @@ class Account:
 
 
 def default_home() -> Path:
-    """`FINETUNE_HUB_HOME`, or `~/.finetune-hub`."""
+    """Return `FINETUNE_HUB_HOME` or `~/.finetune-hub`."""
     return Path(os.environ.get("FINETUNE_HUB_HOME") or "~/.finetune-hub").expanduser().absolute()
 
 
 def prepare_home(home: Path) -> None:
-    """Make the home and its folders, private to their owner. A home that exists keeps its mode.
+    """Create the home and its folders, private to their owner. An existing home keeps its mode.
 
     Raises:
-        FolderUnusable: it cannot be made or written, or belongs to another user.
+        FolderUnusable: it cannot be created or written, or belongs to another user.
     """
     try:
         if not home.exists():
@@ -55,10 +55,10 @@ def prepare_home(home: Path) -> None:
 
 
 def make_private_folder(folder: Path, owner: Account | None = None) -> None:
-    """Make a folder that only its owner may enter, or tighten it.
+    """Create a folder that only its owner can enter, or restrict an existing one.
 
     Raises:
-        FolderUnusable: it exists and is a link or belongs to somebody else.
+        FolderUnusable: it exists and is a link or belongs to another user.
     """
     expected_uid = owner.uid if owner else os.geteuid()
     try:
@@ -66,7 +66,7 @@ def make_private_folder(folder: Path, owner: Account | None = None) -> None:
     except FileExistsError:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != expected_uid:
-            raise FolderUnusable(folder=folder, reason="it belongs to another user or is no folder") from None
+            raise FolderUnusable(folder=folder, reason="it belongs to another user or is not a folder") from None
     else:
         if owner:
             os.chown(folder, owner.uid, owner.gid)
@@ -74,9 +74,9 @@ def make_private_folder(folder: Path, owner: Account | None = None) -> None:
 
 
 def write_private(file: Path, text: str, owner: Account | None = None) -> None:
-    """Replace a file in one step; only its owner may read it."""
+    """Replace a file atomically. Only its owner can read it."""
     new_file = file.with_name(f"{file.name}.new")
-    # The folder may belong to another account: its links are not followed.
+    # The folder may belong to another account, so do not follow links.
     descriptor = os.open(new_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w") as stream:
         os.fchmod(stream.fileno(), 0o600)
@@ -87,14 +87,14 @@ def write_private(file: Path, text: str, owner: Account | None = None) -> None:
 
 
 def keep_secret(file: Path) -> str:
-    """The secret in a file; made on the first call and the same ever after."""
+    """Return the secret in a file, which is created on the first call."""
     if not file.exists():
         write_private(file, secrets.token_urlsafe(48))
     return file.read_text().strip()
 
 
 def socket_folder(preferred: Path, socket_name: str, owner: Account | None = None) -> Path:
-    """A private folder for a unix socket: the preferred one, or a short one where that path would be too long."""
+    """Return a private folder for a Unix socket: the preferred one, or a short one if its path is too long."""
     folder = preferred
     if len(os.fsencode(folder / socket_name)) > SOCKET_PATH_MAX_BYTES:
         digest = hashlib.sha256(os.fsencode(preferred)).hexdigest()[:12]
@@ -104,19 +104,19 @@ def socket_folder(preferred: Path, socket_name: str, owner: Account | None = Non
 
 
 def may_read(path: Path, account: Account) -> bool:
-    """Whether an account can pass every folder above `path` and read it, by the permission bits."""
+    """Return whether the account's permission bits allow it to reach and read `path`."""
     return all(_allows(folder, account, stat.S_IXOTH) for folder in path.parents) and _allows(
         path, account, stat.S_IROTH | stat.S_IXOTH
     )
 
 
 def may_enter(folder: Path, account: Account) -> bool:
-    """Whether an account can pass through a folder and all above it."""
+    """Return whether the account can pass through the folder and all its parents."""
     return all(_allows(step, account, stat.S_IXOTH) for step in (folder, *folder.parents))
 
 
 def _allows(path: Path, account: Account, bits: int) -> bool:
-    """Whether all of `bits` (as others' bits) are granted to the account."""
+    """Return whether all of `bits` (in the position for others) are granted to the account."""
     found = path.stat()
     if found.st_uid == account.uid:
         bits <<= 6

@@ -1,8 +1,8 @@
-"""The guard: ends what `up` leaves behind when `up` itself is killed.
+"""The guard: stops the children of `up` if `up` itself is killed.
 
-It reads lines of JSON from its parent, each the whole list of living children as [pid, start time, stop signal, force
-signal]. When the pipe closes, the parent is gone: every child still on the list is asked to stop, and after a grace
-forced to. On Linux the children have heard it from the kernel already (PR_SET_PDEATHSIG); macOS has only the guard.
+It reads JSON lines from its parent, each with all living children as [pid, start time, stop signal, force signal].
+When the pipe closes, the parent is gone: the guard asks every child on the list to stop, and forces it after a grace
+period. On Linux the kernel has already signalled the children (PR_SET_PDEATHSIG); macOS only has the guard.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(lines: Iterable[str]) -> None:
 
 
 def stop_all(children: list[tuple[ProcessIdentity, int, int]]) -> None:
-    """Ask the last started first, then force what still runs after the grace."""
+    """Ask all to stop, the last started first, then force those that still run after the grace period."""
     for identity, stop_signal, _ in reversed(children):
         identity.send(stop_signal)
     deadline = time.monotonic() + GRACE_SECONDS

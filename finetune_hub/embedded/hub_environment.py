@@ -1,4 +1,4 @@
-"""The environment that the hub's parts run in: assembled here, and nowhere else."""
+"""The environment variables of the hub's parts. They are assembled only here."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from finetune_hub.embedded.errors import NotRunning
 from finetune_hub.embedded.folders import default_home, keep_secret, write_private
 from finetune_hub.embedded.state import read_state
 
-# With these a process reaches a hub, whoever started it.
+# The variables that a process needs to reach a hub.
 NEEDED = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY")
-EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 (the admin asks for it with --host)
+EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 (set by the admin with --host)
 
 
 def build_environment(
     home: Path, *, database_url: str, redis_url: str, host: str, port: int, worker_name: str
 ) -> dict[str, str]:
-    """The hub's own variables. What the admin has set wins, except for the home and the servers' addresses."""
+    """Return the hub's variables. The admin's values win, except for the home and the servers' addresses."""
     given = os.environ.get
     url = given("FINETUNE_HUB_URL") or local_url(host, port)
     return {
@@ -40,17 +40,17 @@ def build_environment(
 
 
 def save_environment(home: Path, environment: dict[str, str]) -> None:
-    """Leave the variables, secrets among them, for other terminals of the same user."""
+    """Save the variables, including secrets, for other terminals of the same user."""
     write_private(home / "run" / "environment.json", json.dumps(environment, indent=2))
 
 
 def load_environment(home: Path | None = None) -> dict[str, str]:
-    """A whole environment with which another process reaches the hub that runs in `home`.
+    """Return a complete environment for a process that uses the hub running in `home`.
 
-    Where no `up` runs there, this process' own environment is it if it names the servers, as in a container.
+    If no `up` is running there, return this process's environment if it names the servers, as in a container.
 
     Raises:
-        NotRunning: neither.
+        NotRunning: neither is the case.
     """
     home = home or default_home()
     if read_state(home) is not None:
@@ -62,7 +62,7 @@ def load_environment(home: Path | None = None) -> dict[str, str]:
 
 
 def manage(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A Django command of the hub in `home`, in the hub's own environment: what it printed, and its exit code.
+    """Run a Django command in the environment of the hub in `home`, and return its output and exit code.
 
     Raises:
         NotRunning: see `load_environment`.
@@ -72,13 +72,13 @@ def manage(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def local_url(host: str, port: int) -> str:
-    """The address at which this machine reaches itself."""
+    """Return the URL for access from this machine."""
     name = "127.0.0.1" if host in EVERY_ADDRESS else host
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def own_names(host: str, url: str) -> list[str]:
-    """The names by which browsers may call this hub (Django's ALLOWED_HOSTS)."""
+    """Return the host names that browsers may use (Django's ALLOWED_HOSTS)."""
     public_name = urlsplit(url).hostname or ""
     names = ["localhost", "127.0.0.1", "[::1]", f"[{public_name}]" if ":" in public_name else public_name]
     if host in EVERY_ADDRESS:
@@ -86,5 +86,5 @@ def own_names(host: str, url: str) -> list[str]:
         try:
             names += [str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)]
         except OSError:
-            pass  # The machine does not know its own name: the admin sets ALLOWED_HOSTS.
+            pass  # The machine cannot resolve its own name; the admin can set ALLOWED_HOSTS.
     return list(dict.fromkeys(name for name in names if name))

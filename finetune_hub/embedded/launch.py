@@ -1,10 +1,10 @@
-"""Become another program that ends when its parent ends.
+"""Exec another program that ends when its parent ends.
 
-Run as a script between fork and exec, not as `preexec_fn`: that runs Python in a fork of a program that may have
-threads. The order matters: changing the user clears PR_SET_PDEATHSIG, so the signal is asked for last, and a parent
-that died before that is noticed by its pid.
+It runs as a script between fork and exec, because `preexec_fn` would run Python in a fork of a program that may have
+threads. The order matters: changing the user clears PR_SET_PDEATHSIG, so the signal is set last, and a parent that
+died before that is detected by its pid.
 
-    launch.py PARENT_PID DEATH_SIGNAL UID GID PROGRAM [ARGUMENT…]         UID -1: stay who you are
+    launch.py PARENT_PID DEATH_SIGNAL UID GID PROGRAM [ARGUMENT…]         UID -1: keep the user
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
         prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
     if os.getppid() != parent_pid:
         sys.exit(f"The parent (pid {parent_pid}) ended before {program[0]} could start.")
-    os.execv(program[0], program)  # noqa: S606 (our own supervisor names the program)
+    os.execv(program[0], program)  # noqa: S606 (the program comes from our own supervisor)
 
 
 if __name__ == "__main__":

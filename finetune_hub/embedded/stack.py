@@ -1,9 +1,9 @@
-"""What `finetune-hub up` runs on one machine.
+"""The parts of a hub that `finetune-hub up` runs on one machine.
 
     postgres   valkey   → migrate →   web   control   worker
 
-Postgres and Valkey are left out where DATABASE_URL and REDIS_URL name others. Nothing else differs: every part learns
-where things are from its environment alone.
+Postgres and Valkey are left out if DATABASE_URL and REDIS_URL are set. Nothing else differs, as every part gets all
+addresses from its environment.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from finetune_hub.machine.processes import identify
 
 FIRST_PORT = 8000
 PORTS_TRIED = 100
-# -P: the folder one happens to stand in is no place to import from.
+# -P: do not import from the current folder.
 PYTHON = (sys.executable, "-P", "-m")
 CELERY = (*PYTHON, "celery", "-A", "finetune_hub.celery:app")
 CELERY_WORKER = ("--loglevel", "info", "--without-gossip", "--without-mingle")
 
 
 class Stack:
-    """All parts of one hub, as children of this process. Call everything from the thread that made it.
+    """All parts of one hub, as children of this process. Call all methods from the thread that created it.
 
     Args:
         home: the data folder, already locked.
-        port: an explicit port must be free; None takes the first free one from 8000 up.
-        stopping: whether somebody wants to stop; asked many times a second.
-        report: told the name of a part and the seconds it took, when it is ready and when it has stopped.
-        announce: told a sentence about what happens next.
+        port: an explicit port must be free; None: the first free one from 8000 on.
+        stopping: returns whether a stop was requested; called many times per second.
+        report: called with a part's name and duration in seconds when it is ready and when it has stopped.
+        announce: called with a sentence about what happens next.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class Stack:
         return self.environment.get("FINETUNE_HUB_URL", "")
 
     def start(self) -> None:
-        """Start every part in order. Returns early when somebody wants to stop.
+        """Start every part in order. Returns early if a stop is requested.
 
         Raises:
-            EmbeddedError: a part did not start. The others run on: call `stop`.
+            EmbeddedError: a part did not start. The others keep running: call `stop`.
         """
         prepare_home(self.home)
         end_leftovers(self.home)
@@ -97,12 +97,12 @@ class Stack:
             self._write_state()
 
     def tend(self) -> None:
-        """One look at the parts: restart what died, and keep the state file true."""
+        """Check the parts once: restart dead ones and update the state file."""
         if self.supervisor.tend():
             self._write_state()
 
     def stop(self, *, hurry: Callable[[], bool]) -> None:
-        """Stop every part in reverse order; all at once when `hurry` says so."""
+        """Stop every part in reverse order, or all at once if `hurry()`."""
         began = time.monotonic()
 
         def report(child: Child) -> None:
@@ -114,7 +114,7 @@ class Stack:
         self.supervisor.stop(hurry=hurry, report=report)
 
     def login_link(self) -> str:
-        """A one-time link that logs the first owner in; empty when none could be made."""
+        """Return a one-time link that signs the first owner in; empty if that failed."""
         command = [*PYTHON, "django", "login_link", "--next", "/", "--base-url", self.url]
         with (self.home / "logs" / "login_link.log").open("ab") as log:
             made = subprocess.run(
@@ -123,7 +123,7 @@ class Stack:
         return made.stdout.decode().strip() if made.returncode == 0 else ""
 
     def _start_servers(self) -> list[Child]:
-        """Start Postgres and Valkey, unless the environment names others, and settle the parts' environment."""
+        """Start Postgres and Valkey, unless the environment names others, and set the parts' environment."""
         database_url = os.environ.get("DATABASE_URL")
         redis_url = os.environ.get("REDIS_URL")
         servers = []
@@ -148,10 +148,11 @@ class Stack:
         return servers
 
     def _migrate(self) -> None:
-        """
+        """Migrate the database.
+
         Raises:
             DatabaseNewer: a newer release has upgraded the database; nothing was changed.
-            ProgramFailed: it cannot be brought up to date.
+            ProgramFailed: the migration failed.
         """
         began = time.monotonic()
         log = self.home / "logs" / "migrate.log"
@@ -160,7 +161,7 @@ class Stack:
         upgrade: Upgrade | None = None
 
         def look() -> bool:
-            """Say what will be done as soon as that is known."""
+            """Announce the upgrade as soon as it is known."""
             nonlocal upgrade
             if upgrade is None and (upgrade := Upgrade.read(child.output())) and (sentence := upgrade.sentence()):
                 self.announce(sentence)
@@ -172,12 +173,12 @@ class Stack:
             if found := Upgrade.read(child.output()):
                 found.refuse_newer()
             raise
-        look()  # It may have been faster than a look.
+        look()  # It may have ended before the last look.
         self.report("migrate", time.monotonic() - began)
 
     def _own_programs(self) -> list[Program]:
         web = [*PYTHON, "uvicorn", "finetune_hub.asgi:application", "--host", self.host, "--port", str(self.port)]
-        web += ["--loop", "uvloop", "--timeout-graceful-shutdown", "3"]  # Open event streams would keep it for ever.
+        web += ["--loop", "uvloop", "--timeout-graceful-shutdown", "3"]  # Open event streams would keep it running.
         control = [*CELERY, "worker", "-Q", "control", "-P", "threads", "-c", "4", "-n", "control@%h", *CELERY_WORKER]
         control += ["--beat-thread", "-s", str(self.home / "run" / "beat-schedule")]
         return [
@@ -222,26 +223,26 @@ class Stack:
         try:
             write_state(self.home, state)
         except OSError:
-            pass  # A full disk makes `status` stale; it is no reason to stop the parts.
+            pass  # A full disk makes `status` stale, but the parts keep running.
 
 
 def worker_command(name: str) -> list[str]:
-    """The words that start the GPU worker `name`, which serves the queue of that name alone."""
+    """Return the command of the GPU worker `name`, which serves only the queue with its name."""
     worker = ["worker", "-Q", f"worker.{name}", "-P", "threads", "-c", "2", "-n", f"worker.{name}@%h"]
     return [*CELERY, *worker, *CELERY_WORKER]
 
 
 def default_worker_name() -> str:
-    """This machine's short name, in letters that a queue's name may have."""
+    """Return this machine's short name, in characters that a queue name may have."""
     short_name = socket.gethostname().partition(".")[0].lower()
     return re.sub(r"[^a-z0-9-]+", "-", short_name).strip("-") or "local"
 
 
 def choose_port(host: str, wanted: int | None) -> int:
-    """The port to listen on: the wanted one, or else the first free one from 8000 up.
+    """Return the port to listen on: the requested one, or the first free one from 8000 on.
 
     Raises:
-        PortTaken: the wanted one is not free, or none is.
+        PortTaken: the requested port, or every port, is in use.
         BadAddress: this machine cannot listen on that address.
     """
     if wanted is not None:
@@ -256,7 +257,7 @@ def choose_port(host: str, wanted: int | None) -> int:
 
 
 def free_port(host: str, port: int) -> int | None:
-    """The port when nobody listens on it; port 0 finds one. None: it is taken.
+    """Return the port if it is free, or None; port 0 finds a free one.
 
     Raises:
         BadAddress: this machine cannot listen on that address.
@@ -274,7 +275,7 @@ def free_port(host: str, port: int) -> int | None:
 
 
 def answers_http(host: str, port: int) -> bool:
-    """Whether the web process answers a request, with whatever status."""
+    """Return whether the web process responds, with any status."""
     connection = http.client.HTTPConnection("127.0.0.1" if host in EVERY_ADDRESS else host, port, timeout=5)
     try:
         connection.request("HEAD", "/")
@@ -287,5 +288,5 @@ def answers_http(host: str, port: int) -> bool:
 
 
 def celery_worker_is_ready(output: str) -> bool:
-    """Celery's own word for it; asking by remote control would cost a process a look."""
+    """Return whether Celery has logged that it is ready. A remote-control query would need a process each time."""
     return " ready." in output

@@ -1,4 +1,4 @@
-"""What a running `up` tells other terminals: run/up.json, and the lock that keeps a second `up` out of a home."""
+"""State of a running `up` for other terminals (run/up.json), and the lock against a second `up` in a home."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from finetune_hub.machine.processes import ProcessIdentity
 
 
 class HubPart(BaseModel):
-    """One child of `up`."""
+    """A child of `up`."""
 
     name: str
     state: State
@@ -39,7 +39,7 @@ class HubPart(BaseModel):
         )
 
     def is_healthy(self) -> bool:
-        """Ready by the word of `up`, and its process is there."""
+        """Return whether `up` reports it as ready and its process exists."""
         return self.state == "ready" and self.identity is not None and self.identity.is_alive()
 
 
@@ -62,14 +62,14 @@ def write_state(home: Path, state: UpState) -> None:
 
 
 def read_state(home: Path) -> UpState | None:
-    """The `up` that runs in a home. None: there is none."""
+    """Return the `up` that is running in a home, or None."""
     state = _read(home)
     return state if state and state.identity.is_alive() else None
 
 
 @contextmanager
 def hold_lock(home: Path) -> Iterator[None]:
-    """Keep this home for one `up`. The kernel lets the lock go when its holder ends, however it ends.
+    """Lock this home for one `up`. The kernel releases the lock when the holder ends, however it ends.
 
     Raises:
         HomeInUse: another `up` holds it.
@@ -88,7 +88,7 @@ def hold_lock(home: Path) -> Iterator[None]:
 
 
 def end_leftovers(home: Path) -> None:
-    """Stop what a killed `up` left in this home. Needs the lock. Postgres is left to its own start, which knows how."""
+    """Stop what a killed `up` left in this home. Requires the lock. Postgres is handled by its own start."""
     state = _read(home)
     if state is None or state.identity.is_alive():
         return

@@ -1,6 +1,6 @@
-"""What brings a database up to date with the installed code, as `upgrade_database` says it in its first line.
+"""The database upgrade that `upgrade_database` reports in its first line.
 
-`finetune-hub up` knows no Django and runs that command as a process; it tells the line to whoever watches.
+`finetune-hub up` does not import Django. It runs that command as a process and shows the report to the user.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ MARK = "upgrade: "
 
 
 class Upgrade(BaseModel):
-    """Found out before anything is changed. Migrations are pairs of app and name."""
+    """A pending upgrade, determined before anything is changed. Migrations are pairs of app and name."""
 
     version: str  # of the installed code
-    found_version: str | None  # that upgraded the database last; None: it is new, or from before releases were noted
+    found_version: str | None  # of the last upgrade; None: a new database, or one from before versions were recorded
     is_new: bool
-    pending: list[tuple[str, str]]  # in the order in which they will be applied
-    unknown: list[tuple[str, str]]  # applied, and not part of the installed code
+    pending: list[tuple[str, str]]  # in the order of application
+    unknown: list[tuple[str, str]]  # applied, but not part of the installed code
 
     @classmethod
     def read(cls, output: str) -> Upgrade | None:
-        """What a process has said. None: nothing yet."""
+        """Parse a process's output; None if it has no report yet."""
         whole_lines = output.split("\n")[:-1]
         found = next((line for line in whole_lines if line.startswith(MARK)), None)
         return cls.model_validate_json(found.removeprefix(MARK)) if found else None
@@ -34,12 +34,12 @@ class Upgrade(BaseModel):
         return f"{MARK}{self.model_dump_json()}"
 
     def sentence(self) -> str:
-        """What will be done; empty when nothing will be."""
+        """Return what will be done; empty if nothing."""
         if not self.pending or self.unknown:
             return ""
         count = counted(len(self.pending))
         if self.is_new:
-            return f"Making the tables of a new database: {count}."
+            return f"Creating the tables of a new database: {count}."
         last = dict(self.pending)
         apps = Counter(app for app, _ in self.pending)
         steps = ", ".join(f"{app} {number} to {last[app]}" for app, number in apps.items())
@@ -47,9 +47,10 @@ class Upgrade(BaseModel):
         return f"Upgrading the database from {found} to {self.version}: {count} ({steps})."
 
     def refuse_newer(self) -> None:
-        """
+        """Refuse a database that is newer than the installed code.
+
         Raises:
-            DatabaseNewer: the database has been upgraded by a newer release than this one.
+            DatabaseNewer: a newer release has upgraded the database.
         """
         if self.unknown:
             is_named = self.found_version not in {None, self.version}

