@@ -30,7 +30,7 @@ def test_it_is_a_front_door() -> None:
 
 
 def test_the_tree_has_every_room_and_no_other() -> None:
-    tree = README.read_text().partition("## The tree")[2].split("```")[1]
+    tree = README.read_text().partition("## Source tree")[2].split("```")[1]
     named = set()
     for line in tree.splitlines():
         folder = "finetune_hub/" if line.startswith(" ") else ""
