@@ -22,7 +22,7 @@ document.addEventListener("htmx:xhr:progress", (event) => {
     bar.value = loaded / total;
     place.querySelector("small").textContent = `${size(loaded)} of ${size(total)}`;
   } else {
-    bar.removeAttribute("value"); // The rest has no measurable progress.
+    bar.removeAttribute("value"); // The check's progress is unknown.
     place.querySelector("small").textContent = `${size(total)} sent. Checking the file…`;
   }
 });

@@ -397,7 +397,7 @@ def test_workers_are_invited_by_staff_alone(caller: str, world: World) -> None:
     assert [str(event) for event in AuditEvent.objects.filter(verb__startswith="worker_").order_by("pk")] == [
         "alice invited the worker gpu-7",
         "alice invited the worker gpu-7",
-        "alice cut off the worker gpu-7",
+        "alice revoked the worker gpu-7",
     ]
 
 

@@ -37,7 +37,7 @@ def test_take_screenshots(open_page: OpenPage, device: str, scheme: str) -> None
         if "job" in name:
             page.wait_for_timeout(700)  # The curve is drawn when its points have come.
         shoot(page, f"{name}-{device}-{scheme}")
-    for name, button in (("token", "Make the token"), ("invited", "Add")):
+    for name, button in (("token", "Create the token"), ("invited", "Add")):
         page.goto("/account/" if name == "token" else "/team/")
         page.get_by_label("Username" if name == "invited" else "Name").fill("new-one")
         page.get_by_role("button", name=button, exact=True).click()

@@ -109,7 +109,7 @@ def test_what_fits_nowhere_can_be_insisted_on(open_page: OpenPage) -> None:
     BaseModel.objects.filter(pk=model.pk).update(facts=model.facts | LLAMA_33B | {"parameter_count": 10**12})
     page.get_by_role("button", name="Submit the job").click()
     expect(page.get_by_text("It does not fit").first).to_be_visible()
-    page.get_by_label("Submit it although it fits no device").check()
+    page.get_by_label("Submit it even if it fits on no device").check()
     page.get_by_role("button", name="Submit the job").click()
     page.get_by_text("Submitted.").first.wait_for()
     page.errors.clear()  # The console notes the 422 that was asked for, and requests that the page left behind.

@@ -68,7 +68,7 @@ def test_a_scope_of_another_team_is_refused_beside_its_field(world: World) -> No
     make_team(vera, slug="research")
     response = world["viewer"].post(reverse("token-create"), TOKEN | {"team": world.team.slug})
     assert response.status_code == 422
-    assert "you do not have it yourself" in response.content.decode()
+    assert "because you do not have it" in response.content.decode()
 
 
 def test_an_expired_token_says_so_and_a_new_account_what_to_do(world: World) -> None:

@@ -52,4 +52,4 @@ def test_a_file_that_the_store_has_lost(world: World) -> None:
     url = reverse("adapter-file", args=[world.version.adapter_id, 1, "adapter_config.json"])
     response = world["owner"].get(url)
     assert response.status_code == 503
-    assert "did not give the file" in response.content.decode()
+    assert "did not return the file" in response.content.decode()

@@ -209,7 +209,7 @@ def test_base_models_offer_what_is_not_there_yet(world: World) -> None:
 def test_a_folder_outside_is_refused_beside_its_field(world: World) -> None:
     data = {"name": "mine", "source": "folder:../secrets", "license": ""}
     response = world["owner"].post(reverse("base-model-import"), data)
-    assert "leaves the import folder" in response.context["form"].errors["source"][0]
+    assert "is outside of the import folder" in response.context["form"].errors["source"][0]
     assert not BaseModel.objects.filter(name="mine").exists()
 
 
@@ -304,7 +304,7 @@ def test_an_adapter_shows_its_model_card(world: World) -> None:
 def test_a_page_that_is_not_there(world: World) -> None:
     response = world["owner"].get("/no/such/page")
     assert response.status_code == 404
-    assert "There is nothing here." in response.content.decode()
+    assert "Page not found." in response.content.decode()
 
 
 @pytest.mark.parametrize("name", ["home", "jobs", "job-new", "dataset-preview", "dataset-rows", "adapter-file"])
@@ -323,4 +323,4 @@ def test_a_broken_page_is_still_a_page(world: World, monkeypatch: pytest.MonkeyP
     world["owner"].raise_request_exception = False
     response = world["owner"].get(reverse("jobs"))
     assert response.status_code == 500
-    assert "Something broke on our side." in response.content.decode()
+    assert "Something went wrong on our side." in response.content.decode()

@@ -42,7 +42,7 @@ def test_somebody_known_is_added_without_a_link(world: World) -> None:
     make_user("dora")
     response = world["owner"].post(reverse("member-add", args=[world.team.slug]), {"username": "dora", "role": "admin"})
     assert response.status_code == 302
-    assert "dora is in the team now, as admin." in page_of(world["owner"])
+    assert "dora is now in the team, as admin." in page_of(world["owner"])
 
 
 def test_what_is_refused_stands_beside_its_field(world: World) -> None:
@@ -66,7 +66,7 @@ def test_a_role_is_changed_and_a_member_removed(world: World) -> None:
     assert world["teammate"].get(reverse("job-new")).status_code == 403
     world["owner"].post(reverse("member-remove", args=[world.team.slug, bob.pk]))
     page = page_of(world["owner"])
-    for sentence in ("changed the role of bob from member to viewer", "removed bob", "bob is out of the team"):
+    for sentence in ("changed the role of bob from member to viewer", "removed bob", "bob is no longer in the team"):
         assert sentence in page
     assert world["teammate"].get(reverse("job", args=[world.job.pk])).status_code == 404
     assert "You are in no team" in page_of(world["teammate"])

@@ -136,7 +136,7 @@ def test_an_empty_file(world: World) -> None:
 
 def test_a_bad_name_is_told_beside_its_field(world: World) -> None:
     response = upload(world, GOOD, name="No Spaces")
-    assert "cannot be used as a name" in response.context["form"].errors["name"][0]
+    assert "is not a valid name" in response.context["form"].errors["name"][0]
 
 
 def test_a_file_over_the_limit(world: World, settings: LazySettings) -> None:

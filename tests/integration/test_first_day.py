@@ -54,7 +54,7 @@ def test_from_the_sign_in_to_an_adapter(hub: RunningHub, browser: Browser, tmp_p
     expect(step).not_to_have_text(first)
 
     page.get_by_role("link", name="first-adapter v1").first.click(timeout=TRAINING_MS)
-    expect(page.get_by_role("heading", name="It is what was trained")).to_be_visible()
+    expect(page.get_by_role("heading", name="Verified")).to_be_visible()
     with page.expect_download() as started:
         page.get_by_role("link", name="Download all (zip)").click()
     with zipfile.ZipFile(started.value.path()) as archive:

@@ -342,7 +342,7 @@ def test_higher_priorities_come_first(job: Job, alice: User) -> None:
 
 
 def test_only_admins_raise_a_priority_above_the_usual(job: Job, alice: User) -> None:
-    with pytest.raises(Refusal, match="Only an admin") as refused:
+    with pytest.raises(Refusal, match="Only admins") as refused:
         change_priority(job.pk, alice, 1)
     assert refused.value.kind == "forbidden"
     admin = make_member(job.team, Role.ADMIN)
@@ -351,7 +351,7 @@ def test_only_admins_raise_a_priority_above_the_usual(job: Job, alice: User) -> 
         change_priority(job.pk, admin, 11)
     assert change_priority(job.pk, alice, 0).priority == 0
     make_team(alice, role=Role.ADMIN)  # An admin elsewhere is none here.
-    with pytest.raises(Refusal, match="Only an admin"):
+    with pytest.raises(Refusal, match="Only admins"):
         change_priority(job.pk, alice, 1)
 
 

@@ -347,7 +347,7 @@ def test_the_account_page_keeps_the_wish(team: Team, alice: User) -> None:
     client = signed_in(alice)
     wrong = client.post(reverse("email-wish"), {"email": "nowhere", "wants": "problems"})
     assert wrong.status_code == 422
-    assert "is no e-mail address" in wrong.content.decode()
+    assert "is not an e-mail address" in wrong.content.decode()
     assert client.post(reverse("email-wish"), {"email": "a@example.org", "wants": "problems"}).status_code == 302
     alice.refresh_from_db()
     assert (alice.email, alice.email_wish.wants) == ("a@example.org", "problems")

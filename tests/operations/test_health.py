@@ -91,7 +91,7 @@ def test_the_store_is_really_tried(settings: Any, tmp_path: Path, monkeypatch: p
     settings.ARTIFACT_URL = (tmp_path / "file").as_uri()
     assert "cannot be written" in probe_artifacts()
     settings.ARTIFACT_URL = "gopher://nowhere"
-    assert "names no store" in probe_artifacts()
+    assert "is not the URL of a store" in probe_artifacts()
     settings.ARTIFACT_URL = tmp_path.as_uri()
 
     def broken(key: str) -> None:

@@ -52,7 +52,7 @@ def test_several_of_an_app_are_one_step() -> None:
     said = "Upgrading the database from an earlier release to 2.0: 3 migrations (jobs 2 to 0010_c, fleet 1 to 0007_b)."
     assert upgrade.sentence() == said
     new = upgrade.model_copy(update={"is_new": True})
-    assert new.sentence() == "Making the tables of a new database: 3 migrations."
+    assert new.sentence() == "Creating the tables of a new database: 3 migrations."
 
 
 def test_half_a_line_is_no_line() -> None:

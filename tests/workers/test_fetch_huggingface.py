@@ -136,10 +136,10 @@ def test_other_bytes_are_thrown_away(hub: FakeHuggingFace, tmp_path: Path) -> No
     [
         ("team/none", "has no model team/none", "Check the id"),
         ("team/tiny@v9", "has no revision 'v9'", "branch, tag or commit"),
-        ("team/pickled", "pickle (pytorch_model.bin)", "@refs/pr/N"),
+        ("team/pickled", "pickled weights (pytorch_model.bin)", "@refs/pr/N"),
         ("team/gguf", "has no safetensors", "`hf:team/gguf:q4.gguf`"),
         ("team/gguf:q8.gguf", "has no GGUF file 'q8.gguf'", "`hf:team/gguf:q4.gguf`"),
-        ("team/adapter", "is an adapter", "the model it was made for"),
+        ("team/adapter", "is an adapter", "the base model of the adapter"),
         ("team/gated", "team/gated is gated", "huggingface-token set"),
     ],
 )
