@@ -10,7 +10,7 @@ from finetune_hub import environment
 @pytest.mark.parametrize("value", ["", "often", "0/minute", "10/week", "10/minute "])
 def test_a_rate_is_a_number_and_a_time(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("RATE", value)
-    with pytest.raises(environment.InvalidEnvironment, match="Write 3000/minute"):
+    with pytest.raises(environment.InvalidEnvironment, match="Use 3000/minute"):
         environment.rate("RATE", "3000/minute")
 
 

@@ -258,7 +258,7 @@ def test_a_right_over_a_teams_things_is_asked_with_the_team() -> None:
     alice = make_user()
     team = make_team(alice, role=Role.ADMIN)
     for owner in (None, alice):
-        with pytest.raises(AssertionError, match="PAUSE_JOB needs a team, not a hub"):
+        with pytest.raises(AssertionError, match="PAUSE_JOB needs a team, not a"):
             rights.may(Right.PAUSE_JOB, alice, owner)
     assert rights.may(Right.PAUSE_JOB, alice, team)
     assert not rights.may(Right.PAUSE_JOB, alice, make_team())
@@ -317,5 +317,5 @@ def test_an_action_does_no_more_than_the_token_is_for() -> None:
         rights.require_right(Right.DRAIN_WORKER, alice)
     assert refused.value.code == "insufficient_scope"
     team.memberships.update(role=Role.VIEWER)
-    with pytest.raises(Refusal, match="Your role in the team allows no token with the scope `metrics`"):
+    with pytest.raises(Refusal, match="Your role in the team does not allow tokens with the scope `metrics`"):
         rights.require_scope(rights.Scope.METRICS, alice)

@@ -71,7 +71,7 @@ def test_counts_tokens_where_a_tokenizer_is_at_hand(base: Path, tmp_path: Path) 
     assert "tokenizer.json" in guessed["assumptions"][0], "it says why"
     make_tokenizer(base)
     measured = run_command("plan", recipe, "--device", "L4", "--json").json
-    assert "own tokenizer" in measured["assumptions"][0]
+    assert "measured with the base model's tokenizer" in measured["assumptions"][0]
     lengths = [len(ChatTemplate.from_folder(base).encode(row["messages"]).input_ids) for row in rows]
     counted = rows_in([(tmp_path / "rows.jsonl", 1.0)], base)[0]
     assert (counted.count, list(counted.lengths)) == (40, lengths)

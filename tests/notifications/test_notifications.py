@@ -355,6 +355,6 @@ def test_the_account_page_keeps_the_wish(team: Team, alice: User) -> None:
 
 def test_a_hub_without_a_mail_server_says_so(alice: User, settings: Any) -> None:
     settings.EMAIL_IS_SET_UP = False
-    assert "This hub sends no e-mail" in signed_in(alice).get(reverse("account")).content.decode()
+    assert "This hub cannot send e-mail" in signed_in(alice).get(reverse("account")).content.decode()
     with pytest.raises(Refusal, match="cannot send email"):
         wish_for_email(alice, Wants.PROBLEMS, email="a@example.org", actor=alice)

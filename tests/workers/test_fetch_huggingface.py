@@ -175,7 +175,7 @@ def test_a_token_opens_what_is_gated_and_is_never_written_down(hub: FakeHuggingF
     wrong = Fetching(hub, tmp_path, "team/tiny", token="hf_expired")
     status, said = wrong.end()
     assert status == 10
-    assert "refuses the token (401)" in said
+    assert "rejects the token (401)" in said
     assert "hf_expired" not in said
 
 
