@@ -125,9 +125,13 @@ def follow(engine: EngineProcess) -> None:
     Raises:
         HubError: `fetch_failed`, with the process's message.
     """
-    for event in engine.follow():
-        if isinstance(event, Failure):
-            raise HubError("fetch_failed", event.message, event.remedy)
+    try:
+        for event in engine.follow():
+            if isinstance(event, Failure):
+                raise HubError("fetch_failed", event.message, event.remedy)
+    except KeyboardInterrupt:
+        engine.stop()
+        raise
     if engine.exit_status:
         raise HubError("fetch_failed", f"The process ended early. {engine.last_words()}", f"See {engine.log}.")
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 from pydantic import BaseModel
 
@@ -25,7 +26,8 @@ class EngineProcess:
     def __init__(
         self, command: str, document: BaseModel, output_dir: Path, *, module: str = "finetune_hub.engine"
     ) -> None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Otherwise the command would keep running alone.
+        self._is_interrupted = False
+        self._handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         output_dir.mkdir(parents=True, exist_ok=True)
         file = output_dir / f"{command}.json"
         file.write_text(document.model_dump_json(indent=2), encoding="utf-8")
@@ -45,10 +47,20 @@ class EngineProcess:
         self.peak_rss_bytes = 0
 
     def follow(self) -> Iterator[EngineEvent]:
-        """Yield its events as they occur, until it has ended."""
+        """Yield its events as they occur, until it has ended.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, once the events so far were yielded, so that none is lost.
+        """
         while self.exit_status is None:
             self._look_whether_it_ended()
             yield from self._new_events()
+            if self.exit_status is not None:
+                for number, handler in self._handlers.items():
+                    signal.signal(number, handler)
+            if self._is_interrupted:
+                self._is_interrupted = False
+                raise KeyboardInterrupt
             if self.exit_status is None:
                 time.sleep(POLL_SECONDS)
 
@@ -60,6 +72,9 @@ class EngineProcess:
     def last_words(self) -> str:
         """Return the end of its output, which excludes events."""
         return "\n".join(self.log.read_text(errors="replace").strip().splitlines()[-3:])
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._is_interrupted = True
 
     def _look_whether_it_ended(self) -> None:
         pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
