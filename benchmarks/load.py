@@ -113,9 +113,7 @@ async def measure(hub: RunningHub, address: Address, options: argparse.Namespace
     print(f"by try {dict(sorted(crowd.tries.items()))}: {100 * share:.1f}% within {TRIES}; rate {served / rate:.2f}x")
     await asyncio.to_thread(run_in_hub, hub, NEWS.format(job=job_id))
     heard = await viewers.wait_until_heard(2)
-    print(
-        f"{options.viewers} viewers: none lost their stream, and all had heard the news {heard:.2f} s after its command"
-    )
+    print(f"{options.viewers} viewers: none lost its stream, and all received a change {heard:.2f} s after its command")
     await viewers.close()
 
 

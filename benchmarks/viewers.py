@@ -1,9 +1,9 @@
-"""What many who watch one job cost the web process: memory, database connections, subscriptions to Redis.
+"""Cost of many viewers of one job for the web process: memory, threads, database connections, Redis subscriptions.
 
     python -m benchmarks.viewers [--viewers 1000]
 
-Each viewer has the job's page open, which means a stream of events. Then somebody changes the job's priority twice, and
-shown is how long it takes until everybody has heard of it. Traffic goes over loopback alone.
+Each viewer has the job's page open, which means one event stream. Then the job's priority is changed twice, and the
+time until all viewers have received the change is measured. Traffic uses only loopback.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from benchmarks.running_hub import RunningHub, clean_environment
 MB = 1_000_000
 SETTLE_SECONDS = 5.0
 LONGEST_SECONDS = 120.0
-# A job that nobody places: it rests. Printed are its id and the session of one who may see it.
+# A paused job, which is never scheduled. Prints its id and the session of a user who may see it.
 PAUSED_JOB = """
 from django.test import Client
 from finetune_hub.accounts.models import Team
@@ -55,7 +55,7 @@ change_priority(job.pk, job.created_by, 5 if job.priority != 5 else 6)
 
 
 class Viewers:
-    """Some who watch one job, each over a connection of its own."""
+    """Clients that watch one job, each over its own connection."""
 
     def __init__(self, host: str, port: int, job_id: str, session: str) -> None:
         self._address = (host, port)
@@ -65,11 +65,11 @@ class Viewers:
         ).encode()
         self._tasks: list[asyncio.Task[None]] = []
         self.heard: list[int] = []
-        """How many tidings of the job's history each has had."""
+        """How many updates of the job's history each has received."""
         self.lost = 0
 
     async def open(self, count: int) -> Self:
-        """Return when each has seen what there is."""
+        """Return when each has received the current state."""
         self.heard = [0] * count
         for first in range(0, count, 50):
             numbers = range(first, min(first + 50, count))
@@ -77,12 +77,12 @@ class Viewers:
             await self.wait_until_heard(1, numbers)
         return self
 
-    async def wait_until_heard(self, tidings: int, numbers: range | None = None) -> float:
-        """The seconds until each of them has had so many."""
+    async def wait_until_heard(self, updates: int, numbers: range | None = None) -> float:
+        """Return the seconds until each of them has received so many updates."""
         began = time.monotonic()
-        while any(self.heard[number] < tidings for number in numbers or range(len(self.heard))):
+        while any(self.heard[number] < updates for number in numbers or range(len(self.heard))):
             if time.monotonic() - began > LONGEST_SECONDS or self.lost:
-                raise SystemExit(f"{self.lost} lost their stream; {self.heard.count(0)} never heard anything.")
+                raise SystemExit(f"{self.lost} lost their stream; {self.heard.count(0)} received nothing.")
             await asyncio.sleep(0.02)
         return time.monotonic() - began
 
@@ -137,10 +137,10 @@ async def measure(hub: RunningHub, count: int) -> None:
     await asyncio.sleep(SETTLE_SECONDS)
     later = state_of(hub)
     print(
-        f"{count} viewers, open after {opened:.1f} s; all had heard the news "
+        f"{count} viewers, open after {opened:.1f} s; all received the change "
         f"{heard[0]:.2f} and {heard[1]:.2f} s after its command ended"
     )
-    print(f"{'':28} {'before':>8} {'with them':>10} {'after news':>10}")
+    print(f"{'':28} {'before':>8} {'with them':>10} {'after changes':>10}")
     for what in before:
         print(f"{what:28} {before[what]:8.1f} {after[what]:10.1f} {later[what]:10.1f}")
     await viewers.close()
@@ -154,7 +154,7 @@ def viewers_of(hub: RunningHub, job_id: str, session: str) -> Viewers:
 
 
 def state_of(hub: RunningHub) -> dict[str, float]:
-    """What the web process takes."""
+    """Measure the web process and its servers."""
     variables = hub.variables()
     pid = next(part["identity"]["pid"] for part in hub.status()["parts"] if part["name"] == "web")
     threads = len(os.listdir(f"/proc/{pid}/task"))
@@ -174,7 +174,7 @@ def state_of(hub: RunningHub) -> dict[str, float]:
 
 
 def run_in_hub(hub: RunningHub, script: str) -> str:
-    """What a script prints that runs with the hub's own settings."""
+    """Run a script with the hub's settings and return its output."""
     variables = {**hub.environment, **hub.variables(), "DJANGO_SETTINGS_MODULE": "finetune_hub.settings"}
     command = [sys.executable, "-P", "-m", "django", "shell", "-v", "0", "-c", script]
     return subprocess.run(command, env=variables, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()

@@ -1,10 +1,10 @@
-"""Streams of server-sent events that outlive Django's request, so that an idle one costs a coroutine and its socket.
+"""Server-sent events without Django's request: an open stream costs one coroutine and its socket.
 
-Django keeps a thread and the request until a response has ended, which a stream does only when its reader leaves. So
-the view checks who asks, and hands over an iterator of texts.
+Django keeps a thread and the request until the response has ended, and a stream ends only when its client disconnects.
+Therefore the view only checks access and hands over an iterator of texts:
 
-    view         return event_stream(request, texts)
-    EventStreams sends the view's status and headers, and, once Django has finished, the texts
+    view           return event_stream(request, texts)
+    EventStreams   sends the status and headers of the view and, after Django has finished, the texts
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from django.http import HttpRequest, StreamingHttpResponse
 
 LOOKS_AT_ONCE = 4
-"""How many threads, each with a database connection for a moment, look for all streams of a process."""
+"""Threads, each with one database connection at most, that query for all streams of a process."""
 _HAND_OVER = "finetune_hub.hand_over"
 
 Texts = AsyncGenerator[str, None]
 
 
 def event_stream(request: HttpRequest, texts: Texts) -> StreamingHttpResponse:
-    """The response of a view that opens a stream. Where `EventStreams` does not serve, as in tests, Django sends it."""
+    """Return the response of a view that opens a stream. Without `EventStreams` (in tests), Django sends it."""
     from django.http import StreamingHttpResponse
 
     hand_over = getattr(request, "scope", {}).get(_HAND_OVER)
@@ -40,7 +40,7 @@ def event_stream(request: HttpRequest, texts: Texts) -> StreamingHttpResponse:
 
 
 class EventStreams:
-    """An ASGI application that goes on with the streams which another one opens."""
+    """ASGI middleware that sends the streams that views hand over."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
@@ -56,25 +56,25 @@ class EventStreams:
         try:
             await self._application({**scope, _HAND_OVER: opened.append}, receive, say)
             for texts in opened:
-                await _send_until_left(texts, receive, send)
+                await _send_until_disconnect(texts, receive, send)
         finally:
             for texts in opened:
                 await texts.aclose()
 
 
-async def _send_until_left(texts: Texts, receive: Receive, send: Send) -> None:
-    """Send the texts as they come, until there are no more or the client has left."""
+async def _send_until_disconnect(texts: Texts, receive: Receive, send: Send) -> None:
+    """Send the texts until they end or the client disconnects."""
 
     async def send_all() -> None:
         async for text in texts:
             await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    async def wait_for_leaving() -> None:
+    async def wait_for_disconnect() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    tasks = {asyncio.create_task(send_all()), asyncio.create_task(wait_for_leaving())}
+    tasks = {asyncio.create_task(send_all()), asyncio.create_task(wait_for_disconnect())}
     try:
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -1,10 +1,10 @@
-"""What the watchers of a job see, looked up once for all of them in this process.
+"""The state of watched jobs, queried once for all watchers in this process.
 
-    JobFeeds   one subscription to Redis, and a feed for each job that somebody watches
-    JobFeed    the newest `Snapshot` of a job: taken as something is announced, and every 15 seconds
+    JobFeeds   one Redis subscription, and a feed for each job that has watchers
+    JobFeed    the newest `Snapshot` of a job, taken after each announcement and every 15 seconds
 
-Redis says when to look, and Postgres what there is to see. While Redis is lost, feeds look every two seconds (P2).
-A look takes a thread and a database connection for a moment; between two of them a feed holds neither.
+Redis announces changes, and Postgres has the data. Without Redis, feeds query every two seconds (P2). A query uses a
+thread and a database connection; between queries a feed holds neither.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ log = logging.getLogger(__name__)
 Asked = ParamSpec("Asked")
 Found = TypeVar("Found")
 
-LOOK_SECONDS = 15.0  # Also what keeps a connection alive through proxies.
-POLL_SECONDS = 2.0  # While Redis or Postgres is lost.
-CALM_SECONDS = 0.25  # Announcements that come together are answered together.
-FRESH_SECONDS = 1.0  # A watcher who comes sees nothing older.
+LOOK_SECONDS = 15.0  # Also the keep-alive interval, for proxies.
+POLL_SECONDS = 2.0  # While Redis or Postgres is unavailable.
+CALM_SECONDS = 0.25  # Announcements within this time lead to one query.
+FRESH_SECONDS = 1.0  # Maximum age of a new watcher's first snapshot.
 MAX_POINTS_AT_ONCE = 1000
 
 
 class Position(NamedTuple):
-    """A point of the curve."""
+    """A point on the curve."""
 
     attempt_number: int = 0
     step: int = 0
@@ -59,7 +59,7 @@ BEGINNING = Position()
 
 
 class Points(NamedTuple):
-    """Points of the curve as JSON, and which is the last of them."""
+    """Points on the curve as JSON, and the position of the last one."""
 
     json: str
     last: Position
@@ -67,50 +67,50 @@ class Points(NamedTuple):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A job at one moment, as all its watchers see it."""
+    """A job at one moment, the same for all watchers."""
 
     parts: Mapping[str, str] = field(default_factory=dict)
-    """The parts of its page that change, by name: its state in a word, the others as HTML."""
+    """The changing parts of its page by name: `state` is a word, the others are HTML."""
     history: str = ""
     event_count: int = 0
     newest_point: Position = BEGINNING
     is_over: bool = False
     is_hidden_from: frozenset[int] = frozenset()
-    """Those of its watchers, by the user's primary key, who may no longer see it."""
+    """Primary keys of the watching users who may no longer see the job."""
     taken_at: float = field(default_factory=time.monotonic)
 
 
 class JobFeed:
-    """One job, watched for all who watch it in this process."""
+    """One job, queried for all its watchers in this process."""
 
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
         self._snapshot: Snapshot | None = None
-        self._bell = asyncio.Event()  # Something was announced.
-        self._news = asyncio.Event()  # A snapshot was taken; each has an event of its own.
+        self._bell = asyncio.Event()  # Set by an announcement.
+        self._news = asyncio.Event()  # Set when a snapshot is taken; each snapshot has its own event.
         self._points: dict[Position, asyncio.Task[Points | None]] = {}
         self.watchers: Counter[int] = Counter()
         self._task = asyncio.create_task(self._run())
 
     def ring(self) -> None:
-        """Look soon."""
+        """Query soon."""
         self._bell.set()
 
     def close(self) -> None:
         self._task.cancel()
 
     async def first(self) -> Snapshot:
-        """A snapshot that is fresh."""
+        """Return a fresh snapshot."""
         if self._snapshot is not None and time.monotonic() - self._snapshot.taken_at < FRESH_SECONDS:
             return self._snapshot
         self.ring()
         return await self.after(self._snapshot)
 
     async def after(self, seen: Snapshot | None) -> Snapshot:
-        """The first snapshot after one that was seen; the same again, every few seconds, while there is no database.
+        """Return the first snapshot after `seen`; without a database, every few seconds the same one again.
 
         Raises:
-            Exception: the look itself failed, other than for want of a database.
+            Exception: the query failed, and not because of the database.
         """
         if self._snapshot is seen and not self._task.done():
             await self._news.wait()
@@ -120,13 +120,13 @@ class JobFeed:
         return self._snapshot
 
     async def points_after(self, position: Position) -> Points | None:
-        """Those that follow a position, `MAX_POINTS_AT_ONCE` at most; looked up once between two snapshots."""
+        """Return the next points, `MAX_POINTS_AT_ONCE` at most; queried once per snapshot."""
         if position not in self._points:
             self._points[position] = asyncio.create_task(_in_thread(_points_after)(self._job_id, position))
         try:
             return await asyncio.shield(self._points[position])
         except Error as error:
-            log.warning("points of job %s could not be looked up: %s", self._job_id, error)
+            log.warning("cannot query the points of job %s: %s", self._job_id, error)
             return None
 
     async def _run(self) -> None:
@@ -140,13 +140,13 @@ class JobFeed:
             self._tell()
 
     async def _look(self) -> None:
-        """Take a snapshot; while there is no database, the one before serves again."""
+        """Take a snapshot. While the database is unavailable, publish the last one again."""
         while True:
             self._bell.clear()
             try:
                 self._snapshot = await _in_thread(_look)(self._job_id, list(self.watchers))
             except Error as error:
-                log.warning("job %s could not be looked at: %s", self._job_id, error)
+                log.warning("cannot query job %s: %s", self._job_id, error)
                 if self._snapshot is not None:
                     self._tell()
                 await asyncio.sleep(POLL_SECONDS)
@@ -160,7 +160,7 @@ class JobFeed:
 
 
 class JobFeeds:
-    """The feeds of a process, and its one subscription to Redis, while anybody watches."""
+    """The feeds of a process and its Redis subscription, which exists while there are watchers."""
 
     def __init__(self) -> None:
         self._feeds: dict[str, JobFeed] = {}
@@ -168,7 +168,7 @@ class JobFeeds:
 
     @contextmanager
     def watched_by(self, user_id: int, job_id: str) -> Iterator[JobFeed]:
-        """The feed of a job, for as long as the user watches it."""
+        """Yield the feed of a job for as long as the user watches it."""
         feed = self._feeds.get(job_id)
         if feed is None:
             feed = self._feeds[job_id] = JobFeed(job_id)
@@ -187,7 +187,7 @@ class JobFeeds:
                 self._listening = None
 
     async def _listen(self) -> None:
-        """Ring the feeds of the jobs that are announced, and all of them when the subscription begins or is lost."""
+        """Ring the feeds of announced jobs, and all feeds when the subscription starts or fails."""
         client = redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0))
         async with client:
             while True:
@@ -207,7 +207,7 @@ class JobFeeds:
 
 
 def job_feeds() -> JobFeeds:
-    """Those of the running event loop."""
+    """Return the feeds of the running event loop."""
     return _feeds_of_loop.setdefault(asyncio.get_running_loop(), JobFeeds())
 
 
@@ -218,7 +218,7 @@ _lookers = ThreadPoolExecutor(LOOKS_AT_ONCE, thread_name_prefix="look")
 
 
 def _in_thread(look: Callable[Asked, Found]) -> Callable[Asked, Coroutine[Any, Any, Found]]:
-    """The same function, in one of few threads, that leaves no database connection open there."""
+    """Run the function in one of a few threads and close its database connection."""
 
     def look_and_close(*args: Asked.args, **kwargs: Asked.kwargs) -> Found:
         try:

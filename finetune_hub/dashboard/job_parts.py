@@ -1,4 +1,4 @@
-"""The parts of a job's page that change while it runs: what each template needs."""
+"""Template contexts for the parts of a job's page that change while it runs."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""What is new about a job, as server-sent events.
+"""News about a job as server-sent events.
 
     event: metrics   JSON: points of the curve, each once
     event: history   HTML: its newest events
-    event: state     the job's state in a word, when it has changed: other buttons are due
-    event: summary   HTML: state, why it waits, progress, newest numbers
+    event: state     the job's new state, which changes the page's buttons
+    event: summary   HTML: state, why it waits, progress, newest metrics
     event: attempts  HTML: each attempt with its state, worker and devices
     event: log       HTML: the end of the newest attempt's output
-    event: end       nothing more will come
+    event: end       the stream is complete
 
-All watchers of a job in a process share its feed, so a watcher costs no look of its own, but where it is behind.
+All watchers of a job in a process share its feed: only a watcher that is behind needs its own query.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEEP_ALIVE = ": keep-alive\n\n"
 
 
 class Cursor(NamedTuple):
-    """How far a watcher has seen: the id of each event, which the browser sends back as `Last-Event-ID`."""
+    """How far a watcher is: the id of each event, which the browser sends back as `Last-Event-ID`."""
 
     event_number: int = 0
     attempt_number: int = 0
@@ -34,7 +34,7 @@ class Cursor(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """The cursor that the text spells; the beginning when it spells none."""
+        """Parse a cursor; return the beginning if the text is not one."""
         parts = text.split("-")
         if len(parts) != 3 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
             return cls()
@@ -47,15 +47,15 @@ class Cursor(NamedTuple):
 
 @dataclass(slots=True)
 class Watcher:
-    """One who watches a job, and what they have seen of it."""
+    """A client that watches a job, and what it has received."""
 
     user_id: int
     cursor: Cursor
     shown: dict[str, str] = field(default_factory=dict)
-    """The newest content of each part; it begins with what the page says already."""
+    """The newest content of each part, initially what the page already shows."""
 
     async def stream(self, job_id: str) -> AsyncGenerator[str, None]:
-        """The job's events as they come, until it has ended or the user may no longer see it."""
+        """Yield the job's events until it has ended or the user may no longer see it."""
         with job_feeds().watched_by(self.user_id, job_id) as feed:
             snapshot = await feed.first()
             while self.user_id not in snapshot.is_hidden_from:
@@ -84,6 +84,6 @@ class Watcher:
 
 
 def event(name: str, data: str, cursor: Cursor) -> str:
-    """One server-sent event."""
+    """Return one server-sent event."""
     lines = "".join(f"data: {line}\n" for line in data.split("\n"))
     return f"event: {name}\nid: {cursor}\n{lines}\n"

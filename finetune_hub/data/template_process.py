@@ -1,12 +1,12 @@
-"""A base model's chat template and tokenizer at work in a process that can be stopped.
+"""Run a base model's chat template and tokenizer in a separate process that can be killed.
 
-Both come from whoever imported the model. A template is a program, and a tokenizer's patterns can take exponential
-time, so web, control and imports use them only here: in two low-priority processes, with limits of CPU time, memory and
-output. What exceeds them ends its process and is refused, for a while without another try; a new process takes the next
-call. A trainer renders in its own process, which is stopped with its job.
+Both come from the user who imported the model. A template is a program, and a tokenizer's patterns can take exponential
+time. Web, control and imports therefore use them only here, in two low-priority processes with limits on CPU time,
+memory and output. A call that exceeds a limit ends its process and is refused, for a minute without another attempt; a
+new process serves the next call. A trainer renders in its own process, which ends with its job.
 
-    with_template(folder, revision, use, *args)        use(template, *args) over there; one row's worth of work
-    with_template_long(folder, revision, use, *args)   the same for many rows, each within the limits of one
+    with_template(folder, revision, use, *args)        returns use(template, *args) for the work of one row
+    with_template_long(folder, revision, use, *args)   the same for many rows, with the limit applied to each
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from finetune_hub.data.token_statistics import MeasuredRow, measure
 from finetune_hub.spec.refusal import Refusal
 
 CPU_SECONDS = 10.0
-"""For reading a template and its tokenizer, and again for each row."""
+"""Limit for loading a template and its tokenizer, and again for each row."""
 MEMORY_BYTES = 2 << 30
 REMEMBERED_SECONDS = 60.0
 _NICENESS = 10
@@ -43,7 +43,7 @@ _SAMPLE = [
     {"role": "user", "content": "And 1 more?"},
     {"role": "assistant", "content": "5"},
 ]
-_FIX = "Simplify the chat template, and look for loops in it that do not end."
+_FIX = "Simplify the chat template, and check it for endless loops."
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -51,7 +51,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class _Line:
-    """Calls of one length: one of them runs at a time, and the others wait."""
+    """Calls of similar length: one runs at a time, and the others wait."""
 
     place: BoundedSemaphore
     seconds: float
@@ -64,45 +64,45 @@ _stopped: dict[tuple[Path, str], tuple[float, str]] = {}
 
 
 class StoppedTemplate(InvalidChatTemplate):
-    """The chat template took more than it may."""
+    """The chat template exceeded a limit."""
 
 
 def with_template(folder: Path, revision: str, use: Callable[..., Result], *args: Any) -> Result:
-    """What `use` returns of the template of a base model's folder and the other arguments.
+    """Call `use` with the template of a base model's folder and the other arguments, and return its result.
 
     Args:
-        revision: Of the base model: a template that was read is kept under it.
-        use: A function of a module that needs no Django; arguments and result are pickled.
+        revision: The base model's, which is the key of the cached template.
+        use: A function in a module without Django. Arguments and result are pickled.
 
     Raises:
-        StoppedTemplate: it took too much time or memory, now or a moment ago.
-        Refusal: `busy`; and what `use` raises, such as `InvalidChatTemplate`.
+        StoppedTemplate: it took too much time or memory, now or within the last minute.
+        Refusal: `busy`, and what `use` raises, such as `InvalidChatTemplate`.
     """
     return _call(_SHORT, folder, revision, use, args)
 
 
 def with_template_long(folder: Path, revision: str, use: Callable[..., Result], *args: Any) -> Result:
-    """The same for work that takes longer; `use` passes what it loops over through `each_in_time`."""
+    """Like `with_template` for longer work: `use` iterates over its items with `each_in_time`."""
     return _call(_LONG, folder, revision, use, args)
 
 
 def each_in_time(items: Iterable[Item]) -> Iterator[Item]:
-    """The items; what is done with each of them may take the CPU seconds of a row."""
+    """Yield the items and restart the CPU limit for each."""
     for item in items:
         _start_clock(_cpu_seconds)
         yield item
 
 
 def sha256_of(template: ChatTemplate) -> str | None:
-    """The hash of the template; None without one."""
+    """Return the hash of the template, or None without one."""
     return template.sha256 if template.has_chat_template else None
 
 
 def sha256_of_working(template: ChatTemplate) -> str:
-    """The same, once it has rendered a small conversation.
+    """Render a small conversation and return the hash of the template.
 
     Raises:
-        InvalidChatTemplate: it does not.
+        InvalidChatTemplate: it cannot render the conversation.
     """
     if not any(template.encode(_SAMPLE).supervised):
         raise NothingSupervised("No token of an answer would be supervised.", "Make the template render answers.")
@@ -110,15 +110,15 @@ def sha256_of_working(template: ChatTemplate) -> str:
 
 
 def measure_in_time(template: ChatTemplate, rows: Sequence[tuple[int, Row]]) -> list[MeasuredRow]:
-    """`measure`, each row in time."""
+    """Call `measure` with the CPU limit applied to each row."""
     return measure(template, each_in_time(rows))
 
 
 def count_in_time(template: ChatTemplate, rows: Sequence[Row], max_seq_len: int) -> tuple[int, int]:
-    """How many of the rows are truncated, and how many tokens of all are supervised.
+    """Count the truncated rows and the supervised tokens of all rows.
 
     Raises:
-        InvalidChatTemplate: there is none, or it refuses a row.
+        InvalidChatTemplate: there is none, or it rejects a row.
     """
     encoded = [encode_row(template, row, max_seq_len) for row in each_in_time(rows)]
     return sum(row.truncated_tokens > 0 for row in encoded), sum(sum(row.supervised) for row in encoded)
@@ -129,7 +129,12 @@ def _call(line: _Line, folder: Path, revision: str, use: Callable[..., Result], 
     if known and known[0] > time.monotonic():
         raise StoppedTemplate(known[1], _FIX)
     if not line.place.acquire(timeout=line.patience):
-        raise Refusal("busy", "Other chat templates are being rendered.", "Try again in a minute.", kind="unavailable")
+        raise Refusal(
+            "busy",
+            "Other chat templates are being rendered at the moment.",
+            "Try again in a minute.",
+            kind="unavailable",
+        )
     try:
         future = _pool().schedule(_use, args=[folder, revision, CPU_SECONDS, use, args], timeout=line.seconds)
         result: Result = future.result()
@@ -153,7 +158,7 @@ def _pool() -> ProcessPool:
     return ProcessPool(max_workers=2, initializer=_set_limits, context=get_context("spawn"))
 
 
-# What follows runs in the other process.
+# The code below runs in the separate process.
 
 _cpu_seconds = CPU_SECONDS
 
@@ -179,7 +184,7 @@ def _use(folder: Path, revision: str, cpu_seconds: float, use: Callable[..., Res
 
 
 def _start_clock(cpu_seconds: float) -> None:
-    """The kernel ends the process by SIGPROF when they are used up, whatever code runs; 0: never."""
+    """Let the kernel end the process by SIGPROF after this time, whatever code is running. 0 turns it off."""
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
 
 

@@ -1,4 +1,4 @@
-"""One row token by token, as a page shows what the trainer would learn of it."""
+"""One row token by token, as the trainer would see it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Token:
     """One token as the preview shows it."""
 
     id: int
-    text: str  # Of a character that several tokens share, all of it in the first of them.
+    text: str  # A character that several tokens share is in the first of them.
     supervised: bool
     truncated: bool
 
 
 @dataclass(frozen=True, slots=True)
 class RowTokens:
-    """The first tokens of a row, and how many it has in all."""
+    """The first tokens of a row, and counts of all of them."""
 
     tokens: list[Token]  # The first 2,000.
     token_count: int
@@ -32,10 +32,10 @@ class RowTokens:
 
 
 def row_tokens(template: ChatTemplate, row: Row, max_seq_len: int) -> RowTokens:
-    """The row through the base model's template and tokenizer.
+    """Encode the row with the base model's template and tokenizer.
 
     Raises:
-        InvalidChatTemplate: it has none, or it refuses the row.
+        InvalidChatTemplate: there is none, or it rejects the row.
     """
     encoded = encode_row(template, row)
     tokens = []

@@ -73,8 +73,8 @@ class Explained(Exception):
         return str(self.problem)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """It crosses from process to process as it is, whatever its class wants to be made from."""
-        return _made_again, (type(self), self.__dict__)
+        """Let it be pickled whatever arguments its class takes."""
+        return _unpickle, (type(self), self.__dict__)
 
     @property
     def code(self) -> str:
@@ -102,7 +102,7 @@ class Explained(Exception):
         self.problem = replace(self.problem, message=f"{place}: {self.message}")
 
 
-def _made_again(kind: type[Explained], attributes: dict[str, Any]) -> Explained:
+def _unpickle(kind: type[Explained], attributes: dict[str, Any]) -> Explained:
     explained = kind.__new__(kind, attributes["problem"])
     explained.__dict__.update(attributes)
     return explained
