@@ -114,6 +114,7 @@ def main() -> None:
         hub = RunningHub(folder / "home", clean_environment())
         try:
             hub.start()
+            hub.new_token()  # Creates the first team.
             asyncio.run(measure(hub, options.viewers))
         finally:
             hub.stop()
