@@ -19,7 +19,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-
 OTHER_PYTHONS ?= python3.12 python3.13
 TORCH_REQUIREMENT := torch>=2.13,<2.14
 # `make verify-full` in parts, each at most an hour; PART=chaos starts one of them. A part is a target `verify-<part>`.
-PARTS := model-types chaos cuda tests python
+PARTS := model-types chaos fuzz cuda tests python
 PART ?= $(PARTS)
 # The part `cuda` wants a torch that is built for CUDA, in an environment of its own; no GPU.
 CUDA_VENV ?= .venv-cuda
@@ -74,7 +74,7 @@ test-python: ## Run the tests that need no torch on another Python, in .venv-3.X
 test-without-torch: $(VENV)/.installed-test
 	@$(PYTEST) $(ARGS)
 
-verify-full: ## What is too long for every test run, each with a report in docs/; PART=… one of: model-types chaos cuda tests python
+verify-full: ## What is too long for every test run, each with a report in docs/; PART=… one of: model-types chaos fuzz cuda tests python
 	@for part in $(PART); do \
 	  case " $(PARTS) " in *" $$part "*) ;; *) echo "PART=$$part is none of: $(PARTS)." >&2; exit 1 ;; esac; \
 	  $(MAKE) --no-print-directory verify-$$part || exit 1; \
@@ -85,6 +85,11 @@ verify-model-types: $(DEV_STAMP) # Every model type trains, is saved and merges:
 
 verify-chaos: $(DEV_STAMP) # 300 faults: docs/chaos.md
 	$(BIN)/python -m tests.chaos --faults 300 --seed 7 --report docs/chaos.md
+
+# atheris has no wheel for every machine, so it is no dependency.
+verify-fuzz: $(DEV_STAMP) # A million inputs for the parsers: docs/fuzz.md
+	@$(PIP) 'atheris>=3,<4'
+	$(BIN)/python -m tests.fuzz --inputs 1000000 --seed 7 --report docs/fuzz.md
 
 verify-tests: $(DEV_STAMP) # Tests that are marked `full`
 	@$(PYTEST) --full $(ARGS)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+_MAX_CHARACTERS = 40
 _PARTS = re.compile(r"(?:\s*\d+(?:\.\d+)?\s*[dhms])+\s*")
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([dhms])")
 
@@ -30,6 +31,8 @@ def _normal(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return value
     text = str(value).strip().lower()
+    if len(text) > _MAX_CHARACTERS:
+        raise ValueError("a duration is short: write seconds, or for example `45m`, `4h` or `1d12h`")
     if re.fullmatch(r"\d+(\.\d+)?", text):
         text += "s"
     if not _PARTS.fullmatch(text) or not (seconds := seconds_of(text)):
