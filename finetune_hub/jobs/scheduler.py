@@ -49,13 +49,12 @@ def schedule_pass() -> int:
     known = devices(workers)
     invited = set(Worker.objects.filter(name__in=invited_workers()).values_list("pk", flat=True))
     barred = frozenset(device.device_id for device in known if device.worker_id in invited)
-    here = frozenset(device.device_id for device in known if not device.away and device.kind != situation.IMPORTS)
     holders = holders_of_base_models(workers.values())
     planned = place_jobs(
         situation.Situation(
             now=now.timestamp(),
             next_month=month_after(now).timestamp(),
-            queue=[as_waiting(job, barred, here, holders) for job in queue],
+            queue=[as_waiting(job, barred, holders) for job in queue],
             devices=known,
             runs=runs(now),
             teams=[use.as_share() for use in uses_of_teams()],
@@ -107,17 +106,13 @@ def holders_of_base_models(workers: Iterable[Worker]) -> dict[str, frozenset[int
     return {revision: frozenset(found) for revision, found in holders.items()}
 
 
-def as_waiting(
-    job: Any, barred: frozenset[int], here: frozenset[int], holders: Mapping[str, frozenset[int]]
-) -> situation.WaitingJob:
+def as_waiting(job: Any, barred: frozenset[int], holders: Mapping[str, frozenset[int]]) -> situation.WaitingJob:
     """Convert a row of `waiting_jobs` for placement.
 
     Args:
         barred: devices of workers with their own database role, for kinds that need a trusted worker.
-        here: devices that are available now. A job that has failed on all of them may use all of them again.
         holders: workers by the base models in their caches.
     """
-    excluded = frozenset(job.excluded_devices)
     return situation.WaitingJob(
         job_id=job.pk,
         team_id=job.team_id,
@@ -129,7 +124,7 @@ def as_waiting(
         priority=job.priority,
         expected_seconds=seconds_left(job.expected_seconds, job.step, job.total_steps),
         prefers_cpu=not job.of_kind.needs_gpu,
-        excluded_devices=excluded if here - excluded else frozenset(),
+        excluded_devices=frozenset(job.excluded_devices),
         barred_devices=barred if job.of_kind.needs_trusted_worker else frozenset(),
         preferred_workers=holders.get(job.revision, frozenset()),
         avoided_worker=job.avoided_worker,

@@ -156,7 +156,8 @@ def test_two_admins_who_oust_each_other_at_once_leave_one(verb: str) -> None:
 
     run_at_once(lambda: oust(bob, alice), lambda: oust(alice, bob))
     assert team.memberships.filter(role=Role.ADMIN).count() == 1
-    assert refusals == ["last_admin"]
+    # The loser was still an admin when its right was checked, or no longer.
+    assert refusals in (["last_admin"], ["forbidden"])
 
 
 def run_at_once(*deeds: Callable[[], None]) -> None:

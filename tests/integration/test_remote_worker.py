@@ -78,7 +78,7 @@ def test_a_stopped_worker_takes_its_training_up_again(worker: RemoteWorker, trai
 def test_a_second_worker_in_the_same_home_is_refused(worker: RemoteWorker) -> None:
     again = subprocess.run(worker.command, env=worker.environment, capture_output=True, text=True, check=False)
     assert again.returncode == 1
-    assert "The worker gpu-7 already runs in" in again.stderr
+    assert "The worker gpu-7 is already running in" in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_sharing_and_quotas_are_recorded_once(team: Team) -> None:
     assert [str(event) for event in AuditEvent.objects.order_by("pk")] == [
         "alice let small jobs share A processor, 2 cores of gpu-1",
         "alice changed the quota to 2 devices at a time, any number of hours per month, weight 1",
-        "alice let jobs no longer share A processor, 2 cores of gpu-1",
+        "alice stopped jobs from sharing A processor, 2 cores of gpu-1",
     ]
 
 

@@ -29,7 +29,9 @@ def test_what_is_typed(typed: object, kept: str, seconds: int) -> None:
     assert RuntimeOptions(max_duration=kept) == runtime
 
 
-@pytest.mark.parametrize("typed", ["", "0", 0, "0s", "soon", "4 hours", "-4h", "h", True, -5, "1h 2x", [], "nan", "9" * 400, 10**400])
+@pytest.mark.parametrize(
+    "typed", ["", "0", 0, "0s", "soon", "4 hours", "-4h", "h", True, -5, "1h 2x", [], "nan", "9" * 400, 10**400]
+)
 def test_what_is_no_duration(typed: object) -> None:
     with pytest.raises(ValidationError):
         RuntimeOptions(max_duration=typed)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from finetune_hub.scheduling.placement.pools import Pools, Suitable
+from finetune_hub.scheduling.placement.pools import Pools, Suitable, forgive
 from finetune_hub.scheduling.placement.preemption import CHECKPOINT_SECONDS, Preemptions
 from finetune_hub.scheduling.placement.quotas import Blocked, Quotas
 from finetune_hub.scheduling.placement.reasons import Reasons, Wait, WaitCode
@@ -41,6 +41,7 @@ def place_jobs(situation: Situation) -> Placements:
 
     The result is deterministic.
     """
+    situation = replace(situation, queue=[forgive(job, situation.devices) for job in situation.queue])
     placing = Placing(situation)
     return Placements(tuple(placing.assignments), tuple(placing.preemptions), explain(situation, placing))
 

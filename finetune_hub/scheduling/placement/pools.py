@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from finetune_hub.scheduling.placement.situation import IMPORTS, Assignment, Device, Run, WaitingJob
@@ -55,6 +55,22 @@ def right_kinds(job: WaitingJob, kinds: set[str]) -> set[str]:
     if job.prefers_cpu:
         return kinds & {"cpu", IMPORTS} or kinds
     return kinds - {"cpu"} if len(kinds) > 1 and not job.wish else kinds
+
+
+def forgive(job: WaitingJob, devices: Iterable[Device]) -> WaitingJob:
+    """Let a job use the devices on which it failed, if no worker has enough other suitable ones."""
+    if not job.excluded_devices:
+        return job
+    suitable = [d for d in devices if matches(job, d.kind, d.name, d.memory_bytes, d.labels)]
+    kinds = right_kinds(job, {device.kind for device in suitable})
+    others = Counter(
+        device.worker_id
+        for device in suitable
+        if device.kind in kinds and not device.away and device.device_id not in job.closed_devices
+    )
+    if any(count >= job.devices for count in others.values()):
+        return job
+    return replace(job, excluded_devices=frozenset())
 
 
 class Pools:

@@ -165,8 +165,8 @@ def _say_more_than_quota(job: WaitingJob, team: TeamShare) -> str:
 
 
 def _say_what_does_not_match(job: WaitingJob, devices: Sequence[Device]) -> str:
-    """Return the first of wish, labels, memory and history that rules out every device."""
-    anywhere = replace(job, excluded_devices=frozenset(), barred_devices=frozenset())
+    """Return the first of wish, labels, memory and trust that rules out every device."""
+    anywhere = replace(job, barred_devices=frozenset())
     any_memory = replace(anywhere, memory_bytes=0)
     if not _some(replace(any_memory, labels=frozenset()), devices):
         return f"No device matches `runtime.device: {job.wish}`. The hub has {names_of(devices)}."
@@ -179,10 +179,7 @@ def _say_what_does_not_match(job: WaitingJob, devices: Sequence[Device]) -> str:
             f"It needs a device with {size_in_words(job.memory_bytes)}, and the largest ({largest.name}) has "
             f"{size_in_words(largest.memory_bytes)}. `finetune-hub plan` shows what would fit."
         )
-    allowed = _some(replace(job, excluded_devices=frozenset()), devices)
-    if not allowed:
-        return NONE_MAY
-    return f"It has failed on every suitable device ({names_of(allowed)}). Ask an admin to check them."
+    return NONE_MAY
 
 
 def _fits(job: WaitingJob, device: Device) -> bool:

@@ -55,6 +55,19 @@ def test_labels_exclusions_and_the_worker_that_holds_the_base_model() -> None:
     assert given(place_jobs(situation([lost], devices[:1]))) == {"a": (1,)}
 
 
+def test_a_job_that_failed_on_every_suitable_device_tries_them_again() -> None:
+    gpu, other = device(1), device(2, worker_id=2, memory_bytes=8 * GB)
+    cpu = device(3, worker_id=3, kind="cpu", name="EPYC", memory_bytes=500 * GB)
+    failed = job(excluded_devices=frozenset({1}), memory_bytes=20 * GB)
+    assert given(place_jobs(situation([failed], [gpu, other, cpu]))) == {"a": (1,)}
+    assert given(place_jobs(situation([failed], [gpu, device(4, worker_id=4), cpu]))) == {"a": (4,)}
+    assert given(place_jobs(situation([failed], [gpu, device(4, worker_id=4, away="offline")]))) == {"a": (1,)}
+    pair = [device(1), device(2), device(5, worker_id=5)]
+    assert given(place_jobs(situation([job(devices=2, excluded_devices=frozenset({1, 2}))], pair))) == {"a": (1, 2)}
+    barred = job(excluded_devices=frozenset({1}), barred_devices=frozenset({2}))
+    assert given(place_jobs(situation([barred], pair[:2]))) == {"a": (1,)}
+
+
 # ---- turns
 
 

@@ -89,13 +89,7 @@ def test_quota_of_hours() -> None:
         ([CPU, device(1)], {"wish": "h100"}, "No device matches `runtime.device: h100`. The hub has EPYC"),
         ([CPU, device(1)], {"labels": frozenset({"eu"})}, "No worker with such a device has the labels that"),
         ([device(1), device(2)], {"devices": 4}, "It needs 4 devices on one worker, and the largest suitable worker"),
-        ([device(1)], {"excluded_devices": frozenset({1})}, "It has failed on every suitable device (NVIDIA L4)"),
         ([device(1)], {"barred_devices": frozenset({1})}, "It needs one of the hub's own workers"),
-        (
-            [device(1), device(2, name="NVIDIA T4")],
-            {"barred_devices": frozenset({1}), "excluded_devices": frozenset({2})},
-            "It has failed on every suitable device (NVIDIA T4)",
-        ),
     ],
 )
 def test_what_no_device_can_give_is_named(devices: list[Device], wants: dict[str, object], words: str) -> None:
