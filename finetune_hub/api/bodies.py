@@ -15,6 +15,7 @@ from finetune_hub.accounts.models import Role, Scope
 from finetune_hub.catalog.actions import OnError
 from finetune_hub.notifications.models import Wants
 from finetune_hub.spec.document_defects import refuse_document
+from finetune_hub.spec.numbers import LARGEST, number_of
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.sizes import size_in_words
@@ -211,7 +212,7 @@ class NewEvaluation(Part):
     adapter: str = Field(min_length=1, max_length=64, description="The adapter's id or name.")
     adapter_version: int | None = Field(None, ge=1, le=2**31 - 1, description="The newest by default.")
     dataset: DatasetChoice = Field(description="A registered dataset, or just its name.")
-    max_rows: int | None = Field(None, ge=1, description="Evaluate only this many rows from the start.")
+    max_rows: int | None = Field(None, ge=1, le=LARGEST, description="Evaluate only this many rows from the start.")
     max_new_tokens: int = Field(256, ge=1, le=8192, description="Maximum number of tokens per answer.")
 
     @field_validator("dataset", mode="before")
@@ -332,6 +333,13 @@ def idempotency_key_of(request: Request) -> str | None:
             f"Use 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} characters, for example a UUID.",
             field="Idempotency-Key",
         )
+    if key is not None and not key.isprintable():
+        raise Refusal(
+            "invalid_idempotency_key",
+            "The idempotency key contains a non-printable character.",
+            "Use letters and digits, for example a UUID.",
+            field="Idempotency-Key",
+        )
     return key
 
 
@@ -342,9 +350,12 @@ def whole_number(request: Request, name: str, *, default: int) -> int:
         Refusal: `invalid_request`.
     """
     text = request.query_params.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise Refusal("invalid_request", f"{name}={text!r} is not a whole number.", "Use, for example, 0.", field=name)
-    return int(text)
+    number = number_of(text)
+    if number is None:
+        raise Refusal(
+            "invalid_request", f"{name}={text[:40]!r} is not a whole number.", "Use, for example, 0.", field=name
+        )
+    return number
 
 
 def flag(request: Request, name: str) -> bool:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from finetune_hub.dashboard.job_feed import JobFeed, Position, Snapshot, job_feeds
+from finetune_hub.spec.numbers import number_of
 
 KEEP_ALIVE = ": keep-alive\n\n"
 
@@ -35,10 +36,8 @@ class Cursor(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Cursor:
         """Parse a cursor; return the beginning if the text is not one."""
-        parts = text.split("-")
-        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
-            return cls()
-        return cls(*map(int, parts))
+        numbers = [number for part in text.split("-") if (number := number_of(part)) is not None]
+        return cls(*numbers) if len(numbers) == text.count("-") + 1 == len(cls._fields) else cls()
 
     @property
     def point(self) -> Position:

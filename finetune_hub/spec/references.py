@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from finetune_hub.spec.numbers import number_of
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -26,4 +28,5 @@ AdapterName = Annotated[VersionName, Reference("adapter")]
 def split_version(name: str) -> tuple[str, int | None]:
     """Split `tickets@2` into `tickets` and 2; without a number the version is None, for the newest."""
     head, at, number = name.rpartition("@")
-    return (head, int(number)) if at and number.isascii() and number.isdigit() else (name, None)
+    version = number_of(number) if at else None
+    return (name, None) if version is None else (head, version)

@@ -14,6 +14,7 @@ from finetune_hub import plugins
 from finetune_hub.spec.duration import Duration, seconds_of
 from finetune_hub.spec.methods.low_rank import LoraMethod
 from finetune_hub.spec.methods.registry import AnyMethod, method_type
+from finetune_hub.spec.numbers import LARGEST
 from finetune_hub.spec.objectives.registry import AnyObjective
 from finetune_hub.spec.objectives.sft import SftObjective
 from finetune_hub.spec.part import Part
@@ -37,7 +38,7 @@ class DatasetChoice(Part):
     """One dataset of the run, by its registered name or, without a hub, by a path."""
 
     name: Name | None = Field(None, description="A registered dataset.")
-    version: int | None = Field(None, ge=1, description="Its version; the newest by default.")
+    version: int | None = Field(None, ge=1, le=LARGEST, description="Its version; the newest by default.")
     path: str | None = Field(None, description="A local file, for runs without a hub.")
     weight: float = Field(
         1.0, gt=0, le=100, description="How often its rows are drawn, relative to the other datasets."
@@ -55,7 +56,7 @@ class TrainingOptions(Part):
 
     epochs: float = Field(1.0, gt=0, le=100, description="Passes over the data.")
     max_steps: int | None = Field(
-        None, ge=1, description="Stop after this many optimizer steps, regardless of `epochs`."
+        None, ge=1, le=2**31 - 1, description="Stop after this many optimizer steps, regardless of `epochs`."
     )
     micro_batch_size: int = Field(4, ge=1, le=1024, description="Rows in one forward pass; memory grows with it.")
     gradient_accumulation_steps: int = Field(1, ge=1, le=1024, description="Forward passes in one optimizer step.")
@@ -97,7 +98,7 @@ class TrainingOptions(Part):
     )
     seed: int = Field(7, ge=0, le=2**31 - 1, description="The same seed, data and machine give the same adapter.")
     checkpoint_every_steps: int = Field(
-        50, ge=1, description="Optimizer steps between checkpoints; a crash loses at most this many."
+        50, ge=1, le=LARGEST, description="Optimizer steps between checkpoints; a crash loses at most this many."
     )
 
 
@@ -113,7 +114,7 @@ class EvaluationOptions(Part):
     samples: int = Field(0, ge=0, le=32, description="Held-out rows answered at each evaluation, for people to read.")
     sample_tokens: int = Field(64, ge=1, le=1024, description="Maximum length of such an answer, in tokens.")
     early_stopping_patience: int | None = Field(
-        None, ge=1, description="Stop after this many evaluations without a lower loss; never by default."
+        None, ge=1, le=LARGEST, description="Stop after this many evaluations without a lower loss; never by default."
     )
     keep_best: bool = Field(
         True, description="Publish the weights with the lowest held-out loss instead of the last ones."

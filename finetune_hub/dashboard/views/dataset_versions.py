@@ -26,6 +26,7 @@ from finetune_hub.dashboard.histogram import draw_bars
 from finetune_hub.dashboard.views.refusals import not_given, render_refusal
 from finetune_hub.data.token_preview import SHOWN_TOKENS
 from finetune_hub.registry.downloads import FileChunks, streaming_response
+from finetune_hub.spec.numbers import number_of
 from finetune_hub.spec.refusal import Refusal
 
 WHOLE_NUMBERS = "Enter whole numbers, 1 or more."
@@ -88,7 +89,7 @@ def search_rows(request: MemberRequest, dataset_id: str, number: int) -> HttpRes
     """Render the fragment of rows that contain the given words."""
     version = find_version(request, dataset_id, number)
     words, after = request.GET.get("q", ""), request.GET.get("after", "0")
-    found = find_rows(version, words.replace("\0", ""), after=int(after) if after.isdecimal() else 0)
+    found = find_rows(version, words.replace("\0", ""), after=number_of(after) or 0)
     return render(request, "datasets/_found.html", {"found": found, "shown": version, "words": words})
 
 
@@ -99,8 +100,7 @@ def compare(request: MemberRequest, dataset_id: str, number: int) -> HttpRespons
     """Render the fragment that compares with another version."""
     version = find_version(request, dataset_id, number)
     others = DatasetVersion.objects.alive().filter(dataset__team=version.dataset.team).select_related("dataset")
-    other_id = request.GET.get("other", "")
-    other = get_object_or_404(others, pk=other_id if other_id.isdecimal() else 0)
+    other = get_object_or_404(others, pk=number_of(request.GET.get("other", "")) or 0)
     found = compare_versions(version, other)
     return render(request, "datasets/_comparison.html", {"found": found, "shown": version, "other": other})
 

@@ -50,6 +50,7 @@ from finetune_hub.jobs.steering import (
     retry_job,
 )
 from finetune_hub.scheduling.presets import DEFAULT_PRESET
+from finetune_hub.spec.numbers import number_of
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingSpec
 
@@ -111,7 +112,7 @@ def show_metrics(request: MemberRequest, job_id: str) -> HttpResponse:
     """Return the curve as JSON, after `?after=STEP`."""
     job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
     after = request.GET.get("after", "0")
-    return JsonResponse({"points": curve_points(job, after=int(after) if after.isdecimal() else 0)})
+    return JsonResponse({"points": curve_points(job, after=number_of(after) or 0)})
 
 
 @login_required
@@ -154,8 +155,7 @@ def cancel(request: MemberRequest, job_id: str) -> HttpResponse:
 @require_POST
 def retry(request: MemberRequest, job_id: str) -> HttpResponse:
     """Retry the job from the checkpoint at `from_step`, by default the newest."""
-    step = request.POST.get("from_step", "")
-    from_step = int(step) if step.isdecimal() else None
+    from_step = number_of(request.POST.get("from_step", ""))
     return steer(request, job_id, lambda job: retry_job(job.pk, request.user, from_step=from_step))
 
 

@@ -12,6 +12,7 @@ from finetune_hub.jobs.models import Job
 from finetune_hub.jobs.submission import create_job
 from finetune_hub.registry.adapter_choices import find_adapter_version
 from finetune_hub.registry.models import AdapterVersion
+from finetune_hub.spec.numbers import LARGEST
 from finetune_hub.spec.part import Part
 from finetune_hub.spec.references import AdapterName, DatasetName, split_version
 from finetune_hub.spec.training import DatasetChoice
@@ -22,7 +23,9 @@ class EvaluateOptions(Part):
 
     adapter: AdapterName = Field(description="What to evaluate. A name without a version means the newest.")
     dataset: DatasetName = Field(description="Rows that it was not trained on.")
-    max_rows: int | None = Field(None, ge=1, description="Use only this many rows from the start; omit for all.")
+    max_rows: int | None = Field(
+        None, ge=1, le=LARGEST, description="Use only this many rows from the start; omit for all."
+    )
     max_new_tokens: int = Field(256, ge=1, le=8192, description="Maximum tokens per answer.")
 
 
