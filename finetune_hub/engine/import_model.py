@@ -19,6 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 from finetune_hub.artifacts.local import copy_file
+from finetune_hub.artifacts.safetensors_header import BadHeader, read_tensors
 from finetune_hub.data.chat_template import NO_CHAT_TEMPLATE, InvalidChatTemplate
 from finetune_hub.data.template_process import sha256_of, with_template
 from finetune_hub.engine.errors import BadConfig
@@ -185,22 +186,12 @@ def _tensors(folder: Path) -> dict[str, Any]:
     """
     tensors: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header_bytes = int.from_bytes(file.read(8), "little")
-            size_bytes = path.stat().st_size
-            try:
-                if header_bytes > size_bytes:
-                    raise ValueError("the header is longer than the file")
-                header = json.loads(file.read(header_bytes))
-                header.pop("__metadata__", None)
-                data_bytes = max(tensor["data_offsets"][1] for tensor in header.values())
-                if size_bytes != 8 + header_bytes + data_bytes:
-                    raise ValueError(f"it has {size_bytes:,} bytes instead of {8 + header_bytes + data_bytes:,}")
-            except (ValueError, KeyError, TypeError, AttributeError) as broken:
-                raise BadConfig(
-                    f"{path.name} is not a complete safetensors file ({broken}).", "Fetch it again."
-                ) from broken
-        tensors |= header
+        try:
+            tensors |= read_tensors(path)
+        except BadHeader as broken:
+            raise BadConfig(
+                f"{path.name} is not a complete safetensors file ({broken}).", "Fetch it again."
+            ) from broken
     return tensors
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from finetune_hub.artifacts.safetensors_header import header_bytes_of
 from finetune_hub.engine.allocator import release_freed_memory
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.engine.kernels import document_attention, products
@@ -250,7 +251,8 @@ def fingerprint(folder: Path) -> str:
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
             with path.open("rb") as file:
                 if path.suffix == ".safetensors":
-                    digest.update(file.read(int.from_bytes(file.read(8), "little")))
+                    file.seek(8)
+                    digest.update(file.read(header_bytes_of(path)))
                 digest.update(file.read(1 << 20))
     return digest.hexdigest()
 

@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from finetune_hub.artifacts.safetensors_header import read_tensors
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.shape import ModelFacts
 
@@ -23,7 +24,7 @@ def read_facts(folder: Path) -> ModelFacts:
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = config.get("text_config", config) | {"architectures": config.get("architectures")}
-        tensors = [tensor for path in sorted(folder.glob("*.safetensors")) for tensor in _header_of(path)]
+        tensors = [tensor for path in sorted(folder.glob("*.safetensors")) for tensor in read_tensors(path).values()]
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
         return ModelFacts(
             architecture=(config["architectures"] or ["unknown"])[0],
@@ -49,10 +50,3 @@ def read_facts(folder: Path) -> ModelFacts:
             f"{folder} cannot be read as a base model ({type(unreadable).__name__}: {unreadable}).",
             "Choose a folder with config.json and *.safetensors, as written by `save_pretrained`.",
         ) from unreadable
-
-
-def _header_of(path: Path) -> list[dict[str, Any]]:
-    with path.open("rb") as file:
-        header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    header.pop("__metadata__", None)
-    return list(header.values())
