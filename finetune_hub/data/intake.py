@@ -28,6 +28,7 @@ from finetune_hub.data.rows import Row
 _SAMPLE_ROWS = 100
 _SAMPLE_BYTES = 4 << 20
 _NAMED_COLUMNS = 12
+_PLACED_DEFECTS = 20
 # An escaped NUL, but not an escaped backslash before `u0000`. Postgres cannot store NUL.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -105,7 +106,7 @@ class RecognisedFile:
                     raise BadRow([_MIXED])
                 yield GoodRow(found.line, row, _to_json(row))
             except BadRow as bad:
-                yield Rejected([_placed(problem, found) for problem in bad.problems], _raw_of(found))
+                yield Rejected(_defects_of(bad, found), _raw_of(found))
 
     def _sample(self) -> list[Found]:
         sample: list[Found] = []
@@ -181,6 +182,12 @@ _MIXED = RowProblem(
 
 def _not_an_object(value: object) -> RowProblem:
     return RowProblem("not_an_object", f"a JSON {json_type(value)}, not an object", 'Write {"messages": […]}.')
+
+
+def _defects_of(bad: BadRow, record: Record) -> list[Defect]:
+    """The row's defects. To place one takes as long as the row is, so that the first alone get their column."""
+    placed = [_placed(problem, record) for problem in bad.problems[:_PLACED_DEFECTS]]
+    return placed + [problem.at(record.line, None) for problem in bad.problems[_PLACED_DEFECTS:]]
 
 
 def _placed(problem: RowProblem, record: Record) -> Defect:

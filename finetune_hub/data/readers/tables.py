@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -25,7 +26,7 @@ def read_table(file: BinaryIO, delimiter: str) -> Iterator[Found]:
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     names: list[str] | None = None
     while True:
-        begins = lines.number + 1
+        begins = lines.begin_row()
         try:
             cells = next(reader)
         except StopIteration:
@@ -65,6 +66,12 @@ class _Lines:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.number = 0
+        self._row_bytes = 0
+
+    def begin_row(self) -> int:
+        """The number of the next line, with which a row begins: all its lines together have the limit of a row."""
+        self._row_bytes = 0
+        return self.number + 1
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -79,6 +86,9 @@ class _Lines:
             while rest and not rest.endswith(b"\n"):
                 rest = self._file.readline(records.MAX_ROW_BYTES + 1)
             raise csv.Error("field larger than field limit")
+        self._row_bytes += len(raw)
+        if self._row_bytes > records.MAX_ROW_BYTES:
+            raise csv.Error("row larger than its limit")
         if self.number == 1:
             raw = raw.removeprefix(records.UTF8_MARK)
         try:
@@ -88,7 +98,7 @@ class _Lines:
 
 
 def _heading_defect(line: int, names: list[str]) -> Unread | None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         named = ", ".join(f"`{name}`" for name in twice[:3])
         return unread(line, "invalid_heading", f"{named} names two columns", "Give each column a unique name.")
