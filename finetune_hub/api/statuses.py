@@ -8,6 +8,7 @@ STATUSES: dict[RefusalKind, int] = {
     "malformed": 400,
     "forbidden": 403,
     "missing": 404,
+    "too_slow": 408,
     "conflict": 409,
     "gone": 410,
     "too_large": 413,
@@ -15,6 +16,7 @@ STATUSES: dict[RefusalKind, int] = {
     "too_many": 429,
     "failed": 500,
     "unavailable": 503,
+    "no_room": 507,
 }
 KIND_OF_STATUS = {status: kind for kind, status in STATUSES.items()}
 

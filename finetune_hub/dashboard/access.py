@@ -5,12 +5,25 @@ The rules are in `accounts.rights`, and every action checks them itself. Pages c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
-from django.http import Http404, HttpRequest
+from django.http import Http404, HttpRequest, HttpResponseBase
 
 from finetune_hub.accounts.models import Membership, Team, User
 from finetune_hub.accounts.rights import Right, Standing, require_right, teams_where
+
+View = TypeVar("View", bound=Callable[..., HttpResponseBase])
+
+
+def reads_bodies(limit_bytes: int, right: Right) -> Callable[[View], View]:
+    """A view to which whoever has the right may send so much; others take 1 MiB (`body_gate`)."""
+
+    def mark(view: View) -> View:
+        vars(view).update(body_limit_bytes=limit_bytes, body_right=right)
+        return view
+
+    return mark
 
 
 class MemberRequest(HttpRequest):

@@ -178,7 +178,8 @@ class Stack:
 
     def _own_programs(self) -> list[Program]:
         web = [*PYTHON, "uvicorn", "finetune_hub.asgi:application", "--host", self.host, "--port", str(self.port)]
-        web += ["--loop", "uvloop", "--timeout-graceful-shutdown", "3"]  # Open event streams would keep it running.
+        web += ["--http", "finetune_hub.connections:PatientConnection", "--loop", "uvloop"]
+        web += ["--timeout-graceful-shutdown", "3"]  # Open event streams would keep it running.
         control = [*CELERY, "worker", "-Q", "control", "-P", "threads", "-c", "4", "-n", "control@%h", *CELERY_WORKER]
         control += ["--beat-thread", "-s", str(self.home / "run" / "beat-schedule")]
         return [

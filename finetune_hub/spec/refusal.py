@@ -12,7 +12,18 @@ from finetune_hub.spec.problem import Explained, Failed, FailureClass, Problem
 
 # Why the request cannot be carried out. The API maps each kind to an HTTP status.
 RefusalKind = Literal[
-    "invalid", "malformed", "forbidden", "missing", "gone", "conflict", "too_large", "too_many", "failed", "unavailable"
+    "invalid",
+    "malformed",
+    "forbidden",
+    "missing",
+    "gone",
+    "conflict",
+    "too_large",
+    "too_many",
+    "too_slow",
+    "failed",
+    "no_room",
+    "unavailable",
 ]
 NAMED_DEFECTS = 4
 

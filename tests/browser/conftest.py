@@ -60,6 +60,7 @@ def server_process(django_db_setup: None, django_db_blocker: DjangoDbBlocker) ->
         "FINETUNE_HUB_URL": f"http://127.0.0.1:{port}",
     }
     command = [sys.executable, "-m", "uvicorn", "tests.browser.request_counter:application", "--port", str(port)]
+    command += ["--http", "finetune_hub.connections:PatientConnection"]
     process = subprocess.Popen([*command, "--log-level", "warning"], env=environment)
     try:
         wait_until_it_answers(process, environment["FINETUNE_HUB_URL"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast, get_args
 
+from django.conf import settings
 from django.db.models import Max, Prefetch
 from drf_spectacular.utils import extend_schema
 from pydantic import TypeAdapter, ValidationError
@@ -13,7 +14,7 @@ from rest_framework.response import Response
 
 from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of, user_of
-from finetune_hub.api.bodies import NewDatasetImport, check_text, read_body, uploaded_file
+from finetune_hub.api.bodies import FORM_OVERHEAD_BYTES, NewDatasetImport, check_text, read_body, uploaded_file
 from finetune_hub.api.lookups import get_row, named
 from finetune_hub.api.paging import page_of
 from finetune_hub.api.serializers.datasets import AddedVersionSerializer, DatasetDetailSerializer, DatasetSerializer
@@ -60,6 +61,7 @@ _mapping = TypeAdapter(dict[str, str])
 
 class Datasets(HubView):
     rights = {"post": Right.ADD_DATASET}
+    body_limit_bytes = settings.DATASET_UPLOAD_MAX_BYTES + FORM_OVERHEAD_BYTES
     parser_classes = [MultiPartParser]
 
     @extend_schema(
@@ -82,10 +84,11 @@ class Datasets(HubView):
     )
     def post(self, request: Request) -> Response:
         """Upload a file as a dataset's new version. 201: a new version; 200: a version with this content exists."""
+        check_text(dict(request.POST.lists()))
         name, team, user = request.POST.get("name", ""), team_of(request), user_of(request)
         upload = get_upload(request, request.POST["upload"]) if request.POST.get("upload") else None
         path, filename = (finished_file(upload, user), upload.file_name) if upload else uploaded_file(request)
-        check_text([name, filename])
+        check_text(filename)
         versions = DatasetVersion.objects.filter(dataset__team=team, dataset__name=name)
         newest = versions.aggregate(number=Max("number"))["number"] or 0
         version = add_dataset_version(

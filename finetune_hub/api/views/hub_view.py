@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 from django.db.models import QuerySet
+from django.http import HttpRequest
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
@@ -17,7 +18,7 @@ from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
 from finetune_hub.accounts.rights import Right
-from finetune_hub.api.bodies import refuse_nul
+from finetune_hub.api.bodies import MAX_JSON_BYTES, refuse_nul
 from finetune_hub.api.paging import NewestFirst
 from finetune_hub.api.parsers import ShallowJSONParser
 from finetune_hub.api.permissions import HasRight
@@ -60,6 +61,8 @@ class HubView(APIView):
 
     rights: ClassVar[Mapping[str, Right]] = {}
     """The right that each method requires, checked before the body is read."""
+    body_limit_bytes: ClassVar[int] = MAX_JSON_BYTES
+    """The largest request body that is read (`body_gate`)."""
     permission_classes = [HasRight]
     parser_classes = [ShallowJSONParser]
     content_negotiation_class = AlwaysJson
@@ -73,6 +76,21 @@ class HubView(APIView):
         response = super().finalize_response(request, response, *args, **kwargs)
         response["x-request-id"] = self.request_id
         return response
+
+    def refuse_before_body(self, request: HttpRequest, **kwargs: Any) -> Response | None:
+        """What the request is answered before its body is read; None: nothing speaks against reading it."""
+        self.setup(request, **kwargs)
+        self.headers = self.default_response_headers
+        self.request = self.initialize_request(request, **kwargs)
+        try:
+            self.initial(self.request, **kwargs)
+            if not hasattr(self, str(request.method).lower()):
+                self.http_method_not_allowed(self.request)
+        except Exception as error:  # noqa: BLE001  # As `dispatch` does: the handler says it, whatever it is.
+            response = self.finalize_response(self.request, self.handle_exception(error), **kwargs)
+            response.render()
+            return response
+        return None
 
     def page(self, rows: QuerySet[Any], serializer: type[BaseSerializer[Any]], *, by: str = "created_at") -> Response:
         """Return one page of the rows, newest first by the named time field."""

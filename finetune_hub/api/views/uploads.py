@@ -54,6 +54,7 @@ class Uploads(HubView):
 
 class OneUpload(HubView):
     rights = {"put": Right.UPLOAD_FILE}
+    body_limit_bytes = MAX_PART_BYTES
     parser_classes = [RawBytes]
 
     @extend_schema(operation_id="get_upload", responses={200: UploadSerializer, **errors(401, 404)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.db.models import Prefetch
@@ -12,12 +13,13 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from finetune_hub.accounts.rights import Right, teams_where
+from finetune_hub.api.bodies import FORM_OVERHEAD_BYTES
 from finetune_hub.api.statuses import status_of
 from finetune_hub.catalog.aliases import remove_alias, set_alias
 from finetune_hub.catalog.chat_templates import set_chat_template
 from finetune_hub.catalog.models import BaseModel, BaseModelAlias, BaseModelState
 from finetune_hub.catalog.uploads import forget_upload
-from finetune_hub.dashboard.access import MemberRequest, teams_for
+from finetune_hub.dashboard.access import MemberRequest, reads_bodies, teams_for
 from finetune_hub.dashboard.forms import AliasForm, BaseModelForm, GgufForm
 from finetune_hub.dashboard.views.datasets import file_of
 from finetune_hub.dashboard.views.uploads import find_own_upload
@@ -57,6 +59,7 @@ def import_model(request: MemberRequest) -> HttpResponse:
     return render_list(request, form=form, status=422)
 
 
+@reads_bodies(settings.BASE_MODEL_UPLOAD_MAX_BYTES + FORM_OVERHEAD_BYTES, Right.IMPORT_BASE_MODEL)
 @login_required
 @require_POST
 def upload_model(request: MemberRequest) -> HttpResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.files.uploadedfile import TemporaryUploadedFile
@@ -14,11 +15,12 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.rights import Right
+from finetune_hub.api.bodies import FORM_OVERHEAD_BYTES
 from finetune_hub.catalog.actions import add_dataset_version
 from finetune_hub.catalog.dataset_downloads import downloads_of
 from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion, Upload
 from finetune_hub.catalog.uploads import finished_file, forget_upload
-from finetune_hub.dashboard.access import MemberRequest, teams_for
+from finetune_hub.dashboard.access import MemberRequest, reads_bodies, teams_for
 from finetune_hub.dashboard.forms import DatasetImportForm, DatasetUploadForm
 from finetune_hub.dashboard.paging import page_of
 from finetune_hub.dashboard.views.uploads import find_own_upload
@@ -72,6 +74,7 @@ def comparable_with(shown: DatasetVersion) -> list[DatasetVersion]:
     return sorted(others, key=lambda version: version.dataset_id != shown.dataset_id)
 
 
+@reads_bodies(settings.DATASET_UPLOAD_MAX_BYTES + FORM_OVERHEAD_BYTES, Right.ADD_DATASET)
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def upload_dataset(request: MemberRequest) -> HttpResponse:

@@ -11,7 +11,7 @@ from finetune_hub.accounts.rights import Right
 from finetune_hub.api.statuses import status_of
 from finetune_hub.catalog.models import Upload
 from finetune_hub.catalog.uploads import MAX_PART_BYTES, add_part, begin_upload, received_bytes
-from finetune_hub.dashboard.access import MemberRequest, teams_for
+from finetune_hub.dashboard.access import MemberRequest, reads_bodies, teams_for
 from finetune_hub.dashboard.forms import PartForm, UploadBeginForm
 from finetune_hub.spec.refusal import Refusal
 
@@ -31,6 +31,7 @@ def begin(request: MemberRequest) -> JsonResponse:
     return JsonResponse({"id": upload.pk, "received_bytes": received_bytes(upload)})
 
 
+@reads_bodies(MAX_PART_BYTES, Right.UPLOAD_FILE)
 @login_required
 @require_POST
 def send_part(request: MemberRequest, upload_id: str) -> JsonResponse:

@@ -1,0 +1,142 @@
+"""Who may send how much to which address of the hub: asked before a body is read (`request_bodies`).
+
+    API     the view's `body_limit_bytes`, for whoever may call it by its own rules
+    pages   what `reads_bodies` says of the view, for whoever has the right; 1 MiB otherwise, for who is signed in
+    nobody  64 KiB of a plain form or JSON, which stays in memory, so that there is something to refuse in words
+
+Only large bodies, those of unknown length, and forms with files are looked at by a question to the database.
+"""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.auth import get_user
+from django.core.handlers.asgi import ASGIRequest
+from django.db import close_old_connections
+from django.template.loader import render_to_string
+from django.urls import Resolver404, resolve
+from rest_framework.renderers import JSONRenderer
+
+from finetune_hub.accounts.models import User
+from finetune_hub.accounts.rights import Right, teams_where
+from finetune_hub.admission import Scope
+from finetune_hub.api.bodies import MAX_JSON_BYTES
+from finetune_hub.api.errors import error_body
+from finetune_hub.api.statuses import status_of
+from finetune_hub.api.views.hub_view import HubView
+from finetune_hub.dashboard.middleware import CONTENT_SECURITY_POLICY
+from finetune_hub.request_bodies import QUESTIONS_AT_ONCE, SMALL_BODY_BYTES, AnsweredAlready, WholeAnswer, too_large
+from finetune_hub.spec.refusal import Refusal
+from finetune_hub.spec.sizes import size_in_words
+
+MAX_FORM_BYTES = 1 << 20
+
+_threads = ThreadPoolExecutor(QUESTIONS_AT_ONCE, thread_name_prefix="gate")
+
+
+class HubGate:
+    """The `Gate` of this hub: by the view that serves the address."""
+
+    async def limit_bytes(self, scope: Scope, *, announced_bytes: int | None) -> int:
+        view, kwargs = _view_of(scope)
+        limit_bytes: int = getattr(view, "body_limit_bytes", MAX_JSON_BYTES if _is_api(scope) else MAX_FORM_BYTES)
+        if (announced_bytes or 0) > limit_bytes:
+            raise too_large(limit_bytes)
+        if announced_bytes is None or announced_bytes > SMALL_BODY_BYTES or _has_files(scope):
+            await _in_thread(_require_api if _is_api(scope) else _require_page)(scope, view, kwargs)
+        return limit_bytes
+
+    async def answer(self, scope: Scope, refusal: Refusal) -> WholeAnswer:
+        answer: WholeAnswer = await _in_thread(_answer)(scope, refusal)
+        return answer
+
+
+def _in_thread(function: Any) -> Any:
+    def call(*args: Any) -> Any:
+        try:
+            return function(*args)
+        finally:
+            close_old_connections()
+
+    return sync_to_async(call, thread_sensitive=False, executor=_threads)
+
+
+def _view_of(scope: Scope) -> tuple[Any, dict[str, Any]]:
+    """The view of the address, a class in the API, and what its path says; None for an address that does not exist."""
+    try:
+        found = resolve(_path(scope))
+    except Resolver404:
+        return None, {}
+    return getattr(found.func, "cls", found.func), found.kwargs
+
+
+def _require_api(scope: Scope, view_class: Any, kwargs: dict[str, Any]) -> None:
+    """
+    Raises:
+        AnsweredAlready: the view would refuse it before it reads the body.
+    """
+    if not issubclass(view_class, HubView):  # Of another library: it reads none.
+        raise too_large(SMALL_BODY_BYTES)
+    answer = view_class().refuse_before_body(ASGIRequest(scope, io.BytesIO()), **kwargs)
+    if answer is not None:
+        headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
+        raise AnsweredAlready(WholeAnswer(answer.status_code, headers, answer.content))
+
+
+def _require_page(scope: Scope, view: Any, _kwargs: dict[str, Any]) -> None:
+    """
+    Raises:
+        Refusal: nobody is signed in, or whoever is has the view's right in no team.
+    """
+    request = ASGIRequest(scope, io.BytesIO())
+    sessions = import_module(settings.SESSION_ENGINE)
+    request.session = sessions.SessionStore(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+    user = get_user(request)
+    right: Right | None = getattr(view, "body_right", None)
+    if not isinstance(user, User):
+        raise Refusal(
+            "not_authenticated",
+            f"Who is not signed in may send {size_in_words(SMALL_BODY_BYTES)} at most, and no file.",
+            "Sign in, then send it again.",
+            kind="forbidden",
+        )
+    if right and not teams_where(user, right):
+        raise right.refusal()
+
+
+def _answer(scope: Scope, refusal: Refusal) -> WholeAnswer:
+    """The refusal: as the API's error, as a page for whoever reads pages, or as a script of a page reads it."""
+    status = status_of(refusal)
+    if _is_api(scope):
+        return _answer_of(status, b"application/json", JSONRenderer().render(error_body(refusal)))
+    headers = dict(scope["headers"])
+    if b"hx-request" in headers or b"text/html" in headers.get(b"accept", b""):
+        page = render_to_string("refused_body.html", {"problem": refusal.problem, "status": status})
+        policy = [(b"content-security-policy", CONTENT_SECURITY_POLICY.encode())]
+        return _answer_of(status, b"text/html; charset=utf-8", page.encode(), policy)
+    return _answer_of(status, b"application/json", JSONRenderer().render({"message": str(refusal)}))
+
+
+def _answer_of(status: int, kind: bytes, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> WholeAnswer:
+    return WholeAnswer(status, [(b"content-type", kind), *(headers or [])], body)
+
+
+def _is_api(scope: Scope) -> bool:
+    return _path(scope).startswith("/api/")
+
+
+def _path(scope: Scope) -> str:
+    """The address below where the hub is mounted."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
+
+
+def _has_files(scope: Scope) -> bool:
+    """Whether the body is a form that may have files, which Django writes to the disk as it reads them."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    return headers.get(b"content-type", b"").lower().startswith(b"multipart/")
