@@ -77,7 +77,7 @@ BASE_MODEL_UPLOAD_MAX_BYTES = 64 * 1024**3
 # Datasets are only imported from public https:// URLs; this also allows private addresses and http://.
 ALLOW_PRIVATE_URLS = environment.flag("FINETUNE_HUB_ALLOW_PRIVATE_URLS", default=False)
 # Store every upload in a file, whatever its size, as the checks need a path.
-FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
+FILE_UPLOAD_HANDLERS = ["finetune_hub.upload_files.HomeUploadHandler"]
 
 INSTALLED_APPS = [
     "django.contrib.auth",

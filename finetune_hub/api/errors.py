@@ -16,6 +16,7 @@ from rest_framework.response import Response
 
 from finetune_hub.api.statuses import KIND_OF_STATUS, status_of
 from finetune_hub.artifacts.manifest import ArtifactError
+from finetune_hub.machine.full_disk import disk_full, is_full_disk
 from finetune_hub.spec.document_defects import refuse_document
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import TrainingSpec
@@ -96,6 +97,9 @@ def as_refusal(error: Exception) -> Refusal | None:
             return as_refusal(exceptions.NotFound())
         case PermissionDenied():
             return as_refusal(exceptions.PermissionDenied())
+        case OSError() if is_full_disk(error):
+            log.error("disk: %s", error)
+            return disk_full()
         case SuspiciousOperation():
             return Refusal("invalid_body", f"{error}", "Send fewer and shorter fields.", kind="malformed")
         case exceptions.APIException():

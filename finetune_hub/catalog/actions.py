@@ -126,6 +126,7 @@ def _create_version(
 ) -> DatasetVersion:
     assert report.recognised is not None
     assert report.kind is not None
+    store = shared_store(settings.ARTIFACT_URL)
     newest = dataset.versions.aggregate(number=Max("number"))["number"] or 0
     version = DatasetVersion(
         dataset=dataset,
@@ -150,8 +151,13 @@ def _create_version(
         license=origin.license[:100],
         created_by=user,
     )
-    _put_files(version, original, folder)
-    version.save(force_insert=True)
+    try:
+        _put_files(version, original, folder)
+        version.save(force_insert=True)
+    except BaseException:  # Nobody else writes these keys: they are the dataset's, whose row is locked.
+        for key in version.keys:
+            store.delete(key)
+        raise
     return version
 
 

@@ -1,13 +1,17 @@
 """Resumable uploads of large files in parts.
 
 The parts are appended to one file on this machine, whose size is the upload's progress. Beginning an upload with the
-same fingerprint again returns the unfinished one. Uploads are deleted after one day.
+same fingerprint again returns the unfinished one. Uploads are deleted one
+day after their last part.
 """
 
 from __future__ import annotations
 
 import fcntl
+import shutil
+import time
 from datetime import timedelta
+from io import FileIO
 from pathlib import Path
 
 from django.conf import settings
@@ -17,6 +21,7 @@ from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.catalog.models import Upload
+from finetune_hub.machine.full_disk import disk_full, is_full_disk, require_room
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.sizes import size_in_words
 
@@ -30,7 +35,7 @@ def begin_upload(team: Team, user: User, *, file_name: str, size_bytes: int, fin
     """Return the user's upload with this fingerprint, new or unfinished.
 
     Raises:
-        Refusal: `forbidden`, `upload_too_large`, `too_many_uploads`.
+        Refusal: `forbidden`, `upload_too_large`, `too_many_uploads`, `disk_full`.
     """
     require_right(Right.UPLOAD_FILE, user, team)
     is_model = file_name.endswith(".gguf")
@@ -45,8 +50,7 @@ def begin_upload(team: Team, user: User, *, file_name: str, size_bytes: int, fin
             field="size_bytes",
             kind="too_large",
         )
-    for forgotten in Upload.objects.filter(team=team, created_at__lt=timezone.now() - FORGOTTEN_AFTER):
-        _forget(forgotten)
+    collect_uploads()
     mine = Upload.objects.filter(team=team, created_by=user)
     known = mine.filter(fingerprint=fingerprint, size_bytes=size_bytes).first()
     if known:
@@ -58,6 +62,7 @@ def begin_upload(team: Team, user: User, *, file_name: str, size_bytes: int, fin
             "Finish them, or wait until they are deleted after one day.",
             kind="too_many",
         )
+    require_room(uploads_folder(), size_bytes)
     return Upload.objects.create(
         team=team, created_by=user, file_name=file_name, size_bytes=size_bytes, fingerprint=fingerprint
     )
@@ -73,12 +78,11 @@ def add_part(upload: Upload, user: User, offset: int, data: bytes) -> int:
     """Append the part and return the bytes received. A repeated part has no effect.
 
     Raises:
-        Refusal: `forbidden`, `wrong_offset`, `upload_too_large`.
+        Refusal: `forbidden`, `wrong_offset`, `upload_too_large`, `disk_full`.
     """
     require_right(Right.UPLOAD_FILE, user, upload.team)
-    path = path_of(upload)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
+    require_room(uploads_folder(), len(data))
+    with path_of(upload).open("ab", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # Serializes two clients of the same upload.
         received = file.tell()
         if offset + len(data) <= received:
@@ -99,8 +103,25 @@ def add_part(upload: Upload, user: User, offset: int, data: bytes) -> int:
                 field="offset",
                 kind="too_large",
             )
-        file.write(data)
+        _append(file, received, data)
         return received + len(data)
+
+
+def _append(file: FileIO, received: int, data: bytes) -> None:
+    """Write the part whole, or nothing of it.
+
+    Raises:
+        Refusal: `disk_full`.
+    """
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        file.truncate(received)
+        if is_full_disk(error):
+            raise disk_full() from error
+        raise
 
 
 def finished_file(upload: Upload, user: User) -> Path:
@@ -139,11 +160,41 @@ def forget_upload(upload: Upload, user: User) -> None:
     _forget(upload)
 
 
+def collect_uploads() -> None:
+    """Forget the uploads to which no part came for a day, and delete what no upload or running request points at."""
+    old = timezone.now() - FORGOTTEN_AFTER
+    for upload in Upload.objects.filter(created_at__lt=old):
+        path = path_of(upload)
+        if not path.is_file() or _is_old(path):
+            _forget(upload)
+    folder = uploads_folder()
+    kept = set(Upload.objects.values_list("pk", flat=True)) if folder.is_dir() else set()
+    for path in [*_entries(folder), *_entries(settings.HOME / "tmp")]:
+        if path.name not in kept and _is_old(path):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        changed = max(path.lstat().st_mtime, *(inside.lstat().st_mtime for inside in _entries(path)), 0.0)
+    except FileNotFoundError:  # Whoever had it has just deleted it.
+        return False
+    return changed < time.time() - FORGOTTEN_AFTER.total_seconds()
+
+
 def _forget(upload: Upload) -> None:
     path_of(upload).unlink(missing_ok=True)
     upload.delete()
 
 
 def path_of(upload: Upload) -> Path:
+    return uploads_folder() / upload.pk
+
+
+def uploads_folder() -> Path:
     folder: Path = settings.HOME / "uploads"
-    return folder / upload.pk
+    return folder

@@ -32,6 +32,7 @@ MAX_PAUSE_SECONDS = 5.0
 OUTAGE_SECONDS = 60.0
 DOWNLOAD_TRIES = 3
 SERVER_ERROR = 500
+DISK_FULL = "disk_full"
 PASSING = frozenset({"unreachable", "unexpected_answer", "too_many_requests"})
 
 
@@ -59,6 +60,11 @@ class HubError(Refusal):
     def is_outage(self) -> bool:
         """Whether the hub was unreachable or temporarily failed, so that a retry may help."""
         return self.code in PASSING or (self.status or 0) >= SERVER_ERROR
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether it is an outage that ends without anybody's doing: a full disk does not."""
+        return self.is_outage and self.code != DISK_FULL
 
 
 class Page(Answer, Generic[Found]):
@@ -185,7 +191,7 @@ class HubConnection:
 def through_outages(poll_seconds: float = POLL_SECONDS) -> tenacity.Retrying:
     """Retry during outages of the hub, up to a minute, with random backoff so that clients do not retry together."""
     return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(lambda error: isinstance(error, HubError) and error.is_outage),
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, HubError) and error.may_pass),
         stop=tenacity.stop_after_delay(OUTAGE_SECONDS),
         wait=tenacity.wait_random_exponential(multiplier=poll_seconds, max=MAX_PAUSE_SECONDS),
         reraise=True,

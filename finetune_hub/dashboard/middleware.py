@@ -13,6 +13,7 @@ from django.utils.deprecation import MiddlewareMixin
 
 from finetune_hub.api.bodies import refuse_nul
 from finetune_hub.dashboard.views.refusals import render_refusal
+from finetune_hub.machine.full_disk import disk_full, is_full_disk
 from finetune_hub.spec.refusal import Refusal
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -34,24 +35,34 @@ AsyncHandler = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
 
 class RefuseNul(MiddlewareMixin):
-    """Middleware that refuses a page URL with a NUL, because Postgres fails on a query with one.
+    """Middleware that refuses a page's URL or form with a NUL, because Postgres fails on a query with one.
 
-    The API's views do the same and answer in JSON.
+    Reading the form also writes its files, so it refuses a full disk as well. The API's views do the same and answer in
+    JSON.
     """
 
-    def process_request(self, request: HttpRequest) -> None:
+    def process_request(self, request: HttpRequest) -> HttpResponse | None:
         if request.path.startswith("/api/"):
-            return
+            return None
         try:
             refuse_nul(request)
+            if any("\0" in text for name, texts in request.POST.lists() for text in (name, *texts)):
+                raise Refusal("invalid_request", "The form holds a NUL.", "Remove that character.")
         except Refusal as refusal:
             raise SuspiciousOperation(refusal.message) from refusal
+        except OSError as error:
+            if is_full_disk(error):
+                return render_refusal(request, disk_full())
+            raise
+        return None
 
 
 class RefusalPages(MiddlewareMixin):
     """Middleware that renders a refusal as a page, if the view did not handle it. The API answers in JSON."""
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if is_full_disk(exception):
+            exception = disk_full()
         return render_refusal(request, exception) if isinstance(exception, Refusal) else None
 
 

@@ -3,6 +3,7 @@
     checkpoints     of jobs that ended KEEP_CHECKPOINTS ago
     logs            of attempts that ended KEEP_LOGS ago; events and curves stay
     leftovers       files stored KEEP_ORPHANS ago by an attempt or upload that died before it wrote their row
+    uploads         without a new part for a day, and what a broken request left in `tmp`
     readings        of devices, after a day; sent messages, after a month
 
 Files are deleted before their row, so that an interrupted round is repeated and leaves no file without a row.
@@ -21,6 +22,7 @@ from django.db.models.functions import Now
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import ArtifactStore, shared_store
 from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion
+from finetune_hub.catalog.uploads import collect_uploads
 from finetune_hub.fleet.models import DeviceSample
 from finetune_hub.jobs.lifecycle import lock_job
 from finetune_hub.jobs.models import ENDED_JOB_STATES, Attempt, Checkpoint, Job
@@ -42,6 +44,7 @@ def tidy_pass() -> str:
         collect_dataset_files(store)
     except (ArtifactError, OSError) as error:
         problem = f"Old files could not be deleted: {error}"
+    collect_uploads()
     expire_logs()
     DeviceSample.objects.filter(at__lt=Now() - KEEP_READINGS).delete()
     Notification.objects.filter(created_at__lt=Now() - KEEP_MESSAGES).exclude(sent_at=None, given_up_at=None).delete()

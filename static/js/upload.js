@@ -107,7 +107,8 @@ async function sendParts(form, file, report) {
 
 async function post(address, headers, body) {
   const response = await fetch(address, { method: "POST", headers, body }).catch(() => null);
-  if (!response || response.status >= 500) throw new Error("The upload did not reach the hub.");
+  const isFull = response?.status === 507; // Retrying does not help.
+  if (!response || (response.status >= 500 && !isFull)) throw new Error("The upload did not reach the hub.");
   const answer = await response.json().catch(() => ({}));
   if (response.ok) return answer;
   throw Object.assign(new Error(answer.message ?? "The hub refused the upload."), { isRefusal: true });
