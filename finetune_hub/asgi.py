@@ -35,7 +35,7 @@ from finetune_hub.body_gate import HubGate  # noqa: E402  # It needs the apps.
 
 
 class Handler(ASGIHandler):
-    """Django's, which takes the body as `RequestBodies` has written it, instead of writing it once more."""
+    """Django's handler, which uses the body that `RequestBodies` has stored instead of storing it again."""
 
     def create_request(self, scope: Mapping[str, Any], body_file: IO[bytes]) -> Any:
         return super().create_request(scope, scope.get(BODY_FILE, body_file))

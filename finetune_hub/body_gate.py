@@ -1,10 +1,10 @@
-"""Who may send how much to which address of the hub: asked before a body is read (`request_bodies`).
+"""Who may send how large a request body to which URL of the hub, checked before it is read (`request_bodies`).
 
-    API     the view's `body_limit_bytes`, for whoever may call it by its own rules
-    pages   what `reads_bodies` says of the view, for whoever has the right; 1 MiB otherwise, for who is signed in
-    nobody  64 KiB of a plain form or JSON, which stays in memory, so that there is something to refuse in words
+    API       the view's `body_limit_bytes`, for tokens that may call the view
+    pages     the view's `reads_bodies`, for users with its right; 1 MiB by default, for signed-in users
+    anyone    64 KiB without a file, which stays in memory, so that the view itself can refuse the request
 
-Only large bodies, those of unknown length, and forms with files are looked at by a question to the database.
+The database is queried only for large bodies, bodies of unknown size, and forms with files.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _threads = ThreadPoolExecutor(QUESTIONS_AT_ONCE, thread_name_prefix="gate")
 
 
 class HubGate:
-    """The `Gate` of this hub: by the view that serves the address."""
+    """The `Gate` of this hub, which decides by the URL's view."""
 
     async def limit_bytes(self, scope: Scope, *, announced_bytes: int | None) -> int:
         view, kwargs = _view_of(scope)
@@ -68,7 +68,7 @@ def _in_thread(function: Any) -> Any:
 
 
 def _view_of(scope: Scope) -> tuple[Any, dict[str, Any]]:
-    """The view of the address, a class in the API, and what its path says; None for an address that does not exist."""
+    """Return the URL's view (in the API its class) and path arguments; None for an unknown URL."""
     try:
         found = resolve(_path(scope))
     except Resolver404:
@@ -79,9 +79,9 @@ def _view_of(scope: Scope) -> tuple[Any, dict[str, Any]]:
 def _require_api(scope: Scope, view_class: Any, kwargs: dict[str, Any]) -> None:
     """
     Raises:
-        AnsweredAlready: the view would refuse it before it reads the body.
+        AnsweredAlready: the view refuses the request before it reads the body.
     """
-    if not issubclass(view_class, HubView):  # Of another library: it reads none.
+    if not issubclass(view_class, HubView):  # A view of another library, which reads no body.
         raise too_large(SMALL_BODY_BYTES)
     answer = view_class().refuse_before_body(ASGIRequest(scope, io.BytesIO()), **kwargs)
     if answer is not None:
@@ -92,7 +92,7 @@ def _require_api(scope: Scope, view_class: Any, kwargs: dict[str, Any]) -> None:
 def _require_page(scope: Scope, view: Any, _kwargs: dict[str, Any]) -> None:
     """
     Raises:
-        Refusal: nobody is signed in, or whoever is has the view's right in no team.
+        Refusal: `not_authenticated`, or `forbidden`: the user has the view's right in no team.
     """
     request = ASGIRequest(scope, io.BytesIO())
     sessions = import_module(settings.SESSION_ENGINE)
@@ -102,7 +102,7 @@ def _require_page(scope: Scope, view: Any, _kwargs: dict[str, Any]) -> None:
     if not isinstance(user, User):
         raise Refusal(
             "not_authenticated",
-            f"Who is not signed in may send {size_in_words(SMALL_BODY_BYTES)} at most, and no file.",
+            f"Without a session you can send at most {size_in_words(SMALL_BODY_BYTES)}, and no file.",
             "Sign in, then send it again.",
             kind="forbidden",
         )
@@ -111,7 +111,7 @@ def _require_page(scope: Scope, view: Any, _kwargs: dict[str, Any]) -> None:
 
 
 def _answer(scope: Scope, refusal: Refusal) -> WholeAnswer:
-    """The refusal: as the API's error, as a page for whoever reads pages, or as a script of a page reads it."""
+    """Return the refusal as an error of the API, as a page, or as JSON for a page's script."""
     status = status_of(refusal)
     if _is_api(scope):
         return _answer_of(status, b"application/json", JSONRenderer().render(error_body(refusal)))
@@ -132,11 +132,11 @@ def _is_api(scope: Scope) -> bool:
 
 
 def _path(scope: Scope) -> str:
-    """The address below where the hub is mounted."""
+    """Return the path below the hub's root path."""
     return str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
 
 
 def _has_files(scope: Scope) -> bool:
-    """Whether the body is a form that may have files, which Django writes to the disk as it reads them."""
+    """Return whether the body is a form that may have files, which Django writes to disk."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     return headers.get(b"content-type", b"").lower().startswith(b"multipart/")

@@ -1,7 +1,7 @@
-"""Connections of the web process: one that does not send a whole request head in time is closed.
+"""Connections of the web process, which are closed if they do not send complete request headers in time.
 
-uvicorn closes a connection that is idle after an answer, and waits without end for the first byte of a request and for
-the last one of its head. `request_bodies` has the time limits of what follows the head.
+uvicorn closes a connection that is idle after a response, but waits forever for the first request of a connection and
+for the end of its headers. The time limits of request bodies are in `request_bodies`.
 
     uvicorn finetune_hub.asgi:application --http finetune_hub.connections:PatientConnection
 """
@@ -14,11 +14,11 @@ from typing import Any
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 HEAD_SECONDS = 20.0
-"""How long the head of a request may take, from the connection's beginning or from its own first byte."""
+"""The time limit for request headers, from the start of the connection or from their first byte."""
 
 
 class PatientConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """uvicorn's HTTP over one connection, with a time limit for the heads of requests."""
+    """uvicorn's HTTP protocol with a time limit for request headers."""
 
     _limit: asyncio.TimerHandle | None = None
 

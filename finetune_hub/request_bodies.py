@@ -1,11 +1,11 @@
-"""The bodies of requests: how many bytes of one are read, how long that may take, and where they are kept.
+"""Request bodies: how many bytes are read, how long that may take, and where they are stored.
 
-    limit     asked before the first byte is read; who may not send it is refused, and nothing was kept of it
-    counted   while they are read, so that a body in chunks of unknown length has the same limit
-    in time   some bytes every `pause_seconds`, and never slower on average than `slowest_rate`
-    kept      in memory while it is small, otherwise in an unnamed file that goes with the request
+    limit     checked before the first byte is read; a refused body is never stored
+    counted   while it is read, so a body without `Content-Length` has the same limit
+    in time   no pause longer than `pause_seconds`, and no average rate below `slowest_rate`
+    stored    in memory if it is small, otherwise in an unnamed file that is deleted with the request
 
-The request goes on only when its body is whole: a slow one holds no slot, no thread and no database connection.
+The request continues only once its body is complete: a slow body occupies no slot, thread or database connection.
 """
 
 from __future__ import annotations
@@ -25,22 +25,25 @@ from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.sizes import size_in_words
 
 BODY_FILE = "finetune_hub.body_file"
-"""Where a request's scope has the body, as a file that is at its beginning."""
+"""The key of the body in the scope: an open file, positioned at its beginning."""
 SMALL_BODY_BYTES = 64 << 10
-"""Anybody may send so much, and it is kept in memory."""
+"""Anyone may send this much. It is kept in memory."""
 QUESTIONS_AT_ONCE = 2
-"""How many threads of a process, each with a database connection for a moment, look who may send large ones."""
+"""The number of threads per process that check the sender, each briefly with a database connection."""
 _WRITTEN_AT_ONCE = 1 << 20
-_READ_ON_SECONDS, _READ_ON_BYTES = 2.0, 64 << 20  # After a refusal, so that who still sends can read it.
+_READ_ON_SECONDS, _READ_ON_BYTES = (
+    2.0,
+    64 << 20,
+)  # After a refusal, so that a client that is still sending can receive it.
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a body may take.
+    """The time limits of a body.
 
     Attributes:
-        pause_seconds: Without a byte.
-        slowest_rate: Bytes a second, averaged from the beginning, above what `pause_seconds` allows.
+        pause_seconds: The longest time without a byte.
+        slowest_rate: The lowest average rate, in bytes per second, after the first `pause_seconds`.
     """
 
     pause_seconds: float = 20.0
@@ -49,7 +52,7 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class WholeAnswer:
-    """A whole response."""
+    """A complete response."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -57,7 +60,7 @@ class WholeAnswer:
 
 
 class AnsweredAlready(Exception):
-    """The request is refused before its body is read, with this answer."""
+    """The request is refused, with this answer, before its body is read."""
 
     def __init__(self, answer: WholeAnswer) -> None:
         super().__init__()
@@ -65,30 +68,30 @@ class AnsweredAlready(Exception):
 
 
 class Gate(Protocol):
-    """Who may send how much to which address, and how a refusal looks there."""
+    """Decides who may send how much to which URL, and how to answer a refusal there."""
 
     async def limit_bytes(self, scope: Scope, *, announced_bytes: int | None) -> int:
-        """The most that is read of the request's body.
+        """Return the size limit of the request's body.
 
         Raises:
-            AnsweredAlready: nothing of it is.
+            AnsweredAlready, Refusal: the sender may not send it.
         """
 
     async def answer(self, scope: Scope, refusal: Refusal) -> WholeAnswer:
-        """The refusal as this address says it."""
+        """Return the refusal in the form that this URL uses."""
 
 
 class _HasLeft(Exception):
-    """The client closed the connection."""
+    """The client has closed the connection."""
 
 
 class RequestBodies:
-    """An ASGI application that reads the bodies of requests for another one."""
+    """An ASGI application that reads request bodies for another one."""
 
     def __init__(self, application: Application, *, gate: Gate, folder: Path, patience: Patience | None = None) -> None:
         """
         Args:
-            folder: Where bodies lie that are not small.
+            folder: The folder for bodies that are not small.
         """
         self._application, self._gate, self._folder = application, gate, folder
         self._patience = patience or Patience()
@@ -112,10 +115,10 @@ class RequestBodies:
             return
 
     async def _read(self, scope: Scope, receive: Receive, body: IO[bytes], announced_bytes: int | None) -> int:
-        """Write the body to the file, which is at its beginning then; how many bytes it has.
+        """Write the body to the file, rewind it, and return its size in bytes.
 
         Raises:
-            AnsweredAlready, Refusal: it is not read, or not to its end.
+            AnsweredAlready, Refusal: the body is refused, before or while it is read.
         """
         limit_bytes = await self._gate.limit_bytes(scope, announced_bytes=announced_bytes)
         if (announced_bytes or 0) > limit_bytes:
@@ -157,8 +160,8 @@ class RequestBodies:
         except TimeoutError as error:
             raise Refusal(
                 "body_too_slow",
-                "The request's body did not arrive in time.",
-                "Send it again, over a better connection; a large file goes in parts (`/api/uploads`).",
+                "The request body did not arrive in time.",
+                "Send it again over a faster connection, or upload a large file in parts (`/api/uploads`).",
                 kind="too_slow",
             ) from error
         if message["type"] == "http.disconnect":
@@ -167,7 +170,7 @@ class RequestBodies:
 
 
 def announced(scope: Scope) -> int | None:
-    """How long the body says it is; None: it comes in chunks, of which nobody knows how many."""
+    """Return the announced size of the body; None for chunked encoding."""
     headers = dict(scope["headers"])
     if b"transfer-encoding" in headers:
         return None
@@ -176,23 +179,23 @@ def announced(scope: Scope) -> int | None:
 
 
 def too_large(limit_bytes: int) -> Refusal:
-    """The refusal of a body above the limit of its address."""
+    """Return the refusal of a body above the limit of its URL."""
     return Refusal(
         "body_too_large",
-        f"The body is larger than the {size_in_words(limit_bytes)} that are read here.",
-        "Send data as a dataset, and name it in the body; a large file goes in parts (`/api/uploads`).",
+        f"The request body is larger than {size_in_words(limit_bytes)}.",
+        "Upload data as a dataset, and a large file in parts (`/api/uploads`).",
         kind="too_large",
     )
 
 
 def _headers_of_whole(scope: Scope, size_bytes: int) -> list[tuple[bytes, bytes]]:
-    """The request's headers with the length that its body turned out to have."""
+    """Return the request's headers with the real size of its body."""
     kept = [pair for pair in scope["headers"] if pair[0] not in (b"content-length", b"transfer-encoding")]
     return [*kept, (b"content-length", str(size_bytes).encode())]
 
 
 def _after_body(receive: Receive) -> Receive:
-    """What is received once the body was: that it has ended, and then what the client does."""
+    """Return a `receive` for after the body: first an empty end of the body, then the client's events."""
     has_ended = False
 
     async def listen() -> Mapping[str, Any]:
@@ -206,7 +209,7 @@ def _after_body(receive: Receive) -> Receive:
 
 
 async def _refuse(answer: WholeAnswer, receive: Receive, send: Send) -> None:
-    """WholeAnswer, read on for a moment, and close: a client that is still sending would meet a reset otherwise."""
+    """Answer, discard input for a moment, and close. Closing at once would reset a client that is still sending."""
     headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode()), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body, "more_body": True})

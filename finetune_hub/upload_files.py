@@ -1,7 +1,7 @@
-"""Files that come with a form: each is written below the hub's home, where what broken requests left is collected.
+"""Files in forms, stored in the hub's home, where the files of interrupted requests are deleted after a day.
 
-Named in settings.FILE_UPLOAD_HANDLERS. The folder is made when a file comes: the setting FILE_UPLOAD_TEMP_DIR wants one
-that exists.
+The handler is set in `settings.FILE_UPLOAD_HANDLERS`. Django's setting FILE_UPLOAD_TEMP_DIR does not fit, because that
+folder must exist when Django starts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from django.core.files.uploadhandler import FileUploadHandler, TemporaryFileUplo
 
 
 class FileInHome(TemporaryUploadedFile):
-    """An uploaded file in `tmp` of the hub's home, deleted when its request ends."""
+    """An uploaded file in the folder `tmp` of the hub's home, deleted when its request ends."""
 
     def __init__(
         self, name: str | None, content_type: str | None, size: int, charset: str | None, extra: Any = None
@@ -28,7 +28,7 @@ class FileInHome(TemporaryUploadedFile):
 
 
 class HomeUploadHandler(TemporaryFileUploadHandler):
-    """Django's, for such files."""
+    """Django's upload handler for such files."""
 
     def new_file(self, *args: Any, **kwargs: Any) -> None:
         FileUploadHandler.new_file(self, *args, **kwargs)

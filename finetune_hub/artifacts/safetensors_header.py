@@ -1,4 +1,4 @@
-"""The header of a safetensors file, checked before anybody makes room for what it announces.
+"""The header of a safetensors file, checked before memory is allocated for its contents.
 
     8 bytes: length of the header · the header, JSON: name → dtype, shape, data_offsets · the tensors without a gap
 
@@ -26,29 +26,29 @@ _BITS = {
 
 
 class BadHeader(ValueError):
-    """The file is no whole safetensors file; the message is a clause."""
+    """The file is not a complete safetensors file; the message is a clause."""
 
 
 def header_bytes_of(path: Path) -> int:
-    """How long the header is.
+    """Return the size of the header in bytes.
 
     Raises:
-        BadHeader: longer than the file, or than any header is.
+        BadHeader: it is larger than the file, or than `MAX_HEADER_BYTES`.
     """
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
     if header_bytes > path.stat().st_size - 8:
         raise BadHeader("the header is longer than the file")
     if header_bytes > MAX_HEADER_BYTES:
-        raise BadHeader(f"the header has {header_bytes:,} bytes, and {MAX_HEADER_BYTES:,} at most are read")
+        raise BadHeader(f"the header has {header_bytes:,} bytes, more than {MAX_HEADER_BYTES:,}")
     return header_bytes
 
 
 def read_tensors(path: Path) -> dict[str, dict[str, Any]]:
-    """Name → `dtype` and `shape` of every tensor.
+    """Return `dtype` and `shape` of every tensor by name.
 
     Raises:
-        BadHeader: a tensor's size is not that of its shape, or the tensors overlap, or leave a part of the file out.
+        BadHeader: a tensor's size does not match its shape, or the tensors overlap or do not cover the file.
     """
     header_bytes = header_bytes_of(path)
     with path.open("rb") as file:
@@ -57,12 +57,12 @@ def read_tensors(path: Path) -> dict[str, dict[str, Any]]:
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as broken:
-        raise BadHeader("the header is no JSON") from broken
+        raise BadHeader("the header is not JSON") from broken
     if not isinstance(header, dict):
-        raise BadHeader("the header is no JSON object")
+        raise BadHeader("the header is not a JSON object")
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
-        raise BadHeader(f"it has {len(header):,} tensors, and {MAX_TENSORS:,} at most are read")
+        raise BadHeader(f"it has {len(header):,} tensors, more than {MAX_TENSORS:,}")
     spans = sorted(_span_of(name, tensor) for name, tensor in header.items())
     at = 0
     for start, end in spans:
@@ -76,7 +76,7 @@ def read_tensors(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _span_of(name: str, tensor: Any) -> tuple[int, int]:
-    """Where in the data the tensor begins and ends."""
+    """Return where the tensor begins and ends in the data."""
     try:
         bits, shape, (start, end) = _BITS[tensor["dtype"]], tensor["shape"], tensor["data_offsets"]
         numbers = [*shape, start, end]
@@ -84,7 +84,7 @@ def _span_of(name: str, tensor: Any) -> tuple[int, int]:
     except (KeyError, TypeError, ValueError) as broken:
         raise BadHeader(f"the header does not describe {name[:100]!r}") from broken
     if len(numbers) > MAX_DIMENSIONS + 2 or not are_sizes:
-        raise BadHeader(f"shape or place of {name[:100]!r} are no sizes")
+        raise BadHeader(f"shape or offsets of {name[:100]!r} are not valid")
     if (end - start) * 8 != prod(shape) * bits:
-        raise BadHeader(f"the place of {name[:100]!r} is not as large as its shape")
+        raise BadHeader(f"the size of {name[:100]!r} does not match its shape")
     return start, end

@@ -154,7 +154,7 @@ def _create_version(
     try:
         _put_files(version, original, folder)
         version.save(force_insert=True)
-    except BaseException:  # Nobody else writes these keys: they are the dataset's, whose row is locked.
+    except BaseException:  # Nothing else writes these keys while the dataset's row is locked.
         for key in version.keys:
             store.delete(key)
         raise

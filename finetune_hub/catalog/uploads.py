@@ -108,7 +108,7 @@ def add_part(upload: Upload, user: User, offset: int, data: bytes) -> int:
 
 
 def _append(file: FileIO, received: int, data: bytes) -> None:
-    """Write the part whole, or nothing of it.
+    """Append the part completely or not at all.
 
     Raises:
         Refusal: `disk_full`.
@@ -161,7 +161,7 @@ def forget_upload(upload: Upload, user: User) -> None:
 
 
 def collect_uploads() -> None:
-    """Forget the uploads to which no part came for a day, and delete what no upload or running request points at."""
+    """Delete uploads without a new part for a day, and old files that belong to no upload or running request."""
     old = timezone.now() - FORGOTTEN_AFTER
     for upload in Upload.objects.filter(created_at__lt=old):
         path = path_of(upload)
@@ -181,7 +181,7 @@ def _entries(folder: Path) -> list[Path]:
 def _is_old(path: Path) -> bool:
     try:
         changed = max(path.lstat().st_mtime, *(inside.lstat().st_mtime for inside in _entries(path)), 0.0)
-    except FileNotFoundError:  # Whoever had it has just deleted it.
+    except FileNotFoundError:  # It was just deleted.
         return False
     return changed < time.time() - FORGOTTEN_AFTER.total_seconds()
 

@@ -63,7 +63,7 @@ class HubError(Refusal):
 
     @property
     def may_pass(self) -> bool:
-        """Whether it is an outage that ends without anybody's doing: a full disk does not."""
+        """Whether the outage may end by itself; a full disk does not."""
         return self.is_outage and self.code != DISK_FULL
 
 

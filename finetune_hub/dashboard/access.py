@@ -17,10 +17,11 @@ View = TypeVar("View", bound=Callable[..., HttpResponseBase])
 
 
 def reads_bodies(limit_bytes: int, right: Right) -> Callable[[View], View]:
-    """A view to which whoever has the right may send so much; others take 1 MiB (`body_gate`)."""
+    """Mark a view whose users with the right may send bodies up to this size; the default is 1 MiB (`body_gate`)."""
 
     def mark(view: View) -> View:
-        vars(view).update(body_limit_bytes=limit_bytes, body_right=right)
+        for name, value in (("body_limit_bytes", limit_bytes), ("body_right", right)):
+            setattr(view, name, value)
         return view
 
     return mark

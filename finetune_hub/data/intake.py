@@ -185,7 +185,7 @@ def _not_an_object(value: object) -> RowProblem:
 
 
 def _defects_of(bad: BadRow, record: Record) -> list[Defect]:
-    """The row's defects. To place one takes as long as the row is, so that the first alone get their column."""
+    """Return the row's defects. Only the first have a column, as locating one takes time proportional to the row."""
     placed = [_placed(problem, record) for problem in bad.problems[:_PLACED_DEFECTS]]
     return placed + [problem.at(record.line, None) for problem in bad.problems[_PLACED_DEFECTS:]]
 

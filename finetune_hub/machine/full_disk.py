@@ -1,4 +1,4 @@
-"""A full disk, as a refusal in words: what was being written is given up, and nothing of it is kept."""
+"""A full disk, as a refusal with a message and a remedy."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from finetune_hub.spec.refusal import Refusal
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether the operating system said that there is no room, on the disk or within a quota."""
+    """Return whether the error is a full disk or an exceeded disk quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_full() -> Refusal:
-    """The refusal of what has no room."""
+    """Return the refusal of a file that does not fit on the disk."""
     return Refusal(
         "disk_full",
-        "The hub's disk has no room for this file; nothing of it was kept.",
-        "Ask whoever runs the hub to free space on the disk of its data folder, then send it again.",
+        "The hub's disk has no space for this file. Nothing of it was kept.",
+        "Ask whoever runs the hub to free space on the disk with its data folder, then send the file again.",
         kind="no_room",
     )
 
 
 def require_room(folder: Path, size_bytes: int) -> None:
-    """Make the folder where it is missing, and look whether so much fits on its disk.
+    """Create the folder if necessary, and check the free space of its disk.
 
     Raises:
         Refusal: `disk_full`.

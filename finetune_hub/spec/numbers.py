@@ -1,15 +1,15 @@
-"""Whole numbers as clients write them in an address or a form: sizes, offsets, ids and steps."""
+"""Whole numbers in URLs and forms: sizes, offsets, ids and steps."""
 
 from __future__ import annotations
 
 LARGEST = 2**63 - 1
-"""What a column of the database holds."""
+"""The largest integer of a database column."""
 
 
 def number_of(text: str) -> int | None:
-    """The number, 0 or more, that the text spells in plain digits; None: it spells none, or one above `LARGEST`.
+    """Parse a number from 0 to `LARGEST` in plain digits; None for any other text.
 
-    Python itself refuses to read thousands of digits, by an error that is none of a client's input.
+    Python's `int` raises an error of its own for thousands of digits.
     """
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(LARGEST))):
         return None

@@ -170,7 +170,7 @@ class TestWhoMay:
         cookie = {"Cookie": f"sessionid={browser.cookies['sessionid'].value}"}
         sent = ask(Sent([b"x" * LARGE], length(LARGE) | cookie, "/datasets/upload/"))
         assert sent.status == 403
-        assert "Only a member" in sent.text
+        assert "Only members" in sent.text
 
 
 def test_a_body_in_chunks_is_counted_and_gets_its_length() -> None:

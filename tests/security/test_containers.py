@@ -206,18 +206,18 @@ def test_an_archive_is_not_unpacked(tmp_path: Path) -> None:
 F32 = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 BAD_HEADERS: dict[str, tuple[Any, int, str]] = {
     "more than the file": ({"a": F32 | {"data_offsets": [0, 1 << 40], "shape": [1 << 38]}}, 16, "instead of"),
-    "less than the shape": ({"a": F32 | {"shape": [1 << 31, 1 << 31]}}, 16, "not as large as its shape"),
+    "less than the shape": ({"a": F32 | {"shape": [1 << 31, 1 << 31]}}, 16, "does not match its shape"),
     "overlapping": ({"a": F32, "b": F32 | {"data_offsets": [8, 24]}}, 24, "overlap"),
     "twice the same bytes": ({"a": F32, "b": F32}, 16, "overlap"),
     "a gap": ({"a": F32, "b": F32 | {"data_offsets": [20, 36]}}, 36, "bytes between"),
-    "backwards": ({"a": F32 | {"data_offsets": [16, 0]}}, 16, "not as large"),
-    "below zero": ({"a": F32 | {"data_offsets": [-16, 0]}}, 16, "no sizes"),
-    "numbers of no size": ({"a": F32 | {"shape": [1e400]}}, 16, "no sizes"),
-    "many dimensions": ({"a": F32 | {"shape": [1] * 100_000}}, 16, "no sizes"),
+    "backwards": ({"a": F32 | {"data_offsets": [16, 0]}}, 16, "does not match"),
+    "below zero": ({"a": F32 | {"data_offsets": [-16, 0]}}, 16, "not valid"),
+    "numbers of no size": ({"a": F32 | {"shape": [1e400]}}, 16, "not valid"),
+    "many dimensions": ({"a": F32 | {"shape": [1] * 100_000}}, 16, "not valid"),
     "no such dtype": ({"a": F32 | {"dtype": "F99"}}, 16, "does not describe"),
     "no offsets": ({"a": {"dtype": "F32", "shape": [4]}}, 16, "does not describe"),
     "no object": ({"a": 7}, 0, "does not describe"),
-    "a list": ([], 0, "no JSON object"),
+    "a list": ([], 0, "not a JSON object"),
 }
 
 
@@ -237,10 +237,10 @@ def test_a_safetensors_header_that_does_not_fit(header: Any, data_bytes: int, wh
     [
         (b"{}", 1 << 63, "longer than the file"),
         (b"{}", 100, "longer than the file"),
-        (b"[" * 100_000, None, "no JSON"),
-        (b"{" + b"9" * 10_000, None, "no JSON"),
-        (b'{"a": ' + b"9" * 10_000 + b"}", None, "no JSON"),
-        (b"\xff", None, "no JSON"),
+        (b"[" * 100_000, None, "is not JSON"),
+        (b"{" + b"9" * 10_000, None, "is not JSON"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", None, "is not JSON"),
+        (b"\xff", None, "is not JSON"),
     ],
     ids=["length", "short", "deep", "broken", "digits", "not UTF-8"],
 )
@@ -254,7 +254,7 @@ def test_a_safetensors_header_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:  # Sparse.
         file.write((1 << 30).to_bytes(8, "little"))
         file.truncate((1 << 30) + 8)
-    with pytest.raises(BadHeader, match="at most are read"):
+    with pytest.raises(BadHeader, match="more than"):
         read_tensors(path)
 
 

@@ -59,7 +59,7 @@ def left_behind() -> list[Path]:
 def check(answer: Any, before: list[Path]) -> None:
     assert answer.status_code == 507, answer.content[:500]
     text = answer.content.decode()
-    assert "no room" in text
+    assert "no space" in text
     assert "free space" in text
     assert left_behind() == before
     assert not Dataset.objects.filter(name="rows").exists()
@@ -109,7 +109,7 @@ class TestUpload:
         assert (answer.status_code, answer.json()["error"]["code"]) == (507, "disk_full")
         page = f"/datasets/uploads/{upload.pk}/parts?offset=10"
         answer = browser.post(page, b"2" * 60, content_type=raw)
-        assert (answer.status_code, "no room" in answer.json()["message"]) == (507, True)
+        assert (answer.status_code, "no space" in answer.json()["message"]) == (507, True)
         monkeypatch.undo()
         assert path_of(upload).read_bytes() == b"1" * 10, "the part that broke is not there in part"
         assert api.put(f"{address}10", b"3" * 90, content_type=raw).json()["received_bytes"] == 100
@@ -133,6 +133,6 @@ def test_the_command_line_says_it_and_does_not_try_again(api: Client, monkeypatc
         tries.append(1)
         raise refusal_of(httpx.Response(answer.status_code, content=answer.content))
 
-    with pytest.raises(HubError, match=r"no room for this file.* free space"):
+    with pytest.raises(HubError, match=r"no space for this file.* free space"):
         through_outages(0.01)(send)
     assert len(tries) == 1

@@ -78,7 +78,7 @@ class HubView(APIView):
         return response
 
     def refuse_before_body(self, request: HttpRequest, **kwargs: Any) -> Response | None:
-        """What the request is answered before its body is read; None: nothing speaks against reading it."""
+        """Return the refusal of a request whose body was not read yet; None if the body may be read."""
         self.setup(request, **kwargs)
         self.headers = self.default_response_headers
         self.request = self.initialize_request(request, **kwargs)
@@ -86,7 +86,7 @@ class HubView(APIView):
             self.initial(self.request, **kwargs)
             if not hasattr(self, str(request.method).lower()):
                 self.http_method_not_allowed(self.request)
-        except Exception as error:  # noqa: BLE001  # As `dispatch` does: the handler says it, whatever it is.
+        except Exception as error:  # noqa: BLE001  # Like `dispatch`: the handler renders every error.
             response = self.finalize_response(self.request, self.handle_exception(error), **kwargs)
             response.render()
             return response

@@ -1,8 +1,8 @@
-"""Parquet files, a batch of rows at a time. `pyarrow` is imported when the first one is read: clients do without it.
+"""Parquet files, read in batches of rows. `pyarrow` is imported on first use, as clients may lack it.
 
-A value that many rows share is kept once (`read_dictionary`): a column of one text and a million references to it is
-small in the file, in memory, and as Python objects. What the file unpacks to is looked at before (`parquet_sizes`), and
-how large a row is before it becomes one.
+A value that many rows share is stored once (`read_dictionary`), in memory and as a Python object, because a column with
+one text and a million references to it is tiny in the file. The decompressed size of the file is checked first
+(`parquet_sizes`), and the size of each row before the row is passed on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from finetune_hub.data.readers.records import Found, Record, broken_at, too_long
 _BATCH_VALUES = 1 << 18
 _MAX_ROW_VALUES = 1 << 20
 _BUFFER_BYTES = 1 << 20
-MAX_UNPACKED_FILE_BYTES = 2 << 30  # Of one that is packed as a whole: it is unpacked to the disk.
+MAX_UNPACKED_FILE_BYTES = 2 << 30  # Of a file that is compressed as a whole and decompressed to disk.
 
 
 def read_parquet(path: Path) -> Iterator[Found]:
@@ -77,7 +77,7 @@ def _values(file: BinaryIO) -> Iterator[object]:
 
 
 def _rows(batch: Any) -> Iterator[object]:
-    """The rows of a struct array; `_TOO_LONG` in place of one that is longer than any may be."""
+    """Yield the rows of a struct array, with `_TOO_LONG` in place of a row with too many values."""
     count = len(batch)
     if count > 1 and _count_values(batch) > _BATCH_VALUES:
         for half in (batch.slice(0, count // 2), batch.slice(count // 2)):
@@ -89,7 +89,7 @@ def _rows(batch: Any) -> Iterator[object]:
 
 
 def _count_values(array: Any) -> int:
-    """How many values there are at all levels of it."""
+    """Return the number of values at all levels of the array."""
     import pyarrow.types as types
 
     kind = array.type
@@ -104,13 +104,13 @@ def _count_values(array: Any) -> int:
 
 
 def _to_python(array: Any) -> list[Any]:
-    """As `to_pylist`, with one object for all places that refer to one entry of a dictionary."""
+    """Like `to_pylist`, but with one object for all references to the same entry of a dictionary."""
     import pyarrow.compute
     import pyarrow.types as types
 
     kind = array.type
     if types.is_dictionary(kind):
-        used = array.indices.unique().drop_null()  # A dictionary serves many batches, each with a part of it.
+        used = array.indices.unique().drop_null()  # Many batches share a dictionary; each uses a part.
         entries = dict(zip(used.to_pylist(), array.dictionary.take(used).to_pylist(), strict=True))
         return [entries.get(index) for index in array.indices.to_pylist()]
     if types.is_struct(kind):
@@ -136,7 +136,7 @@ def _to_python(array: Any) -> list[Any]:
 
 
 def _span(array: Any) -> tuple[int, int]:
-    """Where in its keys and items the entries of a map array begin and end."""
+    """Return where the entries of a map array begin and end in its keys and items."""
     return array.offsets[0].as_py(), array.offsets[-1].as_py()
 
 
@@ -153,7 +153,7 @@ def _with_nulls(array: Any, rows: list[Any]) -> list[Any]:
 
 
 def text_bytes(value: Any) -> int:
-    """How long the texts and bytes in a value are, each counted wherever it is used."""
+    """Return the total length of all texts and bytes in a value, each counted at every use."""
     kind = type(value)
     if kind is str or kind is bytes:
         return len(value)
@@ -174,6 +174,6 @@ def _seekable(path: Path) -> BinaryIO:
             unpacked.write(chunk)
             if unpacked.tell() > MAX_UNPACKED_FILE_BYTES:
                 unpacked.close()
-                raise too_large("it unpacks to more than 2 GiB")
+                raise too_large("it expands to more than 2 GiB")
     unpacked.seek(0)
     return unpacked

@@ -1,9 +1,9 @@
-"""What a Parquet file unpacks to, told by its own headers before a page of it is unpacked.
+"""The decompressed size of a Parquet file, read from its headers before any page is decompressed.
 
     … page header · page · page header · page …   FileMetaData   its length, 4 bytes   PAR1
 
-Both headers are Thrift in its compact protocol, of which the fields that count are read here. A file that says one
-thing in its footer and another in its pages is taken by its pages: they are what a reader makes room for.
+Both headers use Thrift's compact protocol, from which the relevant fields are read here. If the footer and the page
+headers disagree, the page headers count, because readers allocate memory by them.
 Source: https://github.com/apache/parquet-format, `parquet.thrift` and `README.md`.
 """
 
@@ -22,24 +22,24 @@ MAX_SCHEMA_ELEMENTS = 10_000
 MAX_DEPTH = 64
 MAX_PAGE_BYTES = 256 << 20
 MAX_GROUP_VALUES = 32 << 20
-"""Of one column that holds lists, in one row group: a single row could have them all."""
+"""The limit of values of a column with lists in one row group, all of which could be in a single row."""
 MAX_FIXED_BYTES = 64
-"""Of one value of a column of fixed length."""
+"""The limit of one value in a column of fixed length."""
 VALUE_BYTES = 16
-"""What a value takes while it is read, beside its bytes in the page, where it may take less than a bit."""
+"""The memory of a value while it is read, in addition to its bytes in the page, where it can take less than a bit."""
 _BATCH_BYTES, _MOST_ROWS = 64 << 20, 8192
 _MAX_PAGES, _PAGE_AT_LEAST_BYTES = 200_000, 1 << 10
 _MAX_HEADER_BYTES = 1 << 20
 _LOOKED_AT_BYTES = 1 << 10
 _MAX_SKIPPED_DEPTH = 16
-_DELTA_BYTE_ARRAY = 7  # Each value may repeat the one before without a byte of its own.
+_DELTA_BYTE_ARRAY = 7  # A value can repeat the previous one without a byte of its own.
 
 
 def check_footer(file: BinaryIO) -> None:
-    """Look at the schema before a library builds it: its size, its number of columns and how deep they are.
+    """Check the schema before a library builds it: its size, its number of columns and their depth.
 
     Raises:
-        BrokenFile: it is none that is read.
+        BrokenFile: the footer is damaged or too large.
     """
     file.seek(0, 2)
     size_bytes = file.tell()
@@ -72,21 +72,21 @@ def check_footer(file: BinaryIO) -> None:
 
 
 def check_sizes(file: BinaryIO, metadata: Any) -> list[int]:
-    """Add up what the pages of all columns unpack to, and refuse a bomb.
+    """Add up the decompressed sizes of all pages, and refuse a decompression bomb.
 
     Args:
         metadata: pyarrow's `FileMetaData` of the file.
 
     Returns:
-        How many rows of each row group are read at a time, so that they take some tens of MB.
+        The number of rows per batch of each row group, so that a batch takes some tens of MB.
 
     Raises:
-        BrokenFile: it unpacks to more than a file of its size may, or a page or a row could.
+        BrokenFile: the file, or one of its pages, is too large.
     """
     file.seek(0, 2)
     file_bytes = file.tell()
     unpacked_bytes, pages_left = 0, _MAX_PAGES + file_bytes // _PAGE_AT_LEAST_BYTES
-    group_bytes = [0.0] * metadata.num_row_groups  # If all values were as large as in the page with the largest ones.
+    group_bytes = [0.0] * metadata.num_row_groups  # As if all values were as large as in the page with the largest.
     for place in range(metadata.num_columns):
         column = metadata.schema.column(place)
         if column.physical_type == "FIXED_LEN_BYTE_ARRAY" and column.length > MAX_FIXED_BYTES:
@@ -112,15 +112,15 @@ def check_sizes(file: BinaryIO, metadata: Any) -> list[int]:
 
 
 def check_ratio(unpacked_bytes: int, file_bytes: int) -> None:
-    """The rule of every container, as `compression` has it.
+    """Apply the limits of `compression`, which hold for every container.
 
     Raises:
-        BrokenFile: a bomb.
+        BrokenFile: a decompression bomb.
     """
     if unpacked_bytes < RATIO_COUNTS_FROM_BYTES:
         return
     if unpacked_bytes > file_bytes * MAX_RATIO or unpacked_bytes > MAX_UNPACKED_BYTES:
-        raise too_large(f"it unpacks to {unpacked_bytes / file_bytes:,.0f} times its size or more")
+        raise too_large(f"it expands to at least {unpacked_bytes / file_bytes:,.0f} times its size")
 
 
 def too_large(what: str) -> BrokenFile:
@@ -130,14 +130,16 @@ def too_large(what: str) -> BrokenFile:
     """
     return BrokenFile(
         "unpacks_too_large",
-        f"is larger inside than the hub reads: {what}",
+        f"is too large when decompressed: {what}",
         "Export it again in row groups of a few thousand rows, or as JSONL.",
         whole_file=True,
     )
 
 
 def _broken(why: str) -> BrokenFile:
-    return BrokenFile("invalid_parquet", f"is no whole Parquet file ({why})", "Export the file again.", whole_file=True)
+    return BrokenFile(
+        "invalid_parquet", f"is not a complete Parquet file ({why})", "Export the file again.", whole_file=True
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,7 @@ def _check_page(page: _Page, path: str, pages_left: int) -> None:
 
 
 def _pages(file: BinaryIO, chunk: Any, file_bytes: int) -> Iterable[_Page]:
-    """The pages of one column in one row group, by their headers."""
+    """Yield the pages of one column in one row group, from their headers."""
     starts = [offset for offset in (chunk.dictionary_page_offset, chunk.data_page_offset) if offset]
     at = min(starts, default=0)
     end = at + chunk.total_compressed_size
@@ -175,7 +177,7 @@ def _pages(file: BinaryIO, chunk: Any, file_bytes: int) -> Iterable[_Page]:
 
 
 def _page_of(header: dict[int, Any]) -> _Page:
-    """The page that a `PageHeader` announces: 2 its size unpacked, 5 data, 7 a dictionary, 8 data in version 2."""
+    """Return the page of a `PageHeader`: 2 decompressed size, 5 data, 7 dictionary, 8 data in version 2."""
     about: dict[int, Any] = next((header[kind] for kind in (5, 7, 8) if isinstance(header.get(kind), dict)), {})
     encoding = about.get(4 if 8 in header else 2, 0)
     return _Page(_number(header, 2), _number(about, 1), encoding, 7 in header)
@@ -184,12 +186,12 @@ def _page_of(header: dict[int, Any]) -> _Page:
 def _number(fields: dict[int, Any], field: int) -> int:
     found = fields.get(field, 0)
     if not isinstance(found, int) or found < 0:
-        raise _broken("a page's header says nonsense")
+        raise _broken("a page's header is not valid")
     return found
 
 
 def _header_at(file: BinaryIO, offset: int) -> tuple[dict[int, Any], int]:
-    """The `PageHeader` at the offset, and how many bytes it has."""
+    """Return the `PageHeader` at the offset, and its size in bytes."""
     looked_at = _LOOKED_AT_BYTES
     while True:
         file.seek(offset)
@@ -210,13 +212,13 @@ _NUMBERS = (_I16, _I32, _I64)
 
 
 class _Thrift:
-    """Bytes in Thrift's compact protocol. IndexError: they end too early; ValueError: they are nothing of the kind."""
+    """Bytes in Thrift's compact protocol. IndexError: they end too early; ValueError: they are not valid."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
-        """Its numbers, and the structs in it, by their field ids; everything else is skipped."""
+        """Read a struct's numbers and structs by field id; skip everything else."""
         found: dict[int, Any] = {}
         for field, kind in self.fields():
             if kind in _NUMBERS:
@@ -228,14 +230,14 @@ class _Thrift:
         return found
 
     def structs(self, most: int) -> Iterable[dict[int, Any]]:
-        """The elements of a list of structs."""
+        """Read the elements of a list of structs."""
         size, kind = self._list_head()
         if kind != _STRUCT or size > most:
             raise too_large(f"it has {size:,} columns") if size > most else ValueError("no list of structs")
         return (self.struct() for _ in range(size))
 
     def fields(self) -> Iterable[tuple[int, int]]:
-        """The id and kind of each field of a struct; whoever iterates reads its value, or skips it."""
+        """Yield id and kind of each field of a struct. The caller reads or skips its value."""
         field = 0
         while head := self._byte():
             field = field + (head >> 4) if head >> 4 else self._zigzag()

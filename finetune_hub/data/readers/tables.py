@@ -69,7 +69,7 @@ class _Lines:
         self._row_bytes = 0
 
     def begin_row(self) -> int:
-        """The number of the next line, with which a row begins: all its lines together have the limit of a row."""
+        """Begin a row, whose lines together have the size limit of a row; return the number of its first line."""
         self._row_bytes = 0
         return self.number + 1
 
