@@ -10,6 +10,7 @@ from pathlib import Path
 import tenacity
 
 from finetune_hub.machine.event_file import EventLog
+from finetune_hub.machine.full_disk import is_full_disk
 from finetune_hub.spec.events import EXIT_FAILED, EngineEvent, Failure, Log, Progress
 from finetune_hub.spec.problem import Explained
 
@@ -46,7 +47,7 @@ def going_on(output_dir: Path, *broken: type[Exception]) -> tenacity.Retrying:
         report(output_dir, Log(level="warn", message=f"The download was interrupted ({error}); resuming."))
 
     return tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(broken),
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, broken) and not is_full_disk(error)),
         stop=tenacity.stop_after_attempt(TRIES),
         wait=tenacity.wait_exponential(),
         before_sleep=tell,

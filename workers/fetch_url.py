@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from finetune_hub.artifacts.manifest import sha256_of
+from finetune_hub.machine.full_disk import is_full_disk
 from finetune_hub.machine.public_addresses import NotPublic, look_up
 from finetune_hub.spec.problem import Explained, Failed, FailureClass
 from finetune_hub.spec.run import FetchedDataset, UrlFetchRun
@@ -53,6 +54,13 @@ def fetch(run: UrlFetchRun) -> None:
         try:
             going_on(run.output_dir, httpx.TransportError, OSError)(read, run, partial)
         except (httpx.TransportError, OSError) as error:
+            if is_full_disk(error):
+                partial.unlink(missing_ok=True)
+                raise UrlRefused(
+                    "The worker's disk has no space for the file. Nothing of it was kept.",
+                    "Ask whoever runs the hub to free space on the worker's disk, then import it again.",
+                    may_pass=True,
+                ) from error
             raise UrlRefused(
                 f"The download failed {TRIES} times, most recently with {type(error).__name__}.",
                 "Check the URL and try again.",

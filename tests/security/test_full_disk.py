@@ -19,8 +19,10 @@ from finetune_hub.catalog.models import Dataset, Upload
 from finetune_hub.catalog.uploads import path_of
 from finetune_hub.cli.connection import HubError, refusal_of, through_outages
 from finetune_hub.machine import full_disk
+from finetune_hub.spec.run import UrlFetchRun
 from finetune_hub.upload_files import FileInHome
 from tests.factories import first_member, make_team
+from workers import fetch_url
 
 pytestmark = pytest.mark.django_db
 
@@ -113,6 +115,29 @@ class TestUpload:
         monkeypatch.undo()
         assert path_of(upload).read_bytes() == b"1" * 10, "the part that broke is not there in part"
         assert api.put(f"{address}10", b"3" * 90, content_type=raw).json()["received_bytes"] == 100
+
+
+def test_a_download_of_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = UrlFetchRun(
+        url="https://example.org/x",
+        file_name="x",
+        folder=tmp_path,
+        max_bytes=1,
+        allow_private=False,
+        output_dir=tmp_path / "output",
+    )
+    run.output_dir.mkdir()
+    tries = []
+
+    def read(_run: UrlFetchRun, partial: Path) -> None:
+        tries.append(partial.write_bytes(b"1"))
+        raise FULL[0]
+
+    monkeypatch.setattr(fetch_url, "read", read)
+    with pytest.raises(fetch_url.UrlRefused, match=r"no space for the file.* free space"):
+        fetch_url.fetch(run)
+    assert len(tries) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["output"]
 
 
 def test_before_the_first_part(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
