@@ -77,6 +77,13 @@ ADMINS = Rule(
     Scope.ADMIN,
     lambda standing, owner: _role(standing, owner) == Role.ADMIN,
 )
+ADMINS_AND_STAFF = Rule(
+    "admins of the team and the hub's staff",
+    "Ask an admin of the team.",
+    "team",
+    Scope.ADMIN,
+    lambda standing, owner: standing.user.is_staff or _role(standing, owner) == Role.ADMIN,
+)
 INSIDERS = Rule(
     "people in the team",
     "Ask an admin of the team to add you.",
@@ -157,7 +164,7 @@ class Right(Enum):
     REMOVE_WORKER = ADMINS_OF_ANY_TEAM, "remove workers"
     SHARE_DEVICE = ADMINS_OF_ANY_TEAM, "choose which devices jobs may share"
     RELEASE_DEVICE = ADMINS_OF_ANY_TEAM, "release devices"
-    READ_METRICS = ADMINS_OF_ANY_TEAM, "read the metrics", "Ask one of them for a token.", Scope.METRICS
+    READ_METRICS = ADMINS_AND_STAFF, "read its metrics", "Ask one of them for a token.", Scope.METRICS
 
     # An invitation shows the hub's addresses, and the machine gets jobs of all teams.
     INVITE_WORKER = STAFF, "invite workers"
@@ -166,6 +173,7 @@ class Right(Enum):
     SET_QUOTA = STAFF, "set quotas"
     # It shows teams to each other.
     SEE_ALL_USAGE = STAFF, "see the usage of all teams", "See your own team's usage."
+    READ_ALL_METRICS = STAFF, "read the metrics of all teams", "Read those of your own team.", Scope.METRICS
 
     def __init__(self, rule: Rule, deed: str, remedy: str = "", scope: Scope | None = None) -> None:
         self.rule = rule

@@ -269,8 +269,9 @@ def test_a_right_over_a_teams_things_is_asked_with_the_team() -> None:
 HOLDERS = {
     Role.VIEWER: {rights.INSIDERS},
     Role.MEMBER: {rights.INSIDERS, rights.MEMBERS},
-    Role.ADMIN: {rights.INSIDERS, rights.MEMBERS, rights.ADMINS, rights.ADMINS_OF_ANY_TEAM},
+    Role.ADMIN: {rights.INSIDERS, rights.MEMBERS, rights.ADMINS, rights.ADMINS_AND_STAFF, rights.ADMINS_OF_ANY_TEAM},
 }
+OF_STAFF = {rights.STAFF, rights.ADMINS_OF_ANY_TEAM, rights.ADMINS_AND_STAFF}
 
 
 @pytest.mark.parametrize("is_staff", [False, True])
@@ -278,12 +279,13 @@ HOLDERS = {
 def test_a_role_has_its_rights(role: Role, is_staff: bool) -> None:
     person, team, other = User(pk=1, is_staff=is_staff), Team(pk=1), Team(pk=2)
     standing = Standing(person, {team.pk: role})
-    held = HOLDERS[role] | ({rights.STAFF, rights.ADMINS_OF_ANY_TEAM} if is_staff else set())
+    of_staff = OF_STAFF if is_staff else set()
+    held = HOLDERS[role] | of_staff
     for right in Right:
         match right.rule.about:
             case "team":
                 assert standing.may(right, team) == (right.rule in held), right
-                assert not standing.may(right, other), right
+                assert standing.may(right, other) == (right.rule in of_staff), right
             case "person":
                 assert standing.may(right, person), right
                 assert not standing.may(right, User(pk=2)), right

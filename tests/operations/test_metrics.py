@@ -35,7 +35,7 @@ def team() -> Team:
 
 
 def scraped() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    text = generate_latest(registry()).decode()
+    text = generate_latest(registry(None)).decode()
     return {
         (sample.name.removeprefix("finetune_hub_"), frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -142,7 +142,7 @@ def test_questions_do_not_grow_with_the_hub(team: Team, django_assert_num_querie
     for _ in range(3):
         make_attempt(make_job(team, state=JobState.RUNNING), state=AttemptState.RUNNING, lease_token=uuid4())
     with django_assert_num_queries(9):
-        generate_latest(registry())
+        generate_latest(registry(None))
 
 
 # ---- who may

@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus. Requires the scope `metrics`, as it names teams and workers."""
+"""`/metrics` for Prometheus. Requires the scope `metrics`: of the token's team, or of all teams for the hub's staff."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from drf_spectacular.utils import extend_schema
 from prometheus_client.exposition import choose_encoder
 from rest_framework.request import Request
 
-from finetune_hub.accounts.rights import Right
+from finetune_hub.accounts.rights import Right, may
+from finetune_hub.api.authentication import team_of, user_of
 from finetune_hub.api.views.hub_view import HubView
 from finetune_hub.operations.metrics import registry
 
@@ -19,4 +20,5 @@ class Metrics(HubView):
     def get(self, request: Request) -> HttpResponse:
         """Return the metrics in the format that the scraper asks for."""
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return HttpResponse(encode(registry()), content_type=content_type)
+        team = None if may(Right.READ_ALL_METRICS, user_of(request)) else team_of(request)
+        return HttpResponse(encode(registry(team)), content_type=content_type)
