@@ -115,7 +115,8 @@ class AttemptThread(threading.Thread):
         self._retry_database(self._clean_up)
 
     def _start(self) -> None:
-        worker_port.renew_lease(self.lease)  # Without a lease, a worker's own role cannot see all of the job.
+        # Without a lease, a worker's own role cannot see all of the job. All its connections may be taken.
+        self._retry_database(lambda: worker_port.renew_lease(self.lease))
         attempt = Attempt.objects.select_related("job__base_model", "job__adapter_version").get(
             pk=self.lease.attempt_id
         )
@@ -236,7 +237,7 @@ class AttemptThread(threading.Thread):
         job = Job.objects.get(attempts=self.lease.attempt_id)
         work_of(job.kind).clean_up(job)
 
-    def _retry_database(self, write: Callable[[], None]) -> None:
+    def _retry_database(self, write: Callable[[], object]) -> None:
         """Retry the write until it succeeds or the lease is lost, so that a database restart does no harm."""
         while True:
             self._stop_when_lost()

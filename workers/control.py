@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
+from finetune_hub.fleet.connection_limits import share_connections
 from finetune_hub.fleet.models import Worker
 from finetune_hub.fleet.pokes import send_canary
 from finetune_hub.jobs.reconciler import reconcile_pass
@@ -45,6 +46,7 @@ def send_canaries() -> None:
 
 @shared_task(name="workers.control.probe")
 def probe() -> None:
+    share_connections()
     record_round(RoundName.PROBE, probe_artifacts())
     tell_of_waiting_jobs()
 

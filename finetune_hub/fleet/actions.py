@@ -76,7 +76,6 @@ def set_quota(team: Team, *, max_devices: int | None, max_hours: float | None, w
     return quota
 
 
-@transaction.atomic
 def remove_worker(worker: Worker, *, actor: User) -> None:
     """Remove a worker that is gone from the fleet; its history stays, and it may join again.
 
@@ -86,7 +85,7 @@ def remove_worker(worker: Worker, *, actor: User) -> None:
         Refusal: `forbidden`; `worker_in_use`: it is alive, or has jobs.
     """
     require_right(Right.REMOVE_WORKER, actor)
-    worker = Worker.objects.with_health().select_for_update(no_key=True).get(pk=worker.pk)
+    worker = Worker.objects.with_health().get(pk=worker.pk)
     if worker.removed_at:
         return
     if worker.has_attempts or worker.health()[0] != "offline":
@@ -97,8 +96,9 @@ def remove_worker(worker: Worker, *, actor: User) -> None:
             kind="conflict",
         )
     revoke_role(worker.name)
-    Worker.objects.filter(pk=worker.pk).update(removed_at=Now())
-    record(Verb.WORKER_REMOVED, worker.name, team=None, actor=actor)
+    with transaction.atomic():
+        if Worker.objects.filter(pk=worker.pk, removed_at=None).update(removed_at=Now()):
+            record(Verb.WORKER_REMOVED, worker.name, team=None, actor=actor)
 
 
 @transaction.atomic

@@ -10,7 +10,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 
 from finetune_hub.accounts.actions import record
 from finetune_hub.accounts.models import User, Verb
@@ -46,7 +46,6 @@ class WayIn:
         return [variable for variable, value in self.environment.items() if re.search(ON_THIS_MACHINE, value)]
 
 
-@transaction.atomic
 def invite(name: str, *, actor: User | None) -> WayIn:
     """Let a worker join from another machine. A repeated invitation replaces the password.
 
@@ -54,7 +53,7 @@ def invite(name: str, *, actor: User | None) -> WayIn:
         actor: None: somebody in a shell on the hub's machine, which is not recorded.
 
     Raises:
-        Refusal: `forbidden`, `invalid_name`, `may_not_create_roles`.
+        Refusal: `forbidden`, `invalid_name`, `may_not_create_roles`, `too_many_workers`.
     """
     if actor:
         require_right(Right.INVITE_WORKER, actor)
@@ -73,7 +72,6 @@ def invite(name: str, *, actor: User | None) -> WayIn:
     return WayIn(name, addresses)
 
 
-@transaction.atomic
 def revoke(name: str, *, actor: User | None) -> bool:
     """Revoke an invited worker's access at once; its attempts end with their leases. False: it has no role.
 
@@ -81,7 +79,7 @@ def revoke(name: str, *, actor: User | None) -> bool:
         actor: None: somebody in a shell on the hub's machine.
 
     Raises:
-        Refusal: `forbidden`.
+        Refusal: `forbidden`; `role_not_dropped`: it has no access any more, but something keeps its role.
     """
     if actor:
         require_right(Right.REVOKE_WORKER, actor)

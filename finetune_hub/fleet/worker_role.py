@@ -15,11 +15,12 @@ from django.db.models import QuerySet
 from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
+from finetune_hub.fleet.connection_limits import limit_among, require_connections_for, share_connections
 from finetune_hub.fleet.models import WorkerRole
+from finetune_hub.fleet.role_removal import drop_role, lock_out
 from finetune_hub.spec.refusal import Refusal
 
 GROUP = "finetune_hub_worker"
-CONNECTIONS_AT_MOST = 50
 # A worker's transactions take milliseconds. One that stays open may hold locks that the hub waits for.
 TRANSACTION_AT_MOST_SECONDS = 10.0
 
@@ -58,14 +59,25 @@ class Invitation:
     password: str = field(repr=False)
 
 
-@transaction.atomic
 def invite_worker(name: str) -> Invitation:
-    """Create the worker's database role, or give its existing role a new password.
+    """Create the worker's database role, or give its existing role a new password and end its sessions; commits.
 
     Raises:
-        Refusal: `may_not_create_roles`: the hub's own role is not allowed to.
+        Refusal: `may_not_create_roles`: the hub's own role is not allowed to; `too_many_workers`.
     """
     found = WorkerRole.objects.filter(worker_name=name).first()
+    if found and role_exists(found.role_name):
+        _lock_out(found.role_name)  # A session of the old password could change the new one.
+    elif found:  # Its role was dropped, but not its row.
+        found.delete()
+        found = None
+    with transaction.atomic():
+        return _let_in(name, found)
+
+
+def _let_in(name: str, found: WorkerRole | None) -> Invitation:
+    roles = WorkerRole.objects.count() + (found is None)
+    require_connections_for(roles)
     # Role names are shared by the whole server, which may have other hubs.
     role = found or WorkerRole(worker_name=name, role_name=f"worker_{name[:40]}_{secrets.token_hex(4)}")
     password = secrets.token_urlsafe(32)
@@ -75,11 +87,11 @@ def invite_worker(name: str) -> Invitation:
             password.encode(), role.role_name.encode(), b"scram-sha-256"
         )
         names = {"role": sql.Identifier(role.role_name), "group": sql.Identifier(GROUP)}
-        values = {"password": sql.Literal(verifier.decode()), "limit": sql.Literal(CONNECTIONS_AT_MOST)}
+        values = {"password": sql.Literal(verifier.decode()), "limit": sql.Literal(limit_among(roles))}
         try:
             renew_grants()
             if found:
-                statement = "ALTER ROLE {role} PASSWORD {password}"
+                statement = "ALTER ROLE {role} LOGIN CONNECTION LIMIT {limit} PASSWORD {password}"
             else:
                 role.save()
                 statement = "CREATE ROLE {role} LOGIN CONNECTION LIMIT {limit} PASSWORD {password} IN ROLE {group}"
@@ -90,7 +102,17 @@ def invite_worker(name: str) -> Invitation:
             if isinstance(error.__cause__, InsufficientPrivilege):
                 raise may_not_create_roles() from error
             raise
+    transaction.on_commit(share_connections, robust=True)
     return Invitation(name, role.role_name, password)
+
+
+def _lock_out(role_name: str) -> None:
+    try:
+        lock_out(role_name)
+    except DatabaseError as error:
+        if isinstance(error.__cause__, InsufficientPrivilege):
+            raise may_not_create_roles() from error
+        raise
 
 
 def may_not_create_roles() -> Refusal:
@@ -103,25 +125,29 @@ def may_not_create_roles() -> Refusal:
     )
 
 
-@transaction.atomic
 def revoke_role(name: str) -> bool:
-    """Drop the role of a worker and end its sessions. False: it has none.
+    """Lock a worker out at once, end its sessions, and drop its role with what it has made; commits.
 
-    Its attempts end with their leases.
+    False: it has none. Its attempts end with their leases. Whatever it interrupts, it can be called again.
+
+    Raises:
+        Refusal: `role_not_dropped`: the worker is locked out, but something keeps its role; `may_not_create_roles`.
     """
     role = WorkerRole.objects.filter(worker_name=name).first()
     if role is None:
         return False
-    identifier = sql.Identifier(role.role_name)
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_roles WHERE rolname = %s", [role.role_name])
-        if cursor.fetchone() == (1,):
-            cursor.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [role.role_name]
-            )
-            cursor.execute(sql.SQL("DROP ROLE {}").format(identifier))
+    if role_exists(role.role_name):
+        _lock_out(role.role_name)
+        drop_role(role.role_name)
     role.delete()
+    transaction.on_commit(share_connections, robust=True)
     return True
+
+
+def role_exists(role_name: str) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", [role_name])
+        return bool(cursor.fetchall())
 
 
 def invited_workers() -> QuerySet[WorkerRole, str]:
@@ -166,8 +192,45 @@ def renew_grants() -> None:
             )
         database = sql.Identifier(connection.settings_dict["NAME"])
         cursor.execute(sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(database))
+    close_large_objects()
 
 
+def close_large_objects() -> None:
+    """Take the functions that make or fill large objects from everybody but superusers.
+
+    Large objects are no table: any role may fill the server's disk with them. Only the functions' owner may close them,
+    who is a superuser; Health says where the hub's role is none.
+    """
+    for function in open_large_object_functions():
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute(
+                    sql.SQL("REVOKE EXECUTE ON FUNCTION {} FROM PUBLIC, {}").format(
+                        sql.SQL(function), sql.Identifier(GROUP)
+                    )
+                )
+        except DatabaseError as error:
+            if not isinstance(error.__cause__, InsufficientPrivilege):
+                raise
+            return
+
+
+def open_large_object_functions() -> list[str]:
+    """Return the functions that make or fill large objects and that workers' roles may call, as `name(types)`."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT oid::regprocedure::text FROM pg_proc
+            WHERE pronamespace = 'pg_catalog'::regnamespace AND proname = ANY(%s)
+              AND has_function_privilege((SELECT oid FROM pg_roles WHERE rolname = %s), oid, 'EXECUTE')
+            ORDER BY 1
+            """,
+            [LARGE_OBJECT_FUNCTIONS, GROUP],
+        )
+        return [name for (name,) in cursor.fetchall()]
+
+
+LARGE_OBJECT_FUNCTIONS = "lo_creat lo_create lo_import lo_from_bytea lo_put lowrite lo_truncate lo_truncate64".split()
 GROUP_LOCK = 0x46484752  # Any fixed number: the key of the advisory lock.
 
 

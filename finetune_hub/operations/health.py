@@ -22,7 +22,9 @@ from django.db.models.functions import Coalesce, Now
 
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import ArtifactStore, shared_store
+from finetune_hub.fleet import connection_limits
 from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.fleet.worker_role import invited_workers, open_large_object_functions
 from finetune_hub.jobs.fan_out import ping_redis
 from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobState, wait_of_job
 from finetune_hub.jobs.news import tell_of
@@ -57,7 +59,16 @@ class Finding:
 
 def look() -> list[Finding]:
     """Return all findings, the worst first."""
-    checks = (check_postgres, check_redis, check_rounds, check_disks, check_workers, check_versions, check_jobs)
+    checks = (
+        check_postgres,
+        check_redis,
+        check_rounds,
+        check_disks,
+        check_workers,
+        check_roles,
+        check_versions,
+        check_jobs,
+    )
     findings = [finding for check in checks for finding in check()]
     return sorted(findings, key=lambda finding: -LEVELS.index(finding.level))
 
@@ -194,6 +205,40 @@ def check_workers() -> Iterator[Finding]:
     for device in Device.objects.filter(present=True, worker__in=workers).exclude(quarantined_at=None):
         message = f"{device.worker.name}, {device.kind} {device.index}: {device.quarantine_reason}"
         yield Finding("Devices", "bad", message, "Fix it, then release it on the Workers page.")
+
+
+def check_roles() -> Iterator[Finding]:
+    """Check what the database roles of workers on other machines could do to the hub."""
+    if not invited_workers().exists():
+        return
+    at_most = connection_limits.for_all_workers()
+    limits = [limit for _, limit in connection_limits.limits_in_force().values()]
+    if -1 in limits or sum(limits) > at_most:
+        together = "any number of" if -1 in limits else str(sum(limits))
+        yield Finding(
+            "Connections",
+            "bad",
+            f"The roles of workers may open {together} connections to Postgres together, and there are {at_most} for "
+            "them: they could take those of the hub.",
+            "Control lowers their limits within a minute. If this remains, raise `max_connections` of Postgres and "
+            "restart it, or revoke a worker that is gone.",
+        )
+    for name, (need, limit) in sorted(connection_limits.short_of_connections().items()):
+        yield Finding(
+            "Connections",
+            "warning",
+            f"{name} may need {need} connections to Postgres for its devices, and may open {limit}.",
+            "Raise `max_connections` of Postgres and restart it, or revoke a worker that is gone.",
+        )
+    if functions := open_large_object_functions():
+        statements = " ".join(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC;" for function in functions)
+        yield Finding(
+            "Large objects",
+            "warning",
+            "Workers on other machines may create large objects in Postgres, and so fill its disk. Only a superuser of "
+            "Postgres can close this.",
+            f"Let one run this in the hub's database: {statements}",
+        )
 
 
 def check_versions() -> Iterator[Finding]:

@@ -43,7 +43,7 @@ class Invitations(HubView):
 class OneInvitation(HubView):
     rights = {"delete": Right.REVOKE_WORKER}
 
-    @extend_schema(operation_id="revoke_worker", responses={204: None, **errors(401, 404)})
+    @extend_schema(operation_id="revoke_worker", responses={204: None, **errors(401, 404, 409)})
     def delete(self, request: Request, name: str) -> Response:
         """Revoke the worker's access immediately. Its jobs continue on other workers when their leases expire."""
         revoke(get_row(WorkerRole.objects.all(), worker_name=name).worker_name, actor=user_of(request))
