@@ -119,7 +119,7 @@ def follow(folder: Path, child: subprocess.Popen[bytes]) -> tuple[int, str | Non
             child.stdin.close()
         except BrokenPipeError:
             pass  # It is dead; its exit status says why.
-    while child.poll() is None:
+    while not has_ended(child):
         lease = json.loads((folder / "lease.json").read_text())
         now = boot_clock()
         if now >= lease["deadline"]:
@@ -128,19 +128,30 @@ def follow(folder: Path, child: subprocess.Popen[bytes]) -> tuple[int, str | Non
             reason = "grace_ended"
         elif lease["stop"] and stop_by is None:
             stop_by = now + lease["grace"]
-            os.killpg(child.pid, signal.SIGTERM)
+            signal_group(child, signal.SIGTERM)
         if reason:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
             break
         time.sleep(POLL_SECONDS)
-    try:
-        os.killpg(child.pid, signal.SIGKILL)  # Processes that the command left behind in its group.
-    except ProcessLookupError:
-        pass
+    signal_group(child, signal.SIGKILL)  # Also processes that the command left behind in its group.
+    child.wait()
     if stop_by is not None and reason is None:
         reason = "stopped"
     return child.returncode, reason
+
+
+def has_ended(child: subprocess.Popen[bytes]) -> bool:
+    """Return whether the child has ended. It is not reaped, so that its pid, which numbers its group, stays its own."""
+    if not hasattr(os, "waitid"):  # macOS, before Python 3.13.
+        return child.poll() is not None
+    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def signal_group(child: subprocess.Popen[bytes], number: int) -> None:
+    """Send a signal to the group of a child that is not reaped yet."""
+    try:
+        os.killpg(child.pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass  # None of them is left; macOS refuses where only the ended child is.
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from types import FrameType
 from pydantic import BaseModel
 
 from finetune_hub.machine.event_file import EVENTS_FILE, read_events
+from finetune_hub.machine.processes import signal_group
 from finetune_hub.spec.events import EngineEvent
 
 POLL_SECONDS = 0.1
@@ -67,7 +68,7 @@ class EngineProcess:
     def stop(self) -> None:
         """Ask it to stop. A trainer finishes its step and writes a checkpoint; `follow` continues until then."""
         if self.exit_status is None:
-            os.killpg(self._process.pid, signal.SIGTERM)
+            signal_group(self._process.pid, signal.SIGTERM)
 
     def last_words(self) -> str:
         """Return the end of its output, which excludes events."""

@@ -1,4 +1,8 @@
-"""The identity of a process: its pid and when it started, because a pid may be reused."""
+"""The identity of a process: its pid and when it started, because a pid may be reused.
+
+A process that is not our child, or no longer, gets signals through `ProcessIdentity.send` only. A child keeps its pid
+until it is reaped: `Popen` signals only children that it has not reaped, and `signal_group` does the same for a group.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +52,20 @@ def identify(pid: int) -> ProcessIdentity | None:
     """Return the identity of the process that has this pid now, including a zombie. None: there is none."""
     start_time = _start_time(pid, zombie_counts=True)
     return ProcessIdentity(pid, start_time) if start_time is not None else None
+
+
+def signal_group(child_pid: int, number: int) -> bool:
+    """Send a signal to the group that a child of ours leads. False: the child was reaped, and no signal was sent.
+
+    After that, its pid, which is also the group's number, may be a stranger's.
+    """
+    try:
+        if hasattr(os, "waitid"):  # Not on macOS before Python 3.13.
+            os.waitid(os.P_PID, child_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        os.killpg(child_pid, number)
+    except (ChildProcessError, ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def command_line(pid: int) -> str:

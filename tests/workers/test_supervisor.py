@@ -73,6 +73,23 @@ def attempt(tmp_path: Path) -> Iterator[Any]:
             each.process.wait()
 
 
+@pytest.mark.parametrize("program", ["pass", SLEEP])
+def test_a_signal_goes_to_a_group_whose_number_is_still_its_own(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ends and is reaped gives its pid to others, as the number of a group too."""
+    signals, kill_group = [], os.killpg
+
+    def note(pid: int, number: int) -> None:
+        signals.append((number, Path(f"/proc/{pid}").exists()))
+        kill_group(pid, number)
+
+    monkeypatch.setattr(os, "killpg", note)
+    write_json(tmp_path / "lease.json", {"deadline": boot_clock() + 60, "stop": program == SLEEP, "grace": 30})
+    supervisor.follow(tmp_path, supervisor.start(tmp_path, [sys.executable, "-c", program]))
+    assert signals == [(signal.SIGTERM, True)] * (program == SLEEP) + [(signal.SIGKILL, True)]
+
+
 def test_commands_run_in_turn_until_one_fails(attempt: Any, tmp_path: Path) -> None:
     ended = attempt("print('one')", "import sys; sys.exit(3)", "print('never')").end()
     assert (ended["status"], ended["reason"]) == (3, None)
