@@ -136,11 +136,13 @@ class AttemptFolder:
         return read_events(self.output, offset)
 
     def read_log_tail(self, max_bytes: int = 64_000) -> str:
-        """Return the last part of the commands' output."""
+        """Return the last part of the commands' output, from the beginning of a line."""
         try:
             with (self.path / "engine.log").open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - max_bytes))
+                if size > max_bytes:
+                    file.readline(max_bytes)
                 return file.read().decode(errors="replace")
         except FileNotFoundError:
             return ""

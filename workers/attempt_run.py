@@ -22,6 +22,7 @@ from finetune_hub.jobs import worker_port
 from finetune_hub.jobs.models import Attempt, Job
 from finetune_hub.jobs.worker_port import LeaseLost
 from finetune_hub.logs import about
+from finetune_hub.machine.paths_in_text import without_paths
 from finetune_hub.spec.events import (
     EXIT_STOPPED,
     EXIT_SUCCEEDED,
@@ -168,7 +169,7 @@ class AttemptThread(threading.Thread):
         return True
 
     def _record_log(self) -> None:
-        tail = self.folder.read_log_tail()
+        tail = without_paths(self.folder.read_log_tail())  # People read it in a browser.
         if tail != self.shown_log:
             worker_port.record_log_tail(self.lease, tail)
             self.shown_log = tail

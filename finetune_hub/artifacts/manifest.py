@@ -56,7 +56,7 @@ def verify_files(folder: Path, entries: Iterable[FileEntry]) -> None:
     for entry in entries:
         path = folder / entry.path
         if not path.is_file():
-            raise CorruptArtifact(f"{entry.path} is missing from {folder}.")
+            raise CorruptArtifact(f"{entry.path} is missing from {folder.name}.")
         size_bytes = path.stat().st_size
         if size_bytes != entry.size_bytes:
             raise CorruptArtifact(f"{entry.path} has {size_bytes:,} bytes instead of {entry.size_bytes:,}.")

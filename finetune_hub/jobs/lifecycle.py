@@ -31,6 +31,7 @@ from finetune_hub.jobs.models import (
 )
 from finetune_hub.jobs.news import tell_of
 from finetune_hub.jobs.second_tries import adapt
+from finetune_hub.machine.paths_in_text import without_paths
 from finetune_hub.spec.problem import Failed
 from finetune_hub.spec.refusal import Refusal
 
@@ -57,7 +58,14 @@ def add_events(
     drafts = list(drafts)
     job.refresh_from_db(fields=["event_count"])
     JobEvent.objects.bulk_create(
-        JobEvent(job=job, number=number, attempt=attempt, actor=actor, level=draft.level, message=draft.message)
+        JobEvent(
+            job=job,
+            number=number,
+            attempt=attempt,
+            actor=actor,
+            level=draft.level,
+            message=without_paths(draft.message),
+        )
         for number, draft in enumerate(drafts, start=job.event_count + 1)
     )
     job.event_count += len(drafts)

@@ -12,6 +12,7 @@ from django.urls import reverse
 from finetune_hub.fleet.pokes import poke_control
 from finetune_hub.fleet.worker_role import acts_as_worker, invited_workers
 from finetune_hub.jobs.models import Job, JobState
+from finetune_hub.machine.paths_in_text import without_paths
 from finetune_hub.notifications.actions import notify
 
 TOLD_WITHIN = timedelta(minutes=10)
@@ -28,7 +29,7 @@ def tell_of(job: Job, word: str, message: str, *, is_problem: bool, key: str) ->
 
     def text() -> tuple[str, str]:
         link = f"{settings.PUBLIC_URL.rstrip('/')}{reverse('job', args=[job.pk])}"
-        return f"{job.subject}: {word}", f"{message}\n{link}"
+        return f"{job.subject}: {word}", f"{without_paths(message)}\n{link}"
 
     if notify(f"{job.pk}:{key}", team=job.team, user=job.created_by, is_problem=is_problem, text=text):
         poke_control("deliver")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from django.db import DatabaseError, connection, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Coalesce, Now
 
+from finetune_hub.accounts.models import User
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import ArtifactStore, shared_store
 from finetune_hub.fleet import connection_limits
@@ -29,6 +30,7 @@ from finetune_hub.jobs.fan_out import ping_redis
 from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobState, wait_of_job
 from finetune_hub.jobs.news import tell_of
 from finetune_hub.operations.models import Round, RoundName
+from finetune_hub.machine.paths_in_text import without_paths
 from finetune_hub.scheduling.placement.reasons import NO_DEVICE
 from finetune_hub.spec.ids import new_id
 from finetune_hub.spec.sizes import size_in_words
@@ -75,6 +77,16 @@ def look() -> list[Finding]:
 
 def worst_of(findings: Iterable[Finding]) -> Level:
     return max((finding.level for finding in findings), key=LEVELS.index, default="ok")
+def look_as(user: User) -> list[Finding]:
+    """Return all findings as the user may read them: only the hub's staff see folders of its machine."""
+    if user.is_staff:
+        return look()
+    return [
+        replace(finding, message=without_paths(finding.message), remedy=without_paths(finding.remedy))
+        for finding in look()
+    ]
+
+
 
 
 def check_postgres() -> Iterator[Finding]:

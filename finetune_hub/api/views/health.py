@@ -6,9 +6,10 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from finetune_hub.api.authentication import user_of
 from finetune_hub.api.serializers.operations import HealthReportSerializer, HealthSerializer
 from finetune_hub.api.views.hub_view import HubView, errors
-from finetune_hub.operations.health import look, worst_of
+from finetune_hub.operations.health import look_as, worst_of
 
 
 class Health(HubView):
@@ -25,5 +26,5 @@ class HealthReport(HubView):
     @extend_schema(operation_id="get_health_report", responses={200: HealthReportSerializer, **errors(401)})
     def get(self, request: Request) -> Response:
         """Report what is wrong with the hub, worst first. Names machines, but no team's jobs."""
-        findings = look()
+        findings = look_as(user_of(request))
         return Response(HealthReportSerializer({"level": worst_of(findings), "findings": findings}).data)

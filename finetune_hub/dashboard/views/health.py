@@ -8,11 +8,11 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from finetune_hub.dashboard.access import MemberRequest
-from finetune_hub.operations.health import look, worst_of
+from finetune_hub.operations.health import look_as, worst_of
 
 
 @login_required
 @require_safe
 def show_health(request: MemberRequest) -> HttpResponse:
-    findings = look()
+    findings = look_as(request.user)
     return render(request, "workers/health.html", {"findings": findings, "level": worst_of(findings)})
