@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from celery import shared_task
+from django.conf import settings
 
 from finetune_hub.fleet.connection_limits import share_connections
 from finetune_hub.fleet.models import Worker
 from finetune_hub.fleet.pokes import send_canary
+from finetune_hub.fleet.refused_requests import log_refused_requests
 from finetune_hub.jobs.reconciler import reconcile_pass
 from finetune_hub.jobs.scheduler import schedule_pass
 from finetune_hub.jobs.validation import validate_job
@@ -47,6 +49,7 @@ def send_canaries() -> None:
 @shared_task(name="workers.control.probe")
 def probe() -> None:
     share_connections()
+    log_refused_requests(within=settings.PROBE_EVERY)
     record_round(RoundName.PROBE, probe_artifacts())
     tell_of_waiting_jobs()
 

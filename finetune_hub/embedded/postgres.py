@@ -38,6 +38,7 @@ from finetune_hub.embedded.folders import (
     socket_folder,
     write_private,
 )
+from finetune_hub.machine.postgres_log import LINE_PREFIX
 from finetune_hub.machine.processes import command_line, identify
 
 USER = DATABASE = "finetune_hub"
@@ -78,7 +79,8 @@ class Postgres:
         """
         binaries = find_binaries(self.folder, self.account)
         self._make_database_folder(binaries)
-        settings = {"unix_socket_permissions": "0700", "timezone": "UTC", "log_timezone": "UTC", **self.settings}
+        settings = {"unix_socket_permissions": "0700", "timezone": "UTC", "log_timezone": "UTC"}
+        settings |= {"log_line_prefix": LINE_PREFIX, **self.settings}
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         return Program(
             name="postgres",

@@ -25,12 +25,13 @@ from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import ArtifactStore, shared_store
 from finetune_hub.fleet import connection_limits
 from finetune_hub.fleet.models import Device, Worker
+from finetune_hub.fleet.refused_requests import HOW_TO_SEE, refused_requests
 from finetune_hub.fleet.worker_role import invited_workers, open_large_object_functions
 from finetune_hub.jobs.fan_out import ping_redis
 from finetune_hub.jobs.models import Attempt, AttemptState, Job, JobState, wait_of_job
 from finetune_hub.jobs.news import tell_of
-from finetune_hub.operations.models import Round, RoundName
 from finetune_hub.machine.paths_in_text import without_paths
+from finetune_hub.operations.models import Round, RoundName
 from finetune_hub.scheduling.placement.reasons import NO_DEVICE
 from finetune_hub.spec.ids import new_id
 from finetune_hub.spec.sizes import size_in_words
@@ -43,6 +44,7 @@ VALIDATING_FOR = timedelta(minutes=5)
 WAITING_FOR = timedelta(hours=1)
 LONG_ROUND = timedelta(minutes=10)
 TOLD_AT_ONCE = 100
+REFUSED_WITHIN, REFUSED_SHOWN = timedelta(days=1), 10
 GB = 10**9
 # Free disk space below which a disk counts as low, and as full.
 LOW_BYTES, FULL_BYTES = 10 * GB, 1 * GB
@@ -75,8 +77,6 @@ def look() -> list[Finding]:
     return sorted(findings, key=lambda finding: -LEVELS.index(finding.level))
 
 
-def worst_of(findings: Iterable[Finding]) -> Level:
-    return max((finding.level for finding in findings), key=LEVELS.index, default="ok")
 def look_as(user: User) -> list[Finding]:
     """Return all findings as the user may read them: only the hub's staff see folders of its machine."""
     if user.is_staff:
@@ -87,6 +87,8 @@ def look_as(user: User) -> list[Finding]:
     ]
 
 
+def worst_of(findings: Iterable[Finding]) -> Level:
+    return max((finding.level for finding in findings), key=LEVELS.index, default="ok")
 
 
 def check_postgres() -> Iterator[Finding]:
@@ -220,7 +222,7 @@ def check_workers() -> Iterator[Finding]:
 
 
 def check_roles() -> Iterator[Finding]:
-    """Check what the database roles of workers on other machines could do to the hub."""
+    """Check what the database roles of workers on other machines could do to the hub, and what they tried."""
     if not invited_workers().exists():
         return
     at_most = connection_limits.for_all_workers()
@@ -251,6 +253,27 @@ def check_roles() -> Iterator[Finding]:
             "Postgres can close this.",
             f"Let one run this in the hub's database: {statements}",
         )
+    yield from check_refused_requests()
+
+
+def check_refused_requests() -> Iterator[Finding]:
+    """Report what workers on other machines asked Postgres for and may not have."""
+    refused = refused_requests(within=REFUSED_WITHIN)
+    if refused is None:
+        yield Finding("Refused requests", "ok", "What Postgres refuses to workers cannot be seen here.", HOW_TO_SEE)
+        return
+    for each in refused[-REFUSED_SHOWN:]:
+        times = "once" if each.times == 1 else f"{each.times} times"
+        yield Finding(
+            "Refused requests",
+            "warning",
+            f"Postgres refused {each.worker_name} {times} in the last day: {each.what}. Last: {each.last_at:%H:%M}.",
+            "Our own worker is only refused when it writes after it has lost its lease (row-level security). If it is "
+            "something else, and nobody tried it by hand, revoke the worker and check its machine.",
+        )
+    if len(refused) > REFUSED_SHOWN:
+        more = f"{len(refused) - REFUSED_SHOWN} more; see the log of Postgres."
+        yield Finding("Refused requests", "warning", more)
 
 
 def check_versions() -> Iterator[Finding]:

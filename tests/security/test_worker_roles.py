@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from django.db import connection
+from django.db import ProgrammingError, connection
 from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
 from finetune_hub.fleet import connection_limits, role_removal
 from finetune_hub.fleet.connection_limits import for_all_workers, limits_in_force, share_connections
 from finetune_hub.fleet.models import WorkerRole
+from finetune_hub.fleet.refused_requests import log_refused_requests, refused_requests
 from finetune_hub.fleet.worker_role import (
     Invitation,
     close_large_objects,
@@ -24,6 +28,7 @@ from finetune_hub.fleet.worker_role import (
     open_large_object_functions,
     revoke_role,
 )
+from finetune_hub.machine.postgres_log import errors_in_json
 from finetune_hub.operations.health import Finding, look
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import make_worker
@@ -167,6 +172,74 @@ def test_health_says_where_large_objects_could_not_be_closed(invitation: Invitat
         close_large_objects()
         run("DROP ROLE IF EXISTS modest")
     assert not findings("Large objects")
+
+
+# ---- what it asks for
+
+
+@pytest.fixture
+def server_log(settings: Any) -> Path:
+    """The log of the tests' own Postgres, which `up` keeps in the home."""
+    settings.HOME = Path(os.environ["FINETUNE_HUB_HOME"]).with_name("home")
+    file = settings.HOME / "logs" / "postgres.log"
+    if not file.exists():
+        pytest.skip("the tests run with a Postgres of somebody else")
+    return file
+
+
+@pytest.mark.usefixtures("server_log")
+def test_what_a_worker_may_not_have_is_logged_and_in_health(
+    invitation: Invitation, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not findings("Refused requests")
+    with session(invitation) as hostile:
+        for _ in range(2):
+            with pytest.raises(InsufficientPrivilege):
+                hostile.execute("SELECT 'fth_secret' FROM accounts_user WHERE username = 'alice'")
+        with suppress(InsufficientPrivilege):
+            hostile.execute("DROP POLICY worker_all ON fleet_worker")
+    with pytest.raises(psycopg.OperationalError):
+        session(with_password(invitation, "guessed"))
+    told = [finding.message for finding in findings("Refused requests")]
+    assert len(told) == 3
+    assert told[0].startswith(
+        "Postgres refused gpu-7 2 times in the last day: permission denied for table accounts_user."
+    )
+    assert "must be owner of" in told[1]
+    assert "password authentication failed" in told[2]
+    log_refused_requests(within=timedelta(minutes=1))
+    assert "Postgres refused the worker gpu-7: permission denied for table accounts_user (2×)" in caplog.text
+    assert "fth_secret" not in "".join(told) + caplog.text
+    assert refused_requests(within=timedelta(microseconds=1)) == []
+
+
+@pytest.mark.usefixtures("server_log")
+def test_what_the_hub_and_others_are_refused_is_no_worker_s(invitation: Invitation) -> None:
+    run("CREATE ROLE modest LOGIN PASSWORD 'modest'")
+    try:
+        with as_role("modest", "modest"), pytest.raises(ProgrammingError):
+            run("SELECT FROM accounts_user")
+    finally:
+        run("DROP ROLE modest")
+    assert not findings("Refused requests")
+
+
+def test_health_says_where_the_log_cannot_be_read(invitation: Invitation, settings: Any, tmp_path: Path) -> None:
+    settings.HOME = tmp_path
+    [told] = findings("Refused requests")
+    assert told.level == "ok"
+    assert "jsonlog" in told.remedy
+
+
+def test_the_log_of_another_server_is_read_as_json() -> None:
+    lines = [
+        '{"timestamp":"2026-11-30 21:00:00.123 UTC","user":"w","state_code":"42501","error_severity":"ERROR",'
+        '"message":"permission denied for table x","statement":"SELECT secret"}',
+        '{"timestamp":"2026-11-30 21:00:00.123 UTC","error_severity":"LOG","message":"checkpoint"}',
+        '{"timestamp":"2026-11-30 21:0',
+    ]
+    [found] = errors_in_json("\n".join(lines))
+    assert (found.user, found.code, found.message) == ("w", "42501", "permission denied for table x")
 
 
 # ---- revoking
