@@ -90,12 +90,16 @@ def _logged_errors() -> Iterable[LoggedError] | None:
 
 
 def _recent_times(times: list[str], within: timedelta) -> list[datetime | None]:
-    """Return the times that the server wrote, which knows its zones; None for those that are older."""
+    """Return the times that the server wrote in its own zone; None for those that are older, or are no times."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT CASE WHEN at > clock_timestamp() - make_interval(secs => %s) THEN at END FROM "
-            "(SELECT text::timestamptz AS at, place FROM unnest(%s::text[]) WITH ORDINALITY AS written (text, place)) "
-            "read ORDER BY place",
-            [within.total_seconds(), times],
-        )
-        return [at for (at,) in cursor.fetchall()]
+        cursor.execute("SELECT clock_timestamp(), clock_timestamp() AT TIME ZONE current_setting('log_timezone')")
+        now, there = cursor.fetchone()
+    recent: list[datetime | None] = []
+    for text in times:
+        try:
+            age = there - datetime.fromisoformat(text.rpartition(" ")[0])
+        except (ValueError, TypeError):
+            recent.append(None)
+        else:
+            recent.append(now - age if age < within else None)
+    return recent

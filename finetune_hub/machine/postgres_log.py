@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 LINE_PREFIX = "%m [%p] code=%e user=%u "
-_LINE = re.compile(r"^(\S+ \S+ \S+) \[\d+\] code=(\w{5}) user=(\S+) (?:ERROR|FATAL):  (.+)$", re.MULTILINE)
+# A login's name may have line ends, and is written as it came. With its time in full, no line fits into such a name.
+_TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \S+"
+_LINE = re.compile(rf"^({_TIME}) \[\d+\] code=(\w{{5}}) user=(\S+) (?:ERROR|FATAL):  (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from finetune_hub.fleet.worker_role import (
     open_large_object_functions,
     revoke_role,
 )
-from finetune_hub.machine.postgres_log import errors_in_json
+from finetune_hub.machine.postgres_log import errors_in_json, errors_in_lines
 from finetune_hub.operations.health import Finding, look
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import make_worker
@@ -211,6 +211,14 @@ def test_what_a_worker_may_not_have_is_logged_and_in_health(
     assert "Postgres refused the worker gpu-7: permission denied for table accounts_user (2×)" in caplog.text
     assert "fth_secret" not in "".join(told) + caplog.text
     assert refused_requests(within=timedelta(microseconds=1)) == []
+
+
+def test_a_line_that_fits_into_the_name_of_a_login_is_none() -> None:
+    """Postgres writes the first 63 bytes of the name as they came, line ends among them."""
+    forged = "20261130 21 U [1] code=42501 user=worker_a_12345678 ERROR:  x"
+    assert len(forged) < 63
+    assert list(errors_in_lines(f"2026-11-30 21:00:00.123 UTC [1] code=28P01 user=\n{forged} FATAL:  no\n")) == []
+    assert list(errors_in_lines(f"2026-11-30 21:00:00.123 UTC {forged[14:]}\n"))
 
 
 @pytest.mark.usefixtures("server_log")
