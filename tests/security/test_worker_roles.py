@@ -363,6 +363,31 @@ def test_what_it_has_made_in_another_database_goes_too(invitation: Invitation) -
     assert not roles_called(invitation.role_name)
 
 
+def test_a_hub_that_is_no_superuser_revokes_too() -> None:
+    run("CREATE ROLE modest LOGIN CREATEROLE PASSWORD 'modest'")
+    run("GRANT ALL ON ALL TABLES IN SCHEMA public TO modest; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO modest")
+    try:
+        with as_role("modest", "modest"):  # As `invite_worker` does.
+            run("CREATE ROLE worker_x LOGIN PASSWORD 'mine'; GRANT worker_x TO CURRENT_USER")
+            WorkerRole.objects.create(worker_name="x", role_name="worker_x")
+        run("GRANT EXECUTE ON FUNCTION lo_create(oid) TO PUBLIC")
+        invitation = Invitation("x", "worker_x", "mine")
+        with session(invitation) as hostile:
+            hostile.execute("SELECT lo_create(0); ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC")
+            hostile.execute("ALTER ROLE worker_x PASSWORD 'changed'")
+            with as_role("modest", "modest"):
+                assert revoke_role("x")
+            assert not is_open(hostile)
+        assert not roles_called("worker_x")
+        assert run("SELECT FROM pg_largeobject_metadata") == []
+    finally:
+        run("REVOKE EXECUTE ON FUNCTION lo_create(oid) FROM PUBLIC")
+        for role in ("worker_x", "modest"):
+            if roles_called(role):
+                run("DROP OWNED BY {}", role)
+                run("DROP ROLE {}", role)
+
+
 @pytest.mark.parametrize("step", ["end_sessions", "clean_up"])
 def test_a_crash_half_way_leaves_it_locked_out_and_revoking_goes_on(
     invitation: Invitation, step: str, monkeypatch: pytest.MonkeyPatch
