@@ -245,13 +245,13 @@ def check_roles() -> Iterator[Finding]:
             "Raise `max_connections` of Postgres and restart it, or revoke a worker that is gone.",
         )
     if functions := open_large_object_functions():
-        statements = " ".join(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC;" for function in functions)
+        statement = f"REVOKE EXECUTE ON FUNCTION {', '.join(functions)} FROM PUBLIC;"
         yield Finding(
             "Large objects",
             "warning",
             "Workers on other machines may create large objects in Postgres, and so fill its disk. Only a superuser of "
             "Postgres can close this.",
-            f"Let one run this in the hub's database: {statements}",
+            f"Let one run this in the hub's database: `{statement}`",
         )
     yield from check_refused_requests()
 
