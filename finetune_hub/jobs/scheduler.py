@@ -14,7 +14,7 @@ from django.db.models import Case, Count, Exists, F, OuterRef, Prefetch, Q, Subq
 from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Now
 
-from finetune_hub.fleet.models import Device, DeviceKind, Worker
+from finetune_hub.fleet.models import Device, Worker
 from finetune_hub.fleet.pokes import poke_worker
 from finetune_hub.fleet.worker_role import invited_workers
 from finetune_hub.jobs.expectations import expected_end, seconds_left
@@ -132,7 +132,7 @@ def as_waiting(job: Any, barred: frozenset[int], holders: Mapping[str, frozenset
 
 
 def devices(fit_for_work: dict[int, Worker]) -> list[situation.Device]:
-    """Return all devices, and an import slot next to each worker's GPUs.
+    """Return all devices, and an import slot next to each worker's devices.
 
     Devices of a worker that is not among the given ones are away.
     """
@@ -151,7 +151,7 @@ def devices(fit_for_work: dict[int, Worker]) -> list[situation.Device]:
         )
         for device in found
     ]
-    beside = {device.worker_id: device for device in known if device.kind == DeviceKind.CUDA}
+    beside = {device.worker_id: device for device in known}
     places = [
         replace(
             device,

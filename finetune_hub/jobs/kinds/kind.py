@@ -45,7 +45,7 @@ class Kind:
     needs_device: ClassVar[bool] = True
     """If False, it has no attempts and no worker: control starts it, and calls `advance` from then on."""
     needs_gpu: ClassVar[bool] = True
-    """If False, it runs on a CPU, or next to a worker's GPUs without holding one."""
+    """If False, it runs in a worker's import slot and holds no device."""
     needs_trusted_worker: ClassVar[bool] = False
     """It reads its team's secrets or adds to its catalog, which a worker with its own database role may not."""
     goes_on_from_checkpoints: ClassVar[bool] = False

@@ -51,9 +51,12 @@ def words_of(text: str) -> frozenset[str]:
 
 
 def right_kinds(job: WaitingJob, kinds: set[str]) -> set[str]:
-    """Return which of the kinds that could run the job it may get: no CPU if a GPU could run it, or the reverse."""
+    """Return which of the kinds that could run the job it may get: no CPU if a GPU could run it, or the reverse.
+
+    An import waits for a slot rather than take a device: a slow download would keep it from the trainings.
+    """
     if job.prefers_cpu:
-        return kinds & {"cpu", IMPORTS} or kinds
+        return kinds & {IMPORTS} or kinds & {"cpu"} or kinds
     return kinds - {"cpu"} if len(kinds) > 1 and not job.wish else kinds
 
 

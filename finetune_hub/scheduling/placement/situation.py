@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 OVERDUE_SHARE = 0.1
 IMPORTS = "imports"
-"""Kind of a slot next to a worker's GPUs, where an import downloads without holding a GPU."""
+"""Kind of a slot next to a worker's devices, where an import downloads without holding a device."""
 
 
 @dataclass(frozen=True, slots=True)
