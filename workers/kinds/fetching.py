@@ -22,11 +22,14 @@ def pinned(reference: HuggingFaceReference, commit: str | None) -> HuggingFaceRe
 def huggingface_fetch(
     job: Job, kind: RepositoryKind, reference: HuggingFaceReference, folder: AttemptFolder
 ) -> HuggingFaceFetchRun:
+    is_model = kind == "model"
+    within = settings.BASE_MODEL_FETCH_WITHIN if is_model else settings.DATASET_FETCH_WITHIN
     return HuggingFaceFetchRun(
         kind=kind,
         reference=reference,
         folder=download_folder(job),
-        max_bytes=settings.DATASET_UPLOAD_MAX_BYTES if kind == "dataset" else None,
+        max_bytes=settings.BASE_MODEL_FETCH_MAX_BYTES if is_model else settings.DATASET_UPLOAD_MAX_BYTES,
+        max_seconds=within.total_seconds(),
         token_file=write_huggingface_token(job, folder),
         output_dir=folder.output,
     )
