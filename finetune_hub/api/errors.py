@@ -62,6 +62,8 @@ def render_error(error: Exception, context: dict[str, Any]) -> Response:
         headers["WWW-Authenticate"] = challenge
     if wait := getattr(error, "wait", None):
         headers["Retry-After"] = f"{wait:.0f}"
+    if refusal.retry_after_seconds is not None:
+        headers["Retry-After"] = str(refusal.retry_after_seconds)
     status = error.status_code if isinstance(error, exceptions.APIException) else status_of(refusal)
     return Response(error_body(refusal), status=status, headers=headers)
 

@@ -7,15 +7,46 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
-from django.contrib.auth.forms import PasswordChangeForm, SetPasswordForm
+from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm, SetPasswordForm
+from django.core.exceptions import ValidationError
 
 from finetune_hub.accounts.actions import MAX_USERNAME_LENGTH
 from finetune_hub.accounts.huggingface_tokens import MAX_LENGTH
 from finetune_hub.accounts.models import Membership, Role, Scope, User
+from finetune_hub.accounts.sign_in_attempts import Attempts
 from finetune_hub.dashboard.forms import PLAIN_TEXT, TeamForm
+from finetune_hub.spec.refusal import Refusal
 
 NEVER = "never"
 LIFETIMES = {"7": "7 days", "30": "30 days", "90": "90 days", "365": "a year", NEVER: "until it is revoked"}
+
+
+class SignInForm(AuthenticationForm):
+    """A name and a password; only so many wrong ones are looked at."""
+
+    refusal: Refusal | None = None
+    """Why the password was not looked at; None: it was."""
+
+    def clean(self) -> dict[str, Any]:
+        username, password = self.cleaned_data.get("username"), self.cleaned_data.get("password")
+        if not username or not password:  # The form says so itself.
+            return self.cleaned_data
+        assert self.request is not None
+        attempts = Attempts(username, self.request.META.get("REMOTE_ADDR") or "unknown")
+        try:
+            attempts.begin()
+            cleaned: dict[str, Any] = super().clean()
+        except ValidationError:
+            attempts.log_refusal("wrong name or password")
+            raise
+        except Refusal as refusal:
+            attempts.log_refusal(refusal.code)
+            if refusal.kind == "unavailable":
+                attempts.take_back()
+            self.refusal = refusal
+            raise ValidationError(str(refusal)) from refusal
+        attempts.forget()
+        return cleaned
 
 
 class NewMemberForm(TeamForm):

@@ -43,14 +43,16 @@ class Refusal(Explained):
         details: Sequence[dict[str, Any]] = (),
         kind: RefusalKind = "invalid",
         failure_class: FailureClass | None = None,
+        retry_after_seconds: int | None = None,
     ) -> None:
         """
         Args:
             details: One entry per defect, as the API sends it.
             failure_class: The failure class of a run that gets this refusal; None: the exception class's default.
+            retry_after_seconds: When to try again; None: unknown, or it would not help.
         """
         super().__init__(Problem(code, message, remedy, field))
-        self.details, self.kind = list(details), kind
+        self.details, self.kind, self.retry_after_seconds = list(details), kind, retry_after_seconds
         self.failure_class = failure_class or self.failure_class
 
     @property

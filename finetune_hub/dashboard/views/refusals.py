@@ -17,7 +17,15 @@ def render_refusal(request: HttpRequest, refusal: Refusal, *, status: int | None
         status: None: the refusal's own status.
     """
     status = status or status_of(refusal)
-    return render(request, "refusal.html", {"problem": refusal.problem, "status": status}, status=status)
+    response = render(request, "refusal.html", {"problem": refusal.problem, "status": status}, status=status)
+    return with_retry_after(response, refusal)
+
+
+def with_retry_after(response: HttpResponse, refusal: Refusal) -> HttpResponse:
+    """Add the header that says when to try again, where the refusal knows."""
+    if refusal.retry_after_seconds is not None:
+        response["Retry-After"] = str(refusal.retry_after_seconds)
+    return response
 
 
 def not_given(error: ArtifactError) -> Refusal:

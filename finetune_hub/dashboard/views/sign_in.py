@@ -13,10 +13,28 @@ from django.views.decorators.http import require_http_methods
 
 from finetune_hub.accounts.actions import login_link_tokens
 from finetune_hub.accounts.models import User
-from finetune_hub.dashboard.views.refusals import render_refusal
+from finetune_hub.api.statuses import status_of
+from finetune_hub.dashboard.account_forms import SignInForm
+from finetune_hub.dashboard.views.refusals import render_refusal, with_retry_after
 from finetune_hub.spec.refusal import Refusal
 
-sign_in = LoginView.as_view(template_name="accounts/sign_in.html", redirect_authenticated_user=True)
+
+class SignIn(LoginView):
+    """The page with the name and the password."""
+
+    template_name = "accounts/sign_in.html"
+    authentication_form = SignInForm
+    redirect_authenticated_user = True
+
+    def form_invalid(self, form: SignInForm) -> HttpResponse:  # type: ignore[override]
+        response = super().form_invalid(form)
+        if form.refusal is None:
+            return response
+        response.status_code = status_of(form.refusal)
+        return with_retry_after(response, form.refusal)
+
+
+sign_in = SignIn.as_view()
 
 
 @never_cache
