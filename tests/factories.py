@@ -128,7 +128,8 @@ def make_worker(
 ) -> Worker:
     """A worker in good health; `device` overrides columns of its devices."""
     worker = Worker.objects.create(name=name or f"worker{next(_numbers)}", hostname="host", version="0.1.0", **columns)
-    facts = {"kind": DeviceKind.CPU, "name": "A processor, 2 cores", "memory_bytes": 24 * 2**30} | (device or {})
+    facts = {"kind": DeviceKind.CPU, "name": "A processor, 2 cores", "memory_bytes": 24 * 2**30, "cores": 2}
+    facts |= device or {}
     for index in range(devices):
         Device.objects.create(worker=worker, index=index, **facts)
     worker.refresh_from_db()

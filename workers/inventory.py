@@ -45,7 +45,7 @@ def cpu_devices(count: int) -> list[DeviceReport]:
     cores = threads_of_cpu_device(count)
     name = f"{processor_name()}, {cores} core{'s' if cores > 1 else ''}"
     return [
-        DeviceReport(kind=DeviceKind.CPU, index=index, name=name, memory_bytes=memory_bytes // count)
+        DeviceReport(kind=DeviceKind.CPU, index=index, name=name, memory_bytes=memory_bytes // count, cores=cores)
         for index in range(count)
     ]
 

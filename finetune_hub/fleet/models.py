@@ -130,6 +130,9 @@ class Device(models.Model):
     kind = models.CharField(max_length=10, choices=DeviceKind)
     name = models.CharField(max_length=200)
     memory_bytes = models.BigIntegerField()
+    cores = models.PositiveSmallIntegerField(
+        null=True, help_text="Cores of a CPU device, at most so many jobs share it; null: unknown, or a GPU."
+    )
     present = models.BooleanField(default=True, help_text="False once the worker no longer reports it.")
     is_shared = models.BooleanField(
         default=False, help_text="Several small jobs may use it at a time, within its memory."
@@ -157,6 +160,11 @@ class Device(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} of {self.worker.name}"
+
+    @property
+    def max_runs(self) -> int | None:
+        """How many jobs may share it, however little memory they need; None: any number."""
+        return (self.cores or 1) if self.kind == DeviceKind.CPU else None
 
 
 class WorkerRole(models.Model):

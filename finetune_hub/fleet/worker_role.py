@@ -36,7 +36,7 @@ INSERTABLE = (
 ).split()
 DELETABLE = ["jobs_checkpoint"]
 CHANGEABLE = {
-    "fleet_device": "driver memory_bytes name other_processes present quarantine_reason quarantined_at "
+    "fleet_device": "cores driver memory_bytes name other_processes present quarantine_reason quarantined_at "
     "temperature_celsius",
     "fleet_worker": "cached_revisions canary_at free_bytes heartbeat_at hostname labels registered_at removed_at "
     "version",

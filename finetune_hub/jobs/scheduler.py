@@ -147,6 +147,7 @@ def devices(fit_for_work: dict[int, Worker]) -> list[situation.Device]:
             memory_bytes=device.memory_bytes,
             labels=frozenset(device.worker.labels),
             is_shared=device.is_shared,
+            max_runs=device.max_runs,
             away="" if device.worker_id in fit_for_work else why_away(device.worker),
         )
         for device in found

@@ -76,6 +76,7 @@ class DeviceReport:
     index: int
     name: str
     memory_bytes: int
+    cores: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def register_worker(
             worker=worker,
             kind=report.kind,
             index=report.index,
-            defaults={"name": report.name, "memory_bytes": report.memory_bytes, "present": True},
+            defaults={"name": report.name, "memory_bytes": report.memory_bytes, "cores": report.cores, "present": True},
         )
     poke_control("schedule")
     return worker

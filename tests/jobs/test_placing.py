@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -23,7 +24,7 @@ from finetune_hub.jobs.models import Attempt, AttemptState, DeviceUse, Job
 from finetune_hub.jobs.reconciler import reconcile_pass
 from finetune_hub.jobs.scheduler import month_after, schedule_pass
 from finetune_hub.jobs.team_use import uses_of_teams
-from finetune_hub.jobs.worker_port import beat
+from finetune_hub.jobs.worker_port import beat, register_worker
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import (
     first_member,
@@ -35,6 +36,7 @@ from tests.factories import (
     make_user,
     make_worker,
 )
+from workers.inventory import cpu_devices
 
 pytestmark = pytest.mark.django_db
 
@@ -182,6 +184,19 @@ def test_small_jobs_share_a_device_by_the_memory_that_they_need(team: Team) -> N
     uses = DeviceUse.objects.filter(device__worker=worker, released_at=None)
     assert [use.memory_bytes for use in uses] == [40, 40]
     assert "needs a device with 40 bytes" in reason_of(small[2])
+
+
+def test_no_more_jobs_share_a_cpu_than_it_has_cores(team: Team) -> None:
+    """Once 31 trainings ran on two cores, since each needed little memory."""
+    worker = register_worker("cpu-1", hostname="h", version="0.1.0", devices=cpu_devices(1))
+    worker.devices.update(is_shared=True)
+    cores = os.cpu_count() or 1
+    for _ in range(cores + 2):
+        make_job(team, memory_bytes_needed=1)
+    assert schedule_pass() == cores
+    assert schedule_pass() == 0
+    Device.objects.update(cores=None)  # Unknown.
+    assert schedule_pass() == 0
 
 
 def test_devices_that_failed_a_job_are_avoided(team: Team) -> None:

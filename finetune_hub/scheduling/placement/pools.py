@@ -28,6 +28,7 @@ class Pool:
     memory_bytes: int
     labels: frozenset[str]
     is_shared: bool
+    max_runs: int | None
     devices: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     """Worker → its devices, busy or not."""
     idle: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -36,6 +37,12 @@ class Pool:
     """Worker → its devices that are free but reserved; only workers with such devices."""
     parts: dict[int, int] = field(default_factory=dict)
     """Device lent in parts → bytes left."""
+    runs: dict[int, int] = field(default_factory=dict)
+    """Device lent in parts → how many jobs share it."""
+
+    def has_place(self, device: int) -> bool:
+        """Return whether another job may share the device, if there is memory for it."""
+        return self.max_runs is None or self.runs.get(device, 0) < self.max_runs
 
 
 def matches(job: WaitingJob, kind: str, name: str, memory_bytes: int, labels: frozenset[str]) -> bool:
@@ -83,7 +90,7 @@ class Pools:
         devices: all devices. One that is away gets no job, but jobs that it could run do not fall back to a CPU.
     """
 
-    def __init__(self, devices: Sequence[Device], runs: Iterable[Run]) -> None:
+    def __init__(self, devices: Sequence[Device], runs: Sequence[Run]) -> None:
         self.pools: list[Pool] = []
         self.pool_of: dict[int, Pool] = {}
         self.worker_of: dict[int, int] = {}
@@ -94,15 +101,16 @@ class Pools:
         self._suitable: dict[tuple[object, ...], Suitable] = {}
         self._exhausted: set[tuple[Suitable, int]] = set()
         held = self._parts_held(runs)
+        sharing = Counter(device for run in runs for device in run.device_ids)
         numbers: dict[tuple[object, ...], int] = {}
         for device in sorted(devices, key=lambda device: device.device_id):
             if device.away:
                 continue
-            facts = (device.kind, device.name, device.memory_bytes, device.labels, device.is_shared)
+            facts = (device.kind, device.name, device.memory_bytes, device.labels, device.is_shared, device.max_runs)
             if facts not in numbers:
                 numbers[facts] = len(self.pools)
                 self.pools.append(Pool(*facts))
-            self._add(device, self.pools[numbers[facts]], held.get(device.device_id))
+            self._add(device, self.pools[numbers[facts]], held.get(device.device_id), sharing[device.device_id])
 
     def suitable(self, job: WaitingJob) -> Suitable:
         """Return the pools whose devices can run the job: the tightest fit first, so that large devices stay free."""
@@ -166,7 +174,10 @@ class Pools:
             rooms = pool.parts and [
                 (room, device)
                 for device, room in pool.parts.items()
-                if room >= job.memory_bytes and device not in job.closed_devices and self._admits(device, job, now)
+                if room >= job.memory_bytes
+                and pool.has_place(device)
+                and device not in job.closed_devices
+                and self._admits(device, job, now)
             ]
             if rooms:
                 device = min(rooms)[1]
@@ -203,9 +214,10 @@ class Pools:
                     free[worker].remove(device)
             if in_part:
                 pool.parts[device] = pool.parts.get(device, pool.memory_bytes) - job.memory_bytes
+                pool.runs[device] = pool.runs.get(device, 0) + 1
         return Assignment(job.job_id, worker, tuple(devices), job.memory_bytes if in_part else None)
 
-    def _add(self, device: Device, pool: Pool, held_bytes: float | None) -> None:
+    def _add(self, device: Device, pool: Pool, held_bytes: float | None, run_count: int) -> None:
         self.pool_of[device.device_id] = pool
         self.worker_of[device.device_id] = device.worker_id
         pool.devices[device.worker_id].append(device.device_id)
@@ -213,6 +225,7 @@ class Pools:
             pool.idle[device.worker_id].append(device.device_id)
         elif device.is_shared and held_bytes < device.memory_bytes:
             pool.parts[device.device_id] = device.memory_bytes - int(held_bytes)
+            pool.runs[device.device_id] = run_count
 
     @staticmethod
     def _parts_held(runs: Iterable[Run]) -> dict[int, float]:

@@ -62,6 +62,8 @@ class Device:
     labels: frozenset[str] = frozenset()
     is_shared: bool = False
     """Whether several jobs may use it at a time, within its memory."""
+    max_runs: int | None = None
+    """How many of them at most, such as a CPU's cores; None: any number."""
     away: str = ""
     """Why it gets no new jobs now, in a word such as `drained`; empty if it does."""
 

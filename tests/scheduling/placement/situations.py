@@ -54,6 +54,7 @@ def situations(draw: st.DrawFn) -> Situation:
             "memory_bytes": gigabytes * GB,
             "labels": frozenset(draw(st.sets(st.sampled_from(["fast", "eu"])))),
             "is_shared": draw(st.booleans()),
+            "max_runs": draw(st.sampled_from([None, 1, 2])),
             "away": draw(st.sampled_from(["", "", "", "drained"])),
         }
         for _ in range(draw(st.integers(1, 4))):

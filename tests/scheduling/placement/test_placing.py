@@ -175,6 +175,15 @@ def test_a_job_of_unknown_need_shares_with_nobody() -> None:
     assert place_jobs(situation([job()], shared)).assignments[0].memory_bytes is None
 
 
+def test_no_more_jobs_share_a_device_than_it_takes() -> None:
+    """However small they are: a CPU takes as many as it has cores."""
+    cpu = device(1, kind="cpu", name="EPYC, 3 cores", is_shared=True, max_runs=3)
+    queue = [job(str(number), memory_bytes=1) for number in range(5)]
+    assert len(given(place_jobs(situation(queue, [cpu])))) == 3
+    busy = run(1, 1, memory_bytes=1)
+    assert len(given(place_jobs(situation(queue, [cpu], busy)))) == 2
+
+
 def test_an_idle_device_comes_before_a_shared_one() -> None:
     devices = [h100(1, is_shared=True), h100(2, is_shared=True)]
     made = place_jobs(situation([job(memory_bytes=GB)], devices, run(1, 1, memory_bytes=GB)))

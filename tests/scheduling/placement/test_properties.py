@@ -28,6 +28,7 @@ def test_no_device_is_lent_beyond_its_memory(found: Situation) -> None:
     for device_id, parts in lent.items():
         if len(parts) > 1:
             assert by_id[device_id].is_shared
+            assert len(parts) <= (by_id[device_id].max_runs or len(parts))
             assert None not in parts
             assert sum(part or 0 for part in parts) <= by_id[device_id].memory_bytes
 
