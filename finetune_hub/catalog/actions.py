@@ -19,6 +19,7 @@ from finetune_hub.artifacts.manifest import sha256_of
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.models import Dataset, DatasetVersion
 from finetune_hub.data.report import QUARANTINE_FILE, ROWS_FILE, DatasetReport, look_at
+from finetune_hub.spec.ids import new_id
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import Name
 
@@ -109,33 +110,66 @@ def keep_dataset_version(
         report = look_at(file, file_name=filename, mapping=mapping, keep_in=folder)
         if not report.may_go_on or (report.error_count and on_error == "refuse"):
             raise report.refusal()
+        kept = None
+        while kept is None:
+            dataset = Dataset.objects.filter(team=team, name=name).first()
+            dataset = dataset or Dataset(team=team, name=name, created_by=user)
+            kept = _keep_rows(dataset, user, report, file, folder, origin)
+        return kept
+
+
+def _keep_rows(
+    dataset: Dataset, user: User, report: DatasetReport, original: Path, folder: Path, origin: Origin
+) -> DatasetVersion | None:
+    """Return the version with these rows, stored if it is new. None: another upload was first, so look again.
+
+    The files are hashed and stored before anything is locked, since that may take minutes. A new version's files have
+    keys of their own, so parallel uploads do not overwrite each other's.
+    """
+    known = DatasetVersion.objects.filter(dataset_id=dataset.pk, sha256=report.sha256).first()
+    if known and not known.deleted_at:
+        return known
+    version = known or _new_version(dataset, user, report, original, folder, origin)
+    try:
+        _put_files(version, original, folder)
         with transaction.atomic():
-            dataset, _ = Dataset.objects.get_or_create(team=team, name=name, defaults={"created_by": user})
+            defaults = {"pk": dataset.pk, "created_by": user}
+            dataset, _ = Dataset.objects.get_or_create(team=dataset.team, name=dataset.name, defaults=defaults)
             Dataset.objects.select_for_update().get(pk=dataset.pk)
-            known = dataset.versions.filter(sha256=report.sha256).first()
-            if known is None:
-                return _create_version(dataset, user, report, file, folder, origin)
-            if known.deleted_at:
-                _put_files(known, file, folder)
-                known.revive(report.first_rows)
-            return known
+            newest = dataset.versions.filter(sha256=report.sha256).first()
+            is_as_seen = dataset.pk == version.dataset_id and newest == known
+            if is_as_seen and known is None:
+                version.dataset = dataset
+                version.number = (dataset.versions.aggregate(number=Max("number"))["number"] or 0) + 1
+                version.save(force_insert=True)
+            elif is_as_seen and newest and newest.deleted_at:
+                version.revive(report.first_rows)
+    except BaseException:
+        if known is None:  # Nothing else uses its keys.
+            _delete_files(version)
+        raise
+    if not is_as_seen:
+        if known is None:
+            _delete_files(version)
+        return None
+    if known and not _has_files(version):  # They were deleted after we stored them, and before it was restored.
+        _put_files(version, original, folder)
+    return version
 
 
-def _create_version(
+def _new_version(
     dataset: Dataset, user: User, report: DatasetReport, original: Path, folder: Path, origin: Origin
 ) -> DatasetVersion:
+    """Return the version, unsaved and without its number."""
     assert report.recognised is not None
     assert report.kind is not None
-    store = shared_store(settings.ARTIFACT_URL)
-    newest = dataset.versions.aggregate(number=Max("number"))["number"] or 0
-    version = DatasetVersion(
-        dataset=dataset,
-        number=newest + 1,
+    return DatasetVersion(
+        dataset_id=dataset.pk,
         sha256=report.sha256,
         size_bytes=report.size_bytes,
         row_count=report.row_count,
         first_rows=report.first_rows,
-        artifact_key=f"datasets/{dataset.pk}/{report.sha256}.jsonl",
+        artifact_key=f"datasets/{dataset.pk}/{new_id(report.sha256)}.jsonl",
         kind=report.kind,
         format=report.recognised.format,
         recognised=report.recognised.sentence,
@@ -151,14 +185,6 @@ def _create_version(
         license=origin.license[:100],
         created_by=user,
     )
-    try:
-        _put_files(version, original, folder)
-        version.save(force_insert=True)
-    except BaseException:  # Nothing else writes these keys while the dataset's row is locked.
-        for key in version.keys:
-            store.delete(key)
-        raise
-    return version
 
 
 def _put_files(version: DatasetVersion, original: Path, folder: Path) -> None:
@@ -170,3 +196,13 @@ def _put_files(version: DatasetVersion, original: Path, folder: Path) -> None:
     aside = folder / QUARANTINE_FILE
     if version.quarantine_key and aside.stat().st_size == version.quarantine_size_bytes:
         store.put(version.quarantine_key, aside)
+
+
+def _has_files(version: DatasetVersion) -> bool:
+    store = shared_store(settings.ARTIFACT_URL)
+    return {version.artifact_key, version.quarantine_key} - {""} <= set(store.keys(f"datasets/{version.dataset_id}"))
+
+
+def _delete_files(version: DatasetVersion) -> None:
+    for key in version.keys:
+        shared_store(settings.ARTIFACT_URL).delete(key)

@@ -10,7 +10,7 @@ from django.db import transaction
 from finetune_hub.accounts.models import User
 from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.artifacts.store import shared_store
-from finetune_hub.catalog.models import DatasetVersion
+from finetune_hub.catalog.models import Dataset, DatasetVersion
 from finetune_hub.spec.refusal import Refusal
 
 
@@ -34,7 +34,7 @@ def delete_version(version: DatasetVersion, user: User) -> DatasetVersion:
             kind="conflict",
         )
     version.bury(user)
-    transaction.on_commit(partial(_delete_files, version.keys))
+    transaction.on_commit(partial(_delete_files, version))
     return version
 
 
@@ -53,6 +53,11 @@ def require_alive(version: DatasetVersion) -> None:
         )
 
 
-def _delete_files(keys: list[str]) -> None:
-    for key in keys:
+@transaction.atomic
+def _delete_files(version: DatasetVersion) -> None:
+    """Delete the files, under the lock that uploads of the same rows take before they restore the version."""
+    Dataset.objects.select_for_update().get(pk=version.dataset_id)
+    if DatasetVersion.objects.alive().filter(pk=version.pk).exists():
+        return
+    for key in version.keys:
         shared_store(settings.ARTIFACT_URL).delete(key)

@@ -88,26 +88,45 @@ def import_uploaded_model(
                 field="file",
             )
     source = ModelSource(kind="upload", value=Path(file_name).name[-200:])
-    with transaction.atomic():
-        base_model = _begin_import(team, user, name, source, license_name)
-        shared_store(settings.ARTIFACT_URL).put(base_model.upload_key, file)
-        return _import_job(base_model, user, source)
+    known = BaseModel.objects.filter(team=team, name=name).first()
+    if known and known.state != BaseModelState.FAILED:
+        raise _exists(known)
+    # Stored before anything is locked: its 64 GiB may take minutes.
+    place = known or BaseModel(team=team, name=name)
+    shared_store(settings.ARTIFACT_URL).put(place.upload_key, file)
+    try:
+        with transaction.atomic():
+            base_model = _begin_import(team, user, name, source, license_name, new_pk=place.pk)
+            if base_model.pk != place.pk:  # Another import of this name came and failed meanwhile.
+                raise _exists(base_model)
+            return _import_job(base_model, user, source)
+    except BaseException:
+        if known is None:
+            shared_store(settings.ARTIFACT_URL).delete(place.upload_key)
+        raise
 
 
-def _begin_import(team: Team, user: User, name: str, source: ModelSource, license_name: str) -> BaseModel:
+def _begin_import(
+    team: Team, user: User, name: str, source: ModelSource, license_name: str, *, new_pk: str | None = None
+) -> BaseModel:
     """Return the base model of this name: a new one, or the existing one if its import failed."""
-    base_model, created = BaseModel.objects.get_or_create(
-        team=team, name=name, defaults={"source": str(source), "license": license_name, "created_by": user}
-    )
+    defaults = {"source": str(source), "license": license_name, "created_by": user}
+    if new_pk is not None:
+        defaults["pk"] = new_pk
+    base_model, created = BaseModel.objects.get_or_create(team=team, name=name, defaults=defaults)
     if not created and not base_model.import_again(source=str(source), license_name=license_name):
-        raise Refusal(
-            "base_model_exists",
-            f"The team already has a base model named {name!r} ({base_model.state}).",
-            "Use it, or choose another name for this import.",
-            field="name",
-            kind="conflict",
-        )
+        raise _exists(base_model)
     return base_model
+
+
+def _exists(base_model: BaseModel) -> Refusal:
+    return Refusal(
+        "base_model_exists",
+        f"The team already has a base model named {base_model.name!r} ({base_model.state}).",
+        "Use it, or choose another name for this import.",
+        field="name",
+        kind="conflict",
+    )
 
 
 def _import_job(base_model: BaseModel, user: User, source: ModelSource) -> Job:
