@@ -46,8 +46,8 @@ class Attempts:
         minutes = max(1, round(seconds_left / 60))
         raise Refusal(
             "too_many_attempts",
-            "Too many attempts to sign in by this name from your address.",
-            f"Wait {minutes} minute{'s' if minutes > 1 else ''}, or ask an admin of your team for a login link.",
+            "Too many attempts to sign in with this name from your address.",
+            f"Try again in {minutes} minute{'s' if minutes > 1 else ''}.",
             kind="too_many",
             retry_after_seconds=seconds_left,
         )

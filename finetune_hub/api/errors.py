@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-from finetune_hub.api.statuses import KIND_OF_STATUS, status_of
+from finetune_hub.api.statuses import KIND_OF_STATUS, headers_of, status_of
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.machine.full_disk import disk_full, is_full_disk
 from finetune_hub.spec.document_defects import refuse_document
@@ -57,13 +57,11 @@ def render_error(error: Exception, context: dict[str, Any]) -> Response:
             "Try again. If the error persists, send the request id to the people who run the hub.",
             kind="failed",
         )
-    headers = {}
+    headers = headers_of(refusal)
     if challenge := getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = challenge
     if wait := getattr(error, "wait", None):
         headers["Retry-After"] = f"{wait:.0f}"
-    if refusal.retry_after_seconds is not None:
-        headers["Retry-After"] = str(refusal.retry_after_seconds)
     status = error.status_code if isinstance(error, exceptions.APIException) else status_of(refusal)
     return Response(error_body(refusal), status=status, headers=headers)
 

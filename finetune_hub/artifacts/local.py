@@ -30,11 +30,13 @@ class LocalStore:
         except FileNotFoundError as error:
             raise missing(key) from error
 
-    def open(self, key: str) -> BinaryIO:
+    def open(self, key: str, *, start: int = 0, length: int | None = None) -> BinaryIO:
         try:
-            return self._path(key).open("rb")
+            file = self._path(key).open("rb")
         except FileNotFoundError as error:
             raise missing(key) from error
+        file.seek(start)
+        return file
 
     def keys(self, prefix: str, *, older_than: timedelta | None = None) -> Iterator[str]:
         put_before = None if older_than is None else time.time() - older_than.total_seconds()

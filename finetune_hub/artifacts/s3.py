@@ -20,7 +20,7 @@ from finetune_hub.spec.ids import new_id
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, GetObjectRequestTypeDef
 
 PART_BYTES = 16 << 20
 PARTS_AT_MOST = 10_000
@@ -64,9 +64,12 @@ class S3Store:
         finally:
             partial.unlink(missing_ok=True)
 
-    def open(self, key: str) -> BinaryIO:
+    def open(self, key: str, *, start: int = 0, length: int | None = None) -> BinaryIO:
+        wanted: GetObjectRequestTypeDef = {"Bucket": self.bucket, "Key": self._object(key)}
+        if start or length:  # An empty file has no range.
+            wanted["Range"] = f"bytes={start}-{start + length - 1 if length else ''}"
         try:
-            body = self.client.get_object(Bucket=self.bucket, Key=self._object(key))["Body"]
+            body = self.client.get_object(**wanted)["Body"]
         except FAILURES as error:
             raise self._failed("read", key, error) from error
         return cast(BinaryIO, body)
@@ -98,7 +101,12 @@ class S3Store:
         disposition = f"attachment; filename*=UTF-8''{quote(filename)}"
         return self.client.generate_presigned_url(
             "get_object",
-            Params={"Bucket": self.bucket, "Key": self._object(key), "ResponseContentDisposition": disposition},
+            Params={
+                "Bucket": self.bucket,
+                "Key": self._object(key),
+                "ResponseContentDisposition": disposition,
+                "ResponseCacheControl": "private",
+            },
             ExpiresIn=int(lifetime.total_seconds()),
         )
 

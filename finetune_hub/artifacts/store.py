@@ -25,8 +25,8 @@ class ArtifactStore(Protocol):
     def get(self, key: str, target: Path) -> None:
         """Write the bytes to a local file, atomically."""
 
-    def open(self, key: str) -> BinaryIO:
-        """Open the file for streaming to a client."""
+    def open(self, key: str, *, start: int = 0, length: int | None = None) -> BinaryIO:
+        """Open the file for streaming to a client: from byte `start` on, of which `length` are read; None: all."""
 
     def keys(self, prefix: str, *, older_than: timedelta | None = None) -> Iterator[str]:
         """Yield all keys under `prefix/`, sorted; with `older_than`, only older ones."""

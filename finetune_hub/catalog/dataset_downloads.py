@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import BinaryIO
 
-from django.conf import settings
-
-from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.models import DatasetVersion
 from finetune_hub.catalog.tombstones import require_alive
 from finetune_hub.data.report import QUARANTINE_FILE, ROWS_FILE
@@ -24,21 +20,21 @@ class Download:
     name: str
     key: str
     size_bytes: int
-
-    def open(self) -> BinaryIO:
-        return shared_store(settings.ARTIFACT_URL).open(self.key)
+    sha256: str
+    """Empty if it is unknown."""
 
 
 def downloads_of(version: DatasetVersion) -> dict[str, Download]:
     """Return the version's downloads by their name in the URL."""
     stem = f"{version.dataset.name}-v{version.number}"
-    files = {ROWS_FILE: Download(f"{stem}.jsonl", version.artifact_key, version.size_bytes)}
+    files = {ROWS_FILE: Download(f"{stem}.jsonl", version.artifact_key, version.size_bytes, version.sha256)}
     if version.original_key:
         name = PurePath(version.file_name).name or stem
-        files[ORIGINAL] = Download(name, version.original_key, version.original_size_bytes or 0)
+        size_bytes = version.original_size_bytes or 0
+        files[ORIGINAL] = Download(name, version.original_key, size_bytes, version.original_sha256)
     if version.quarantine_key:
         size_bytes = version.quarantine_size_bytes
-        files[QUARANTINE_FILE] = Download(f"{stem}-quarantine.jsonl", version.quarantine_key, size_bytes)
+        files[QUARANTINE_FILE] = Download(f"{stem}-quarantine.jsonl", version.quarantine_key, size_bytes, "")
     return files
 
 

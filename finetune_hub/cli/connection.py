@@ -154,7 +154,7 @@ class HubConnection:
         return upload.id
 
     def _download(self, folder: str, entry: FileEntry, target: Path) -> None:
-        """Download a file and verify it. Retries after connection errors."""
+        """Download a file and verify it. After connection errors it retries, and resumes where it stopped."""
         broken = (httpx.TransportError, CorruptArtifact)
         tries = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(broken),
@@ -164,28 +164,56 @@ class HubConnection:
         )
         try:
             tries(self._download_once, folder, entry, target)
-        except broken as error:
-            (target / entry.path).unlink(missing_ok=True)
+        except CorruptArtifact as error:
+            raise HubError(
+                "download_failed",
+                f"{entry.path} is not the file that the hub lists, and was deleted: {error.problem.message}",
+                "Run the command again. If it fails again, tell the hub's operator, and look for a proxy in between.",
+            ) from error
+        except httpx.TransportError as error:
             raise HubError(
                 "download_failed",
                 f"{entry.path} could not be downloaded completely: {error}",
-                "Run the command again. Complete files are kept.",
+                "Run the command again: it resumes where it stopped.",
             ) from error
 
     def _download_once(self, folder: str, entry: FileEntry, target: Path) -> None:
+        """Download what is still missing of a file, and verify it.
+
+        Raises:
+            CorruptArtifact: what came is not the file. It is deleted, so that the next try starts from the beginning.
+        """
         path = target / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
         fetched = path.with_name(f"{path.name}.part")
+        if not fetched.is_file() or fetched.stat().st_size < entry.size_bytes:
+            self._append_missing(folder, entry, fetched)
+        fetched.replace(path)
+        try:
+            verify_files(target, [entry])
+        except CorruptArtifact:
+            path.unlink()
+            raise
+
+    def _append_missing(self, folder: str, entry: FileEntry, fetched: Path) -> None:
+        have = fetched.stat().st_size if fetched.is_file() else 0
+        headers = {"Range": f"bytes={have}-"} if have else {}
         # A hub on S3 may redirect to its store; httpx does not send our token there.
         address = f"{folder}/{entry.path}"
-        with self._http.stream("GET", address, follow_redirects=True) as response, fetched.open("wb") as file:
+        with self._http.stream("GET", address, headers=headers, follow_redirects=True) as response:
+            if have and response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                fetched.unlink()
+                raise CorruptArtifact(f"{entry.path} has fewer bytes there than the {have:,} that are here.")
             if response.is_error:
                 response.read()
                 raise refusal_of(response)
-            for chunk in response.iter_bytes():
-                file.write(chunk)
-        fetched.replace(path)
-        verify_files(target, [entry])
+            resumes = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+            with fetched.open("ab" if resumes else "wb") as file:
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+                size_bytes = file.tell()
+        if size_bytes < entry.size_bytes:
+            raise httpx.ReadError(f"only {size_bytes:,} of {entry.size_bytes:,} bytes came")
 
 
 def through_outages(poll_seconds: float = POLL_SECONDS) -> tenacity.Retrying:

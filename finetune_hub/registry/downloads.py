@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import closing
 from typing import BinaryIO, Protocol
@@ -10,13 +12,16 @@ from urllib.parse import urlsplit, urlunsplit
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpRequest, HttpResponseRedirect, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.utils.cache import get_conditional_response
 from django.utils.http import content_disposition_header
 from zipstream import ZipStream  # type: ignore[import-untyped]
 
-from finetune_hub.artifacts.manifest import CHUNK_BYTES
-from finetune_hub.artifacts.store import shared_store
+from finetune_hub.artifacts.manifest import CHUNK_BYTES, ArtifactError
+from finetune_hub.artifacts.store import ArtifactStore, shared_store
 from finetune_hub.registry.models import AdapterFile, AdapterVersion
+from finetune_hub.registry.ranges import Span, requested_span
 from finetune_hub.spec.files import InvalidArtifactPath, check_relative_path
 from finetune_hub.spec.refusal import Refusal
 
@@ -58,15 +63,48 @@ def find_file(version: AdapterVersion, path: str) -> AdapterFile:
     return file
 
 
-def stream_file(version: AdapterVersion, path: str) -> Chunks:
-    """Stream the file's bytes. The file is opened immediately, so that errors occur before the first byte.
+def file_response(
+    request: HttpRequest, key: str, *, filename: str, size_bytes: int, sha256: str, may_redirect: bool = False
+) -> HttpResponseBase:
+    """Respond with a stored file, or with the part of it that `Range` asks for; 304 if the client has it already.
+
+    Stored files never change, so a part that a client has is always a part of the same file: it may resume at any time.
+    The file is opened immediately, so that errors occur before the first byte.
+
+    Args:
+        sha256: the file's hash, which `ETag` and `Repr-Digest` carry; empty: unknown, so its key identifies it.
+        may_redirect: redirect to the store's own URL, where the hub is set up for that.
 
     Raises:
-        Refusal: see `find_file`.
+        RangeRefused: the file has none of the bytes.
         ArtifactError: the store does not have it.
     """
-    find_file(version, path)
-    return FileChunks(shared_store(settings.ARTIFACT_URL).open(f"{version.artifact_prefix}/{path}"))
+    etag = f'"{sha256 or hashlib.sha256(key.encode()).hexdigest()}"'
+    response: HttpResponseBase | None = get_conditional_response(request, etag=etag)
+    if response is None and may_redirect and request.method == "GET":
+        response = store_redirect(key, filename=filename)
+    if response is None:
+        asked = request.headers.get("Range", "")
+        is_same = request.headers.get("If-Range", etag) == etag
+        span = requested_span(asked, size_bytes) if is_same and request.method == "GET" else None
+        wanted = span or Span(0, size_bytes)
+        response = streaming_response(
+            request,
+            lambda: FileChunks(
+                shared_store(settings.ARTIFACT_URL).open(key, start=wanted.start, length=wanted.length), wanted.length
+            ),
+            filename=filename,
+            size_bytes=wanted.length,
+        )
+        response["Accept-Ranges"] = "bytes"
+        if span:
+            response.status_code = 206
+            response["Content-Range"] = span.content_range(size_bytes)
+        elif sha256:
+            response["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
+    response["ETag"] = etag
+    response["Cache-Control"] = "private"
+    return response
 
 
 def store_redirect(key: str, *, filename: str) -> HttpResponseRedirect | None:
@@ -107,31 +145,50 @@ def artifact_url(prefix: str) -> str:
 
 def streaming_response(
     request: HttpRequest,
-    chunks: Chunks,
+    open_chunks: Callable[[], Chunks],
     *,
     filename: str,
     size_bytes: int,
     content_type: str = "application/octet-stream",
-) -> StreamingHttpResponse:
-    """Return a download. Under ASGI it gets an async iterator, as Django would collect a plain one in memory."""
-    content = _OffTheLoop(chunks) if isinstance(request, ASGIRequest) else chunks
-    response = StreamingHttpResponse(content, content_type=content_type)
+) -> HttpResponseBase:
+    """Return a download; for HEAD, only its headers. Under ASGI, Django would collect a plain iterator in memory.
+
+    It names its length and cannot be resumed; a client that gets less has a broken download.
+    """
+    response: HttpResponseBase
+    if request.method == "HEAD":
+        response = HttpResponse(content_type=content_type)
+    else:
+        chunks = open_chunks()
+        content = _OffTheLoop(chunks) if isinstance(request, ASGIRequest) else chunks
+        response = StreamingHttpResponse(content, content_type=content_type)
     response["Content-Length"] = str(size_bytes)
     response["Content-Disposition"] = content_disposition_header(as_attachment=True, filename=filename) or "attachment"
+    response["Accept-Ranges"] = "none"
+    response["Cache-Control"] = "private"
     return response
 
 
 class FileChunks(Iterator[bytes]):
-    """An open file's bytes in chunks. Unlike a generator, it closes the file even if it was never started."""
+    """So many bytes of an open file, in chunks. Unlike a generator, it closes the file even if it was never started."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, size_bytes: int) -> None:
+        self._file, self._left = file, size_bytes
 
     def __next__(self) -> bytes:
-        if chunk := self._file.read(CHUNK_BYTES):
-            return chunk
-        self.close()
-        raise StopIteration
+        """
+        Raises:
+            ArtifactError: the file ended early. The client sees it, because it gets less than was promised.
+        """
+        if self._left == 0:
+            self.close()
+            raise StopIteration
+        chunk = self._file.read(min(CHUNK_BYTES, self._left))
+        if not chunk:
+            self.close()
+            raise ArtifactError(f"A stored file is too short: {self._left:,} bytes are missing.")
+        self._left -= len(chunk)
+        return chunk
 
     def close(self) -> None:
         self._file.close()
@@ -155,11 +212,11 @@ class _OffTheLoop:
 def _zip_of(version: AdapterVersion) -> ZipStream:
     archive, store = ZipStream(sized=True), shared_store(settings.ARTIFACT_URL)
     for entry in version.manifest():
-        chunks = _opened_when_due(store.open, f"{version.artifact_prefix}/{entry.path}")
+        chunks = _opened_when_due(store, f"{version.artifact_prefix}/{entry.path}", entry.size_bytes)
         archive.add(chunks, f"{folder_name(version)}/{entry.path}", size=entry.size_bytes)
     return archive
 
 
-def _opened_when_due(open_key: Callable[[str], BinaryIO], key: str) -> Iterator[bytes]:
-    with closing(FileChunks(open_key(key))) as chunks:
+def _opened_when_due(store: ArtifactStore, key: str, size_bytes: int) -> Iterator[bytes]:
+    with closing(FileChunks(store.open(key), size_bytes)) as chunks:
         yield from chunks

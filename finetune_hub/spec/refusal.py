@@ -21,6 +21,7 @@ RefusalKind = Literal[
     "too_large",
     "too_many",
     "too_slow",
+    "outside",
     "failed",
     "no_room",
     "unavailable",

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.http import StreamingHttpResponse
 from django.test import AsyncRequestFactory
 from pytest_django import DjangoAssertNumQueries
 
 from finetune_hub.accounts.actions import create_token
+from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.jobs.models import AttemptState, Job
 from finetune_hub.registry.downloads import FileChunks, streaming_response
 from tests.api.bad_files import GOOD_ROW
@@ -159,13 +161,20 @@ def test_the_archive_holds_every_file(world: World) -> None:
 def test_downloads_stream_under_asgi(world: World) -> None:
     """Django would gather a plain iterator whole in memory, with a warning, which fails this test."""
     request = AsyncRequestFactory().get("/")
-    chunks = FileChunks(io.BytesIO(b"one" + b"two"))
+    chunks = FileChunks(io.BytesIO(b"one" + b"two"), 6)
 
     async def receive() -> list[bytes]:
-        response = streaming_response(request, chunks, filename="x", size_bytes=6)
+        response = streaming_response(request, lambda: chunks, filename="x", size_bytes=6)
+        assert isinstance(response, StreamingHttpResponse)
         return [part async for part in response]
 
     assert async_to_sync(receive)() == [b"onetwo"]
+
+
+def test_a_stored_file_that_is_too_short_breaks_the_download() -> None:
+    assert list(FileChunks(io.BytesIO(b"longer than that"), 6)) == [b"longer"]
+    with pytest.raises(ArtifactError, match="3 bytes are missing"):
+        list(FileChunks(io.BytesIO(b"six"), 6))
 
 
 def test_lists_page_by_cursor(world: World) -> None:

@@ -40,6 +40,18 @@ def test_a_folder_comes_back_as_it_went(store: ArtifactStore, adapter: Path, tmp
         assert file.read() == b"{}"
 
 
+def test_a_part_of_a_file_is_read_from_its_first_byte_on(store: ArtifactStore, tmp_path: Path) -> None:
+    (tmp_path / "letters").write_bytes(b"abcdefgh")
+    (tmp_path / "empty").touch()
+    for name in ("letters", "empty"):
+        store.put(f"jobs/e/{name}", tmp_path / name)
+    for options, expected in (({}, b"abcdefgh"), ({"start": 3}, b"defgh"), ({"start": 2, "length": 4}, b"cdef")):
+        with store.open("jobs/e/letters", **options) as file:
+            assert file.read(len(expected)) == expected
+    with store.open("jobs/e/empty", length=0) as file:
+        assert file.read() == b""
+
+
 def test_keys_are_those_below_the_folder_and_not_those_that_begin_alike(store: ArtifactStore, adapter: Path) -> None:
     for prefix in ("jobs/b/1", "jobs/b/10"):
         store.put(f"{prefix}/file", adapter / "adapter_config.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -12,10 +13,12 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from django.conf import settings
 from django.db import connection, transaction
 from django.utils import timezone
 
 from finetune_hub.accounts.models import Team
+from finetune_hub.artifacts.store import shared_store
 from finetune_hub.cli import data_client
 from finetune_hub.cli.client import Hub
 from finetune_hub.cli.connection import MAX_PAUSE_SECONDS, HubError
@@ -364,17 +367,49 @@ def test_an_interrupted_pull_goes_on_with_the_next_file(
 
 def test_a_spoilt_download_is_never_shown_as_the_adapter(api: Hub, team: Team, tmp_path: Path) -> None:
     version = make_adapter_version(team)
-    from django.conf import settings
-
-    from finetune_hub.artifacts.store import shared_store
-
     folder = shared_store(settings.ARTIFACT_URL).local_folder(version.artifact_prefix)
     assert folder is not None
     (folder / "adapter_model.safetensors").write_bytes(bytes(4096))
     with pytest.raises(HubError) as caught:
         api.pull("tickets-tiny", output=tmp_path / "adapter")
     assert caught.value.code == "download_failed"
+    assert "adapter_model.safetensors is not the file that the hub lists, and was deleted" in caught.value.message
+    assert "does not match its SHA-256" in caught.value.message
     assert not (tmp_path / "adapter").exists()
+    assert not [path for path in tmp_path.rglob("*") if "safetensors" in path.name]
+
+
+def test_a_broken_pull_resumes_in_the_middle_of_a_file(
+    api: Hub, team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that a killed command left; a part that is not of the file is noticed, and fetched again."""
+    version = make_adapter_version(team)
+    target = tmp_path / "adapter"
+    partial = tmp_path / f".adapter.{version.adapter_id}-v1.partial"
+    partial.mkdir()
+    part = partial / "adapter_model.safetensors.part"
+    with shared_store(settings.ARTIFACT_URL).open(f"{version.artifact_prefix}/adapter_model.safetensors") as file:
+        whole = file.read()
+    part.write_bytes(whole[:1000])
+    asked: list[str | None] = []
+    stream = httpx.Client.stream
+
+    def note(client: httpx.Client, method: str, url: str, **options: Any) -> object:
+        asked.append(options.get("headers", {}).get("Range"))
+        return stream(client, method, url, **options)
+
+    monkeypatch.setattr(httpx.Client, "stream", note)
+    api.pull("tickets-tiny", output=target)
+    assert asked == [None, "bytes=1000-"]
+    assert (target / "adapter_model.safetensors").read_bytes() == whole
+
+    shutil.rmtree(target)
+    partial.mkdir()
+    part.write_bytes(b"something else")
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    api.pull("tickets-tiny", output=target)
+    assert asked[2:] == [None, "bytes=14-", None]
+    assert (target / "adapter_model.safetensors").read_bytes() == whole
 
 
 def test_an_unknown_adapter_is_named(hub: RunCommand) -> None:

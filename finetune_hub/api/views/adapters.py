@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from django.db.models import QuerySet
-from django.http import StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
@@ -18,11 +17,17 @@ from finetune_hub.api.serializers.adapters import (
     AdapterSerializer,
     AdapterVersionDetailSerializer,
 )
-from finetune_hub.api.views.hub_view import NAME_PARAMETER, PAGE_PARAMETERS, HubView, errors
+from finetune_hub.api.views.hub_view import (
+    FILE_RESPONSES,
+    NAME_PARAMETER,
+    PAGE_PARAMETERS,
+    RANGE_PARAMETERS,
+    HubView,
+    errors,
+)
 from finetune_hub.registry.downloads import (
+    file_response,
     find_file,
-    store_redirect,
-    stream_file,
     stream_zip,
     streaming_response,
     zip_name,
@@ -65,23 +70,27 @@ class OneAdapterVersion(HubView):
 class AdapterFiles(HubView):
     @extend_schema(
         operation_id="download_adapter_file",
+        parameters=RANGE_PARAMETERS,
         responses={
-            (200, "application/octet-stream"): OpenApiTypes.BINARY,
+            **FILE_RESPONSES,
             302: OpenApiResponse(
                 description="`Location` is a link to the file in the hub's S3 store, valid for 15 minutes."
             ),
-            **errors(401, 404, 422, 503),
+            **errors(401, 404, 416, 422, 503),
         },
     )
     def get(self, request: Request, id: str, number: int, path: str) -> HttpResponseBase:  # noqa: A002
-        """Download a file. `ETag` is its SHA-256. A hub that stores files in S3 may redirect to the store."""
+        """Download a file, or a part of it to resume. `ETag` is its SHA-256. A hub on S3 may redirect to the store."""
         version = get_version(request, id, number)
         file, name = find_file(version, path), path.rsplit("/", 1)[-1]
-        response = store_redirect(f"{version.artifact_prefix}/{path}", filename=name) or streaming_response(
-            request._request, stream_file(version, path), filename=name, size_bytes=file.size_bytes
+        return file_response(
+            request._request,
+            f"{version.artifact_prefix}/{path}",
+            filename=name,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+            may_redirect=True,
         )
-        response["ETag"] = f'"{file.sha256}"'
-        return response
 
 
 class AdapterArchive(HubView):
@@ -89,12 +98,12 @@ class AdapterArchive(HubView):
         operation_id="download_adapter",
         responses={(200, "application/zip"): OpenApiTypes.BINARY, **errors(401, 404, 503)},
     )
-    def get(self, request: Request, id: str, number: int) -> StreamingHttpResponse:  # noqa: A002
+    def get(self, request: Request, id: str, number: int) -> HttpResponseBase:  # noqa: A002
         """Download all files of the version as a zip archive."""
         version = get_version(request, id, number)
         return streaming_response(
             request._request,
-            stream_zip(version),
+            lambda: stream_zip(version),
             filename=zip_name(version),
             size_bytes=zip_size_bytes(version),
             content_type="application/zip",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from django.http import StreamingHttpResponse
-from drf_spectacular.types import OpenApiTypes
+from django.http.response import HttpResponseBase
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -18,7 +17,7 @@ from finetune_hub.api.serializers.datasets import (
     RowPreviewSerializer,
     SplitPartsSerializer,
 )
-from finetune_hub.api.views.hub_view import HubView, errors
+from finetune_hub.api.views.hub_view import FILE_RESPONSES, RANGE_PARAMETERS, HubView, errors
 from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.catalog.compare import compare_versions
 from finetune_hub.catalog.dataset_downloads import find_download
@@ -29,7 +28,7 @@ from finetune_hub.catalog.split import split_version
 from finetune_hub.catalog.tombstones import delete_version
 from finetune_hub.data.comparison import Comparison
 from finetune_hub.data.token_statistics import TokenStatistics
-from finetune_hub.registry.downloads import FileChunks, streaming_response
+from finetune_hub.registry.downloads import file_response
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice, TrainingOptions
 
@@ -141,13 +140,14 @@ class DatasetTokens(HubView):
 class DatasetDownload(HubView):
     @extend_schema(
         operation_id="download_dataset_file",
-        responses={(200, "application/octet-stream"): OpenApiTypes.BINARY, **errors(401, 404, 410, 503)},
+        parameters=RANGE_PARAMETERS,
+        responses={**FILE_RESPONSES, **errors(401, 404, 410, 416, 503)},
     )
-    def get(self, request: Request, id: str, number: int, name: str) -> StreamingHttpResponse:  # noqa: A002
+    def get(self, request: Request, id: str, number: int, name: str) -> HttpResponseBase:  # noqa: A002
         """Download `rows.jsonl` (the training rows), `original` (the upload) or `quarantine.jsonl` (rejected rows)."""
         file = find_download(get_version(request, id, number), name)
-        return streaming_response(
-            request._request, FileChunks(file.open()), filename=file.name, size_bytes=file.size_bytes
+        return file_response(
+            request._request, file.key, filename=file.name, size_bytes=file.size_bytes, sha256=file.sha256
         )
 
 

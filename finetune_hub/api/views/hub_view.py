@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
@@ -29,6 +30,20 @@ PAGE_PARAMETERS = [
     OpenApiParameter("limit", int, description=NewestFirst.page_size_query_description),
 ]
 NAME_PARAMETER = OpenApiParameter("name", str, description="Only rows with exactly this name.")
+
+
+RANGE_PARAMETERS = [
+    OpenApiParameter(
+        "Range", str, OpenApiParameter.HEADER, description="`bytes=0-99`, `bytes=100-` or `bytes=-100`: a part."
+    ),
+    OpenApiParameter("If-Range", str, OpenApiParameter.HEADER, description="An `ETag`: the part is of this file only."),
+    OpenApiParameter("If-None-Match", str, OpenApiParameter.HEADER, description="An `ETag`: answer 304 if it is this."),
+]
+FILE_RESPONSES: dict[Any, Any] = {
+    (200, "application/octet-stream"): OpenApiTypes.BINARY,
+    (206, "application/octet-stream"): OpenApiTypes.BINARY,
+    304: OpenApiResponse(description="The client already has this file."),
+}
 
 
 def errors(*statuses: int) -> dict[int, OpenApiResponse]:

@@ -56,14 +56,19 @@ def download_file(request: MemberRequest, adapter_id: str, number: int, path: st
     version = find_version(request, adapter_id, number)
     try:
         file, name = downloads.find_file(version, path), path.rpartition("/")[2]
-        if redirection := downloads.store_redirect(f"{version.artifact_prefix}/{path}", filename=name):
-            return redirection
-        chunks = downloads.stream_file(version, path)
     except Refusal as refusal:
         return render_refusal(request, refusal, status=404)
+    try:
+        return downloads.file_response(
+            request,
+            f"{version.artifact_prefix}/{path}",
+            filename=name,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+            may_redirect=True,
+        )
     except ArtifactError as error:
         return render_refusal(request, not_given(error))
-    return downloads.streaming_response(request, chunks, filename=name, size_bytes=file.size_bytes)
 
 
 @login_required
@@ -72,7 +77,7 @@ def download_zip(request: MemberRequest, adapter_id: str, number: int) -> HttpRe
     version = find_version(request, adapter_id, number)
     return downloads.streaming_response(
         request,
-        downloads.stream_zip(version),
+        lambda: downloads.stream_zip(version),
         filename=downloads.zip_name(version),
         size_bytes=downloads.zip_size_bytes(version),
     )

@@ -25,7 +25,7 @@ from finetune_hub.dashboard.forms import PreviewForm, SplitForm
 from finetune_hub.dashboard.histogram import draw_bars
 from finetune_hub.dashboard.views.refusals import not_given, render_refusal
 from finetune_hub.data.token_preview import SHOWN_TOKENS
-from finetune_hub.registry.downloads import FileChunks, streaming_response
+from finetune_hub.registry.downloads import file_response
 from finetune_hub.spec.numbers import number_of
 from finetune_hub.spec.refusal import Refusal
 
@@ -139,10 +139,9 @@ def download_file(request: MemberRequest, dataset_id: str, number: int, name: st
     """Download the rows, the original upload, or the rejected rows."""
     try:
         file = find_download(find_version(request, dataset_id, number), name)
-        chunks = FileChunks(file.open())
+        return file_response(request, file.key, filename=file.name, size_bytes=file.size_bytes, sha256=file.sha256)
     except ArtifactError as error:
         return render_refusal(request, not_given(error))
-    return streaming_response(request, chunks, filename=file.name, size_bytes=file.size_bytes)
 
 
 def find_version(request: MemberRequest, dataset_id: str, number: int) -> DatasetVersion:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from finetune_hub.api.statuses import status_of
+from finetune_hub.api.statuses import headers_of, status_of
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.spec.refusal import Refusal
 
@@ -17,14 +17,14 @@ def render_refusal(request: HttpRequest, refusal: Refusal, *, status: int | None
         status: None: the refusal's own status.
     """
     status = status or status_of(refusal)
-    response = render(request, "refusal.html", {"problem": refusal.problem, "status": status}, status=status)
-    return with_retry_after(response, refusal)
+    context = {"problem": refusal.problem, "status": status}
+    return with_headers_of(render(request, "refusal.html", context, status=status), refusal)
 
 
-def with_retry_after(response: HttpResponse, refusal: Refusal) -> HttpResponse:
-    """Add the header that says when to try again, where the refusal knows."""
-    if refusal.retry_after_seconds is not None:
-        response["Retry-After"] = str(refusal.retry_after_seconds)
+def with_headers_of(response: HttpResponse, refusal: Refusal) -> HttpResponse:
+    """Add the refusal's headers to a page that shows it."""
+    for name, value in headers_of(refusal).items():
+        response[name] = value
     return response
 
 

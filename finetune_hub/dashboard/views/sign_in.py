@@ -15,7 +15,7 @@ from finetune_hub.accounts.actions import login_link_tokens
 from finetune_hub.accounts.models import User
 from finetune_hub.api.statuses import status_of
 from finetune_hub.dashboard.account_forms import SignInForm
-from finetune_hub.dashboard.views.refusals import render_refusal, with_retry_after
+from finetune_hub.dashboard.views.refusals import render_refusal, with_headers_of
 from finetune_hub.spec.refusal import Refusal
 
 
@@ -31,7 +31,7 @@ class SignIn(LoginView):
         if form.refusal is None:
             return response
         response.status_code = status_of(form.refusal)
-        return with_retry_after(response, form.refusal)
+        return with_headers_of(response, form.refusal)
 
 
 sign_in = SignIn.as_view()
