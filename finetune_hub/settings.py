@@ -48,6 +48,8 @@ TIDY_EVERY = timedelta(seconds=environment.seconds("FINETUNE_HUB_TIDY_SECONDS", 
 KEEP_CHECKPOINTS = timedelta(days=environment.days("FINETUNE_HUB_KEEP_CHECKPOINTS_DAYS", 30))
 KEEP_LOGS = timedelta(days=environment.days("FINETUNE_HUB_KEEP_LOGS_DAYS", 90))
 KEEP_ORPHANS = timedelta(days=1)
+# What is deleted can be restored for this long; then its files are deleted.
+KEEP_DELETED = timedelta(days=environment.days("FINETUNE_HUB_KEEP_DELETED_DAYS", 7))
 # A worker with less free disk space gets no jobs.
 WORKER_MIN_FREE_BYTES = 2**30
 RETRY_DELAY = timedelta(seconds=environment.seconds("FINETUNE_HUB_RETRY_SECONDS", 2))

@@ -176,6 +176,10 @@ class Verb(models.TextChoices):
     DEVICE_RELEASED = "device_released", "released the device"
     CHAT_CONNECTED = "chat_connected", "connected the chat room at"
     CHAT_DISCONNECTED = "chat_disconnected", "disconnected the chat room at"
+    DELETED = "deleted", "deleted"
+    RESTORED = "restored", "restored"
+    # The hub does it when the time to restore is over, for whoever deleted.
+    PURGED = "purged", "deleted, and nobody restored,"
 
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):

@@ -13,11 +13,15 @@ Row = TypeVar("Row", bound=models.Model)
 
 
 class TeamOwnedQuerySet(models.QuerySet[Row]):
+    def shown(self) -> Self:
+        """Return the rows that pages, API and choices show: without deleted rows, where rows can be deleted."""
+        return self
+
     def visible_to(self, user: User | AnonymousUser) -> Self:
         """Return the rows of the user's teams. Outsiders get none, so a page answers 404."""
         if isinstance(user, AnonymousUser):
             return self.none()
-        return self.filter(team__memberships__user=user)
+        return self.shown().filter(team__memberships__user=user)
 
     def of_team(self, team: Team) -> Self:
-        return self.filter(team=team)
+        return self.shown().filter(team=team)

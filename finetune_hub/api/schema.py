@@ -12,7 +12,9 @@ from drf_spectacular.utils import Direction
 from pydantic import BaseModel
 from rest_framework.serializers import BaseSerializer
 
+from finetune_hub.api.serializers.deletions import RELATED_KINDS
 from finetune_hub.jobs.kinds.kind import KINDS
+from finetune_hub.operations.deletion.actions import DELETABLE
 from finetune_hub.spec.row_kinds import RowKind
 
 SCHEMA_SETTINGS: dict[str, Any] = {
@@ -30,6 +32,8 @@ SCHEMA_SETTINGS: dict[str, Any] = {
         "Role": "finetune_hub.accounts.models.Role",
         "Scope": "finetune_hub.accounts.models.Scope",
         "DeviceKind": "finetune_hub.fleet.models.DeviceKind",
+        "DeletableKind": list(DELETABLE),
+        "RelatedKind": RELATED_KINDS,
     },
 }
 

@@ -10,6 +10,7 @@ from finetune_hub.api.views import (
     base_models,
     dataset_versions,
     datasets,
+    deletions,
     health,
     huggingface_token,
     invitations,
@@ -59,6 +60,12 @@ urlpatterns: list[URLPattern] = [
     path(
         "datasets/<id:id>/versions/<int:number>", dataset_versions.OneDatasetVersion.as_view(), name="dataset-version"
     ),
+    path("datasets/<id:id>/deletion", deletions.DatasetDeletion.as_view(), name="dataset-deletion"),
+    path(
+        "datasets/<id:id>/versions/<int:number>/deletion",
+        deletions.DatasetVersionDeletion.as_view(),
+        name="dataset-version-deletion",
+    ),
     path("datasets/<id:id>/versions/<int:number>/rows", dataset_versions.DatasetRows.as_view(), name="dataset-rows"),
     path("datasets/<id:id>/versions/<int:number>/split", dataset_versions.DatasetSplit.as_view(), name="dataset-split"),
     path(
@@ -83,6 +90,7 @@ urlpatterns: list[URLPattern] = [
     path("uploads/<id:id>", uploads.OneUpload.as_view(), name="upload"),
     path("base-models", base_models.BaseModels.as_view(), name="base-models"),
     path("base-models/<id:id>", base_models.OneBaseModel.as_view(), name="base-model"),
+    path("base-models/<id:id>/deletion", deletions.BaseModelDeletion.as_view(), name="base-model-deletion"),
     path("base-models/<id:id>/chat-template", base_models.ChatTemplates.as_view(), name="chat-template"),
     path("base-model-aliases", aliases.Aliases.as_view(), name="aliases"),
     path("base-model-aliases/<path:alias>", aliases.OneAlias.as_view(), name="alias"),
@@ -92,6 +100,7 @@ urlpatterns: list[URLPattern] = [
     ),  # The former name, kept for one release.
     path("jobs", jobs.Jobs.as_view(), name="jobs"),
     path("jobs/<id:id>", jobs.OneJob.as_view(), name="job"),
+    path("jobs/<id:id>/deletion", deletions.JobDeletion.as_view(), name="job-deletion"),
     path("jobs/<id:id>/pause", jobs.PauseJob.as_view(), name="job-pause"),
     path("jobs/<id:id>/resume", jobs.ResumeJob.as_view(), name="job-resume"),
     path("jobs/<id:id>/preempt", jobs.PreemptJob.as_view(), name="job-preempt"),
@@ -113,7 +122,15 @@ urlpatterns: list[URLPattern] = [
     path(
         "adapters/<id:id>/versions/<int:number>/files/<path:path>", adapters.AdapterFiles.as_view(), name="adapter-file"
     ),
+    path("adapters/<id:id>/deletion", deletions.AdapterDeletion.as_view(), name="adapter-deletion"),
+    path(
+        "adapters/<id:id>/versions/<int:number>/deletion",
+        deletions.AdapterVersionDeletion.as_view(),
+        name="adapter-version-deletion",
+    ),
     path("adapters/<id:id>/versions/<int:number>/archive", adapters.AdapterArchive.as_view(), name="adapter-archive"),
+    path("trash", deletions.Trash.as_view(), name="trash"),
+    path("trash/<id:id>/restore", deletions.RestoreDeletion.as_view(), name="restore"),
     path("workers", workers.Workers.as_view(), name="workers"),
     path("worker-invitations", invitations.Invitations.as_view(), name="worker-invitations"),
     path("worker-invitations/<slug:name>", invitations.OneInvitation.as_view(), name="worker-invitation"),

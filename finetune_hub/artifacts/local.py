@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from stat import S_ISREG
 from typing import BinaryIO
 
 from finetune_hub.artifacts.manifest import ArtifactError
@@ -39,11 +40,18 @@ class LocalStore:
         return file
 
     def keys(self, prefix: str, *, older_than: timedelta | None = None) -> Iterator[str]:
+        return (key for key, _ in self.sizes(prefix, older_than=older_than))
+
+    def sizes(self, prefix: str, *, older_than: timedelta | None = None) -> Iterator[tuple[str, int]]:
         put_before = None if older_than is None else time.time() - older_than.total_seconds()
         for path in sorted(self._path(prefix).rglob("*")):
+            try:
+                found = path.stat()
+            except FileNotFoundError:  # It was deleted after the folder was listed.
+                continue
             # Of a file's times, linking only changes ctime.
-            if path.is_file() and (put_before is None or path.stat().st_ctime < put_before):
-                yield path.relative_to(self.root).as_posix()
+            if S_ISREG(found.st_mode) and (put_before is None or found.st_ctime < put_before):
+                yield path.relative_to(self.root).as_posix(), found.st_size
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)

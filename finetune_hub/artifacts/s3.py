@@ -75,6 +75,9 @@ class S3Store:
         return cast(BinaryIO, body)
 
     def keys(self, prefix: str, *, older_than: timedelta | None = None) -> Iterator[str]:
+        return (key for key, _ in self.sizes(prefix, older_than=older_than))
+
+    def sizes(self, prefix: str, *, older_than: timedelta | None = None) -> Iterator[tuple[str, int]]:
         now = datetime.now(UTC)
         skip = len(self.prefix) + 1 if self.prefix else 0
         pages = self.client.get_paginator("list_objects_v2").paginate(
@@ -84,7 +87,7 @@ class S3Store:
             for page in pages:
                 for item in page.get("Contents", []):
                     if older_than is None or now - item["LastModified"] > older_than:
-                        yield item["Key"][skip:]
+                        yield item["Key"][skip:], item["Size"]
         except FAILURES as error:
             raise self._failed("list", prefix, error) from error
 

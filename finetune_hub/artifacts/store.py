@@ -31,6 +31,9 @@ class ArtifactStore(Protocol):
     def keys(self, prefix: str, *, older_than: timedelta | None = None) -> Iterator[str]:
         """Yield all keys under `prefix/`, sorted; with `older_than`, only older ones."""
 
+    def sizes(self, prefix: str, *, older_than: timedelta | None = None) -> Iterator[tuple[str, int]]:
+        """The same keys, each with the bytes of its file."""
+
     def delete(self, key: str) -> None:
         """Delete the key if it exists."""
 

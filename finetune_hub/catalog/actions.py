@@ -143,7 +143,7 @@ def _keep_rows(
                 version.number = (dataset.versions.aggregate(number=Max("number"))["number"] or 0) + 1
                 version.save(force_insert=True)
             elif is_as_seen and newest and newest.deleted_at:
-                version.revive(report.first_rows)
+                version.revive(user, report.first_rows)
     except BaseException:
         if known is None:  # Nothing else uses its keys.
             _delete_files(version)

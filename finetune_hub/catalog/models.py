@@ -7,7 +7,6 @@ from typing import Any
 
 from django.db import models
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.querysets import TeamOwnedQuerySet
@@ -35,16 +34,83 @@ class StoredFile(models.Model):
         return FileEntry(path=self.path, size_bytes=self.size_bytes, sha256=self.sha256)
 
 
+class DeletionQuerySet(TeamOwnedQuerySet["Deletion"]):
+    def open(self) -> DeletionQuerySet:
+        """Return the deletions that are neither restored nor purged."""
+        return self.filter(restored_at=None, purged_at=None)
+
+    def restorable(self) -> DeletionQuerySet:
+        """Return the deletions that can be restored, newest first: the trash."""
+        return self.open().filter(purge_after__gt=Now()).select_related("deleted_by").order_by("-deleted_at", "-pk")
+
+    def due(self) -> DeletionQuerySet:
+        """Return the deletions that were not restored in time."""
+        return self.open().filter(purge_after__lte=Now())
+
+    def half_purged(self) -> DeletionQuerySet:
+        """Return the deletions that can no longer be restored, but may still have files."""
+        return self.filter(purged_at__isnull=False, files_deleted_at=None)
+
+
+class Deletion(models.Model):
+    """Someone deleted something. The deleted rows refer to it as their `deletion`: see docs/adr/0015."""
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "del"))
+    team = models.ForeignKey(Team, models.PROTECT, related_name="deletions")
+    kind = models.CharField(max_length=20, help_text="adapter, dataset, base_model or job.")
+    subject = models.CharField(max_length=300, help_text="The deleted thing in words.")
+    size_bytes = models.BigIntegerField(help_text="Bytes that the purge frees in the artifact store.")
+    deleted_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    deleted_at = models.DateTimeField(db_default=Now())
+    purge_after = models.DateTimeField(help_text="It can be restored until then.")
+    restored_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
+    restored_at = models.DateTimeField(null=True)
+    purged_at = models.DateTimeField(null=True, help_text="From then on it can no longer be restored.")
+    files_deleted_at = models.DateTimeField(null=True, help_text="When its files were deleted.")
+
+    objects = DeletionQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["team", "-deleted_at"], name="deletion_newest_of_team"),
+            models.Index(
+                fields=["purge_after"],
+                condition=models.Q(restored_at=None, files_deleted_at=None),
+                name="deletion_unfinished",
+            ),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(restored_at=None) | models.Q(purged_at=None), name="deletion_restored_or_purged"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.subject
+
+
+class Deletable(models.Model):
+    """A row that can be deleted and restored. Lists leave out rows with a deletion."""
+
+    deletion = models.ForeignKey(
+        Deletion, models.PROTECT, null=True, related_name="+", help_text="None if it is not deleted."
+    )
+
+    class Meta:
+        abstract = True
+
+
 class DatasetQuerySet(TeamOwnedQuerySet["Dataset"]):
     def for_list(self) -> DatasetQuerySet:
-        """Return datasets, newest first, annotated with facts about their newest version."""
+        """Return datasets with an undeleted version, newest first, annotated with facts about the newest."""
         newest = DatasetVersion.objects.alive().filter(dataset=models.OuterRef("pk")).order_by("-number")
-        return self.annotate(
+        rows = self.annotate(
             newest_number=models.Subquery(newest.values("number")[:1]),
             newest_row_count=models.Subquery(newest.values("row_count")[:1]),
             newest_size_bytes=models.Subquery(newest.values("size_bytes")[:1]),
             newest_created_at=models.Subquery(newest.values("created_at")[:1]),
-        ).order_by(models.F("newest_created_at").desc(nulls_last=True))
+        )
+        return rows.filter(newest_number__isnull=False).order_by("-newest_created_at")
 
 
 class Dataset(models.Model):
@@ -72,8 +138,12 @@ class DatasetVersionQuerySet(models.QuerySet["DatasetVersion"]):
         """Return the versions that are not deleted."""
         return self.filter(deleted_at=None)
 
+    def with_files(self) -> DatasetVersionQuerySet:
+        """Return the versions whose files exist, including those in the trash."""
+        return self.filter(models.Q(deleted_at=None) | models.Q(deletion__isnull=False, deletion__purged_at=None))
 
-class DatasetVersion(models.Model):
+
+class DatasetVersion(Deletable):
     """A dataset version, identified by its content. It is immutable, which a database trigger also enforces."""
 
     dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="versions")
@@ -102,7 +172,7 @@ class DatasetVersion(models.Model):
     )
     license = models.CharField(max_length=100, blank=True, help_text="The licence stated by its source.")
     deleted_at = models.DateTimeField(
-        null=True, help_text="Set for a tombstone: the files are deleted; hash and lineage stay."
+        null=True, help_text="Set if it is in the trash, or purged: the files are deleted; hash and lineage stay."
     )
     deleted_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
     row_offsets = models.JSONField(default=list, help_text="Byte offsets of rows 1, 1001, 2001 … in the file.")
@@ -135,15 +205,21 @@ class DatasetVersion(models.Model):
     def parent_reference(self) -> str | None:
         return self.parent.reference if self.parent else None
 
-    def bury(self, user: User) -> None:
-        """Make the version a tombstone: delete its rows but keep its hash and lineage."""
-        self.deleted_at, self.deleted_by, self.first_rows = timezone.now(), user, []
-        self.save(update_fields=["deleted_at", "deleted_by", "first_rows"])
+    @property
+    def shown_rows(self) -> list[dict[str, Any]]:
+        """The first rows; none if the version is deleted."""
+        return [] if self.deleted_at else list(self.first_rows)
 
-    def revive(self, first_rows: list[dict[str, Any]]) -> None:
-        """Restore the version after its rows were uploaded again."""
-        self.deleted_at, self.deleted_by, self.first_rows = None, None, first_rows
-        self.save(update_fields=["deleted_at", "deleted_by", "first_rows"])
+    def revive(self, user: User, first_rows: list[dict[str, Any]]) -> None:
+        """Restore the version after its rows were uploaded again. The caller holds the dataset's lock."""
+        deletion = Deletion.objects.select_for_update().filter(pk=self.deletion_id).first()
+        self.refresh_from_db(fields=["deleted_at"])
+        if self.deleted_at is None:  # Someone has restored it in the meantime.
+            return
+        self.deleted_at, self.deleted_by, self.deletion, self.first_rows = None, None, None, first_rows
+        self.save(update_fields=["deleted_at", "deleted_by", "deletion", "first_rows"])
+        if deletion and not DatasetVersion.objects.filter(deletion=deletion).exists():
+            Deletion.objects.open().filter(pk=deletion.pk).update(restored_at=Now(), restored_by=user)
 
     @property
     def keys(self) -> list[str]:
@@ -192,15 +268,22 @@ class BaseModelState(models.TextChoices):
 
 
 class BaseModelQuerySet(TeamOwnedQuerySet["BaseModel"]):
+    def alive(self) -> BaseModelQuerySet:
+        """Return the base models that are not deleted."""
+        return self.filter(deletion=None)
+
+    def shown(self) -> BaseModelQuerySet:
+        return self.alive()
+
     def ready(self) -> BaseModelQuerySet:
-        return self.filter(state=BaseModelState.READY)
+        return self.alive().filter(state=BaseModelState.READY)
 
     def called(self, name: str) -> BaseModel | None:
         """Return the base model with this name, otherwise with this alias."""
         return self.filter(name=name).first() or self.filter(aliases__alias=name).first()
 
 
-class BaseModel(models.Model):
+class BaseModel(Deletable):
     """A pretrained model that adapters are trained for. Its import sets its files and facts once."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "bm"))
@@ -224,7 +307,11 @@ class BaseModel(models.Model):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["team", "name"], name="base_model_name_unique_in_team"),
+            models.UniqueConstraint(
+                fields=["team", "name"],
+                condition=models.Q(deletion=None),  # A deleted model's name is free immediately.
+                name="base_model_name_unique_in_team",
+            ),
             models.CheckConstraint(condition=models.Q(state__in=BaseModelState.values), name="base_model_state_known"),
             models.CheckConstraint(
                 condition=~models.Q(state=BaseModelState.READY)
@@ -286,6 +373,12 @@ class BaseModel(models.Model):
         self.save(update_fields=["revision", "facts", "chat_template"])
 
 
+class BaseModelAliasQuerySet(TeamOwnedQuerySet["BaseModelAlias"]):
+    def shown(self) -> BaseModelAliasQuerySet:
+        """Return the aliases of base models that are not deleted."""
+        return self.filter(base_model__deletion=None)
+
+
 class BaseModelAlias(models.Model):
     """Another name for a base model in its team."""
 
@@ -295,7 +388,7 @@ class BaseModelAlias(models.Model):
     created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(db_default=Now())
 
-    objects = TeamOwnedQuerySet["BaseModelAlias"].as_manager()
+    objects = BaseModelAliasQuerySet.as_manager()
 
     class Meta:
         ordering = ["alias"]

@@ -1,4 +1,4 @@
-"""`finetune-hub adapters`: list and pull."""
+"""`finetune-hub adapters`: list, pull and delete."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import typer
 
 from finetune_hub.cli import style
 from finetune_hub.cli.connection import HubError
+from finetune_hub.cli.deleting import Yes, delete_after_asking
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, day, print_json, print_table, reports_errors, size
 
-app = style.new_group("Adapters: list them, pull one.")
+app = style.new_group("Adapters: list them, pull one, delete one.")
 
 
 @app.command("list")
@@ -57,6 +58,20 @@ def pull(
         print_json({"folder": str(folder.absolute())})
     else:
         print(folder)
+
+
+@app.command()
+@reports_errors
+def delete(
+    adapter: Annotated[str, typer.Argument(metavar="NAME_OR_ID[:VERSION]", help="All versions when none is given.")],
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Delete an adapter, or one version of it, which can be restored for a time."""
+    name, version = parse_reference(adapter)
+    with connect() as hub:
+        path = f"adapters/{hub.adapter_id(name)}" + (f"/versions/{version}" if version else "")
+        delete_after_asking(hub, path, yes=yes, as_json=as_json)
 
 
 def parse_reference(reference: str) -> tuple[str, int | None]:

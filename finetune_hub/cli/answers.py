@@ -102,7 +102,20 @@ class DatasetVersionDetail(Answer):
     origin: str
     source: str
     license: str
+    deletion_id: str | None
     first_rows: list[dict[str, Any]]
+
+
+class Deletion(Answer):
+    id: str
+    kind: str
+    subject: str
+    size_bytes: int
+    deleted_by: str
+    deleted_at: str
+    restorable_until: str
+    restored_at: str | None
+    purged_at: str | None
 
 
 class Device(Answer):
@@ -277,6 +290,13 @@ class Quotas(Answer):
     data: list[Quota]
 
 
+class Related(Answer):
+    kind: str
+    id: str
+    name: str
+    how: str
+
+
 class RowPreview(Answer):
     number: int
     row_count: int
@@ -442,6 +462,18 @@ class JobDetail(Answer):
     adjustments: dict[str, Any]
     memory_bytes_needed: int | None
     result: dict[str, Any] | None
+
+
+class Outlook(Answer):
+    kind: str
+    subject: str
+    sentence: str
+    size_bytes: int
+    file_count: int
+    grace_seconds: int
+    held_by: list[Related]
+    stops_working: list[Related]
+    stays: list[Related]
 
 
 class Usage(Answer):

@@ -11,10 +11,11 @@ from finetune_hub.cli import style
 from finetune_hub.cli.answers import ImportedBaseModel, KnownTemplate
 from finetune_hub.cli.client import Hub
 from finetune_hub.cli.connection import HubError
+from finetune_hub.cli.deleting import Yes, delete_after_asking
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, day, end_like, print_json, print_table, reports_errors, slug_of, wait_for
 
-app = style.new_group("Base models: import, list, set a chat template or aliases.")
+app = style.new_group("Base models: import, list, set a chat template or aliases, delete.")
 
 
 @app.command("import")
@@ -133,6 +134,16 @@ def read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise HubError("file_unreadable", f"{file} cannot be read: {error}.", "Give a text file.") from error
+
+
+@app.command()
+@reports_errors
+def delete(
+    name: Annotated[str, typer.Argument(help="The base model's name.")], yes: Yes = False, as_json: Json = False
+) -> None:
+    """Delete a base model, which can be restored for a time. Its name is free at once."""
+    with connect() as hub:
+        delete_after_asking(hub, f"base-models/{hub.base_model_id(name)}", yes=yes, as_json=as_json)
 
 
 @app.command()

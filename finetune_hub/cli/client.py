@@ -41,6 +41,7 @@ from finetune_hub.cli.connection import (
     through_outages,
 )
 from finetune_hub.cli.data_client import DataClient
+from finetune_hub.cli.deletion_client import DeletionClient
 from finetune_hub.spec.files import FileEntry
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class JobLook:
         return self.job.state in ENDED_STATES
 
 
-class Hub(DataClient):
+class Hub(DataClient, DeletionClient):
     """A hub, accessed with a token. Every method raises `HubError`."""
 
     def me(self) -> Me:
@@ -245,7 +246,7 @@ class Hub(DataClient):
 
     def adapter(self, name_or_id: str, version: int | None = None) -> AdapterVersionDetail:
         """Return one version of an adapter with its files; the newest by default."""
-        adapter_id = self._adapter_id(name_or_id)
+        adapter_id = self.adapter_id(name_or_id)
         number = version or self._get(AdapterDetail, f"adapters/{adapter_id}").versions[0].number
         return self._get(AdapterVersionDetail, f"adapters/{adapter_id}/versions/{number}")
 
@@ -327,7 +328,8 @@ class Hub(DataClient):
         query = {"by": by} | ({"month": month} if month else {}) | ({"all_teams": "true"} if all_teams else {})
         return self._get(Usage, "usage", **query)
 
-    def _adapter_id(self, name_or_id: str) -> str:
+    def adapter_id(self, name_or_id: str) -> str:
+        """The id of the team's adapter of this name."""
         if name_or_id.startswith("ad-"):
             return name_or_id
         found = self.adapters(name_or_id)

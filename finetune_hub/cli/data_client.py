@@ -70,6 +70,16 @@ class DataClient(HubConnection):
     def datasets(self) -> list[Dataset]:
         return self._list(Page[Dataset], "datasets")
 
+    def dataset_path(self, reference: str) -> str:
+        """The address in the API of a dataset, or of the version that `NAME:VERSION` names."""
+        name, _, number = reference.partition(":")
+        found = self._list(Page[Dataset], "datasets", name=name)
+        if not found or (number and not number.isdigit()):
+            raise HubError(
+                "unknown_dataset", f"There is no dataset {reference!r}.", "See `finetune-hub datasets list`."
+            )
+        return f"datasets/{found[0].id}" + (f"/versions/{number}" if number else "")
+
     def dataset_version(self, reference: str) -> DatasetVersionDetail:
         """Return a version by `NAME:VERSION`, or the newest by `NAME`."""
         name, _, number = reference.partition(":")
@@ -134,7 +144,7 @@ class DataClient(HubConnection):
 
     def chat_templates(self, base_model: str) -> list[KnownTemplate]:
         """Return the known chat templates, those that fit the model's tokenizer first."""
-        path = f"base-models/{self._base_model_id(base_model)}/chat-template"
+        path = f"base-models/{self.base_model_id(base_model)}/chat-template"
         return self._get(KnownTemplates, path).data
 
     def set_chat_template(
@@ -142,7 +152,7 @@ class DataClient(HubConnection):
     ) -> BaseModelDetail:
         """Set a known template or Jinja source for a base model that has none."""
         body = {"template": template, "source": source}
-        path = f"base-models/{self._base_model_id(base_model)}/chat-template"
+        path = f"base-models/{self.base_model_id(base_model)}/chat-template"
         return self._ask(BaseModelDetail, "POST", path, json=body)
 
     def aliases(self) -> list[Alias]:
@@ -156,7 +166,8 @@ class DataClient(HubConnection):
     def remove_alias(self, alias: str) -> Alias:
         return self._ask(Alias, "DELETE", f"base-model-aliases/{quote(alias)}")
 
-    def _base_model_id(self, name: str) -> str:
+    def base_model_id(self, name: str) -> str:
+        """The id of the team's base model of this name."""
         found = self.base_models(name)
         if not found:
             raise HubError(

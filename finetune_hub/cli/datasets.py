@@ -14,6 +14,7 @@ import typer
 from finetune_hub.cli import style
 from finetune_hub.cli.answers import PreviewToken, TokenStatistics
 from finetune_hub.cli.connection import HubError
+from finetune_hub.cli.deleting import Yes, delete_after_asking
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import (
     Json,
@@ -198,13 +199,14 @@ def split(
 
 @app.command()
 @reports_errors
-def delete(dataset: Annotated[str, typer.Argument(metavar="NAME:VERSION")]) -> None:
-    """Delete a version's rows and files. Its hash and lineage stay; pushing the same file restores it."""
-    if ":" not in dataset:
-        raise HubError("invalid_reference", f"{dataset!r} has no version number.", "Use NAME:VERSION.")
+def delete(
+    dataset: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="All versions by default.")],
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Delete rows and files. They can be restored for a time. Hash and lineage stay."""
     with connect() as hub:
-        hub.delete_dataset_version(hub.dataset_version(dataset))
-    print(f"{dataset} is deleted.")
+        delete_after_asking(hub, hub.dataset_path(dataset), yes=yes, as_json=as_json)
 
 
 def marked(tokens: list[PreviewToken], *, colours: bool) -> str:

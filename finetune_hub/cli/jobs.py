@@ -1,4 +1,4 @@
-"""`finetune-hub jobs`: submit, watch, pause, resume, preempt, cancel, retry, clone, set the priority."""
+"""`finetune-hub jobs`: submit, watch, pause, resume, preempt, cancel, retry, clone, set the priority, delete."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from finetune_hub.cli import style
 from finetune_hub.cli.answers import JobDetail, JobEvent
 from finetune_hub.cli.client import Document, Hub
 from finetune_hub.cli.connection import HubError
+from finetune_hub.cli.deleting import Yes, delete_after_asking
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import (
     Json,
@@ -32,7 +33,7 @@ from finetune_hub.cli.recipes import read_recipe
 from finetune_hub.spec.merge_patch import merge_patch
 from finetune_hub.spec.training import TrainingSpec
 
-app = style.new_group("Jobs: submit a recipe, watch, pause, resume, retry or cancel a job.")
+app = style.new_group("Jobs: submit a recipe, watch, pause, resume, retry, cancel or delete a job.")
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job, such as ftjob-7k2m….")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job has ended. The exit code shows its state.")]
@@ -306,6 +307,14 @@ def retry(
         else:
             start = f"step {job.checkpoints[0]}" if job.checkpoints else "the beginning"
             tell(job, f"runs again from {start}.", as_json=as_json)
+
+
+@app.command()
+@reports_errors
+def delete(job_id: JobId, yes: Yes = False, as_json: Json = False) -> None:
+    """Delete a job that has ended, which can be restored for a time. What it published stays."""
+    with connect() as hub:
+        delete_after_asking(hub, f"jobs/{job_id}", yes=yes, as_json=as_json)
 
 
 @app.command()

@@ -41,7 +41,8 @@ COMMANDS = {
     "datasets": LazyCommand("finetune_hub.cli.datasets:app", "Check, push, preview, compare and split datasets."),
     "base-models": LazyCommand("finetune_hub.cli.base_models:app", "Import and list base models."),
     "jobs": LazyCommand("finetune_hub.cli.jobs:app", "Submit a recipe, watch, pause, retry, cancel."),
-    "adapters": LazyCommand("finetune_hub.cli.adapters:app", "List and download adapters."),
+    "adapters": LazyCommand("finetune_hub.cli.adapters:app", "List, download and delete adapters."),
+    "trash": LazyCommand("finetune_hub.cli.trash:app", "List and restore what was deleted."),
     "huggingface-token": LazyCommand(
         "finetune_hub.cli.huggingface_token:app", "Set or remove the team's Hugging Face token."
     ),

@@ -72,5 +72,5 @@ def choices_for(noun: str, teams: Sequence[Team]) -> Iterable[tuple[str, str]]:
             (f"{version.dataset.name}@{version.number}", f"{version} · {version.row_count:,} rows")
             for version in versions.order_by("-pk")[:OFFERED]
         )
-    adapters = AdapterVersion.objects.filter(adapter__team__in=teams).select_related("adapter")
+    adapters = AdapterVersion.objects.alive().filter(adapter__team__in=teams).select_related("adapter")
     return [(f"{version.adapter_id}@{version.number}", str(version)) for version in adapters.order_by("-pk")[:OFFERED]]

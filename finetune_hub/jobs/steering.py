@@ -18,6 +18,7 @@ from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.tombstones import require_alive
 from finetune_hub.fleet.pokes import poke_control, poke_worker
+from finetune_hub.jobs.inputs import hold_inputs
 from finetune_hub.jobs.lifecycle import (
     EventDraft,
     add_events,
@@ -30,7 +31,7 @@ from finetune_hub.jobs.lifecycle import (
     wrong_state,
 )
 from finetune_hub.jobs.models import Attempt, AttemptState, DesiredState, Job, JobState
-from finetune_hub.jobs.submission import check_priority
+from finetune_hub.jobs.submission import check_priority, require_not_deleted
 from finetune_hub.spec.merge_patch import merge_patch
 from finetune_hub.spec.refusal import Refusal
 
@@ -145,7 +146,7 @@ def retry_job(job_id: str, user: User, *, from_step: int | None = None, reason: 
             the newest one.
 
     Raises:
-        Refusal: `forbidden`, `wrong_job_state`, `unknown_checkpoint`, `dataset_deleted`.
+        Refusal: `forbidden`, `wrong_job_state`, `unknown_checkpoint`, `dataset_deleted`, `deleted_meanwhile`.
     """
     job = lock_job(job_id)
     require_right(Right.RETRY_JOB, user, job.team)
@@ -153,8 +154,11 @@ def retry_job(job_id: str, user: User, *, from_step: int | None = None, reason: 
         raise wrong_state(job, "only failed and cancelled jobs can be retried", "Clone it to train the same again.")
     if job.after and job.after.has_ended and job.after.state != JobState.SUCCEEDED:
         raise wrong_state(job.after, f"{job.pk} starts after it, and would fail again", "Retry that one first.")
-    for version in job.dataset_versions.select_related("dataset"):
+    require_not_deleted(job)
+    versions = list(job.dataset_versions.select_related("dataset"))
+    for version in versions:
         require_alive(version)
+    hold_inputs(base_model=job.base_model, versions=versions, adapter_version=job.adapter_version)
     job.of_kind.before_retry(job)
     if from_step is not None:
         _give_up_checkpoints(job, from_step)

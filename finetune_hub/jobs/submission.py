@@ -11,6 +11,7 @@ from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.rights import Right, may, require_right
 from finetune_hub.catalog.models import DatasetVersion
 from finetune_hub.fleet.pokes import poke_control
+from finetune_hub.jobs.inputs import hold_inputs
 from finetune_hub.jobs.kinds.kind import Kind
 from finetune_hub.jobs.lifecycle import EventDraft, add_events, lock_job
 from finetune_hub.jobs.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, Job, JobDataset, JobState
@@ -38,12 +39,17 @@ def create_job(
         columns: other columns of `Job`.
 
     Raises:
-        Refusal: `forbidden`, `idempotency_key_reused`.
+        Refusal: `forbidden`, `deleted_meanwhile`, `idempotency_key_reused`.
     """
     if columns.get("parent") is None:
         require_right(Right.SUBMIT_JOB, created_by, team)
     try:
         with transaction.atomic():
+            hold_inputs(
+                base_model=columns.get("base_model"),
+                versions=[version for version, _ in choices],
+                adapter_version=columns.get("adapter_version"),
+            )
             job = Job.objects.create(
                 kind=kind.name, team=team, created_by=created_by, spec=spec, idempotency_key=idempotency_key, **columns
             )
@@ -66,6 +72,14 @@ def same_again(job: Job, spec: dict[str, Any]) -> Job:
     Raises:
         Refusal: `idempotency_key_reused`.
     """
+    if job.deletion_id is not None:
+        raise Refusal(
+            "idempotency_key_reused",
+            f"The idempotency key was used before, for job {job.pk}, which was deleted.",
+            "Restore that job from the team's trash, or use a fresh key for a new one.",
+            field="Idempotency-Key",
+            kind="conflict",
+        )
     if job.spec != spec:
         raise Refusal(
             "idempotency_key_reused",
@@ -94,11 +108,23 @@ def check_priority(team: Team, user: User, priority: int) -> None:
         raise Right.RAISE_PRIORITY.refusal(code="priority_not_allowed", field="priority")
 
 
+def require_not_deleted(job: Job) -> None:
+    """Somebody may have deleted it since it was looked up; the caller holds its row lock.
+
+    Raises:
+        Refusal: `deleted_meanwhile`.
+    """
+    if job.deletion_id is not None:
+        raise Refusal(
+            "deleted_meanwhile", f"{job.pk} was deleted.", "Restore it from the team's trash.", kind="conflict"
+        )
+
+
 def lock_predecessor(team: Team, job_id: str) -> Job:
     """Return the job that another one waits for, locked, so that it cannot fail before the other one is created.
 
     Raises:
-        Refusal: `unknown_job`, `wrong_job_state`.
+        Refusal: `unknown_job`, `deleted_meanwhile`, `wrong_job_state`.
     """
     if not Job.objects.of_team(team).filter(pk=job_id).exists():
         raise Refusal(
@@ -108,6 +134,7 @@ def lock_predecessor(team: Team, job_id: str) -> Job:
             field="after",
         )
     job = lock_job(job_id)
+    require_not_deleted(job)
     if job.has_ended and job.state != JobState.SUCCEEDED:
         raise Refusal(
             "wrong_job_state",

@@ -2,6 +2,7 @@
 
     checkpoints     of jobs that ended KEEP_CHECKPOINTS ago
     logs            of attempts that ended KEEP_LOGS ago; events and curves stay
+    deletions       that no one restored within KEEP_DELETED: their files
     leftovers       files stored KEEP_ORPHANS ago by an attempt or upload that died before it wrote their row
     uploads         without a new part for a day, and what a broken request left in `tmp`
     readings        of devices, after a day; sent messages, after a month
@@ -16,17 +17,18 @@ from itertools import islice
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import ArtifactStore, shared_store
-from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion
+from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.catalog.uploads import collect_uploads
 from finetune_hub.fleet.models import DeviceSample
 from finetune_hub.jobs.lifecycle import lock_job
 from finetune_hub.jobs.models import ENDED_JOB_STATES, Attempt, Checkpoint, Job
 from finetune_hub.notifications.models import Notification
+from finetune_hub.operations.deletion.actions import purge_pass
+from finetune_hub.operations.store_check import check_store, delete_unless_named, named_by
 from finetune_hub.registry.models import AdapterVersion
 
 PASS_LIMIT = 200
@@ -42,6 +44,9 @@ def tidy_pass() -> str:
         expire_checkpoints(store)
         collect_leftovers(store)
         collect_dataset_files(store)
+        purge_pass(store)
+        report = check_store(store, delete=True)
+        problem = report.problem
     except (ArtifactError, OSError) as error:
         problem = f"Old files could not be deleted: {error}"
     collect_uploads()
@@ -101,23 +106,7 @@ def prefixes_in_use(attempt: Attempt) -> set[str]:
 
 def collect_dataset_files(store: ArtifactStore) -> int:
     """Delete files of datasets that no version refers to. Returns the number of files."""
-    named = {key for version in named_by(DatasetVersion.objects.alive()) for key in version.keys}
+    named = {key for version in named_by(DatasetVersion.objects.with_files()) for key in version.keys}
     old = store.keys("datasets", older_than=settings.KEEP_ORPHANS)
     orphans = list(islice((key for key in old if key not in named), PASS_LIMIT))
     return sum(delete_unless_named(store, key) for key in orphans)
-
-
-def delete_unless_named(store: ArtifactStore, key: str) -> bool:
-    """Check again under the dataset's lock, which uploads hold, because one may have restored a deleted version."""
-    dataset_id = key.split("/")[1]
-    with transaction.atomic():
-        Dataset.objects.select_for_update().filter(pk=dataset_id).first()
-        if any(key in version.keys for version in named_by(DatasetVersion.objects.alive().filter(dataset=dataset_id))):
-            return False
-        store.delete(key)
-    return True
-
-
-def named_by(versions: QuerySet[DatasetVersion]) -> QuerySet[DatasetVersion]:
-    """Return the versions with only the fields that their file keys need."""
-    return versions.only("artifact_key", "sha256", "original_sha256", "rejected_count")

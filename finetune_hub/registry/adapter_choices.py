@@ -32,7 +32,7 @@ def find_adapter_version(team: Team, adapter: str, number: int | None) -> Adapte
             f"Use the id of one of them: {ids}.",
             field="adapter",
         )
-    versions = found[0].versions.select_related("adapter__base_model")
+    versions = found[0].versions.alive().select_related("adapter__base_model")
     version = (versions.filter(number=number) if number else versions).first()
     if version is None:
         raise Refusal(

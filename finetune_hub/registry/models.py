@@ -9,7 +9,7 @@ from django.db.models.functions import Now
 
 from finetune_hub.accounts.models import Team
 from finetune_hub.accounts.querysets import TeamOwnedQuerySet
-from finetune_hub.catalog.models import BaseModel, DatasetVersion, StoredFile
+from finetune_hub.catalog.models import BaseModel, DatasetVersion, Deletable, StoredFile
 from finetune_hub.spec.compatibility import Compatibility, compatibility_of
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.ids import new_id
@@ -17,9 +17,13 @@ from finetune_hub.spec.training import TrainingSpec
 
 
 class AdapterQuerySet(TeamOwnedQuerySet["Adapter"]):
+    def shown(self) -> AdapterQuerySet:
+        """Return the adapters with an undeleted version."""
+        return self.filter(models.Exists(AdapterVersion.objects.alive().filter(adapter=models.OuterRef("pk"))))
+
     def for_list(self) -> AdapterQuerySet:
         """Return adapters with their newest version's facts in the same query, most recent first."""
-        newest = AdapterVersion.objects.filter(adapter=models.OuterRef("pk")).order_by("-number")
+        newest = AdapterVersion.objects.alive().filter(adapter=models.OuterRef("pk")).order_by("-number")
         return (
             self.select_related("base_model")
             .annotate(
@@ -53,7 +57,13 @@ class Adapter(models.Model):
         return self.name
 
 
-class AdapterVersion(models.Model):
+class AdapterVersionQuerySet(models.QuerySet["AdapterVersion"]):
+    def alive(self) -> AdapterVersionQuerySet:
+        """Return the versions that are not deleted."""
+        return self.filter(deletion=None)
+
+
+class AdapterVersion(Deletable):
     """One published adapter: immutable, reloaded and compared before it was published (P5)."""
 
     adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="versions")
@@ -69,6 +79,8 @@ class AdapterVersion(models.Model):
     verification = models.JSONField(help_text="How the reloaded adapter compared with the trainer's logits.")
     model_card = models.TextField(default="", help_text="Markdown; the same text as the file README.md.")
     created_at = models.DateTimeField(db_default=Now())
+
+    objects = AdapterVersionQuerySet.as_manager()
 
     class Meta:
         ordering = ["-number"]

@@ -29,13 +29,15 @@ from finetune_hub.accounts import rights
 from finetune_hub.accounts.actions import create_token
 from finetune_hub.accounts.models import Role, Team, User
 from finetune_hub.accounts.rights import Right, Standing
-from finetune_hub.catalog.models import BaseModelAlias, Upload
+from finetune_hub.catalog.models import BaseModelAlias, Deletion, Upload
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs.kinds.kind import KINDS
 from finetune_hub.jobs.kinds.training import Training
 from finetune_hub.jobs.models import Job
 from finetune_hub.jobs.submission import create_job
 from finetune_hub.notifications.models import Wants
+from finetune_hub.operations.deletion.actions import delete_thing
+from finetune_hub.operations.deletion.kind import Target
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice
 from tests.factories import (
@@ -135,7 +137,7 @@ ACTIONS = sorted(filter(writes, imported_functions()), key=lambda action: (actio
 
 def test_actions_are_found() -> None:
     names = {action.__name__ for action in ACTIONS}
-    assert {"pause_job", "add_part", "set_quota", "remove_alias", "delete_version", "submit_training"} <= names
+    assert {"pause_job", "add_part", "set_quota", "remove_alias", "delete_thing", "submit_training"} <= names
     assert not names & {"plan_training", "find_rows", "usage_of", "look", "uses_shown_to"}
 
 
@@ -165,6 +167,10 @@ class Something:
     def file(self) -> Path:
         return write_rows(self.folder / "rows.jsonl", [chat_row()])
 
+    @cached_property
+    def deletion(self) -> Deletion:
+        return delete_thing(Target("adapter", make_adapter_version(self.team).adapter_id), self.alice)
+
     def of(self, annotation: str, name: str) -> Any:
         """For the parameter of this name."""
         makers: dict[str, Callable[[], Any]] = {
@@ -191,6 +197,8 @@ class Something:
             ),
             "Upload": lambda: Upload.objects.create(team=self.team, created_by=self.alice, file_name="x", size_bytes=0),
             "TrainingSpec": make_spec,
+            "Target": lambda: Target("dataset", self.job.dataset_versions.get().dataset_id),
+            "Deletion": lambda: self.deletion,
             "AdapterVersion": lambda: make_adapter_version(self.team),
             "DatasetChoice": lambda: DatasetChoice(name="tickets"),
         }

@@ -14,6 +14,7 @@ from django.test import Client
 
 from finetune_hub.admission import CODE as BUSY
 from finetune_hub.api.errors import REMEDIES
+from finetune_hub.operations.deletion.actions import DELETABLE
 
 ROOT = Path(__file__).parents[2]
 GENERATE = "spectacular --custom-settings finetune_hub.api.schema.SCHEMA_SETTINGS --fail-on-warn"
@@ -34,6 +35,7 @@ def test_the_schema_is_served_to_anybody() -> None:
 def test_every_error_code_is_documented() -> None:
     service, terminal, rows = documented()
     made = raised("Refusal") | raised("__init__") | raised("Problem", "finetune_hub/data")
+    made |= {f"{kind}_in_use" for kind in DELETABLE}
     assert service == made | {code for code, _ in REMEDIES.values()} | defaults_of("code") | {BUSY}
     said = raised("HubError") | raised("HuggingFaceRefusal") | raised("Problem", "finetune_hub/cli")
     assert terminal == said - service - rows

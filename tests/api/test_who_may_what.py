@@ -25,8 +25,10 @@ from finetune_hub.fleet.models import Worker, WorkerRole
 from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.notifications.actions import connect_chat
 from finetune_hub.notifications.models import Wants
+from finetune_hub.operations.deletion.actions import delete_thing
+from finetune_hub.operations.deletion.kind import Target
 from tests.api.conftest import World, client_with
-from tests.factories import make_attempt, make_dataset_version, make_worker
+from tests.factories import make_attempt, make_base_model, make_dataset_version, make_worker
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,15 @@ def a_chat_room(world: World) -> dict[str, Any]:
     return {}
 
 
+def a_deletion(world: World) -> dict[str, Any]:
+    return {"id": delete_thing(Target("dataset", an_idle_version(world)["id"]), world.alice).pk}
+
+
+def a_deletion_in_the_trash(world: World) -> dict[str, Any]:
+    a_deletion(world)
+    return {}
+
+
 def make_gone_worker() -> Worker:
     return make_worker("gone", heartbeat_at=Now() - timedelta(days=1))
 
@@ -139,6 +150,9 @@ CALLS = [
     Call("get", "dataset", lambda world: {"id": world.job.dataset_versions.get().dataset_id}),
     Call("get", "dataset-version", a_dataset_version),
     Call("delete", "dataset-version", an_idle_version),
+    Call("delete", "dataset", lambda world: {"id": an_idle_version(world)["id"]}),
+    Call("get", "dataset-deletion", lambda world: {"id": an_idle_version(world)["id"]}),
+    Call("get", "dataset-version-deletion", an_idle_version),
     Call("get", "dataset-rows", a_dataset_version),
     Call(
         "post",
@@ -162,6 +176,8 @@ CALLS = [
     Call("get", "base-models", outsider=200),
     Call("post", "base-models", body=lambda world: {"name": "smollm2-135m-instruct"}, ok=201, outsider=201),
     Call("get", "base-model", lambda world: {"id": world.job.base_model_id}),
+    Call("delete", "base-model", lambda world: {"id": make_base_model(world.team, "idle").pk}),
+    Call("get", "base-model-deletion", lambda world: {"id": world.job.base_model_id}),
     Call("get", "chat-template", lambda world: {"id": world.job.base_model_id}),
     Call(
         "post",
@@ -185,6 +201,8 @@ CALLS = [
     Call("post", "presets", body=a_question, outsider=422),
     Call("get", "job", the_job),
     Call("patch", "job", the_job, lambda world: {"priority": -1}),
+    Call("delete", "job", a_cancelled_job),
+    Call("get", "job-deletion", the_job),
     Call("post", "job-pause", the_job),
     Call("post", "job-resume", the_job),
     Call("post", "job-preempt", a_placed_job, role="admin"),
@@ -214,6 +232,12 @@ CALLS = [
     Call("get", "adapters", outsider=200),
     Call("get", "adapter", lambda world: {"id": world.version.adapter_id}),
     Call("get", "adapter-version", the_version),
+    Call("delete", "adapter", lambda world: {"id": world.version.adapter_id}),
+    Call("delete", "adapter-version", the_version),
+    Call("get", "adapter-deletion", lambda world: {"id": world.version.adapter_id}),
+    Call("get", "adapter-version-deletion", the_version),
+    Call("get", "trash", a_deletion_in_the_trash, outsider=200),
+    Call("post", "restore", a_deletion),
     Call("get", "adapter-file", lambda world: {**the_version(world), "path": "adapter_config.json"}),
     Call("get", "adapter-archive", the_version),
     Call("get", "workers", outsider=200),

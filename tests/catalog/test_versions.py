@@ -5,23 +5,25 @@ from __future__ import annotations
 import pytest
 from django.conf import settings
 from django.db import DatabaseError, transaction
+from django.db.models.functions import Now
 from django.test import Client
 from django.urls import reverse
 from rest_framework.test import APIClient
 
 from finetune_hub.accounts.actions import create_token
-from finetune_hub.accounts.models import Role, Team
+from finetune_hub.accounts.models import Role, Team, User
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog import compare
 from finetune_hub.catalog.choices import find_dataset_version
 from finetune_hub.catalog.dataset_downloads import find_download
 from finetune_hub.catalog.local_files import dataset_file
-from finetune_hub.catalog.models import DatasetVersion
+from finetune_hub.catalog.models import DatasetVersion, Deletion
 from finetune_hub.catalog.search import find_rows
 from finetune_hub.catalog.split import split_version
-from finetune_hub.catalog.tombstones import delete_version
 from finetune_hub.data.comparison import find_overlap
+from finetune_hub.operations.deletion.actions import delete_thing, finish_purge
+from finetune_hub.operations.deletion.kind import Target
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice
 from tests.factories import chat_row, first_member, make_dataset_version, make_job, make_team, make_user
@@ -44,6 +46,10 @@ def api(team: Team) -> APIClient:
     client = APIClient()
     client.credentials(HTTP_AUTHORIZATION=f"Bearer {create_token(first_member(team), team, name='test')[1]}")
     return client
+
+
+def delete_version(version: DatasetVersion, user: User) -> Deletion:
+    return delete_thing(Target("dataset", version.dataset_id, version.number), user)
 
 
 def test_a_split_is_two_datasets_with_lineage(version: DatasetVersion, team: Team) -> None:
@@ -77,9 +83,9 @@ def test_a_deleted_version_is_a_tombstone_until_it_comes_back(version: DatasetVe
     key, user = dataset_file(version), first_member(team)
     with pytest.raises(Refusal, match="no dataset named 'absent'"):
         find_dataset_version(team, DatasetChoice(name="absent"))
-    delete_version(version, user)
+    deletion = delete_version(version, user)
     version.refresh_from_db()
-    assert (version.first_rows, version.deleted_by, len(version.sha256)) == ([], user, 64)
+    assert (version.shown_rows, version.deleted_by, len(version.sha256)) == ([], user, 64)
     for use in (lambda: find_rows(version), lambda: find_download(version, "rows.jsonl"),
                 lambda: compare.compare_versions(version, version)):  # fmt: skip
         with pytest.raises(Refusal) as refused:
@@ -87,7 +93,7 @@ def test_a_deleted_version_is_a_tombstone_until_it_comes_back(version: DatasetVe
         assert refused.value.code == "dataset_deleted"
     with pytest.raises(Refusal, match="no dataset named"):
         find_dataset_version(team, DatasetChoice(name="tickets"))
-    assert delete_version(version, user).deleted_at == version.deleted_at
+    assert delete_version(version, user) == deletion
     assert make_dataset_version(team, rows=ROWS) == version
     version.refresh_from_db()
     assert version.deleted_at is None
@@ -95,13 +101,17 @@ def test_a_deleted_version_is_a_tombstone_until_it_comes_back(version: DatasetVe
     assert key.is_file()
 
 
-@pytest.mark.django_db(transaction=True)
-def test_the_bytes_go(team: Team, version: DatasetVersion) -> None:
+def test_the_bytes_go_once_nobody_can_restore_them(team: Team, version: DatasetVersion) -> None:
     paths = [dataset_file(version).with_name(key.rpartition("/")[2]) for key in version.keys]
     assert len(paths) == 2
     assert all(path.is_file() for path in paths)
-    delete_version(version, first_member(team))
+    deletion = delete_version(version, first_member(team))
+    assert all(path.is_file() for path in paths)
+    Deletion.objects.filter(pk=deletion.pk).update(purged_at=Now())
+    finish_purge(shared_store(settings.ARTIFACT_URL), deletion.pk)
     assert not any(path.is_file() for path in paths)
+    version.refresh_from_db()
+    assert version.first_rows == []
     with pytest.raises(ArtifactError):
         shared_store(settings.ARTIFACT_URL).open(version.artifact_key)
 
@@ -161,4 +171,4 @@ def test_on_the_page(version: DatasetVersion, team: Team) -> None:
     assert second.sha256 in page
     assert client.get(reverse("dataset-file", args=[version.dataset_id, 2, "rows.jsonl"])).status_code == 410
     client.post(address("dataset-delete", 1))
-    assert "all deleted" in client.get(reverse("datasets")).content.decode()
+    assert ">tickets</a>" not in client.get(reverse("datasets")).content.decode()

@@ -25,7 +25,7 @@ TARGET = ROOT / "finetune_hub/cli/answers.py"
 WANTED = """
     AdapterDetail AdapterVersionDetail Adapter AddedVersion Alias BaseModelDetail BaseModel Dataset DatasetVersionDetail
     ErrorBody FoundRows HuggingFaceToken ImportedBaseModel Job JobDetail JobEvent KnownTemplates Log Me MetricPoint
-    Quota Quotas
+    Deletion Outlook Quota Quotas
     RowPreview SplitParts TokenStatistics Upload Usage Worker
 """.split()
 HEADER = (

@@ -12,14 +12,24 @@ from django.urls import URLPattern, reverse
 from finetune_hub.accounts.actions import create_token
 from finetune_hub.accounts.models import ApiToken, AuditEvent, Membership, Role, User
 from finetune_hub.catalog.aliases import set_alias
-from finetune_hub.catalog.models import BaseModelAlias, DatasetVersion
+from finetune_hub.catalog.models import BaseModelAlias, DatasetVersion, Deletion
 from finetune_hub.dashboard.middleware import CONTENT_SECURITY_POLICY
 from finetune_hub.dashboard.urls import urlpatterns
 from finetune_hub.fleet.models import TeamQuota, WorkerRole
 from finetune_hub.jobs.models import Job
+from finetune_hub.operations.deletion.actions import delete_thing
+from finetune_hub.operations.deletion.kind import Target
 from tests.dashboard.conftest import CALLERS, World, signed_in
 from tests.factories import make_dataset_version, make_team, make_user
 
+CONFIRMATIONS = {
+    "adapter-deletion",
+    "adapter-version-deletion",
+    "dataset-deletion",
+    "dataset-version-deletion",
+    "base-model-deletion",
+    "job-deletion",
+}
 OPEN_TO_STRANGERS = {"login", "login-link", "logout"}
 LISTS = {
     "home",
@@ -49,6 +59,7 @@ DEEDS = {
     "chat-template",
     "dataset-split",
     "dataset-delete",
+    "restore",
     "upload-begin",
     "upload-part",
 }
@@ -92,6 +103,7 @@ OF_THE_TEAM = {
     "team-of",
     "team-usage",
     "team-usage-csv",
+    "team-trash",
 }
 
 
@@ -140,6 +152,14 @@ def address(world: World, name: str) -> str:
         "chat-connect": [world.team.slug],
         "chat-disconnect": [world.team.slug],
         "team-of": [world.team.slug],
+        "team-trash": [world.team.slug],
+        "adapter-deletion": [adapter],
+        "adapter-version-deletion": [adapter, 1],
+        "dataset-deletion": [dataset],
+        "dataset-version-deletion": [dataset, 1],
+        "base-model-deletion": [world.job.base_model_id],
+        "job-deletion": [world.job.pk],
+        "restore": [a_deletion_of(world).pk] if name == "restore" else [],
         "team-usage": [world.team.slug],
         "team-usage-csv": [world.team.slug],
         "member-add": [world.team.slug],
@@ -155,6 +175,10 @@ def membership_of(world: World, username: str) -> Membership:
     return world.team.memberships.get(user__username=username)
 
 
+def a_deletion_of(world: World) -> Deletion:
+    return delete_thing(Target("dataset", make_dataset_version(world.team, "idle").dataset_id), world.alice)
+
+
 def an_alias_of(world: World) -> BaseModelAlias:
     return set_alias(world.team, world.alice, alias="gpt-4o", base_model=world.job.over.name)
 
@@ -166,11 +190,13 @@ def a_token_of(world: World, username: str) -> ApiToken:
 
 def test_the_matrix_names_every_address() -> None:
     named = ABOUT_TWO | OPEN_TO_STRANGERS | LISTS | FORMS | DEEDS | DEEDS_OF_ADMINS | DEEDS_OF_STAFF
-    named |= DEEDS_FOR_ONESELF | OF_THE_TEAM | OF_THE_HUB | FOR_EVERYBODY
+    named |= CONFIRMATIONS | DEEDS_FOR_ONESELF | OF_THE_TEAM | OF_THE_HUB | FOR_EVERYBODY
     assert {pattern.name for pattern in urlpatterns if isinstance(pattern, URLPattern)} == named
 
 
-@pytest.mark.parametrize("name", sorted(LISTS | FORMS | OF_THE_HUB | FOR_EVERYBODY | (OF_THE_TEAM - {"job-stream"})))
+@pytest.mark.parametrize(
+    "name", sorted(LISTS | FORMS | CONFIRMATIONS | OF_THE_HUB | FOR_EVERYBODY | (OF_THE_TEAM - {"job-stream"}))
+)
 def test_reading(world: World, name: str) -> None:
     for caller in CALLERS:
         response = world[caller].get(address(world, name))
@@ -185,9 +211,9 @@ def test_reading(world: World, name: str) -> None:
 def expected_status(name: str, caller: str) -> int:
     if caller == "anonymous":
         return 302
-    if name in OF_THE_HUB or (name in FORMS and caller == "viewer"):
+    if name in OF_THE_HUB or (name in FORMS | CONFIRMATIONS and caller == "viewer"):
         return 403
-    if name in OF_THE_TEAM and caller == "outsider":
+    if name in OF_THE_TEAM | CONFIRMATIONS and caller == "outsider":
         return 404
     return 200
 
@@ -254,6 +280,14 @@ def test_datasets_are_the_members_to_change(world: World, name: str, caller: str
     response = world[caller].post(address(world, name), {"percent": 20, "seed": 7})
     assert response.status_code == status
     assert DatasetVersion.objects.alive().count() == versions
+
+
+@pytest.mark.parametrize("name", [*sorted(CONFIRMATIONS), "restore"])
+@pytest.mark.parametrize(("caller", "status"), [("viewer", 403), ("outsider", 404), ("anonymous", 302)])
+def test_the_members_delete_and_restore(world: World, name: str, caller: str, status: int) -> None:
+    url, before = address(world, name), Deletion.objects.open().count()
+    assert world[caller].post(url).status_code == status
+    assert Deletion.objects.open().count() == before
 
 
 @pytest.mark.parametrize("name", ["chat-template", "alias-remove"])

@@ -14,7 +14,6 @@ from django.db.models.functions import Now
 from finetune_hub.accounts.models import Role, User
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.models import BaseModel, BaseModelState
-from finetune_hub.catalog.tombstones import delete_version
 from finetune_hub.fleet.actions import drain_worker, release_device, resume_worker, set_quota, share_device
 from finetune_hub.fleet.models import Worker
 from finetune_hub.jobs import worker_port
@@ -32,6 +31,8 @@ from finetune_hub.jobs.steering import (
 )
 from finetune_hub.jobs.validation import validate_job
 from finetune_hub.jobs.worker_port import Lease
+from finetune_hub.operations.deletion.actions import delete_thing
+from finetune_hub.operations.deletion.kind import Target
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.problem import Failed
 from finetune_hub.spec.refusal import Refusal
@@ -282,7 +283,7 @@ def test_a_retry_stands_at_the_end_of_the_line(job: Job, alice: User) -> None:
 
 def test_a_job_whose_rows_are_gone_is_not_retried(job: Job, alice: User) -> None:
     cancel_job(job.pk, alice)
-    delete_version(job.dataset_versions.get(), alice)
+    delete_thing(Target("dataset", job.dataset_versions.get().dataset_id), alice)
     with pytest.raises(Refusal) as refused:
         retry_job(job.pk, alice)
     assert refused.value.code == "dataset_deleted"

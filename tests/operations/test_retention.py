@@ -13,10 +13,13 @@ from django.utils import timezone
 from finetune_hub.accounts.models import Team
 from finetune_hub.artifacts.manifest import ArtifactError
 from finetune_hub.artifacts.store import ArtifactStore, shared_store
+from finetune_hub.catalog.models import Deletion
 from finetune_hub.fleet.models import DeviceSample
 from finetune_hub.jobs.models import Attempt, AttemptState, Checkpoint, Job, JobState
 from finetune_hub.notifications.models import Channel, Notification
 from finetune_hub.operations import retention
+from finetune_hub.operations.deletion.actions import delete_thing
+from finetune_hub.operations.deletion.kind import Target
 from finetune_hub.operations.retention import (
     collect_dataset_files,
     collect_leftovers,
@@ -166,7 +169,8 @@ def test_files_of_datasets_that_no_version_names_are_collected(
 ) -> None:
     """An upload that died before its row; a deletion that died after it; and beside them what is read."""
     kept, buried = make_dataset_version(team, "kept"), make_dataset_version(team, "buried")
-    buried.bury(team.memberships.get().user)
+    deletion = delete_thing(Target("dataset", buried.dataset_id, 1), team.memberships.get().user)
+    Deletion.objects.filter(pk=deletion.pk).update(purged_at=Now())
     orphan = put(store, f"datasets/{kept.dataset_id}/{'0' * 64}.jsonl", tmp_path)
     put(store, f"datasets/ds-gone/{'0' * 64}.jsonl.original", tmp_path)
     assert collect_dataset_files(store) == 0  # They may be of an upload that is under way.

@@ -31,8 +31,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 # Old name → new name, of tables that a migration has renamed since.
 RENAMED_TABLES: dict[str, str] = {}
-# GET is not what they are for (405), or they ask for a thing that is not there.
-OTHERWISE = {405}
+# GET is not what they are for (405), or they ask for a thing that was deleted (410).
+OTHERWISE = {405, 410}
 
 
 def token_client(hub: UpgradedHub) -> Hub:
@@ -103,7 +103,13 @@ def things_of(hub: UpgradedHub) -> Things:
     """What the hub has, and what later code brings."""
     things: Things = hub.notes["things"]
     jobs = [*things["jobs"], {"kind": "evaluate"}]
-    return {**things, "jobs": jobs, "docs": [{"name": "jobs"}], "job-kinds": [{"name": "evaluate"}]}
+    return {
+        **things,
+        "jobs": jobs,
+        "docs": [{"name": "jobs"}],
+        "trash": [{"id": "del-none", "deletion_id": "del-none"}],
+        "job-kinds": [{"name": "evaluate"}],
+    }
 
 
 def bearer(token: str) -> dict[str, str]:

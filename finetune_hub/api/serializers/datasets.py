@@ -36,7 +36,8 @@ class DatasetVersionDetailSerializer(DatasetVersionSerializer):
     split_from = serializers.CharField(
         source="parent_reference", allow_null=True, help_text="The version it was split from: `NAME:VERSION`."
     )
-    first_rows = serializers.ListField(child=serializers.DictField())
+    deletion_id = serializers.CharField(allow_null=True, help_text="What restores it; null: it is there.")
+    first_rows = serializers.ListField(source="shown_rows", child=serializers.DictField())
 
     class Meta(DatasetVersionSerializer.Meta):
         fields = [
@@ -51,6 +52,7 @@ class DatasetVersionDetailSerializer(DatasetVersionSerializer):
             "origin",
             "source",
             "license",
+            "deletion_id",
             "first_rows",
         ]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.http.response import HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from finetune_hub.accounts.rights import Right
 from finetune_hub.api.authentication import team_of
 from finetune_hub.api.lookups import get_row, named
 from finetune_hub.api.paging import page_of
@@ -17,6 +18,7 @@ from finetune_hub.api.serializers.adapters import (
     AdapterSerializer,
     AdapterVersionDetailSerializer,
 )
+from finetune_hub.api.views.deletions import ACCEPT_DEPENDENTS, DELETED, deleted
 from finetune_hub.api.views.hub_view import (
     FILE_RESPONSES,
     NAME_PARAMETER,
@@ -48,14 +50,24 @@ class Adapters(HubView):
 
 
 class OneAdapter(HubView):
+    rights = {"delete": Right.DELETE_ADAPTER}
+
     @extend_schema(operation_id="get_adapter", responses={200: AdapterDetailSerializer, **errors(401, 404)})
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
         """Show an adapter with all its versions."""
-        adapters = Adapter.objects.of_team(team_of(request)).select_related("base_model").prefetch_related("versions")
+        adapters = Adapter.objects.of_team(team_of(request)).select_related("base_model")
+        adapters = adapters.prefetch_related(Prefetch("versions", AdapterVersion.objects.alive()))
         return Response(AdapterDetailSerializer(get_row(adapters, pk=id)).data)
+
+    @extend_schema(operation_id="delete_adapter", parameters=[ACCEPT_DEPENDENTS], responses=DELETED)
+    def delete(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Delete the adapter with all its versions. It can be restored for a time; then its files go."""
+        return deleted(request, "adapter", id)
 
 
 class OneAdapterVersion(HubView):
+    rights = {"delete": Right.DELETE_ADAPTER}
+
     @extend_schema(
         operation_id="get_adapter_version", responses={200: AdapterVersionDetailSerializer, **errors(401, 404)}
     )
@@ -65,6 +77,11 @@ class OneAdapterVersion(HubView):
             "files", "lineage__base_model", "lineage__dataset_version__dataset", "lineage__parent__adapter"
         )
         return Response(AdapterVersionDetailSerializer(get_version(request, id, number, versions)).data)
+
+    @extend_schema(operation_id="delete_adapter_version", parameters=[ACCEPT_DEPENDENTS], responses=DELETED)
+    def delete(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
+        """Delete the version. It can be restored for a time; then its files go. Its number is not used again."""
+        return deleted(request, "adapter", id, number)
 
 
 class AdapterFiles(HubView):
@@ -115,4 +132,4 @@ def get_version(
 ) -> AdapterVersion:
     """Return the version of the team's adapter, or raise 404."""
     versions = AdapterVersion.objects.select_related("adapter") if versions is None else versions
-    return get_row(versions, adapter__team=team_of(request), adapter_id=adapter_id, number=number)
+    return get_row(versions, deletion=None, adapter__team=team_of(request), adapter_id=adapter_id, number=number)

@@ -17,6 +17,7 @@ from finetune_hub.api.serializers.base_models import (
     ImportedBaseModelSerializer,
     KnownTemplatesSerializer,
 )
+from finetune_hub.api.views.deletions import ACCEPT_DEPENDENTS, DELETED, deleted
 from finetune_hub.api.views.hub_view import NAME_PARAMETER, PAGE_PARAMETERS, HubView, errors
 from finetune_hub.api.views.uploads import get_upload
 from finetune_hub.catalog.chat_templates import fitting_templates, set_chat_template
@@ -73,11 +74,21 @@ def import_upload(request: Request, body: NewBaseModelImport) -> Job:
 
 
 class OneBaseModel(HubView):
+    rights = {"delete": Right.DELETE_BASE_MODEL}
+
     @extend_schema(operation_id="get_base_model", responses={200: BaseModelDetailSerializer, **errors(401, 404)})
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
         """Show a base model with its facts and files."""
         base_models = BaseModel.objects.of_team(team_of(request)).prefetch_related("files")
         return Response(BaseModelDetailSerializer(get_row(base_models, pk=id)).data)
+
+    @extend_schema(operation_id="delete_base_model", parameters=[ACCEPT_DEPENDENTS], responses=DELETED)
+    def delete(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Delete the base model. It can be restored for a time; then its files go. Its name is free at once.
+
+        Adapters over it and its aliases stop working: `accept_dependents` says that this is meant.
+        """
+        return deleted(request, "base_model", id)
 
 
 class ChatTemplates(HubView):

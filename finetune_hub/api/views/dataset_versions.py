@@ -17,6 +17,7 @@ from finetune_hub.api.serializers.datasets import (
     RowPreviewSerializer,
     SplitPartsSerializer,
 )
+from finetune_hub.api.views.deletions import ACCEPT_DEPENDENTS, deleted
 from finetune_hub.api.views.hub_view import FILE_RESPONSES, RANGE_PARAMETERS, HubView, errors
 from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.catalog.compare import compare_versions
@@ -25,7 +26,6 @@ from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.catalog.preview import preview_row, token_statistics
 from finetune_hub.catalog.search import find_rows
 from finetune_hub.catalog.split import split_version
-from finetune_hub.catalog.tombstones import delete_version
 from finetune_hub.data.comparison import Comparison
 from finetune_hub.data.token_statistics import TokenStatistics
 from finetune_hub.registry.downloads import file_response
@@ -51,11 +51,13 @@ class OneDatasetVersion(HubView):
 
     @extend_schema(
         operation_id="delete_dataset_version",
-        responses={200: DatasetVersionDetailSerializer, **errors(401, 403, 404, 409)},
+        parameters=[ACCEPT_DEPENDENTS],
+        responses={200: DatasetVersionDetailSerializer, **errors(401, 403, 404, 409, 422, 503)},
     )
     def delete(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
-        """Delete the version's rows and files. Its hash and lineage stay; uploading the same file restores it."""
-        version = delete_version(get_version(request, id, number), user_of(request))
+        """Delete the version's rows and files. They can be restored for a time. Its hash and lineage stay."""
+        deleted(request, "dataset", id, number)
+        version = get_version(request, id, number)
         return Response(DatasetVersionDetailSerializer(version).data)
 
 

@@ -19,6 +19,7 @@ from finetune_hub.api.lookups import get_row, named
 from finetune_hub.api.paging import page_of
 from finetune_hub.api.serializers.datasets import AddedVersionSerializer, DatasetDetailSerializer, DatasetSerializer
 from finetune_hub.api.serializers.jobs import JobDetailSerializer
+from finetune_hub.api.views.deletions import ACCEPT_DEPENDENTS, DELETED, deleted
 from finetune_hub.api.views.hub_view import NAME_PARAMETER, PAGE_PARAMETERS, HubView, errors
 from finetune_hub.api.views.jobs import job_detail
 from finetune_hub.api.views.uploads import get_upload
@@ -121,12 +122,19 @@ class DatasetImports(HubView):
 
 
 class OneDataset(HubView):
+    rights = {"delete": Right.DELETE_DATASET}
+
     @extend_schema(operation_id="get_dataset", responses={200: DatasetDetailSerializer, **errors(401, 404)})
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
         """Show a dataset with all its versions."""
         versions = Prefetch("versions", DatasetVersion.objects.for_list())
         datasets = Dataset.objects.of_team(team_of(request)).select_related("created_by").prefetch_related(versions)
         return Response(DatasetDetailSerializer(get_row(datasets, pk=id)).data)
+
+    @extend_schema(operation_id="delete_dataset", parameters=[ACCEPT_DEPENDENTS], responses=DELETED)
+    def delete(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Delete all its versions. They can be restored for a time; then their files go. Hashes and lineage stay."""
+        return deleted(request, "dataset", id)
 
 
 def mapping_of(request: Request) -> dict[str, str] | None:

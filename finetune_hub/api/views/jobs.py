@@ -36,6 +36,7 @@ from finetune_hub.api.serializers.jobs import (
     LogSerializer,
     MetricPointSerializer,
 )
+from finetune_hub.api.views.deletions import ACCEPT_DEPENDENTS, DELETED, deleted
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
 from finetune_hub.jobs.kinds.evaluation import submit_evaluation
 from finetune_hub.jobs.kinds.training import submit_training
@@ -130,7 +131,7 @@ class Evaluations(HubView):
 
 
 class OneJob(HubView):
-    rights = {"patch": Right.CHANGE_PRIORITY}
+    rights = {"patch": Right.CHANGE_PRIORITY, "delete": Right.DELETE_JOB}
 
     @extend_schema(operation_id="get_job", responses={200: JobDetailSerializer, **errors(401, 404)})
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
@@ -143,6 +144,14 @@ class OneJob(HubView):
         job = job_of(request, id)
         change_priority(job.pk, user_of(request), read_body(request, JobChange).priority)
         return Response(job_detail(job.team, id))
+
+    @extend_schema(operation_id="delete_job", parameters=[ACCEPT_DEPENDENTS], responses=DELETED)
+    def delete(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Delete a job that has ended. It can be restored for a time; then its checkpoints and logs go.
+
+        What it published stays. Hours that it used stay counted.
+        """
+        return deleted(request, "job", id)
 
 
 class PauseJob(HubView):
@@ -272,7 +281,10 @@ def job_detail(team: Team, job_id: str) -> dict[str, Any]:
         "job_datasets__dataset_version__dataset",
         Prefetch("attempts", Attempt.objects.select_related("worker").prefetch_related("devices").defer("log_tail")),
         Prefetch("checkpoints", Checkpoint.objects.only("job_id", "step")),
-        Prefetch("publications", Publication.objects.select_related("adapter_version__adapter")),
+        Prefetch(
+            "publications",
+            Publication.objects.filter(adapter_version__deletion=None).select_related("adapter_version__adapter"),
+        ),
     )
     return dict(JobDetailSerializer(get_row(jobs, pk=job_id)).data)
 

@@ -32,8 +32,9 @@ def list_adapters(request: MemberRequest) -> HttpResponse:
 @require_safe
 def show_adapter(request: MemberRequest, adapter_id: str, number: int | None = None) -> HttpResponse:
     """Show one version of an adapter, by default the newest."""
-    adapter = get_object_or_404(Adapter.objects.visible_to(request.user).select_related("base_model"), pk=adapter_id)
-    versions = list(adapter.versions.all())
+    visible = Adapter.objects.visible_to(request.user).select_related("base_model", "team")
+    adapter = get_object_or_404(visible, pk=adapter_id)
+    versions = list(adapter.versions.alive())
     shown = next((version for version in versions if number in {None, version.number}), None)
     if shown is None:
         raise Http404
@@ -44,7 +45,7 @@ def show_adapter(request: MemberRequest, adapter_id: str, number: int | None = N
         "files": shown.files.all(),
         "origins": shown.lineage.select_related("dataset_version__dataset", "parent__adapter"),
         "job": Job.objects.visible_to(request.user).filter(publications__adapter_version=shown).first(),
-        "evaluations": shown.evaluations.for_list().defer(None),
+        "evaluations": shown.evaluations.shown().for_list().defer(None),
         "usage": usage(place_of(adapter.base_model), downloads.folder_name(shown)),
     }
     return render(request, "adapters/detail.html", context)
@@ -90,7 +91,9 @@ def find_version(request: MemberRequest, adapter_id: str, number: int) -> Adapte
         Http404: the user cannot see such a version.
     """
     visible = Adapter.objects.visible_to(request.user).filter(pk=adapter_id)
-    return get_object_or_404(AdapterVersion.objects.select_related("adapter"), adapter__in=visible, number=number)
+    return get_object_or_404(
+        AdapterVersion.objects.alive().select_related("adapter"), adapter__in=visible, number=number
+    )
 
 
 def place_of(base_model: BaseModel) -> str:

@@ -98,7 +98,7 @@ def choose_template(request: MemberRequest, base_model_id: str) -> HttpResponse:
 @require_POST
 def add_alias(request: MemberRequest) -> HttpResponse:
     teams = teams_for(Right.SET_ALIAS, request.user)
-    form = AliasForm(request.POST, teams=teams, base_models=BaseModel.objects.filter(team__in=teams))
+    form = AliasForm(request.POST, teams=teams, base_models=BaseModel.objects.alive().filter(team__in=teams))
     if form.is_valid():
         given = form.cleaned_data
         try:
@@ -122,7 +122,9 @@ def drop_alias(request: MemberRequest, alias_id: int) -> HttpResponse:
 
 def render_list(request: MemberRequest, *, status: int = 200, **context: Any) -> HttpResponse:
     """Render the page with the given forms, or new ones."""
-    imports = Prefetch("jobs", Job.objects.filter(kind=BaseModelImport.name).order_by("-created_at"), to_attr="imports")
+    imports = Prefetch(
+        "jobs", Job.objects.shown().filter(kind=BaseModelImport.name).order_by("-created_at"), to_attr="imports"
+    )
     visible = BaseModel.objects.visible_to(request.user).select_related("team").prefetch_related(imports)
     base_models = list(visible.order_by("name"))
     there = {model.name for model in base_models if model.state != BaseModelState.FAILED}

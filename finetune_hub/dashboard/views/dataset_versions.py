@@ -19,12 +19,13 @@ from finetune_hub.catalog.models import BaseModel, BaseModelQuerySet, Dataset, D
 from finetune_hub.catalog.preview import preview_row, token_statistics
 from finetune_hub.catalog.search import find_rows
 from finetune_hub.catalog.split import split_version
-from finetune_hub.catalog.tombstones import delete_version
 from finetune_hub.dashboard.access import MemberRequest
 from finetune_hub.dashboard.forms import PreviewForm, SplitForm
 from finetune_hub.dashboard.histogram import draw_bars
 from finetune_hub.dashboard.views.refusals import not_given, render_refusal
 from finetune_hub.data.token_preview import SHOWN_TOKENS
+from finetune_hub.operations.deletion.actions import delete_thing
+from finetune_hub.operations.deletion.kind import Target
 from finetune_hub.registry.downloads import file_response
 from finetune_hub.spec.numbers import number_of
 from finetune_hub.spec.refusal import Refusal
@@ -126,9 +127,9 @@ def split(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
 @login_required
 @require_POST
 def delete(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
-    """Delete a version's rows and files."""
+    """Delete a version, from a page of an older release, which asked by itself."""
     version = find_version(request, dataset_id, number)
-    delete_version(version, request.user)
+    delete_thing(Target("dataset", dataset_id, number), request.user)
     messages.success(request, f"The rows of {version} are deleted.")
     return redirect("dataset-version", version.dataset_id, version.number)
 

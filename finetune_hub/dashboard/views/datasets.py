@@ -18,7 +18,7 @@ from finetune_hub.accounts.rights import Right
 from finetune_hub.api.bodies import FORM_OVERHEAD_BYTES
 from finetune_hub.catalog.actions import add_dataset_version
 from finetune_hub.catalog.dataset_downloads import downloads_of
-from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion, Upload
+from finetune_hub.catalog.models import BaseModel, Dataset, DatasetVersion, Deletion, Upload
 from finetune_hub.catalog.uploads import finished_file, forget_upload
 from finetune_hub.dashboard.access import MemberRequest, reads_bodies, teams_for
 from finetune_hub.dashboard.forms import DatasetImportForm, DatasetUploadForm
@@ -53,6 +53,7 @@ def show_dataset(request: MemberRequest, dataset_id: str, number: int | None = N
         "dataset": dataset,
         "versions": versions,
         "shown": shown,
+        "restorable": Deletion.objects.restorable().filter(pk=shown.deletion_id).first(),
         "downloads": {} if shown.deleted_at else downloads_of(shown),
         "others": comparable_with(shown),
         "base_models": BaseModel.objects.ready().filter(team_id=dataset.team_id).order_by("name"),

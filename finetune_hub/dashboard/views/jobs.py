@@ -88,7 +88,9 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
     memberships = memberships_of(request.user)
     standing = standing_of(request.user, memberships)
     summary = summary_of(job)
-    publications = Publication.objects.filter(job=job).select_related("adapter_version__adapter")
+    publications = Publication.objects.filter(job=job, adapter_version__deletion=None).select_related(
+        "adapter_version__adapter"
+    )
     context = {
         **summary,
         **history_of(job),

@@ -88,7 +88,7 @@ def import_uploaded_model(
                 field="file",
             )
     source = ModelSource(kind="upload", value=Path(file_name).name[-200:])
-    known = BaseModel.objects.filter(team=team, name=name).first()
+    known = BaseModel.objects.alive().filter(team=team, name=name).first()
     if known and known.state != BaseModelState.FAILED:
         raise _exists(known)
     # Stored before anything is locked: its 64 GiB may take minutes.
@@ -113,7 +113,7 @@ def _begin_import(
     defaults = {"source": str(source), "license": license_name, "created_by": user}
     if new_pk is not None:
         defaults["pk"] = new_pk
-    base_model, created = BaseModel.objects.get_or_create(team=team, name=name, defaults=defaults)
+    base_model, created = BaseModel.objects.alive().get_or_create(team=team, name=name, defaults=defaults)
     if not created and not base_model.import_again(source=str(source), license_name=license_name):
         raise _exists(base_model)
     return base_model

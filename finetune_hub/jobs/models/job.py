@@ -11,7 +11,7 @@ from django.db.models.functions import Coalesce, Now
 
 from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.querysets import TeamOwnedQuerySet
-from finetune_hub.catalog.models import BaseModel, DatasetVersion
+from finetune_hub.catalog.models import BaseModel, DatasetVersion, Deletable
 from finetune_hub.jobs.kinds.kind import KINDS, MISSING_KIND, Kind
 from finetune_hub.jobs.models.failure import FAILURE_CLASSES, MayFail
 from finetune_hub.registry.models import AdapterVersion
@@ -62,6 +62,10 @@ MAY_FOLLOW = models.Q(after=None) | models.Q(after__state=JobState.SUCCEEDED)
 
 
 class JobQuerySet(TeamOwnedQuerySet["Job"]):
+    def shown(self) -> JobQuerySet:
+        """Return the jobs that are not deleted."""
+        return self.filter(deletion=None)
+
     def ended(self) -> JobQuerySet:
         return self.filter(state__in=ENDED_JOB_STATES)
 
@@ -81,7 +85,7 @@ class JobQuerySet(TeamOwnedQuerySet["Job"]):
         return waiting.order_by("-priority", "requested_at", "id")
 
 
-class Job(MayFail):
+class Job(Deletable, MayFail):
     """A submitted piece of work. Each execution of it is an `Attempt`."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "ftjob"))

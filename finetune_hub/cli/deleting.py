@@ -1,0 +1,60 @@
+"""What `delete` does wherever it is offered: say what would go and what needs it, ask, delete, say the way back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from finetune_hub.cli.answers import Outlook, Related
+from finetune_hub.cli.client import Hub
+from finetune_hub.cli.output import day, print_json
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, and accept what stops working without it.")]
+NAMED = 10
+
+
+def delete_after_asking(hub: Hub, path: str, *, yes: bool, as_json: bool) -> None:
+    """Delete what is at this address of the API. A terminal is asked; a program is not, and has to accept by `--yes`.
+
+    Raises:
+        HubError: jobs need it; or something stops working, which was not accepted.
+    """
+    outlook = hub.deletion_outlook(path)
+    asks = is_asked() and not yes and not outlook.held_by
+    print_outlook(outlook)
+    if asks and not typer.confirm(f"Delete {outlook.subject}?", err=True):
+        print("Nothing was deleted.", file=sys.stderr)
+        raise typer.Exit(1)
+    deletion = hub.delete(path, accept_dependents=yes or asks)
+    if as_json:
+        print_json(deletion)
+    else:
+        until = day(deletion.restorable_until)
+        print(f"Deleted {deletion.subject}.\nUntil {until} UTC: finetune-hub trash restore {deletion.id}")
+
+
+def is_asked() -> bool:
+    """Whether somebody sits before it, who can answer."""
+    return sys.stdin.isatty()
+
+
+def print_outlook(outlook: Outlook) -> None:
+    """On stderr, so that stdout is the answer alone."""
+    print(f"{outlook.subject}: {outlook.sentence}", file=sys.stderr)
+    print_related("It is in use:", outlook.held_by)
+    print_related("This stops working:", outlook.stops_working)
+    print_related("This stays:", outlook.stays)
+
+
+def print_related(heading: str, related: Sequence[Related]) -> None:
+    if not related:
+        return
+    print(heading, file=sys.stderr)
+    for each in related[:NAMED]:
+        name = f"{each.id} ({each.name})" if each.kind == "job" else f"{each.kind} {each.name}"
+        print(f"  {name} {each.how}", file=sys.stderr)
+    if len(related) > NAMED:
+        print(f"  and {len(related) - NAMED} more", file=sys.stderr)
