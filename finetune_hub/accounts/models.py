@@ -178,8 +178,8 @@ class Verb(models.TextChoices):
     CHAT_DISCONNECTED = "chat_disconnected", "disconnected the chat room at"
     DELETED = "deleted", "deleted"
     RESTORED = "restored", "restored"
-    # The hub does it when the time to restore is over, for whoever deleted.
-    PURGED = "purged", "deleted, and nobody restored,"
+    # Done by the hub when the time to restore is over; the actor is whoever deleted.
+    PURGED = "purged", "deleted for good (not restored in time)"
 
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):

@@ -32,7 +32,7 @@ class ArtifactStore(Protocol):
         """Yield all keys under `prefix/`, sorted; with `older_than`, only older ones."""
 
     def sizes(self, prefix: str, *, older_than: timedelta | None = None) -> Iterator[tuple[str, int]]:
-        """The same keys, each with the bytes of its file."""
+        """Yield the same keys with the sizes of their files in bytes."""
 
     def delete(self, key: str) -> None:
         """Delete the key if it exists."""

@@ -63,11 +63,11 @@ def pull(
 @app.command()
 @reports_errors
 def delete(
-    adapter: Annotated[str, typer.Argument(metavar="NAME_OR_ID[:VERSION]", help="All versions when none is given.")],
+    adapter: Annotated[str, typer.Argument(metavar="NAME_OR_ID[:VERSION]", help="All versions by default.")],
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Delete an adapter, or one version of it, which can be restored for a time."""
+    """Delete an adapter or one version of it. It can be restored for a time."""
     name, version = parse_reference(adapter)
     with connect() as hub:
         path = f"adapters/{hub.adapter_id(name)}" + (f"/versions/{version}" if version else "")

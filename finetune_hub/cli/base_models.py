@@ -141,7 +141,7 @@ def read_text(file: Path) -> str:
 def delete(
     name: Annotated[str, typer.Argument(help="The base model's name.")], yes: Yes = False, as_json: Json = False
 ) -> None:
-    """Delete a base model, which can be restored for a time. Its name is free at once."""
+    """Delete a base model. It can be restored for a time. Its name is free immediately."""
     with connect() as hub:
         delete_after_asking(hub, f"base-models/{hub.base_model_id(name)}", yes=yes, as_json=as_json)
 

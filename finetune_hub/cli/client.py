@@ -329,7 +329,7 @@ class Hub(DataClient, DeletionClient):
         return self._get(Usage, "usage", **query)
 
     def adapter_id(self, name_or_id: str) -> str:
-        """The id of the team's adapter of this name."""
+        """Return the id of the team's adapter of this name."""
         if name_or_id.startswith("ad-"):
             return name_or_id
         found = self.adapters(name_or_id)

@@ -71,7 +71,7 @@ class DataClient(HubConnection):
         return self._list(Page[Dataset], "datasets")
 
     def dataset_path(self, reference: str) -> str:
-        """The address in the API of a dataset, or of the version that `NAME:VERSION` names."""
+        """Return the API path of a dataset by `NAME`, or of a version by `NAME:VERSION`."""
         name, _, number = reference.partition(":")
         found = self._list(Page[Dataset], "datasets", name=name)
         if not found or (number and not number.isdigit()):
@@ -167,7 +167,7 @@ class DataClient(HubConnection):
         return self._ask(Alias, "DELETE", f"base-model-aliases/{quote(alias)}")
 
     def base_model_id(self, name: str) -> str:
-        """The id of the team's base model of this name."""
+        """Return the id of the team's base model of this name."""
         found = self.base_models(name)
         if not found:
             raise HubError(

@@ -1,4 +1,4 @@
-"""What `delete` does wherever it is offered: say what would go and what needs it, ask, delete, say the way back."""
+"""The `delete` commands: print what would be deleted and what needs it, ask, delete, print how to restore."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from finetune_hub.cli.answers import Outlook, Related
 from finetune_hub.cli.client import Hub
 from finetune_hub.cli.output import day, print_json
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, and accept what stops working without it.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, and accept that other things stop working.")]
 NAMED = 10
 
 
 def delete_after_asking(hub: Hub, path: str, *, yes: bool, as_json: bool) -> None:
-    """Delete what is at this address of the API. A terminal is asked; a program is not, and has to accept by `--yes`.
+    """Delete what is at this path of the API. It asks only in a terminal; elsewhere `--yes` accepts.
 
     Raises:
-        HubError: jobs need it; or something stops working, which was not accepted.
+        HubError: jobs need it, or other things stop working, which was not accepted.
     """
     outlook = hub.deletion_outlook(path)
     asks = is_asked() and not yes and not outlook.held_by
@@ -33,20 +33,20 @@ def delete_after_asking(hub: Hub, path: str, *, yes: bool, as_json: bool) -> Non
         print_json(deletion)
     else:
         until = day(deletion.restorable_until)
-        print(f"Deleted {deletion.subject}.\nUntil {until} UTC: finetune-hub trash restore {deletion.id}")
+        print(f"Deleted {deletion.subject}.\nRestore it until {until} UTC: finetune-hub trash restore {deletion.id}")
 
 
 def is_asked() -> bool:
-    """Whether somebody sits before it, who can answer."""
+    """Return whether the command runs in a terminal and can ask."""
     return sys.stdin.isatty()
 
 
 def print_outlook(outlook: Outlook) -> None:
-    """On stderr, so that stdout is the answer alone."""
+    """Print the preview on stderr, so that stdout only has the answer."""
     print(f"{outlook.subject}: {outlook.sentence}", file=sys.stderr)
-    print_related("It is in use:", outlook.held_by)
-    print_related("This stops working:", outlook.stops_working)
-    print_related("This stays:", outlook.stays)
+    print_related("In use by:", outlook.held_by)
+    print_related("Stops working:", outlook.stops_working)
+    print_related("Is kept:", outlook.stays)
 
 
 def print_related(heading: str, related: Sequence[Related]) -> None:

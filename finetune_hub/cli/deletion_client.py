@@ -1,4 +1,4 @@
-"""The part of the client that is about deletion: what it would do, the deed itself, and the way back."""
+"""The client for deletions: preview, delete, list the trash, restore."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from finetune_hub.cli.connection import HubConnection, HubError, Page
 
 
 class DeletionClient(HubConnection):
-    """Things by their address in the API, such as `adapters/ad-…` or `datasets/ds-…/versions/3`."""
+    """Things are named by their path in the API, such as `adapters/ad-…` or `datasets/ds-…/versions/3`."""
 
     def deletion_outlook(self, path: str) -> Outlook:
-        """What deleting it would do: what needs it, what stops working, and the bytes that go."""
+        """Return what deleting it would do: what needs it, what stops working, and the bytes that are freed."""
         return self._get(Outlook, f"{path}/deletion")
 
     def delete(self, path: str, *, accept_dependents: bool = False) -> Deletion:
-        """Delete it, until it is restored or its time is over. A second time answers with the first.
+        """Delete it until it is restored or purged. Repeating it returns the same deletion.
 
         Args:
-            accept_dependents: also where something stops working without it.
+            accept_dependents: Delete it although other things stop working.
         """
         params = {"accept_dependents": "true"} if accept_dependents else {}
         if not (path.startswith("datasets/") and "/versions/" in path):
@@ -26,20 +26,21 @@ class DeletionClient(HubConnection):
         return self.deletion(version.deletion_id or "")
 
     def trash(self) -> list[Deletion]:
-        """What was deleted in the team and can be restored."""
+        """Return what was deleted in the team and can be restored."""
         return self._list(Page[Deletion], "trash")
 
     def deletion(self, deletion_id: str) -> Deletion:
-        """
+        """Return the deletion from the team's trash.
+
         Raises:
             HubError: `unknown_deletion`.
         """
         found = next((each for each in self.trash() if each.id == deletion_id), None)
         if found is None:
-            message = f"There is nothing {deletion_id!r} in the team's trash."
+            message = f"The team's trash does not contain {deletion_id!r}."
             raise HubError("unknown_deletion", message, "See `finetune-hub trash list`.")
         return found
 
     def restore(self, deletion_id: str) -> Deletion:
-        """Restore all that was deleted together; a second time changes nothing."""
+        """Restore everything that was deleted together. Repeating it has no effect."""
         return self._ask(Deletion, "POST", f"trash/{deletion_id}/restore")

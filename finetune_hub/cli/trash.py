@@ -1,4 +1,4 @@
-"""`finetune-hub trash`: what was deleted and can be restored, and back from there."""
+"""`finetune-hub trash`: list and restore what was deleted."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from finetune_hub.cli import style
 from finetune_hub.cli.login import connect
 from finetune_hub.cli.output import Json, day, print_json, print_table, reports_errors, size
 
-app = style.new_group("Trash: what was deleted in the team, and can be restored for a time.")
+app = style.new_group("Trash: list what was deleted in the team, and restore it.")
 
 
 @app.command("list")
 @reports_errors
 def list_trash(as_json: Json = False) -> None:
-    """List what can be restored, and until when."""
+    """List what can be restored and until when."""
     with connect() as hub:
         found = hub.trash()
     if as_json:
@@ -41,10 +41,10 @@ def list_trash(as_json: Json = False) -> None:
 @app.command()
 @reports_errors
 def restore(
-    deletion: Annotated[str, typer.Argument(metavar="ID", help="As `trash list` and `delete` print it: del-7k2m….")],
+    deletion: Annotated[str, typer.Argument(metavar="ID", help="The deletion, such as del-7k2m…; see `trash list`.")],
     as_json: Json = False,
 ) -> None:
-    """Restore all that was deleted together."""
+    """Restore everything that was deleted together."""
     with connect() as hub:
         restored = hub.restore(deletion)
     print_json(restored) if as_json else print(f"Restored {restored.subject}.")

@@ -18,7 +18,7 @@ from finetune_hub.accounts.rights import Right, require_right
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog.tombstones import require_alive
 from finetune_hub.fleet.pokes import poke_control, poke_worker
-from finetune_hub.jobs.inputs import hold_inputs
+from finetune_hub.jobs.held_inputs import hold_inputs
 from finetune_hub.jobs.lifecycle import (
     EventDraft,
     add_events,

@@ -11,7 +11,7 @@ from finetune_hub.accounts.models import Team, User
 from finetune_hub.accounts.rights import Right, may, require_right
 from finetune_hub.catalog.models import DatasetVersion
 from finetune_hub.fleet.pokes import poke_control
-from finetune_hub.jobs.inputs import hold_inputs
+from finetune_hub.jobs.held_inputs import hold_inputs
 from finetune_hub.jobs.kinds.kind import Kind
 from finetune_hub.jobs.lifecycle import EventDraft, add_events, lock_job
 from finetune_hub.jobs.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, Job, JobDataset, JobState
@@ -109,7 +109,7 @@ def check_priority(team: Team, user: User, priority: int) -> None:
 
 
 def require_not_deleted(job: Job) -> None:
-    """Somebody may have deleted it since it was looked up; the caller holds its row lock.
+    """Check that the job was not deleted in the meantime. The caller holds its row lock.
 
     Raises:
         Refusal: `deleted_meanwhile`.

@@ -1,9 +1,9 @@
-"""The sweep: no file of the artifact store without an owner, and no owner without a file.
+"""Check the artifact store: every file has an owner, and every owner has its files.
 
-    orphan      a file that no row names, stored KEEP_ORPHANS ago, of no attempt that may still write: it is deleted
-    missing     a file that a row names and the store does not have: it is reported; nothing here can bring it back
+    orphan      a file without an owner, stored KEEP_ORPHANS ago, that no running attempt may still publish: deleted
+    missing     a file that a row owns but the store does not have: only reported, as nothing here can restore it
 
-Rows and store are read one after the other, while the hub goes on: whatever looks wrong is looked at again.
+Rows and store are read one after the other while the hub runs, so suspects are checked again.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ NAMED = 5
 
 @dataclass(slots=True)
 class StoreReport:
-    """What the sweep has found."""
+    """What the check has found."""
 
     file_count: int = 0
     size_bytes: int = 0
     orphans: dict[str, int] = field(default_factory=dict)
-    """Keys that no row names, each with its bytes."""
+    """Keys without an owner, with their sizes in bytes."""
     missing: list[Owned] = field(default_factory=list)
     deleted_count: int = 0
 
@@ -44,22 +44,22 @@ class StoreReport:
 
     @property
     def problem(self) -> str:
-        """For Health: what somebody has to do something about; empty: nothing."""
+        """What Health reports; empty if nothing is missing."""
         if not self.missing:
             return ""
         named = ", ".join(f"{each.key} of {each.owner}" for each in self.missing[:NAMED])
         more = f" and {len(self.missing) - NAMED} more" if len(self.missing) > NAMED else ""
         return (
-            f"The artifact store lacks files that it should have: {named}{more}. Bring them back from a backup, or "
-            "delete what they belong to; `manage.py check_store` lists them all."
+            f"Files are missing in the artifact store: {named}{more}. Restore them from a backup, or delete what they "
+            "belong to; `manage.py check_store` lists them all."
         )
 
 
 def check_store(store: ArtifactStore, *, delete: bool = False) -> StoreReport:
-    """Compare the store with all that rows name, both ways.
+    """Compare the store with all files that rows own, in both directions.
 
     Args:
-        delete: Delete orphans, PASS_LIMIT at most; the next round continues.
+        delete: Delete up to PASS_LIMIT orphans; the next round continues.
 
     Raises:
         ArtifactError: the store cannot be read.
@@ -88,7 +88,7 @@ def check_store(store: ArtifactStore, *, delete: bool = False) -> StoreReport:
 
 
 def still_missing(store: ArtifactStore, suspects: Iterable[Owned]) -> Iterator[Owned]:
-    """Those whose file is really not there, although their row still names it."""
+    """Yield the suspects whose file is still missing and still owned."""
     found = list(suspects)
     named = keys_of_others([each.key for each in found], trash_counts=True)
     for each in found:
@@ -98,7 +98,7 @@ def still_missing(store: ArtifactStore, suspects: Iterable[Owned]) -> Iterator[O
 
 
 def find_orphans(store: ArtifactStore, named: set[str]) -> Iterator[tuple[str, int]]:
-    """Files that no row names, and that nobody may still be about to name; `named` are those of a moment ago."""
+    """Yield files without an owner that nothing may still claim. `named` are the owned keys of a moment ago."""
     for room in ROOMS:
         old = store.sizes(room, older_than=settings.KEEP_ORPHANS)
         suspects = {key: size_bytes for key, size_bytes in old if key not in named}
@@ -107,7 +107,7 @@ def find_orphans(store: ArtifactStore, named: set[str]) -> Iterator[tuple[str, i
 
 
 def keys_in_use(keys: Iterable[str]) -> set[str]:
-    """Those of an attempt that may still publish them, and uploads that an import may still read."""
+    """Return the keys that an attempt may still publish or an import may still read."""
     by_owner: dict[str, set[str]] = {}
     for key in keys:
         room, owner, *_ = key.split("/")

@@ -37,7 +37,7 @@ from finetune_hub.jobs.models import Job
 from finetune_hub.jobs.submission import create_job
 from finetune_hub.notifications.models import Wants
 from finetune_hub.operations.deletion.actions import delete_thing
-from finetune_hub.operations.deletion.kind import Target
+from finetune_hub.operations.deletion.deletable import Target
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice
 from tests.factories import (

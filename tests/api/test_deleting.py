@@ -53,7 +53,7 @@ def test_deleted_twice_is_deleted_once_and_restored_by_anybody_who_may(world: Wo
     alice, bob, adapter = world["owner"], world["teammate"], world.version.adapter_id
     foreseen = alice.get(f"/api/adapters/{adapter}/deletion").json()
     assert (foreseen["file_count"], foreseen["grace_seconds"]) == (2, 7 * 86_400)
-    assert foreseen["sentence"] == "It can be restored for 7 days. After that 2 files of 4.1 kB go for good."
+    assert foreseen["sentence"] == "It can be restored for 7 days. After that, 2 files (4.1 kB) are deleted."
     first, second = (alice.delete(f"/api/adapters/{adapter}").json() for _ in range(2))
     assert first == second
     assert (first["kind"], first["deleted_by"], first["size_bytes"]) == ("adapter", "alice", foreseen["size_bytes"])

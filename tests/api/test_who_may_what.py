@@ -26,7 +26,7 @@ from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.notifications.actions import connect_chat
 from finetune_hub.notifications.models import Wants
 from finetune_hub.operations.deletion.actions import delete_thing
-from finetune_hub.operations.deletion.kind import Target
+from finetune_hub.operations.deletion.deletable import Target
 from tests.api.conftest import World, client_with
 from tests.factories import make_attempt, make_base_model, make_dataset_version, make_worker
 

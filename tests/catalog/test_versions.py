@@ -23,7 +23,7 @@ from finetune_hub.catalog.search import find_rows
 from finetune_hub.catalog.split import split_version
 from finetune_hub.data.comparison import find_overlap
 from finetune_hub.operations.deletion.actions import delete_thing, finish_purge
-from finetune_hub.operations.deletion.kind import Target
+from finetune_hub.operations.deletion.deletable import Target
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice
 from tests.factories import chat_row, first_member, make_dataset_version, make_job, make_team, make_user

@@ -16,7 +16,7 @@ from tests.factories import make_adapter_version, make_dataset_version, make_job
 def test_an_adapter_is_deleted_and_comes_back(hub: RunCommand, team: Team) -> None:
     make_adapter_version(team)
     deleted = hub("adapters", "delete", "tickets-tiny:1")
-    assert "It can be restored for 7 days. After that 2 files of 4.1 kB go for good." in deleted.err
+    assert "It can be restored for 7 days. After that, 2 files (4.1 kB) are deleted." in deleted.err
     assert "Deleted adapter tickets-tiny v1." in deleted.out
     way_back = re.search(r"finetune-hub trash restore (del-\w+)", deleted.out)
     assert way_back
@@ -61,7 +61,7 @@ def test_what_stops_working_is_asked_for_or_accepted(
     make_adapter_version(team)
     refused = hub("base-models", "delete", "tiny")
     assert refused.code == 3
-    assert "adapter tickets-tiny v1 is over it" in refused.err
+    assert "adapter tickets-tiny v1 needs it" in refused.err
     assert not Deletion.objects.exists()
     answers = [False, True]
     asked: list[str] = []

@@ -27,10 +27,10 @@ def test_an_adapter_is_deleted_after_a_look_and_restored_from_the_trash(world: W
     url = reverse("adapter-version-deletion", args=[adapter.pk, 1])
     page = bob.get(url).content.decode()
     assert "Delete adapter tickets-tiny v1?" in page
-    assert "It can be restored for 7 days. After that 2 files of 4.1 kB go for good." in page
+    assert "It can be restored for 7 days. After that, 2 files (4.1 kB) are deleted." in page
     assert not Deletion.objects.exists()
     page = bob.post(url, follow=True).content.decode()
-    assert "Deleted adapter tickets-tiny v1. For 7 days it is in the trash of" in page
+    assert "Deleted adapter tickets-tiny v1. It can be restored for 7 days from the trash of" in page
     assert detail not in page
     assert bob.get(detail).status_code == 404
     assert bob.post(url).status_code == 410
@@ -58,7 +58,7 @@ def test_what_runs_is_in_the_way_and_has_no_button(world: World) -> None:
     ]
     for url in addresses:
         page = world["owner"].get(url).content.decode()
-        assert "It is in use" in page
+        assert "In use" in page
         assert reverse("job", args=[world.job.pk]) in page
         assert 'class="danger"' not in page
         refused = world["owner"].post(url)
@@ -87,7 +87,7 @@ def test_only_what_was_shown_to_stop_working_is_accepted(world: World) -> None:
     shown += [f"adapter {world.version.adapter_id} tickets-tiny v2", "alias gpt-4o gpt-4o"]
     assert alice.post(url, {"accepted": shown}).status_code == 302
     page = alice.get(reverse("adapter", args=[world.version.adapter_id])).content.decode()
-    assert "was deleted. The files can be downloaded" in page
+    assert "was deleted. The adapter can only be downloaded" in page
     assert reverse("job-new-of-kind", args=["evaluate"]) not in page
     assert "gpt-4o" not in alice.get(reverse("base-models")).content.decode()
 

@@ -18,7 +18,7 @@ from finetune_hub.dashboard.urls import urlpatterns
 from finetune_hub.fleet.models import TeamQuota, WorkerRole
 from finetune_hub.jobs.models import Job
 from finetune_hub.operations.deletion.actions import delete_thing
-from finetune_hub.operations.deletion.kind import Target
+from finetune_hub.operations.deletion.deletable import Target
 from tests.dashboard.conftest import CALLERS, World, signed_in
 from tests.factories import make_dataset_version, make_team, make_user
 

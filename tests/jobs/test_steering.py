@@ -32,7 +32,7 @@ from finetune_hub.jobs.steering import (
 from finetune_hub.jobs.validation import validate_job
 from finetune_hub.jobs.worker_port import Lease
 from finetune_hub.operations.deletion.actions import delete_thing
-from finetune_hub.operations.deletion.kind import Target
+from finetune_hub.operations.deletion.deletable import Target
 from finetune_hub.spec.files import FileEntry
 from finetune_hub.spec.problem import Failed
 from finetune_hub.spec.refusal import Refusal

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.conf import settings
-from django.core.management import CommandError, call_command
 from django.db import connection, transaction
-from django.db.models.functions import Now
 
 from finetune_hub.accounts.models import AuditEvent, Role, Team
 from finetune_hub.artifacts.store import ArtifactStore, shared_store
 from finetune_hub.catalog.actions import keep_dataset_version
 from finetune_hub.catalog.aliases import set_alias
 from finetune_hub.catalog.choices import find_base_model, find_dataset_version
-from finetune_hub.catalog.models import BaseModel, BaseModelAlias, Dataset, Deletion
-from finetune_hub.jobs.inputs import hold_inputs
+from finetune_hub.catalog.models import BaseModelAlias, Deletion
+from finetune_hub.jobs.held_inputs import hold_inputs
 from finetune_hub.jobs.kinds.evaluation import submit_evaluation
 from finetune_hub.jobs.kinds.training import submit_training
-from finetune_hub.jobs.models import AttemptState, Checkpoint, Job, JobState, Publication
+from finetune_hub.jobs.models import Job, JobState
 from finetune_hub.jobs.steering import cancel_job, pause_job, retry_job
 from finetune_hub.operations.deletion.actions import (
-    DELETABLE,
     begin_purge,
     delete_thing,
     finish_purge,
@@ -35,17 +29,15 @@ from finetune_hub.operations.deletion.actions import (
     purge_pass,
     restore_deletion,
 )
-from finetune_hub.operations.deletion.kind import Target
-from finetune_hub.operations.store_check import ROOMS, check_store
+from finetune_hub.operations.deletion.deletable import Target
+from finetune_hub.operations.store_check import check_store
 from finetune_hub.registry.adapter_choices import find_adapter_version
-from finetune_hub.registry.models import Adapter
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.training import DatasetChoice
 from tests.factories import (
     chat_row,
     first_member,
     make_adapter_version,
-    make_attempt,
     make_base_model,
     make_dataset_version,
     make_job,
@@ -55,9 +47,16 @@ from tests.factories import (
     make_user,
     write_rows,
 )
+from tests.operations.deleted_things import (
+    KINDS,
+    end_grace,
+    make_ended_job,
+    make_thing,
+    refusal_of,
+    stored_bytes,
+)
 
 pytestmark = pytest.mark.django_db
-KINDS = sorted(DELETABLE)
 
 
 @pytest.fixture
@@ -69,64 +68,6 @@ def store(settings: Any, tmp_path: Path) -> ArtifactStore:
 @pytest.fixture
 def team(store: ArtifactStore) -> Team:
     return make_team(make_user())
-
-
-@dataclass
-class Thing:
-    """One of each kind, that nothing needs, and how a list of the team shows it."""
-
-    target: Target
-    is_listed: Callable[[], bool]
-
-
-def make_thing(kind: str, team: Team) -> Thing:
-    if kind == "adapter":
-        adapter = make_adapter_version(team).adapter
-        return Thing(Target(kind, adapter.pk), Adapter.objects.of_team(team).for_list().filter(pk=adapter.pk).exists)
-    if kind == "dataset":
-        dataset = make_dataset_version(team, "idle").dataset
-        return Thing(Target(kind, dataset.pk), Dataset.objects.of_team(team).for_list().filter(pk=dataset.pk).exists)
-    if kind == "base_model":
-        model = make_base_model(team, "idle")
-        return Thing(Target(kind, model.pk), BaseModel.objects.of_team(team).filter(pk=model.pk).exists)
-    job = make_ended_job(team)
-    return Thing(Target(kind, job.pk), Job.objects.of_team(team).for_list().filter(pk=job.pk).exists)
-
-
-def make_ended_job(team: Team, state: JobState = JobState.FAILED, **columns: Any) -> Job:
-    """With one checkpoint, whose file is in the store."""
-    failure = {"failure_class": "internal"} if state == JobState.FAILED else {}
-    job = make_job(team, state=state, finished_at=Now(), **failure, **columns)
-    attempt = make_attempt(job, state=AttemptState.LOST, finished_at=Now(), log_tail="the last words")
-    put(f"{attempt.artifact_prefix}/checkpoints/step-1/state.json", "x" * 1000)
-    entry = {"path": "state.json", "size_bytes": 1000, "sha256": "0" * 64}
-    prefix = f"{attempt.artifact_prefix}/checkpoints/step-1"
-    Checkpoint.objects.create(job=job, attempt=attempt, step=1, artifact_prefix=prefix, manifest=[entry])
-    return job
-
-
-def put(key: str, text: str) -> None:
-    store = shared_store(settings.ARTIFACT_URL)
-    folder = Path(settings.HOME) / "tmp"
-    folder.mkdir(parents=True, exist_ok=True)
-    source = folder / "put"
-    source.unlink(missing_ok=True)  # The store may have linked it.
-    source.write_text(text)
-    store.put(key, source)
-
-
-def stored_bytes(store: ArtifactStore) -> int:
-    return sum(size for room in ROOMS for _, size in store.sizes(room))
-
-
-def end_grace(deletion: Deletion) -> None:
-    Deletion.objects.filter(pk=deletion.pk).update(purge_after=Now() - timedelta(seconds=1))
-
-
-def refusal_of(do: Callable[[], object]) -> Refusal:
-    with pytest.raises(Refusal) as refused:
-        do()
-    return refused.value
 
 
 # ---- what is the same for all kinds
@@ -448,122 +389,3 @@ def test_the_same_file_uploaded_again_brings_a_version_back(team: Team, store: A
         assert check_store(store).is_sound
         version.refresh_from_db()
         assert version.first_rows
-
-
-# ---- files with several owners
-
-
-def test_a_file_goes_with_its_last_owner(team: Team, store: ArtifactStore) -> None:
-    user, first = first_member(team), make_base_model(team, "first")
-    second = make_base_model(team, "second")
-    for key in list(store.keys(second.artifact_prefix)):
-        store.delete(key)
-    BaseModel.objects.filter(pk=second.pk).update(artifact_prefix=first.artifact_prefix)
-    size = stored_bytes(store)
-    assert look_ahead(Target("base_model", first.pk)).size_bytes == 0
-    one = delete_thing(Target("base_model", first.pk), user)
-    end_grace(one)
-    purge_pass(store)
-    assert stored_bytes(store) == size
-    assert look_ahead(Target("base_model", second.pk)).size_bytes == size
-    other = delete_thing(Target("base_model", second.pk), user)
-    assert stored_bytes(store) == size
-    end_grace(other)
-    purge_pass(store)
-    assert (stored_bytes(store), other.size_bytes) == (0, size)
-
-
-def test_of_two_in_the_trash_the_one_that_comes_back_keeps_the_file(team: Team, store: ArtifactStore) -> None:
-    user, first = first_member(team), make_base_model(team, "first")
-    second = make_base_model(team, "second")
-    BaseModel.objects.filter(pk=second.pk).update(artifact_prefix=first.artifact_prefix)
-    for key in list(store.keys(second.artifact_prefix)):
-        store.delete(key)
-    one = delete_thing(Target("base_model", first.pk), user)
-    other = delete_thing(Target("base_model", second.pk), user)
-    end_grace(one)
-    purge_pass(store)
-    restore_deletion(other, user)
-    assert check_store(store).is_sound
-
-
-def test_a_purged_job_leaves_what_it_published_and_used(team: Team, store: ArtifactStore) -> None:
-    user, job = first_member(team), make_ended_job(team, JobState.SUCCEEDED)
-    attempt = job.attempts.get()
-    version = make_adapter_version(team)
-    Publication.objects.create(job=job, attempt=attempt, step=1, adapter_version=version)
-    target = Target("job", job.pk)
-    assert [each.name for each in look_ahead(target).stays] == [str(version)]
-    end_grace(delete_thing(target, user))
-    purge_pass(store)
-    attempt.refresh_from_db()
-    assert (job.checkpoints.count(), attempt.log_tail) == (0, "")
-    assert Job.objects.filter(pk=job.pk).exists()  # Hours of use and lineage name it.
-    assert find_adapter_version(team, version.adapter.name, None) == version
-    assert check_store(store).is_sound
-
-
-def test_a_job_goes_with_its_parts(team: Team) -> None:
-    user, parent = first_member(team), make_ended_job(team)
-    part = make_ended_job(team, parent=parent)
-    deletion = delete_thing(Target("job", parent.pk), user)
-    assert not Job.objects.of_team(team).exists()
-    assert "with 1 of its own" in deletion.subject
-    restore_deletion(deletion, user)
-    assert set(Job.objects.of_team(team)) == {parent, part}
-
-
-# ---- the sweep
-
-
-def test_the_sweep_finds_files_without_owners_and_owners_without_files(
-    team: Team, store: ArtifactStore, settings: Any
-) -> None:
-    version, dataset = make_adapter_version(team), make_dataset_version(team, "swept")
-    job = make_ended_job(team)
-    assert check_store(store).is_sound
-    stray = [
-        f"jobs/{job.pk}/1/adapter/adapter_model.safetensors",
-        "jobs/ftjob-gone/1/adapter/a",
-        "base-models/bm-gone/model.safetensors",
-        f"datasets/{dataset.dataset_id}/{'0' * 64}.jsonl",
-    ]
-    for key in stray:
-        put(key, "stray")
-    assert check_store(store, delete=True).is_sound  # They may be of somebody who is about to name them.
-    settings.KEEP_ORPHANS = timedelta(0)
-    found = check_store(store)
-    assert sorted(found.orphans) == sorted(stray)
-    assert (found.orphans[stray[0]], found.missing) == (5, [])
-    swept = check_store(store, delete=True)
-    assert (swept.deleted_count, swept.is_sound, check_store(store).is_sound) == (4, True, True)
-    lost = [f"{version.artifact_prefix}/adapter_config.json", dataset.artifact_key]
-    for key in lost:
-        store.delete(key)
-    found = check_store(store, delete=True)
-    assert sorted(each.key for each in found.missing) == sorted(lost)
-    assert str(version) in found.problem
-    end_grace(delete_thing(Target("adapter", version.adapter_id), first_member(team)))
-    purge_pass(store)
-    assert [each.owner for each in check_store(store).missing] == ["dataset swept v1"]
-
-
-def test_the_sweep_leaves_what_an_attempt_may_still_publish(team: Team, store: ArtifactStore, settings: Any) -> None:
-    settings.KEEP_ORPHANS = timedelta(seconds=-1)
-    running = make_attempt(make_job(team, state=JobState.RUNNING), number=1)
-    importing = BaseModel.objects.create(team=team, name="new", source="upload:x", created_by=first_member(team))
-    ten = f"jobs/{running.job_id}/10/adapter/a"
-    for key in (f"{running.artifact_prefix}/adapter/a", importing.upload_key, ten):
-        put(key, "mine")
-    assert list(check_store(store).orphans) == [ten]
-
-
-def test_the_command_says_what_it_found(team: Team, store: ArtifactStore, settings: Any, capsys: Any) -> None:
-    make_adapter_version(team)
-    put("jobs/ftjob-gone/1/adapter/a", "stray")
-    settings.KEEP_ORPHANS = timedelta(0)
-    with pytest.raises(CommandError, match="1 files have no owner; 0 owners lack a file"):
-        call_command("check_store")
-    assert "no owner  jobs/ftjob-gone/1/adapter/a  5 bytes" in capsys.readouterr().out
-    call_command("check_store", "--delete")
-    assert "1 files without an owner were deleted." in capsys.readouterr().out

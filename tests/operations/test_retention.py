@@ -19,7 +19,7 @@ from finetune_hub.jobs.models import Attempt, AttemptState, Checkpoint, Job, Job
 from finetune_hub.notifications.models import Channel, Notification
 from finetune_hub.operations import retention
 from finetune_hub.operations.deletion.actions import delete_thing
-from finetune_hub.operations.deletion.kind import Target
+from finetune_hub.operations.deletion.deletable import Target
 from finetune_hub.operations.retention import (
     collect_dataset_files,
     collect_leftovers,

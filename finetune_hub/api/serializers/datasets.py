@@ -36,7 +36,9 @@ class DatasetVersionDetailSerializer(DatasetVersionSerializer):
     split_from = serializers.CharField(
         source="parent_reference", allow_null=True, help_text="The version it was split from: `NAME:VERSION`."
     )
-    deletion_id = serializers.CharField(allow_null=True, help_text="What restores it; null: it is there.")
+    deletion_id = serializers.CharField(
+        allow_null=True, help_text="The deletion to restore; null if it is not deleted."
+    )
     first_rows = serializers.ListField(source="shown_rows", child=serializers.DictField())
 
     class Meta(DatasetVersionSerializer.Meta):

@@ -1,4 +1,4 @@
-"""What the API answers about deletions: what one would do, and those that can be restored."""
+"""Serializers of deletions: what one would do, and those that can be restored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RELATED_KINDS = ["job", "adapter", "dataset", "alias"]
 class DeletionSerializer(serializers.ModelSerializer[Deletion]):
     kind = serializers.ChoiceField(choices=list(DELETABLE))
     deleted_by = serializers.CharField(source="deleted_by.username")
-    restorable_until = serializers.DateTimeField(source="purge_after", help_text="After that its files go for good.")
+    restorable_until = serializers.DateTimeField(source="purge_after", help_text="After that, its files are deleted.")
 
     class Meta:
         model = Deletion
@@ -33,12 +33,12 @@ class DeletionSerializer(serializers.ModelSerializer[Deletion]):
 
 
 class RelatedSerializer(serializers.Serializer[Any]):
-    """Something that needs, or came from, what is to be deleted."""
+    """Something that needs the target, or came from it."""
 
     kind = serializers.ChoiceField(choices=RELATED_KINDS)
     id = serializers.CharField()
     name = serializers.CharField()
-    how = serializers.CharField(help_text="Goes on after the name: `is queued and reads it`.")
+    how = serializers.CharField(help_text="How, as a sentence after the name: `is queued and reads it`.")
 
 
 class OutlookSerializer(serializers.Serializer[Any]):
@@ -46,10 +46,10 @@ class OutlookSerializer(serializers.Serializer[Any]):
 
     kind = serializers.ChoiceField(choices=list(DELETABLE))
     subject = serializers.CharField(help_text="What would be deleted, in words.")
-    sentence = serializers.CharField(help_text="How long it can be restored, and what goes after that.")
-    size_bytes = serializers.IntegerField(help_text="What the artifact store shrinks by after the grace.")
+    sentence = serializers.CharField(help_text="How long it can be restored, and what is deleted after that.")
+    size_bytes = serializers.IntegerField(help_text="Bytes that are freed in the artifact store after that.")
     file_count = serializers.IntegerField()
     grace_seconds = serializers.IntegerField(help_text="How long it can be restored.")
-    held_by = RelatedSerializer(many=True, help_text="Jobs that have not ended and need it: they are in the way.")
-    stops_working = RelatedSerializer(many=True, help_text="Goes only with `accept_dependents`.")
-    stays = RelatedSerializer(many=True, help_text="Came from it, and stays what it is.")
+    held_by = RelatedSerializer(many=True, help_text="Unfinished jobs that block the deletion.")
+    stops_working = RelatedSerializer(many=True, help_text="Must be accepted with `accept_dependents`.")
+    stays = RelatedSerializer(many=True, help_text="Came from it, and is kept.")

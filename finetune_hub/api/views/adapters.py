@@ -61,7 +61,7 @@ class OneAdapter(HubView):
 
     @extend_schema(operation_id="delete_adapter", parameters=[ACCEPT_DEPENDENTS], responses=DELETED)
     def delete(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Delete the adapter with all its versions. It can be restored for a time; then its files go."""
+        """Delete the adapter with all its versions. It can be restored for a time; then its files are deleted."""
         return deleted(request, "adapter", id)
 
 
@@ -80,7 +80,7 @@ class OneAdapterVersion(HubView):
 
     @extend_schema(operation_id="delete_adapter_version", parameters=[ACCEPT_DEPENDENTS], responses=DELETED)
     def delete(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
-        """Delete the version. It can be restored for a time; then its files go. Its number is not used again."""
+        """Delete the version. It can be restored for a time; then its files are deleted. Its number is not reused."""
         return deleted(request, "adapter", id, number)
 
 

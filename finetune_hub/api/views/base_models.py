@@ -84,9 +84,9 @@ class OneBaseModel(HubView):
 
     @extend_schema(operation_id="delete_base_model", parameters=[ACCEPT_DEPENDENTS], responses=DELETED)
     def delete(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Delete the base model. It can be restored for a time; then its files go. Its name is free at once.
+        """Delete the base model. It can be restored for a time; then its files are deleted. Its name is free at once.
 
-        Adapters over it and its aliases stop working: `accept_dependents` says that this is meant.
+        Its adapters and aliases stop working, which `accept_dependents` must accept.
         """
         return deleted(request, "base_model", id)
 

@@ -133,7 +133,7 @@ class OneDataset(HubView):
 
     @extend_schema(operation_id="delete_dataset", parameters=[ACCEPT_DEPENDENTS], responses=DELETED)
     def delete(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Delete all its versions. They can be restored for a time; then their files go. Hashes and lineage stay."""
+        """Delete all versions. They can be restored for a time, then the files are deleted. Hashes and lineage stay."""
         return deleted(request, "dataset", id)
 
 

@@ -1,4 +1,4 @@
-"""Deletion: what it would do, of each kind of thing; the team's trash, and back from there."""
+"""Preview deletions, list the team's trash, and restore from it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from finetune_hub.api.serializers.deletions import DeletionSerializer, OutlookSe
 from finetune_hub.api.views.hub_view import PAGE_PARAMETERS, HubView, errors
 from finetune_hub.catalog.models import Deletion
 from finetune_hub.operations.deletion.actions import delete_thing, look_ahead, restore_deletion, team_of_target
-from finetune_hub.operations.deletion.kind import Target
+from finetune_hub.operations.deletion.deletable import Target
 
 ACCEPT_DEPENDENTS = OpenApiParameter(
-    "accept_dependents", bool, description="Also where something stops working without it, as adapters over a model."
+    "accept_dependents",
+    bool,
+    description="Delete it although other things stop working, such as a base model's adapters.",
 )
 DELETED = {200: DeletionSerializer, **errors(401, 403, 404, 409, 422, 503)}
 FORESEEN = {200: OutlookSerializer, **errors(401, 404, 410, 503)}
 
 
 class DeletionOutlook(HubView):
-    """What deleting something of a kind would do; a class for each kind says which."""
+    """The preview of a deletion. Each kind has a subclass."""
 
     kind: ClassVar[str]
 
@@ -41,7 +43,7 @@ class AdapterDeletion(DeletionOutlook):
 
     @extend_schema(operation_id="preview_adapter_deletion", responses=FORESEEN)
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
-        """What deleting the adapter with all its versions would do: what needs it, and the bytes that go."""
+        """Preview deleting the adapter with all its versions: what needs it, and the bytes that are freed."""
         return self.outlook(request, id)
 
 
@@ -50,7 +52,7 @@ class AdapterVersionDeletion(DeletionOutlook):
 
     @extend_schema(operation_id="preview_adapter_version_deletion", responses=FORESEEN)
     def get(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
-        """What deleting the version would do: what needs it, and the bytes that go."""
+        """Preview deleting the version: what needs it, and the bytes that are freed."""
         return self.outlook(request, id, number)
 
 
@@ -59,7 +61,7 @@ class DatasetDeletion(DeletionOutlook):
 
     @extend_schema(operation_id="preview_dataset_deletion", responses=FORESEEN)
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
-        """What deleting the dataset with all its versions would do: what needs it, and the bytes that go."""
+        """Preview deleting the dataset with all its versions: what needs it, and the bytes that are freed."""
         return self.outlook(request, id)
 
 
@@ -68,7 +70,7 @@ class DatasetVersionDeletion(DeletionOutlook):
 
     @extend_schema(operation_id="preview_dataset_version_deletion", responses=FORESEEN)
     def get(self, request: Request, id: str, number: int) -> Response:  # noqa: A002
-        """What deleting the version would do: what needs it, and the bytes that go."""
+        """Preview deleting the version: what needs it, and the bytes that are freed."""
         return self.outlook(request, id, number)
 
 
@@ -77,7 +79,7 @@ class BaseModelDeletion(DeletionOutlook):
 
     @extend_schema(operation_id="preview_base_model_deletion", responses=FORESEEN)
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
-        """What deleting the base model would do: what needs it, what stops working, and the bytes that go."""
+        """Preview deleting the base model: what needs it, what stops working, and the bytes that are freed."""
         return self.outlook(request, id)
 
 
@@ -86,7 +88,7 @@ class JobDeletion(DeletionOutlook):
 
     @extend_schema(operation_id="preview_job_deletion", responses=FORESEEN)
     def get(self, request: Request, id: str) -> Response:  # noqa: A002
-        """What deleting the job would do: what needs it, and the bytes of its checkpoints."""
+        """Preview deleting the job: what needs it, and the bytes of its checkpoints."""
         return self.outlook(request, id)
 
 
@@ -97,7 +99,7 @@ class Trash(HubView):
         responses={200: page_of(DeletionSerializer), **errors(401, 422)},
     )
     def get(self, request: Request) -> Response:
-        """What was deleted in the team and can be restored."""
+        """List what was deleted in the team and can be restored."""
         return self.page(Deletion.objects.of_team(team_of(request)).restorable(), DeletionSerializer, by="deleted_at")
 
 
@@ -110,20 +112,20 @@ class RestoreDeletion(HubView):
         responses={200: DeletionSerializer, **errors(401, 403, 404, 409, 410)},
     )
     def post(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Restore all that was deleted together. A second time changes nothing."""
+        """Restore everything that was deleted together. Repeating it has no effect."""
         deletion = get_row(Deletion.objects.of_team(team_of(request)).select_related("team"), pk=id)
         return Response(DeletionSerializer(restore_deletion(deletion, user_of(request))).data)
 
 
 def deleted(request: Request, kind: str, pk: str, number: int | None = None) -> Response:
-    """Delete it, and answer with the deletion; a second time with the same."""
+    """Delete the target and respond with the deletion; repeating it returns the same one."""
     target = target_of(request, kind, pk, number)
     deletion = delete_thing(target, user_of(request), accept_dependents=flag(request, "accept_dependents"))
     return Response(DeletionSerializer(deletion).data)
 
 
 def target_of(request: Request, kind: str, pk: str, number: int | None = None) -> Target:
-    """Something of the token's team, also when it was deleted; or 404."""
+    """Return the target in the token's team, even if it is deleted, or raise 404."""
     target = Target(kind, pk, number)
     if team_of_target(target) != team_of(request):
         raise Http404

@@ -147,9 +147,9 @@ class OneJob(HubView):
 
     @extend_schema(operation_id="delete_job", parameters=[ACCEPT_DEPENDENTS], responses=DELETED)
     def delete(self, request: Request, id: str) -> Response:  # noqa: A002
-        """Delete a job that has ended. It can be restored for a time; then its checkpoints and logs go.
+        """Delete a job that has ended. It can be restored for a time; then its checkpoints and logs are deleted.
 
-        What it published stays. Hours that it used stay counted.
+        What it published is kept, and its device hours still count.
         """
         return deleted(request, "job", id)
 

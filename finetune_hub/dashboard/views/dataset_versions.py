@@ -25,7 +25,7 @@ from finetune_hub.dashboard.histogram import draw_bars
 from finetune_hub.dashboard.views.refusals import not_given, render_refusal
 from finetune_hub.data.token_preview import SHOWN_TOKENS
 from finetune_hub.operations.deletion.actions import delete_thing
-from finetune_hub.operations.deletion.kind import Target
+from finetune_hub.operations.deletion.deletable import Target
 from finetune_hub.registry.downloads import file_response
 from finetune_hub.spec.numbers import number_of
 from finetune_hub.spec.refusal import Refusal
@@ -127,7 +127,7 @@ def split(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
 @login_required
 @require_POST
 def delete(request: MemberRequest, dataset_id: str, number: int) -> HttpResponse:
-    """Delete a version, from a page of an older release, which asked by itself."""
+    """Delete a version, from an open page of an older release."""
     version = find_version(request, dataset_id, number)
     delete_thing(Target("dataset", dataset_id, number), request.user)
     messages.success(request, f"The rows of {version} are deleted.")

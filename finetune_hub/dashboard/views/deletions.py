@@ -1,4 +1,4 @@
-"""Deletion on pages: what it would do, with the button below it; the team's trash, and back from there."""
+"""The pages that confirm a deletion, and the team's trash."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from finetune_hub.operations.deletion.actions import (
     restore_deletion,
     team_of_target,
 )
-from finetune_hub.operations.deletion.kind import Target
+from finetune_hub.operations.deletion.deletable import Target
 from finetune_hub.spec.refusal import Refusal
 
-# Where somebody is led who deleted one, or thought better of it: the list, and the page of what is still there.
+# The list and the page of each kind.
 LISTS = {"adapter": "adapters", "dataset": "datasets", "base_model": "base-models", "job": "jobs"}
 PAGES = {"adapter": "adapter", "dataset": "dataset", "job": "job"}
 
@@ -34,7 +34,7 @@ PAGES = {"adapter": "adapter", "dataset": "dataset", "job": "job"}
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def confirm(request: MemberRequest, kind: str, number: int | None = None, **ids: str) -> HttpResponse:
-    """What deleting it means; sent, it is done. What stops working is accepted as far as the page has shown it."""
+    """Show what deleting the target would do, and delete it on POST. Only what the page has shown may stop working."""
     (pk,) = ids.values()
     target = Target(kind, pk, number)
     team = team_of_target(target)
@@ -59,7 +59,7 @@ def confirm(request: MemberRequest, kind: str, number: int | None = None, **ids:
 @login_required
 @require_safe
 def show_trash(request: MemberRequest, slug: str) -> HttpResponse:
-    """What was deleted in the team and can be restored, newest first."""
+    """Show what was deleted in the team and can be restored, newest first."""
     team = get_object_or_404(Team.objects.of(request.user), slug=slug)
     page = page_of(request, Deletion.objects.of_team(team).restorable())
     return render(request, "team/trash.html", {"team": team, "page": page, "grace": grace_in_words()})
@@ -68,7 +68,7 @@ def show_trash(request: MemberRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def restore(request: MemberRequest, deletion_id: str) -> HttpResponse:
-    """Let all that went together be there again."""
+    """Restore everything that was deleted together."""
     visible = Deletion.objects.visible_to(request.user).select_related("team")
     deletion = restore_deletion(get_object_or_404(visible, pk=deletion_id), request.user)
     messages.success(request, f"Restored {deletion.subject}.")
@@ -76,7 +76,7 @@ def restore(request: MemberRequest, deletion_id: str) -> HttpResponse:
 
 
 def page_about(target: Target) -> str:
-    """The page that shows it; of a base model, the list does."""
+    """Return the URL of the page that shows the target; base models only have a list."""
     if target.kind not in PAGES:
         return reverse(LISTS[target.kind])
     if target.number is None:
@@ -85,5 +85,7 @@ def page_about(target: Target) -> str:
 
 
 def said_of(deletion: Deletion) -> str:
-    """What somebody reads who has just deleted it."""
-    return f"Deleted {deletion.subject}. For {grace_in_words()} it is in the trash of {deletion.team.name}."
+    """Return the message after a deletion."""
+    return (
+        f"Deleted {deletion.subject}. It can be restored for {grace_in_words()} from the trash of {deletion.team.name}."
+    )

@@ -1,4 +1,4 @@
-"""Delete, restore and purge, for all kinds alike: docs/adr/0015."""
+"""Delete, restore and purge: the same for all kinds. See docs/adr/0015."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from finetune_hub.catalog.models import Deletion
 from finetune_hub.operations.deletion.adapters import Adapters
 from finetune_hub.operations.deletion.base_models import BaseModels
 from finetune_hub.operations.deletion.datasets import Datasets
+from finetune_hub.operations.deletion.deletable import DeletableKind, Related, Target
 from finetune_hub.operations.deletion.jobs import Jobs
-from finetune_hub.operations.deletion.kind import DeletableKind, Related, Target
 from finetune_hub.operations.deletion.owners import keys_of_others
 from finetune_hub.spec.duration import written_duration
 from finetune_hub.spec.refusal import Refusal
@@ -31,47 +31,48 @@ PASS_LIMIT = 200
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What it would mean to delete something."""
+    """What deleting something would do."""
 
     kind: str
     subject: str
     size_bytes: int
     file_count: int
     held_by: list[Related]
-    """Jobs that have not ended and need it: it cannot be deleted before."""
+    """Unfinished jobs that need it. They block the deletion."""
     stops_working: list[Related]
-    """It has to be accepted that these do."""
+    """What stops working without it. The user must accept this."""
     stays: list[Related]
+    """What came from it and is kept."""
     grace_seconds: int
 
     @property
     def grace(self) -> str:
-        """How long it can be restored: `7 days`."""
+        """How long it can be restored, such as `7 days`."""
         return grace_in_words()
 
     @property
     def sentence(self) -> str:
-        """For whoever decides."""
+        """The grace and what is freed after it, for the user who decides."""
         files = f"{self.file_count} file{'' if self.file_count == 1 else 's'}"
-        freed = f"After that {files} of {size_in_words(self.size_bytes)} go for good." if self.file_count else ""
+        freed = f"After that, {files} ({size_in_words(self.size_bytes)}) are deleted." if self.file_count else ""
         return f"It can be restored for {self.grace}. {freed or 'It has no files of its own.'}"
 
 
 def grace_in_words() -> str:
-    """How long what is deleted can be restored."""
+    """Return how long deleted things can be restored, such as `7 days`."""
     seconds = round(settings.KEEP_DELETED.total_seconds())
     days, rest = divmod(seconds, 86_400)
     return written_duration(seconds) if rest or not days else f"{days} day{'' if days == 1 else 's'}"
 
 
 def team_of_target(target: Target) -> Team | None:
-    """Whose it is, also when it was deleted; None: there is no such thing."""
+    """Return the team of the target, even if it is deleted; None if it does not exist."""
     kind = DELETABLE[target.kind]
     return kind.team(target) if kind.rows(target).exists() else None
 
 
 def look_ahead(target: Target) -> Outlook:
-    """What deleting it would do; it changes nothing.
+    """Return what deleting the target would do, without changing anything.
 
     Raises:
         Refusal: `already_deleted`.
@@ -80,16 +81,19 @@ def look_ahead(target: Target) -> Outlook:
     rows = [row for row in kind.rows(target) if row.deletion_id is None]
     if not rows:
         raise Refusal(
-            "already_deleted", "It was deleted already.", "See the team's trash, where it can be restored.", kind="gone"
+            "already_deleted",
+            "It is already deleted.",
+            "If its time is not over, restore it from the team's trash.",
+            kind="gone",
         )
     return _outlook(kind, target, rows)
 
 
 def delete_thing(target: Target, user: User, *, accept_dependents: bool = False) -> Deletion:
-    """Hide it everywhere, until it is restored or purged. A second time answers with the first.
+    """Hide the target everywhere until it is restored or purged. Repeating it returns the same deletion.
 
     Args:
-        accept_dependents: also where something stops working without it.
+        accept_dependents: Delete it although other things stop working.
 
     Raises:
         Refusal: `forbidden`; `adapter_in_use`, `dataset_in_use`, `base_model_in_use`, `job_in_use`; `has_dependents`.
@@ -107,7 +111,7 @@ def delete_thing(target: Target, user: User, *, accept_dependents: bool = False)
             raise Refusal(
                 f"{kind.name}_in_use",
                 _in_the_way(outlook, outlook.held_by),
-                "Wait for them, or cancel them first.",
+                "Wait until they have ended, or cancel them first.",
                 details=_details(outlook.held_by),
                 kind="conflict",
             )
@@ -115,7 +119,7 @@ def delete_thing(target: Target, user: User, *, accept_dependents: bool = False)
             raise Refusal(
                 "has_dependents",
                 _in_the_way(outlook, outlook.stops_working),
-                "Delete them first, or accept it: `accept_dependents=true` over the API, `--yes` in a terminal.",
+                "Delete them first, or accept this: `accept_dependents=true` in the API, `--yes` in a terminal.",
                 details=_details(outlook.stops_working),
                 kind="conflict",
             )
@@ -134,10 +138,10 @@ def delete_thing(target: Target, user: User, *, accept_dependents: bool = False)
 
 
 def restore_deletion(deletion: Deletion, user: User) -> Deletion:
-    """Let all that went with it be there again. A second time changes nothing.
+    """Restore everything that was deleted together. Repeating it has no effect.
 
     Raises:
-        Refusal: `forbidden`; `restore_expired`; `base_model_exists`: another one has the name.
+        Refusal: `forbidden`, `restore_expired`, `base_model_exists`.
     """
     require_right(Right.RESTORE_DELETED, user, deletion.team)
     with transaction.atomic():
@@ -147,7 +151,7 @@ def restore_deletion(deletion: Deletion, user: User) -> Deletion:
         if not Deletion.objects.restorable().filter(pk=deletion.pk).exists():
             raise Refusal(
                 "restore_expired",
-                f"The time to restore {deletion.subject} ended on {deletion.purge_after:%d %B %Y, %H:%M} UTC.",
+                f"{_capital(deletion.subject)} could be restored until {deletion.purge_after:%d %B %Y, %H:%M} UTC.",
                 "Upload, import or train it again.",
                 kind="gone",
             )
@@ -159,7 +163,7 @@ def restore_deletion(deletion: Deletion, user: User) -> Deletion:
 
 
 def purge_pass(store: ArtifactStore) -> int:
-    """One bounded round over what nobody restored in time; the number of deletions that are done with."""
+    """Purge what was not restored in time, in one bounded round. Returns the number of finished deletions."""
     for key in Deletion.objects.due().order_by("purge_after").values_list("pk", flat=True)[:PASS_LIMIT]:
         begin_purge(key)
     half = list(Deletion.objects.half_purged().order_by("purged_at").values_list("pk", flat=True)[:PASS_LIMIT])
@@ -170,9 +174,9 @@ def purge_pass(store: ArtifactStore) -> int:
 
 @transaction.atomic
 def begin_purge(deletion_id: str) -> None:
-    """From here on it cannot be restored, whatever happens to this process."""
+    """Commit that the deletion can no longer be restored, before any of its files is deleted."""
     deletion = Deletion.objects.due().select_for_update().filter(pk=deletion_id).first()
-    if deletion is None:  # Somebody restored it, or another process was first.
+    if deletion is None:  # It was restored, or another process was first.
         return
     Deletion.objects.filter(pk=deletion.pk).update(purged_at=Now())
     record(Verb.PURGED, _audited(deletion), team=deletion.team, actor=deletion.deleted_by)
@@ -180,7 +184,7 @@ def begin_purge(deletion_id: str) -> None:
 
 @transaction.atomic
 def finish_purge(store: ArtifactStore, deletion_id: str) -> None:
-    """Delete the files that nobody else owns, then note that they are gone. It may be done again from any point."""
+    """Delete the files without another owner, then record that. It can be repeated after a crash at any point."""
     found = Deletion.objects.get(pk=deletion_id)
     kind = DELETABLE[found.kind]
     kind.hold_back(found)
@@ -213,7 +217,11 @@ def _outlook(kind: DeletableKind[Any], target: Target, rows: list[Any]) -> Outlo
 def _in_the_way(outlook: Outlook, related: list[Related]) -> str:
     named = "; ".join(f"{_called(each)} {each.how}" for each in related[:NAMED])
     more = f"; and {len(related) - NAMED} more" if len(related) > NAMED else ""
-    return f"{outlook.subject[0].upper()}{outlook.subject[1:]} cannot simply be deleted: {named}{more}."
+    return f"{_capital(outlook.subject)} is needed: {named}{more}."
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def _details(related: list[Related]) -> list[dict[str, Any]]:

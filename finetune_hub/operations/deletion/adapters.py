@@ -1,4 +1,4 @@
-"""Adapters: one version, or all that are there. The adapter's name stays, for versions to come."""
+"""Delete an adapter, or one version of it. Its name is kept for later versions, and no number is used twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_hub.accounts.models import Team
 from finetune_hub.accounts.rights import Right
 from finetune_hub.artifacts.store import ArtifactStore
 from finetune_hub.jobs.models import Job
-from finetune_hub.operations.deletion.kind import DeletableKind, Related, Target, jobs_in_need, prefixed
+from finetune_hub.operations.deletion.deletable import DeletableKind, Related, Target, jobs_in_need, prefixed
 from finetune_hub.registry.models import Adapter, AdapterVersion
 
 
@@ -22,7 +22,7 @@ class Adapters(DeletableKind[AdapterVersion]):
         return versions if target.number is None else versions.filter(number=target.number)
 
     def lock(self, target: Target) -> list[AdapterVersion]:
-        if target.number is None:  # A job that publishes into it takes the same lock.
+        if target.number is None:  # Publishing jobs take the same lock.
             Adapter.objects.select_for_update().get(pk=target.pk)
         return super().lock(target)
 
@@ -41,12 +41,12 @@ class Adapters(DeletableKind[AdapterVersion]):
         return found
 
     def held_by(self, rows: Sequence[AdapterVersion]) -> list[Related]:
-        return jobs_in_need(Job.objects.filter(adapter_version__in=rows), "measures it")
+        return jobs_in_need(Job.objects.filter(adapter_version__in=rows), "evaluates it")
 
     def kept(self, rows: Sequence[AdapterVersion]) -> list[Related]:
         below = AdapterVersion.objects.alive().filter(lineage__parent__in=rows).exclude(pk__in=[row.pk for row in rows])
         measured = Job.objects.shown().ended().filter(adapter_version__in=rows).for_list()
         return [
             *(Related("adapter", row.adapter_id, str(row), "was made from it") for row in below.distinct()),
-            *(Related("job", job.pk, job.subject, "has measured it") for job in measured),
+            *(Related("job", job.pk, job.subject, "evaluated it") for job in measured),
         ]

@@ -1,4 +1,4 @@
-"""Base models. The name is free at once; adapters over one that is gone can be downloaded, and do nothing else."""
+"""Delete a base model. Its name is free immediately, and its adapters can then only be downloaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune_hub.accounts.rights import Right
 from finetune_hub.artifacts.store import ArtifactStore
 from finetune_hub.catalog.models import BaseModel, BaseModelAlias, BaseModelState, Deletion
 from finetune_hub.jobs.models import Job
-from finetune_hub.operations.deletion.kind import DeletableKind, Related, Target, jobs_in_need, prefixed
+from finetune_hub.operations.deletion.deletable import DeletableKind, Related, Target, jobs_in_need, prefixed
 from finetune_hub.registry.models import AdapterVersion
 from finetune_hub.spec.refusal import Refusal
 
@@ -33,7 +33,7 @@ class BaseModels(DeletableKind[BaseModel]):
         found: dict[str, int] = {}
         for model in rows:
             found |= prefixed(model.artifact_prefix, model.manifest())
-            if model.state == BaseModelState.FAILED:  # What was uploaded for it is there for the next try.
+            if model.state == BaseModelState.FAILED:  # Its upload is kept for the next attempt.
                 found |= dict(store.sizes(model.upload_folder))
         return found
 
@@ -43,13 +43,10 @@ class BaseModels(DeletableKind[BaseModel]):
     def broken(self, rows: Sequence[BaseModel]) -> list[Related]:
         over = AdapterVersion.objects.alive().filter(adapter__base_model__in=rows).select_related("adapter")
         aliases = BaseModelAlias.objects.filter(base_model__in=rows)
-        how = "is over it: it can be downloaded, and no longer be evaluated, merged or served"
+        how = "needs it, and could only be downloaded"
         return [
             *(Related("adapter", row.adapter_id, str(row), how) for row in over.order_by("pk")),
-            *(
-                Related("alias", row.alias, row.alias, "is another name of it, and stands for nothing")
-                for row in aliases
-            ),
+            *(Related("alias", row.alias, row.alias, "is an alias of it") for row in aliases),
         ]
 
     def show(self, deletion: Deletion) -> None:
@@ -60,7 +57,7 @@ class BaseModels(DeletableKind[BaseModel]):
             name = self.rows_of(deletion).get().name
             raise Refusal(
                 "base_model_exists",
-                f"The team has another base model named {name!r} by now.",
-                "Delete that one first, then restore this one.",
+                f"The team now has another base model named {name!r}.",
+                "Delete the other one first, then restore this one.",
                 kind="conflict",
             ) from taken

@@ -1,4 +1,4 @@
-"""Datasets: one version, or all that are there. Hash and lineage stay, so that adapters say what they come from."""
+"""Delete a dataset, or one version of it. Hash and lineage stay, so that adapters keep their lineage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_hub.artifacts.store import ArtifactStore
 from finetune_hub.catalog.dataset_downloads import downloads_of
 from finetune_hub.catalog.models import Dataset, DatasetVersion, Deletion
 from finetune_hub.jobs.models import Job
-from finetune_hub.operations.deletion.kind import DeletableKind, Related, Target, jobs_in_need
+from finetune_hub.operations.deletion.deletable import DeletableKind, Related, Target, jobs_in_need
 from finetune_hub.registry.models import AdapterVersion
 
 
@@ -26,7 +26,7 @@ class Datasets(DeletableKind[DatasetVersion]):
         return versions if target.number is None else versions.filter(number=target.number)
 
     def lock(self, target: Target) -> list[DatasetVersion]:
-        Dataset.objects.select_for_update().get(pk=target.pk)  # As whoever uploads a version, which may come back.
+        Dataset.objects.select_for_update().get(pk=target.pk)  # Uploads take the same lock.
         return super().lock(target)
 
     def team(self, target: Target) -> Team:
@@ -40,7 +40,7 @@ class Datasets(DeletableKind[DatasetVersion]):
     def files(self, rows: Sequence[DatasetVersion], store: ArtifactStore) -> dict[str, int]:
         found: dict[str, int] = {}
         for version in rows:
-            # Rows that were uploaded as they are kept are one file.
+            # The rows and the original upload can be the same file.
             found = {file.key: file.size_bytes for file in downloads_of(version).values()} | found
         return found
 

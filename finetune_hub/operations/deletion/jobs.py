@@ -1,4 +1,4 @@
-"""Jobs that have ended. Checkpoints and logs go; row, curve and history stay for what they published and used."""
+"""Delete a job that has ended: its checkpoints and logs. Row, curve and history stay for lineage and usage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_hub.accounts.models import Team
 from finetune_hub.accounts.rights import Right
 from finetune_hub.artifacts.store import ArtifactStore
 from finetune_hub.jobs.models import Attempt, Checkpoint, Job
-from finetune_hub.operations.deletion.kind import DeletableKind, Related, Target, jobs_in_need
+from finetune_hub.operations.deletion.deletable import DeletableKind, Related, Target, jobs_in_need
 from finetune_hub.registry.models import AdapterVersion
 
 
@@ -18,7 +18,7 @@ class Jobs(DeletableKind[Job]):
     name, right, model = "job", Right.DELETE_JOB, Job
 
     def rows(self, target: Target) -> QuerySet[Job]:
-        """The job, and what it submitted."""
+        """Return the job and its children."""
         return Job.objects.filter(pk=target.pk).union(Job.objects.filter(parent=target.pk)).order_by("pk")
 
     def lock(self, target: Target) -> list[Job]:
@@ -31,7 +31,7 @@ class Jobs(DeletableKind[Job]):
     def subject(self, target: Target, rows: Sequence[Job]) -> str:
         main = Job.objects.for_list().get(pk=target.pk)
         parts = len(rows) - 1
-        return f"job {target.pk} ({main.subject})" + (f" with {parts} of its own" if parts else "")
+        return f"job {target.pk} ({main.subject})" + (f" and {parts} of its jobs" if parts else "")
 
     def files(self, rows: Sequence[Job], store: ArtifactStore) -> dict[str, int]:
         return {
@@ -43,8 +43,8 @@ class Jobs(DeletableKind[Job]):
     def held_by(self, rows: Sequence[Job]) -> list[Related]:
         keys = [row.pk for row in rows]
         return [
-            *jobs_in_need(Job.objects.filter(pk__in=keys), "has to end first"),
-            *jobs_in_need(Job.objects.filter(after__in=keys), "follows it"),
+            *jobs_in_need(Job.objects.filter(pk__in=keys), "must end first"),
+            *jobs_in_need(Job.objects.filter(after__in=keys), "starts after it"),
             *jobs_in_need(Job.objects.filter(children__in=keys).exclude(pk__in=keys), "waits for it"),
             *jobs_in_need(Job.objects.filter(parent__in=keys).exclude(pk__in=keys), "is a part of it"),
         ]

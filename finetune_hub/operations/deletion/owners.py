@@ -1,4 +1,4 @@
-"""Which files of the artifact store some row names: a file goes with the last of its owners, not with the first."""
+"""Which rows own which files of the artifact store. A file is deleted with its last owner."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from finetune_hub.registry.models import AdapterFile, AdapterVersion
 SUFFIXES = ("", ".original", ".quarantine")  # Of a dataset version's files.
 ALIVE = Q(deletion=None)
 HAS_FILES = Q(deletion__purged_at=None)
-"""It is there, or may still be restored."""
+"""It is not deleted, or can still be restored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """A file that a row names."""
+    """A file that a row owns."""
 
     key: str
     size_bytes: int
@@ -29,7 +29,7 @@ class Owned:
 
 
 def all_owned() -> Iterator[Owned]:
-    """Every file that has to be in the store."""
+    """Yield every file that must be in the store."""
     of_adapters = AdapterFile.objects.filter(version__deletion__purged_at=None).values_list(
         "version__artifact_prefix", "path", "size_bytes", "version__adapter__name", "version__number"
     )
@@ -50,10 +50,10 @@ def all_owned() -> Iterator[Owned]:
 
 
 def keys_of_others(keys: Iterable[str], rows: Sequence[Deletable] = (), *, trash_counts: bool) -> set[str]:
-    """Those of the keys that other rows than these name.
+    """Return the keys that rows other than these own.
 
     Args:
-        trash_counts: also rows that were deleted and may be restored.
+        trash_counts: Include rows in the trash.
     """
     wanted = set(keys)
     folders = {str(parent) for key in wanted for parent in PurePosixPath(key).parents}

@@ -1,7 +1,4 @@
-"""Compare the artifact store with the database: files that nothing names, and what has lost its files.
-
-Ends with 1 when it finds any.
-"""
+"""Compare the artifact store with the database: list files without an owner and missing files. Exits with 1 if any."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--delete",
             action="store_true",
-            help="delete what nothing names, and what was deleted and cannot be restored any more, up to 200 at a time",
+            help="delete files without an owner, and what can no longer be restored, up to 200 at a time",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -39,7 +36,7 @@ class Command(BaseCommand):
             self.stdout.write(f"no owner  {key}  {size_in_words(size_bytes)}")
         for each in report.missing:
             self.stdout.write(f"no file   {each.key}  of {each.owner}")
-        deleted = f" {report.deleted_count} files without an owner were deleted." if report.deleted_count else ""
+        deleted = f" Deleted without an owner: {report.deleted_count}." if report.deleted_count else ""
         self.stdout.write(f"{report.file_count} files, {size_in_words(report.size_bytes)}.{deleted}")
         if not report.is_sound:
-            raise CommandError(f"{len(report.orphans)} files have no owner; {len(report.missing)} owners lack a file.")
+            raise CommandError(f"Files without an owner: {len(report.orphans)}. Missing files: {len(report.missing)}.")

@@ -1,4 +1,4 @@
-"""What a job reads, held against deletion: whoever deletes locks the same rows, and then looks for jobs."""
+"""Protect a job's inputs from deletion, which locks the same rows and then looks for jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune_hub.spec.refusal import Refusal
 def hold_inputs(
     *, base_model: BaseModel | None, versions: Iterable[DatasetVersion], adapter_version: AdapterVersion | None
 ) -> None:
-    """Lock what a job is to read until the transaction ends, in one order, and look whether it is still there.
+    """Lock a job's inputs until the transaction ends, always in the same order, and check that they exist.
 
     Raises:
         Refusal: `deleted_meanwhile`.
@@ -30,6 +30,6 @@ def hold_inputs(
         raise Refusal(
             "deleted_meanwhile",
             f"{deleted} was deleted.",
-            "Restore it from the team's trash, or choose another.",
+            "Restore it from the team's trash, or choose another one.",
             kind="conflict",
         )

@@ -1,4 +1,4 @@
-"""What can be deleted: a kind knows its rows, their files, and what needs them. The verbs are in `actions.py`."""
+"""What can be deleted. A kind knows its rows, their files, and what needs them; `actions.py` has the actions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Row = TypeVar("Row", bound=Deletable)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What somebody wants to delete, of a team's that they see."""
+    """What a user wants to delete."""
 
     kind: str
     """The name of a `DeletableKind`."""
     pk: str
     number: int | None = None
-    """One version of it; None: all of it."""
+    """The number of a version; None for the whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class Related:
-    """Something that needs, or came from, what is to be deleted."""
+    """Something that needs the target, or came from it."""
 
     kind: str
     """job, adapter, dataset or alias."""
@@ -41,42 +41,42 @@ class Related:
 
 
 class DeletableKind(Generic[Row]):
-    """One kind of thing that can be deleted. Its rows go together, and come back together."""
+    """A kind of thing that can be deleted. The rows of a target are deleted and restored together."""
 
     name: ClassVar[str]
-    """What the database and the API call it; `NAME_in_use` refuses it while jobs need it."""
+    """Its name in the database and the API. While jobs need it, the error code is `NAME_in_use`."""
     right: ClassVar[Right]
     model: ClassVar[type[Any]]
 
     def rows(self, target: Target) -> QuerySet[Row]:
-        """All rows of the target, also those that were deleted, in the order in which they are locked."""
+        """Return all rows of the target, including deleted ones, in locking order."""
         raise NotImplementedError
 
     def team(self, target: Target) -> Team:
         raise NotImplementedError
 
     def subject(self, target: Target, rows: Sequence[Row]) -> str:
-        """The rows in words: `adapter tickets v3`."""
+        """Return the rows in words, such as `adapter tickets v3`."""
         raise NotImplementedError
 
     def files(self, rows: Sequence[Row], store: ArtifactStore) -> dict[str, int]:
-        """The keys of their files in the artifact store, each with its bytes."""
+        """Return the keys of the rows' files in the artifact store, with their sizes in bytes."""
         raise NotImplementedError
 
     def held_by(self, rows: Sequence[Row]) -> list[Related]:
-        """What has not ended and needs them: while there is any, nothing is deleted."""
+        """Return the unfinished jobs that need the rows and block the deletion."""
         raise NotImplementedError
 
     def broken(self, rows: Sequence[Row]) -> list[Related]:
-        """What would stop working without them."""
+        """Return what stops working without the rows."""
         return []
 
     def kept(self, rows: Sequence[Row]) -> list[Related]:
-        """What came from them, and stays what it is."""
+        """Return what came from the rows and is kept."""
         return []
 
     def lock(self, target: Target) -> list[Row]:
-        """The rows, locked until the transaction ends: see `jobs.inputs`."""
+        """Lock the rows until the transaction ends, as `jobs.held_inputs` does."""
         return list(self.rows(target).select_for_update(of=("self",)))
 
     def rows_of(self, deletion: Deletion) -> QuerySet[Row]:
@@ -87,26 +87,26 @@ class DeletableKind(Generic[Row]):
         self.model.objects.filter(pk__in=[row.pk for row in rows]).update(deletion=deletion)
 
     def show(self, deletion: Deletion) -> None:
-        """Let the rows be there again.
+        """Restore the rows.
 
         Raises:
-            Refusal: something else has taken their place.
+            Refusal: another row has taken their place.
         """
         self.rows_of(deletion).update(deletion=None)
 
     def hold_back(self, deletion: Deletion) -> None:
-        """Lock out what may put the same files again; before the deletion is locked."""
+        """Lock out uploads that may store the same files again. Called before the deletion is locked."""
 
     def forget(self, rows: Sequence[Row]) -> None:
-        """What the rows say of their files goes, after the files."""
+        """Delete what the rows store about their files, after the files."""
 
 
 def jobs_in_need(jobs: QuerySet[Job], how: str) -> list[Related]:
-    """Those that have not ended, by name."""
+    """Return the unfinished jobs."""
     unfinished = Job.objects.filter(pk__in=jobs.values("pk")).exclude(state__in=ENDED_JOB_STATES).for_list()
     return [Related("job", job.pk, job.subject, f"is {job.shown_state} and {how}") for job in unfinished]
 
 
 def prefixed(prefix: str, entries: Iterable[Any]) -> dict[str, int]:
-    """Keys and bytes of the entries of a manifest below the prefix."""
+    """Return the keys and sizes of a manifest's entries below the prefix."""
     return {f"{prefix}/{entry.path}": entry.size_bytes for entry in entries}
