@@ -48,5 +48,5 @@ class Adapters(DeletableKind[AdapterVersion]):
         measured = Job.objects.shown().ended().filter(adapter_version__in=rows).for_list()
         return [
             *(Related("adapter", row.adapter_id, str(row), "was made from it") for row in below.distinct()),
-            *(Related("job", job.pk, job.subject, "evaluated it") for job in measured),
+            *(Related("job", job.pk, job.subject, "is an evaluation of it") for job in measured),
         ]
