@@ -32,7 +32,17 @@ def dataset_file(version: DatasetVersion) -> Path:
     folder = store.local_folder(prefix)
     if folder is not None:
         return folder / name
-    target: Path = settings.HOME / "cache" / "datasets" / name
+    target = _copy_of(version)
     if not target.is_file():
         store.get(version.artifact_key, target)
     return target
+
+
+def forget_local_copy(version: DatasetVersion) -> None:
+    """Delete this machine's copy of the rows, if it has one."""
+    _copy_of(version).unlink(missing_ok=True)
+
+
+def _copy_of(version: DatasetVersion) -> Path:
+    folder: Path = settings.HOME / "cache" / "datasets"
+    return folder / version.artifact_key.rpartition("/")[2]

@@ -105,13 +105,16 @@ def test_the_bytes_go_once_nobody_can_restore_them(team: Team, version: DatasetV
     paths = [dataset_file(version).with_name(key.rpartition("/")[2]) for key in version.keys]
     assert len(paths) == 2
     assert all(path.is_file() for path in paths)
+    copy = settings.HOME / "cache" / "datasets" / version.artifact_key.rpartition("/")[2]  # As a hub over S3 keeps one.
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_text("{}")
     deletion = delete_version(version, first_member(team))
     assert all(path.is_file() for path in paths)
     Deletion.objects.filter(pk=deletion.pk).update(purged_at=Now())
     finish_purge(shared_store(settings.ARTIFACT_URL), deletion.pk)
     assert not any(path.is_file() for path in paths)
     version.refresh_from_db()
-    assert version.first_rows == []
+    assert (version.first_rows, copy.exists()) == ([], False)
     with pytest.raises(ArtifactError):
         shared_store(settings.ARTIFACT_URL).open(version.artifact_key)
 

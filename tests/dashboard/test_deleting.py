@@ -96,7 +96,9 @@ def test_a_deleted_job_is_nowhere_and_what_it_published_stays(world: World) -> N
     end_job(world)
     alice, detail = world["owner"], reverse("job", args=[world.job.pk])
     alice.post(reverse("job-deletion", args=[world.job.pk]))
-    assert alice.get(detail).status_code == 404
+    gone = alice.get(detail)  # By a link of an e-mail, or of the usage.
+    assert (gone.status_code, "it can be restored from the trash of" in gone.content.decode()) == (410, True)
+    assert world["outsider"].get(detail).status_code == 404
     for name in ("home", "jobs"):
         assert detail not in alice.get(reverse(name)).content.decode()
     assert alice.get(reverse("adapter", args=[world.version.adapter_id])).status_code == 200

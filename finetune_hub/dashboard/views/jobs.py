@@ -14,7 +14,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from pydantic import ValidationError
 
-from finetune_hub.accounts.models import Team, User
+from finetune_hub.accounts.models import Membership, Team, User
 from finetune_hub.accounts.rights import Right, Standing
 from finetune_hub.catalog.models import BaseModel, DatasetVersion
 from finetune_hub.dashboard.access import MemberRequest, memberships_of, standing_of, teams_for
@@ -84,8 +84,10 @@ def list_jobs(request: MemberRequest) -> HttpResponse:
 @login_required
 @require_safe
 def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
-    job = get_object_or_404(Job.objects.visible_to(request.user).for_page(), pk=job_id)
+    job = Job.objects.visible_to(request.user).for_page().filter(pk=job_id).first()
     memberships = memberships_of(request.user)
+    if job is None:
+        raise gone_or_unknown(memberships, job_id)
     standing = standing_of(request.user, memberships)
     summary = summary_of(job)
     publications = Publication.objects.filter(job=job, adapter_version__deletion=None).select_related(
@@ -98,7 +100,7 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
         **log_of(job),
         "cursor": Cursor(job.event_count),
         "publications": publications,
-        "children": () if job.of_kind.needs_device else job.children.for_list()[:SHOWN_CHILDREN],
+        "children": () if job.of_kind.needs_device else job.children.shown().for_list()[:SHOWN_CHILDREN],
         **job.readable_kind.page_context(job),
         "checkpoints": job.checkpoints.only("job_id", "step"),
         "priorities": priorities_of(standing, job),
@@ -106,6 +108,20 @@ def show_job(request: MemberRequest, job_id: str) -> HttpResponse:
         "standing": standing,
     }
     return render(request, job.readable_kind.page_template, context)
+
+
+def gone_or_unknown(memberships: list[Membership], job_id: str) -> Refusal | Http404:
+    """Return what to raise for a job that is not shown: links to deleted jobs stay in e-mails and in the usage."""
+    teams = [membership.team_id for membership in memberships]
+    job = Job.objects.filter(team__in=teams, pk=job_id).select_related("team", "deletion").first()
+    if job is None or job.deletion is None:
+        return Http404()
+    return Refusal(
+        "already_deleted",
+        f"{job.pk} was deleted on {job.deletion.deleted_at:%d %B %Y}.",
+        f"Until {job.deletion.purge_after:%d %B %Y}, it can be restored from the trash of {job.team.name}.",
+        kind="gone",
+    )
 
 
 @login_required

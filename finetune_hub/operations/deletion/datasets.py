@@ -11,6 +11,7 @@ from finetune_hub.accounts.models import Team
 from finetune_hub.accounts.rights import Right
 from finetune_hub.artifacts.store import ArtifactStore
 from finetune_hub.catalog.dataset_downloads import downloads_of
+from finetune_hub.catalog.local_files import forget_local_copy
 from finetune_hub.catalog.models import Dataset, DatasetVersion, Deletion
 from finetune_hub.jobs.models import Job
 from finetune_hub.operations.deletion.deletable import DeletableKind, Related, Target, jobs_in_need
@@ -68,3 +69,5 @@ class Datasets(DeletableKind[DatasetVersion]):
 
     def forget(self, rows: Sequence[DatasetVersion]) -> None:
         DatasetVersion.objects.filter(pk__in=[row.pk for row in rows]).update(first_rows=[])
+        for version in rows:
+            forget_local_copy(version)
