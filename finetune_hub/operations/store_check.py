@@ -91,9 +91,12 @@ def still_missing(store: ArtifactStore, suspects: Iterable[Owned]) -> Iterator[O
     """Yield the suspects whose file is still missing and still owned."""
     found = list(suspects)
     named = keys_of_others([each.key for each in found], trash_counts=True)
+    stored: dict[str, set[str]] = {}
     for each in found:
         folder = each.key.rpartition("/")[0]
-        if each.key in named and each.key not in store.keys(folder):
+        if folder not in stored:
+            stored[folder] = set(store.keys(folder))
+        if each.key in named and each.key not in stored[folder]:
             yield each
 
 

@@ -20,6 +20,7 @@ from finetune_hub.operations.deletion.actions import (
     restore_deletion,
 )
 from finetune_hub.operations.deletion.deletable import Target
+from finetune_hub.operations.retention import tidy_pass
 from finetune_hub.operations.store_check import check_store
 from finetune_hub.registry.adapter_choices import find_adapter_version
 from tests.factories import (
@@ -170,3 +171,14 @@ def test_the_command_says_what_it_found(team: Team, store: ArtifactStore, settin
     assert "no owner  jobs/ftjob-gone/1/adapter/a  5 bytes" in capsys.readouterr().out
     call_command("check_store", "--delete")
     assert "Deleted without an owner: 1." in capsys.readouterr().out
+
+
+def test_the_hourly_round_purges_and_reports_what_is_missing(team: Team, store: ArtifactStore) -> None:
+    adapter, dataset = make_adapter_version(team), make_dataset_version(team, "kept")
+    before, deletion = stored_bytes(store), delete_thing(Target("adapter", adapter.adapter_id), first_member(team))
+    assert (tidy_pass(), stored_bytes(store)) == ("", before)
+    end_grace(deletion)
+    assert tidy_pass() == ""
+    assert before - stored_bytes(store) == deletion.size_bytes
+    store.delete(dataset.artifact_key)
+    assert f"{dataset.artifact_key} of dataset kept v1" in tidy_pass()
