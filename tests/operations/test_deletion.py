@@ -16,6 +16,7 @@ from finetune_hub.catalog.actions import keep_dataset_version
 from finetune_hub.catalog.aliases import set_alias
 from finetune_hub.catalog.choices import find_base_model, find_dataset_version
 from finetune_hub.catalog.models import BaseModelAlias, Deletion
+from finetune_hub.jobs import submission
 from finetune_hub.jobs.held_inputs import hold_inputs
 from finetune_hub.jobs.kinds.evaluation import submit_evaluation
 from finetune_hub.jobs.kinds.training import submit_training
@@ -281,19 +282,26 @@ def test_a_job_that_is_submitted_at_that_moment_is_seen(team: Team, kind: str) -
         choice = DatasetChoice(name="held-out")
         job = submit_evaluation(team, user, adapter_version=version, dataset=choice)
         deleting.start()
-        deleting.join(0.5)
+        deleting.join(0.2)
         assert deleting.is_alive()
-    deleting.join(20)
+    deleting.join(60)
     assert [refused.code for refused in refusals] == [f"{kind}_in_use"]
     assert job.pk in refusals[0].message
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_job_that_comes_second_finds_its_input_deleted(team: Team) -> None:
+def test_a_job_that_comes_second_finds_its_input_deleted(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was planned while the dataset was there; the deletion commits before the job is written."""
     user, version = first_member(team), make_dataset_version(team)
     make_base_model(team)
     refusals: list[Refusal] = []
+    is_planned = threading.Event()
+
+    def hold(**inputs: Any) -> None:
+        is_planned.set()
+        hold_inputs(**inputs)
+
+    monkeypatch.setattr(submission, "hold_inputs", hold)
 
     def submit() -> None:
         try:
@@ -307,9 +315,10 @@ def test_a_job_that_comes_second_finds_its_input_deleted(team: Team) -> None:
     with transaction.atomic():
         delete_thing(Target("dataset", version.dataset_id), user)
         submitting.start()
-        submitting.join(1.5)
+        assert is_planned.wait(60)
+        submitting.join(0.2)
         assert submitting.is_alive()
-    submitting.join(20)
+    submitting.join(60)
     assert [refused.code for refused in refusals] == ["deleted_meanwhile"]
     assert not Job.objects.exists()
 
