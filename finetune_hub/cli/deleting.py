@@ -10,18 +10,24 @@ import typer
 
 from finetune_hub.cli.answers import Outlook, Related
 from finetune_hub.cli.client import Hub
+from finetune_hub.cli.connection import HubError
 from finetune_hub.cli.output import day, print_json
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, and accept that other things stop working.")]
 NAMED = 10
 
 
-def delete_after_asking(hub: Hub, path: str, *, yes: bool, as_json: bool) -> None:
+def delete_after_asking(hub: Hub, path: str, *, yes: bool, as_json: bool, all_versions: bool = False) -> None:
     """Delete what is at this path of the API. It asks only in a terminal; elsewhere `--yes` accepts.
+
+    Args:
+        all_versions: Elsewhere, this needs `--yes`, in case a script has forgotten the version.
 
     Raises:
         HubError: jobs need it, or other things stop working, which was not accepted.
     """
+    if all_versions and not yes and not is_asked():
+        raise HubError("invalid_reference", "No version is given.", "Use NAME:VERSION, or --yes for all versions.")
     outlook = hub.deletion_outlook(path)
     asks = is_asked() and not yes and not outlook.held_by
     print_outlook(outlook)

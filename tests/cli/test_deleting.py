@@ -29,11 +29,15 @@ def test_an_adapter_is_deleted_and_comes_back(hub: RunCommand, team: Team) -> No
 
 
 def test_datasets_are_deleted_by_version_or_whole(hub: RunCommand, team: Team) -> None:
+    make_adapter_version(team)
     for question in ("a", "b"):
         make_dataset_version(team, rows=[{"prompt": question, "completion": "x"}])
     first = hub("datasets", "delete", "tickets:1", "--json").json
     assert (first["subject"], first["kind"]) == ("dataset tickets v1", "dataset")
-    assert "dataset tickets (1 version)" in hub("datasets", "delete", "tickets").out
+    for thing in (("datasets", "delete", "tickets"), ("adapters", "delete", "tickets-tiny")):
+        refused = hub(*thing, "--json")  # A script may have forgotten the version.
+        assert (refused.code, refused.error["code"]) == (3, "invalid_reference")
+    assert "dataset tickets (1 version)" in hub("datasets", "delete", "tickets", "--yes").out
     assert hub("datasets", "list", "--json").json == []
     assert hub("datasets", "delete", "tickets").code == 3
     assert {row["subject"] for row in hub("trash", "list", "--json").json} == {
