@@ -71,7 +71,7 @@ def delete(
     name, version = parse_reference(adapter)
     with connect() as hub:
         path = f"adapters/{hub.adapter_id(name)}" + (f"/versions/{version}" if version else "")
-        delete_after_asking(hub, path, yes=yes, as_json=as_json, all_versions=version is None)
+        delete_after_asking(hub, path, adapter, yes=yes, as_json=as_json, all_versions=version is None)
 
 
 def parse_reference(reference: str) -> tuple[str, int | None]:

@@ -143,7 +143,7 @@ def delete(
 ) -> None:
     """Delete a base model. It can be restored for a time. Its name is free immediately."""
     with connect() as hub:
-        delete_after_asking(hub, f"base-models/{hub.base_model_id(name)}", yes=yes, as_json=as_json)
+        delete_after_asking(hub, f"base-models/{hub.base_model_id(name)}", name, yes=yes, as_json=as_json)
 
 
 @app.command()

@@ -207,7 +207,7 @@ def delete(
     """Delete rows and files. They can be restored for a time. Hash and lineage stay."""
     with connect() as hub:
         path = hub.dataset_path(dataset)
-        delete_after_asking(hub, path, yes=yes, as_json=as_json, all_versions=":" not in dataset)
+        delete_after_asking(hub, path, dataset, yes=yes, as_json=as_json, all_versions=":" not in dataset)
 
 
 def marked(tokens: list[PreviewToken], *, colours: bool) -> str:

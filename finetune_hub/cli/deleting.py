@@ -17,10 +17,13 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, and accept t
 NAMED = 10
 
 
-def delete_after_asking(hub: Hub, path: str, *, yes: bool, as_json: bool, all_versions: bool = False) -> None:
+def delete_after_asking(
+    hub: Hub, path: str, called: str, *, yes: bool, as_json: bool, all_versions: bool = False
+) -> None:
     """Delete what is at this path of the API. It asks only in a terminal; elsewhere `--yes` accepts.
 
     Args:
+        called: What the user calls it.
         all_versions: Elsewhere, this needs `--yes`, in case a script has forgotten the version.
 
     Raises:
@@ -39,7 +42,8 @@ def delete_after_asking(hub: Hub, path: str, *, yes: bool, as_json: bool, all_ve
         print_json(deletion)
     else:
         until = day(deletion.restorable_until)
-        print(f"Deleted {deletion.subject}.\nRestore it until {until} UTC: finetune-hub trash restore {deletion.id}")
+        print(f"{called} is deleted.")
+        print(f"Restore it until {until} UTC: finetune-hub trash restore {deletion.id}", file=sys.stderr)
 
 
 def is_asked() -> bool:

@@ -314,7 +314,7 @@ def retry(
 def delete(job_id: JobId, yes: Yes = False, as_json: Json = False) -> None:
     """Delete a job that has ended. It can be restored for a time. What it published is kept."""
     with connect() as hub:
-        delete_after_asking(hub, f"jobs/{job_id}", yes=yes, as_json=as_json)
+        delete_after_asking(hub, f"jobs/{job_id}", job_id, yes=yes, as_json=as_json)
 
 
 @app.command()

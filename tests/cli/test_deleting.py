@@ -17,8 +17,8 @@ def test_an_adapter_is_deleted_and_comes_back(hub: RunCommand, team: Team) -> No
     make_adapter_version(team)
     deleted = hub("adapters", "delete", "tickets-tiny:1")
     assert "It can be restored for 7 days. After that, 2 files (4.1 kB) are deleted." in deleted.err
-    assert "Deleted adapter tickets-tiny v1." in deleted.out
-    way_back = re.search(r"finetune-hub trash restore (del-\w+)", deleted.out)
+    assert deleted.out == "tickets-tiny:1 is deleted.\n"
+    way_back = re.search(r"finetune-hub trash restore (del-\w+)", deleted.err)
     assert way_back
     assert hub("adapters", "list", "--json").json == []
     assert hub("adapters", "delete", "tickets-tiny", "--json").error["code"] == "unknown_adapter"
@@ -29,7 +29,7 @@ def test_an_adapter_is_deleted_and_comes_back(hub: RunCommand, team: Team) -> No
 
 
 def test_datasets_are_deleted_by_version_or_whole(hub: RunCommand, team: Team) -> None:
-    make_adapter_version(team)
+    make_adapter_version(team, dataset_version=make_dataset_version(team, "others"))
     for question in ("a", "b"):
         make_dataset_version(team, rows=[{"prompt": question, "completion": "x"}])
     first = hub("datasets", "delete", "tickets:1", "--json").json
@@ -37,8 +37,8 @@ def test_datasets_are_deleted_by_version_or_whole(hub: RunCommand, team: Team) -
     for thing in (("datasets", "delete", "tickets"), ("adapters", "delete", "tickets-tiny")):
         refused = hub(*thing, "--json")  # A script may have forgotten the version.
         assert (refused.code, refused.error["code"]) == (3, "invalid_reference")
-    assert "dataset tickets (1 version)" in hub("datasets", "delete", "tickets", "--yes").out
-    assert hub("datasets", "list", "--json").json == []
+    assert "dataset tickets (1 version)" in hub("datasets", "delete", "tickets", "--yes").err
+    assert [row["name"] for row in hub("datasets", "list", "--json").json] == ["others"]
     assert hub("datasets", "delete", "tickets").code == 3
     assert {row["subject"] for row in hub("trash", "list", "--json").json} == {
         "dataset tickets v1",
