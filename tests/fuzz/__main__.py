@@ -31,7 +31,7 @@ HEAD = """# Fuzzing
 
     {command}
 
-{date}, {cores} cores, {machine}.
+{date}, commit {commit}, {cores} cores, {machine}.
 
 | parser | inputs | inputs/s | branches covered | peak MB | findings |
 |---|---|---|---|---|---|
@@ -78,6 +78,7 @@ def main() -> int:
         memory=MEMORY_MB,
         command=f"python -m tests.fuzz --inputs {options.inputs} --seed {options.seed}",
         date=datetime.now(UTC).strftime("%-d %B %Y"),
+        commit=commit_of_checkout(),
         cores=os.cpu_count(),
         machine=platform.machine(),
     )
@@ -94,6 +95,11 @@ def main() -> int:
         return 0
     print(f"The inputs that failed are in {folder}.", file=sys.stderr)
     return 1
+
+
+def commit_of_checkout() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=9"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def shares_of_targets() -> dict[str, int]:
