@@ -11,18 +11,20 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db import connection
+from django.db.models.functions import Now
 
 from finetune_hub.accounts.models import Role, Team, User
 from finetune_hub.artifacts.local import LocalStore
 from finetune_hub.artifacts.store import shared_store
 from finetune_hub.catalog import actions
 from finetune_hub.catalog.actions import add_dataset_version
-from finetune_hub.catalog.models import DatasetVersion
+from finetune_hub.catalog.models import DatasetVersion, Deletion
 from finetune_hub.catalog.split import split_version
-from finetune_hub.catalog.tombstones import _delete_files, delete_version
 from finetune_hub.jobs.kinds import training
 from finetune_hub.jobs.kinds.base_model_import import import_uploaded_model
 from finetune_hub.jobs.kinds.training import submit_training
+from finetune_hub.operations.deletion.actions import begin_purge, delete_thing, finish_purge
+from finetune_hub.operations.deletion.deletable import Target
 from finetune_hub.spec.refusal import Refusal
 from tests.factories import first_member, make_base_model, make_dataset_version, make_member, make_spec, make_team
 
@@ -80,7 +82,7 @@ def test_nothing_is_hashed_read_or_stored_inside_a_transaction(
 ) -> None:
     version = add_dataset_version(team, user, name="tickets", file=rows(), filename="rows.jsonl")
     assert add_dataset_version(team, user, name="tickets", file=rows(spaces=1), filename="other.jsonl") == version
-    delete_version(version, user)
+    delete_thing(Target("dataset", version.dataset_id), user)
     assert add_dataset_version(team, user, name="tickets", file=rows(), filename="rows.jsonl") == version
     larger = make_dataset_version(team, "larger")
     split_version(larger, user, fraction=0.5, seed=1)
@@ -115,9 +117,11 @@ def test_of_two_uploads_of_the_same_rows_one_stays_with_the_file_that_it_came_in
 def test_a_version_that_came_back_keeps_its_files(team: Team, user: User, rows: Rows) -> None:
     """Its deletion was slower than the next upload of its rows."""
     version = add_dataset_version(team, user, name="tickets", file=rows(), filename="rows.jsonl")
-    delete_version(version, user)
+    deletion = delete_thing(Target("dataset", version.dataset_id), user)
+    Deletion.objects.filter(pk=deletion.pk).update(purge_after=Now())
+    begin_purge(deletion.pk)
     again = add_dataset_version(team, user, name="tickets", file=rows(), filename="rows.jsonl")
-    _delete_files(DatasetVersion.objects.get(pk=version.pk))
+    finish_purge(shared_store(settings.ARTIFACT_URL), deletion.pk)
     assert again == version
     shared_store(settings.ARTIFACT_URL).open(again.artifact_key).close()
 
