@@ -25,9 +25,9 @@ from finetune_hub.request_bodies import BODY_FILE, QUESTIONS_AT_ONCE, RequestBod
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "finetune_hub.settings")
 # The connection pool of a web process: for its requests, its streams, who may send much, and a few spare connections.
-REQUESTS_AT_ONCE = environment.count("FINETUNE_HUB_REQUESTS_AT_ONCE", 16)
+REQUESTS_AT_ONCE = environment.count("FINETUNE_HUB_REQUESTS_AT_ONCE", 8)
 os.environ["FINETUNE_HUB_DATABASE_POOL"] = str(REQUESTS_AT_ONCE + LOOKS_AT_ONCE + QUESTIONS_AT_ONCE + 4)
-WAITING_REQUESTS, WAITING_SECONDS = 64, 0.75
+WAITING_REQUESTS, WAITING_SECONDS = 64, 0.9
 
 setup(set_prefix=False)
 

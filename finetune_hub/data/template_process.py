@@ -59,7 +59,7 @@ class _Line:
 
 
 _SHORT = _Line(BoundedSemaphore(1), seconds=60.0, patience=10.0)
-_LONG = _Line(BoundedSemaphore(1), seconds=180.0, patience=60.0)
+_LONG = _Line(BoundedSemaphore(1), seconds=180.0, patience=10.0)
 _stopped: dict[tuple[Path, str], tuple[float, str]] = {}
 
 
