@@ -14,11 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth import get_user
 from django.core.handlers.asgi import ASGIRequest
-from django.db import close_old_connections
 from django.template.loader import render_to_string
 from django.urls import Resolver404, resolve
 from rest_framework.renderers import JSONRenderer
@@ -31,6 +29,7 @@ from finetune_hub.api.errors import error_body
 from finetune_hub.api.statuses import status_of
 from finetune_hub.api.views.hub_view import HubView
 from finetune_hub.dashboard.middleware import CONTENT_SECURITY_POLICY
+from finetune_hub.database_threads import in_threads
 from finetune_hub.request_bodies import QUESTIONS_AT_ONCE, SMALL_BODY_BYTES, AnsweredAlready, WholeAnswer, too_large
 from finetune_hub.spec.refusal import Refusal
 from finetune_hub.spec.sizes import size_in_words
@@ -49,22 +48,11 @@ class HubGate:
         if (announced_bytes or 0) > limit_bytes:
             raise too_large(limit_bytes)
         if announced_bytes is None or announced_bytes > SMALL_BODY_BYTES or _has_files(scope):
-            await _in_thread(_require_api if _is_api(scope) else _require_page)(scope, view, kwargs)
+            await in_threads(_threads, _require_api if _is_api(scope) else _require_page)(scope, view, kwargs)
         return limit_bytes
 
     async def answer(self, scope: Scope, refusal: Refusal) -> WholeAnswer:
-        answer: WholeAnswer = await _in_thread(_answer)(scope, refusal)
-        return answer
-
-
-def _in_thread(function: Any) -> Any:
-    def call(*args: Any) -> Any:
-        try:
-            return function(*args)
-        finally:
-            close_old_connections()
-
-    return sync_to_async(call, thread_sensitive=False, executor=_threads)
+        return await in_threads(_threads, _answer)(scope, refusal)
 
 
 def _view_of(scope: Scope) -> tuple[Any, dict[str, Any]]:

@@ -14,17 +14,16 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import redis.asyncio
-from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.db import Error, close_old_connections
+from django.db import Error
 from django.template.loader import render_to_string
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -32,14 +31,12 @@ from redis.exceptions import RedisError
 
 from finetune_hub.dashboard.curve import point_json
 from finetune_hub.dashboard.job_parts import attempts_of, history_of, log_of, summary_of
+from finetune_hub.database_threads import in_threads
 from finetune_hub.event_streams import LOOKS_AT_ONCE
 from finetune_hub.jobs.fan_out import channel, job_of
 from finetune_hub.jobs.models import Job, MetricPoint
 
 log = logging.getLogger(__name__)
-
-Asked = ParamSpec("Asked")
-Found = TypeVar("Found")
 
 LOOK_SECONDS = 15.0  # Also the keep-alive interval, for proxies.
 POLL_SECONDS = 2.0  # While Redis or Postgres is unavailable.
@@ -122,7 +119,7 @@ class JobFeed:
     async def points_after(self, position: Position) -> Points | None:
         """Return the next points, `MAX_POINTS_AT_ONCE` at most; queried once per snapshot."""
         if position not in self._points:
-            self._points[position] = asyncio.create_task(_in_thread(_points_after)(self._job_id, position))
+            self._points[position] = asyncio.create_task(in_threads(_lookers, _points_after)(self._job_id, position))
         try:
             return await asyncio.shield(self._points[position])
         except Error as error:
@@ -144,7 +141,7 @@ class JobFeed:
         while True:
             self._bell.clear()
             try:
-                self._snapshot = await _in_thread(_look)(self._job_id, list(self.watchers))
+                self._snapshot = await in_threads(_lookers, _look)(self._job_id, list(self.watchers))
             except Error as error:
                 log.warning("cannot query job %s: %s", self._job_id, error)
                 if self._snapshot is not None:
@@ -215,18 +212,6 @@ _feeds_of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, JobFeeds] = WeakKey
 
 
 _lookers = ThreadPoolExecutor(LOOKS_AT_ONCE, thread_name_prefix="look")
-
-
-def _in_thread(look: Callable[Asked, Found]) -> Callable[Asked, Coroutine[Any, Any, Found]]:
-    """Run the function in one of a few threads and close its database connection."""
-
-    def look_and_close(*args: Asked.args, **kwargs: Asked.kwargs) -> Found:
-        try:
-            return look(*args, **kwargs)
-        finally:
-            close_old_connections()
-
-    return sync_to_async(look_and_close, thread_sensitive=False, executor=_lookers)
 
 
 def _look(job_id: str, watchers: Sequence[int]) -> Snapshot:

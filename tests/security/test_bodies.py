@@ -101,7 +101,7 @@ def short_reading_on(monkeypatch: pytest.MonkeyPatch) -> None:
 def in_this_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Questions to the database see what the test has written and not committed."""
 
-    monkeypatch.setattr(body_gate, "_in_thread", sync_to_async)
+    monkeypatch.setattr(body_gate, "in_threads", lambda threads, function: sync_to_async(function))
 
 
 def length(size_bytes: int) -> dict[str, str]:
