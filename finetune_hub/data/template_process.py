@@ -140,11 +140,19 @@ def _call(line: _Line, folder: Path, revision: str, use: Callable[..., Result], 
         result: Result = future.result()
     except (TookTooLong, ProcessExpired) as stopped:
         message = _message_of(stopped)
-        _stopped[folder, revision] = (time.monotonic() + REMEMBERED_SECONDS, message)
+        _remember(folder, revision, message)
         raise StoppedTemplate(message, _FIX) from stopped
     finally:
         line.place.release()
     return result
+
+
+def _remember(folder: Path, revision: str, message: str) -> None:
+    """Refuse the template for a while, and forget those for which that time is over."""
+    now = time.monotonic()
+    for key in [key for key, (until, _) in list(_stopped.items()) if until <= now]:
+        _stopped.pop(key, None)
+    _stopped[folder, revision] = (now + REMEMBERED_SECONDS, message)
 
 
 def _message_of(stopped: Exception) -> str:

@@ -86,9 +86,16 @@ def test_what_was_stopped_is_not_tried_again_at_once(tmp_path: Path, monkeypatch
     make_tokenizer(tmp_path, chat_template=HOSTILE["a constant"])
     with pytest.raises(StoppedTemplate):
         with_template(tmp_path, "one", sha256_of)
+    assert (tmp_path, "one") in template_process._stopped
     monkeypatch.setattr(template_process, "_pool", lambda: pytest.fail("It was tried again."))
     with pytest.raises(StoppedTemplate):
         with_template(tmp_path, "one", sha256_of)
+
+
+def test_what_was_stopped_is_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_process, "_stopped", {(Path("a"), ""): (0.0, "long ago")})
+    template_process._remember(Path("b"), "", "now")
+    assert list(template_process._stopped) == [(Path("b"), "")]
 
 
 def test_it_runs_elsewhere_and_the_next_call_is_well(tmp_path: Path) -> None:
