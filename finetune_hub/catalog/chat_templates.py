@@ -20,7 +20,7 @@ from finetune_hub.catalog.local_files import TOKENIZER_FILES, tokenizer_folder
 from finetune_hub.catalog.models import BaseModel, BaseModelState
 from finetune_hub.data.chat_template import InvalidChatTemplate
 from finetune_hub.data.known_templates import KNOWN_TEMPLATES
-from finetune_hub.data.template_process import sha256_of_working, with_template
+from finetune_hub.data.template_process import hash_of_working_template, with_template
 from finetune_hub.spec.refusal import Refusal
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -114,7 +114,7 @@ def _tokenizer_with(model: BaseModel, source: str, *, field: str) -> Iterator[tu
                 shutil.copyfile(file, folder / file.name)
         (folder / TEMPLATE_FILE).write_text(source, encoding="utf-8")
         try:
-            template_sha256 = with_template(folder, "", sha256_of_working)
+            template_sha256 = with_template(folder, "", hash_of_working_template)
         except InvalidChatTemplate as unsuited:
             raise Refusal("chat_template_unsuited", unsuited.message, unsuited.remedy, field=field) from unsuited
         yield folder, template_sha256

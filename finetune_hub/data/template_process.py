@@ -93,12 +93,12 @@ def each_in_time(items: Iterable[Item]) -> Iterator[Item]:
         yield item
 
 
-def sha256_of(template: ChatTemplate) -> str | None:
+def hash_of_template(template: ChatTemplate) -> str | None:
     """Return the hash of the template, or None without one."""
     return template.sha256 if template.has_chat_template else None
 
 
-def sha256_of_working(template: ChatTemplate) -> str:
+def hash_of_working_template(template: ChatTemplate) -> str:
     """Render a small conversation and return the hash of the template.
 
     Raises:

@@ -21,7 +21,7 @@ from unittest.mock import patch
 from finetune_hub.artifacts.local import copy_file
 from finetune_hub.artifacts.safetensors_header import BadHeader, read_tensors
 from finetune_hub.data.chat_template import NO_CHAT_TEMPLATE, InvalidChatTemplate
-from finetune_hub.data.template_process import sha256_of, with_template
+from finetune_hub.data.template_process import hash_of_template, with_template
 from finetune_hub.engine.errors import BadConfig
 from finetune_hub.machine.event_file import EventLog
 from finetune_hub.spec.events import Progress
@@ -61,7 +61,7 @@ def read_facts(folder: Path) -> tuple[ModelFacts, list[str]]:
     tensors = _tensors(folder)
     warnings = []
     try:
-        template_sha256 = with_template(folder, "", sha256_of)
+        template_sha256 = with_template(folder, "", hash_of_template)
         if template_sha256 is None:
             warnings.append(" ".join(NO_CHAT_TEMPLATE))
     except InvalidChatTemplate as missing:

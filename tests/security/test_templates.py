@@ -18,7 +18,7 @@ from finetune_hub.catalog import chat_templates
 from finetune_hub.catalog.models import BaseModel
 from finetune_hub.data import template_process
 from finetune_hub.data.chat_template import ChatTemplate
-from finetune_hub.data.template_process import StoppedTemplate, sha256_of, with_template, with_template_long
+from finetune_hub.data.template_process import StoppedTemplate, hash_of_template, with_template, with_template_long
 from tests.factories import first_member, make_base_model, make_dataset_version, make_team, make_user
 from tests.security.template_uses import forget_the_time, process_of, raise_signal
 from tests.tiny_models import make_tokenizer
@@ -85,11 +85,11 @@ def test_a_hostile_template_that_was_imported_stops_neither_preview_nor_plan(tmp
 def test_what_was_stopped_is_not_tried_again_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_tokenizer(tmp_path, chat_template=HOSTILE["a constant"])
     with pytest.raises(StoppedTemplate):
-        with_template(tmp_path, "one", sha256_of)
+        with_template(tmp_path, "one", hash_of_template)
     assert (tmp_path, "one") in template_process._stopped
     monkeypatch.setattr(template_process, "_pool", lambda: pytest.fail("It was tried again."))
     with pytest.raises(StoppedTemplate):
-        with_template(tmp_path, "one", sha256_of)
+        with_template(tmp_path, "one", hash_of_template)
 
 
 def test_what_was_stopped_is_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_it_runs_elsewhere_and_the_next_call_is_well(tmp_path: Path) -> None:
     for crash in (raise_signal, forget_the_time):
         with pytest.raises(StoppedTemplate):
             with_template_long(tmp_path, crash.__name__, crash)
-    assert with_template(tmp_path, "good", sha256_of) == ChatTemplate.from_folder(tmp_path).sha256
+    assert with_template(tmp_path, "good", hash_of_template) == ChatTemplate.from_folder(tmp_path).sha256
 
 
 @pytest.mark.django_db(transaction=True)
